@@ -1,0 +1,1 @@
+"""The ArcFlow method: momentum field, closed-form solver, students, adapters, distillation, evaluation."""

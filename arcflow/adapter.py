@@ -1,0 +1,296 @@
+"""Adapters: the released file format of ArcFlow students, read and written strictly.
+
+A folder with ``config.json`` (``_class_name``, ``num_gaussians``, ``logweights_channels``, the backbone's diffusers
+configuration) and ``diffusion_pytorch_model.safetensors``: LoRA pairs ``<module>.lora_A.weight`` [r, in] and
+``<module>.lora_B.weight`` [out, r] (scale 1), and whole tensors ``norm_out.linear.*`` and ``proj_out_means.*``,
+``proj_out_logweights.*``, ``proj_out_loggamma.*`` with mode-major rows. Keys may carry the prefix ``transformer.``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from arcflow.errors import AdapterError
+from arcflow.head import PATCH_POSITIONS
+from arcflow.students import HEAD_PARTS, Student
+from foundation.files import atomic_directory
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+PREFIX = "transformer."
+_WHOLE = tuple(
+    f"{name}.{part}"
+    for name in ("norm_out.linear", *HEAD_PARTS)
+    for part in ("weight", "bias")
+)
+_LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the student is meant to be sampled; kept in the file's metadata key ``policy_config``."""
+
+    shift: float
+    guidance: float
+    nfe: int = 2
+    final_step_ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """``config.json`` of an adapter: class_name, modes (K), the backbone's diffusers configuration, the policy."""
+
+    class_name: str
+    modes: int
+    backbone: dict[str, Any]
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in memory.
+
+    lora: module name -> (A [r, in], B [out, r]); whole: tensors that replace the backbone's, by file name.
+    """
+
+    config: AdapterConfig
+    lora: dict[str, tuple[Tensor, Tensor]]
+    whole: dict[str, Tensor] = field(repr=False)
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """Read and check ``config.json``. Raises AdapterError when it is missing, no JSON, or lacks a key."""
+    path = folder / CONFIG_FILE
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise AdapterError(
+            f"no adapter at {folder}: {CONFIG_FILE} is missing; give a folder that has it"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"cannot read {path}: {error}; download or save the adapter again"
+        ) from error
+    if not isinstance(data, dict):
+        raise AdapterError(
+            f"{path} is not a JSON object; download or save the adapter again"
+        )
+    for key in ("_class_name", "num_gaussians", "logweights_channels"):
+        if key not in data:
+            raise AdapterError(
+                f"{path} lacks {key!r}: this is not the configuration of an ArcFlow adapter"
+            )
+    modes = data["num_gaussians"]
+    if not isinstance(modes, int) or modes < 1:
+        raise AdapterError(
+            f"{path}: num_gaussians is {modes!r}; it must be a whole number of 1 or more"
+        )
+    if data["logweights_channels"] != PATCH_POSITIONS:
+        raise AdapterError(
+            f"{path}: logweights_channels is {data['logweights_channels']!r}; only {PATCH_POSITIONS} is supported"
+        )
+    own = ("num_gaussians", "logweights_channels", "arcflow_policy")
+    backbone = {k: v for k, v in data.items() if k not in own and not k.startswith("_")}
+    return AdapterConfig(
+        str(data["_class_name"]),
+        modes,
+        backbone,
+        _policy(data.get("arcflow_policy"), path),
+    )
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a whole adapter, strictly: unknown keys, half pairs, missing tensors and non-finite values are errors.
+
+    Tensors are returned in the file's dtype. Raises AdapterError.
+    """
+    config = read_config(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise AdapterError(
+            f"no adapter at {folder}: {WEIGHTS_FILE} is missing; give a folder that has it"
+        )
+    try:
+        with safe_open(path, framework="pt") as handle:
+            tensors = {
+                key.removeprefix(PREFIX): handle.get_tensor(key)
+                for key in handle.keys()
+            }  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(
+            f"{path} is damaged or truncated ({error}); download or save it again"
+        ) from error
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(
+                f"{path}: {key} has values that are not finite; train or download the adapter again"
+            )
+    lora, whole = split_keys(tensors, path)
+    return Adapter(config, lora, whole)
+
+
+def split_keys(
+    tensors: Mapping[str, Any], path: Path
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:
+    """Sort a file's entries (tensors, or anything keyed as they are) into LoRA pairs and whole tensors.
+
+    Keys must already be without prefix. Raises AdapterError, listing what is unknown or missing.
+    """
+    missing = [key for key in _WHOLE if key not in tensors]
+    if missing:
+        raise AdapterError(
+            f"{path} lacks {', '.join(missing)}: this is not a whole ArcFlow adapter"
+        )
+    whole = {key: tensors[key] for key in _WHOLE}
+    lora: dict[str, tuple[Any, Any]] = {}
+    for key in tensors:
+        if key in whole:
+            continue
+        if key.endswith(_LORA_A):
+            module = key.removesuffix(_LORA_A)
+            if module + _LORA_B not in tensors:
+                raise AdapterError(f"{path}: {key} has no matching {module + _LORA_B}")
+            lora[module] = (tensors[key], tensors[module + _LORA_B])
+        elif not key.endswith(_LORA_B):
+            raise AdapterError(
+                f"{path}: unknown key {key!r}; LoRA pairs, norm_out and the three head linears are known"
+            )
+        elif key.removesuffix(_LORA_B) + _LORA_A not in tensors:
+            raise AdapterError(
+                f"{path}: {key} has no matching {key.removesuffix(_LORA_B) + _LORA_A}"
+            )
+    return lora, whole
+
+
+def save_adapter(
+    student: Student, backbone_config: Mapping[str, Any], policy: Policy, folder: Path
+) -> None:
+    """Write the student's trained tensors in the released format, atomically, as float32.
+
+    backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out).
+    """
+    tensors = {
+        k: v.detach().float().contiguous().clone()
+        for k, v in trained_tensors(student).items()
+    }
+    config = {
+        "_class_name": student.architecture.ADAPTER_CLASS,
+        "num_gaussians": student.recipe.modes,
+        "logweights_channels": PATCH_POSITIONS,
+        "arcflow_policy": vars(policy),
+        **{k: v for k, v in backbone_config.items() if not k.startswith("_")},
+    }
+    metadata = {"format": "pt", "policy_config": json.dumps(vars(policy))}
+    with atomic_directory(folder) as temporary:
+        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
+
+
+def trained_tensors(student: Student) -> dict[str, Tensor]:
+    """The student's trained tensors (not copies) by their names in the file."""
+    backbone: Any = student.backbone
+    tensors: dict[str, Tensor] = {}
+    for module, layer in student.lora_layers():
+        tensors[module + _LORA_A] = layer.lora_A["default"].weight  # type: ignore[index,union-attr]
+        tensors[module + _LORA_B] = layer.lora_B["default"].weight  # type: ignore[index,union-attr]
+    for part in ("weight", "bias"):
+        tensors[f"norm_out.linear.{part}"] = getattr(backbone.norm_out.linear, part)
+        for name, attribute in HEAD_PARTS.items():
+            tensors[f"{name}.{part}"] = getattr(
+                getattr(backbone.proj_out, attribute), part
+            )
+    return tensors
+
+
+@torch.no_grad()
+def load_into(student: Student, adapter: Adapter) -> None:
+    """Copy an adapter's tensors into a live student of the same shape. Raises AdapterError on any difference."""
+    own = trained_tensors(student)
+    given = {**adapter.whole}
+    for module, (a, b) in adapter.lora.items():
+        given[module + _LORA_A], given[module + _LORA_B] = a, b
+    if set(own) != set(given):
+        odd = sorted(set(own) ^ set(given))
+        raise AdapterError(
+            f"the adapter and the student differ in {len(odd)} tensors, {odd[0]!r} the first"
+        )
+    for key, tensor in own.items():
+        _check_shape(key, tuple(given[key].shape), tuple(tensor.shape))
+        tensor.copy_(given[key])
+
+
+@torch.no_grad()
+def merge_into(
+    student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor], adapter: Adapter
+) -> nn.Module:
+    """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
+
+    Computed in float32. Raises AdapterError where a LoRA pair finds no weight, a shape differs, or a result is not
+    finite.
+    """
+    merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
+    for module, (a, b) in adapter.lora.items():
+        key = f"{module}.weight"
+        if key not in merged:
+            raise AdapterError(
+                f"the adapter's {module} is no linear of this backbone; use the backbone it was trained on"
+            )
+        if a.shape[0] != b.shape[1]:
+            raise AdapterError(
+                f"the adapter's {module} has ranks {a.shape[0]} and {b.shape[1]}; they must be equal"
+            )
+        _check_shape(module, (b.shape[0], a.shape[1]), tuple(merged[key].shape))
+        weight = merged[key]
+        merged[key] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
+        if not torch.isfinite(merged[key]).all():
+            raise AdapterError(
+                f"merging {module} gives values that are not finite; train or download the adapter again"
+            )
+    merged.update(student_names(adapter.whole))
+    own = student_backbone.state_dict()
+    for key, tensor in own.items():
+        if key not in merged:
+            raise AdapterError(
+                f"{key} is in neither the backbone nor the adapter; use the backbone it was trained on"
+            )
+        _check_shape(key, tuple(merged[key].shape), tuple(tensor.shape))
+    student_backbone.load_state_dict(merged, strict=True)
+    return student_backbone
+
+
+def student_names(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole tensors under the names that a student's state dict has (``proj_out_means.weight`` -> ``proj_out.means.weight``)."""
+    renamed = {}
+    for key, value in whole.items():
+        module, _, part = key.rpartition(".")
+        renamed[
+            f"proj_out.{HEAD_PARTS[module]}.{part}" if module in HEAD_PARTS else key
+        ] = value
+    return renamed
+
+
+def _check_shape(key: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if given != wanted:
+        raise AdapterError(
+            f"{key} has shape {list(given)} in the adapter but {list(wanted)} in the backbone"
+        )
+
+
+def _policy(data: object, path: Path) -> Policy | None:
+    if data is None:
+        return None
+    try:
+        return Policy(**data)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise AdapterError(
+            f"{path}: arcflow_policy is not understood ({error})"
+        ) from error

@@ -1,0 +1,141 @@
+"""``python -m arcflow.distill --recipe tiny``: distil a two-step student and save its adapter.
+
+Several GPUs: ``accelerate launch -m arcflow.distill --recipe tiny``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundation.cli import ArgumentParser, run
+
+if TYPE_CHECKING:
+    from arcflow.recipe import Recipe, StudentRecipe
+    from arcflow.students import Student
+    from arcflow.tiny.teacher_folder import TeacherFolder
+
+STUDENTS = ("arcflow", "linear")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="python -m arcflow.distill",
+        description="Distil a teacher into a two-step student without data and save the adapter. An interrupted run "
+        "continues where it stopped, to the same result.",
+        epilog="examples:\n  python -m arcflow.distill --recipe tiny\n"
+        "  python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear\n"
+        "  accelerate launch -m arcflow.distill --recipe tiny",
+    )
+    parser.add_argument(
+        "--recipe",
+        default="tiny",
+        help="name in arcflow/recipes or path of a .toml (default: tiny)",
+    )
+    parser.add_argument(
+        "--student",
+        choices=STUDENTS,
+        default="arcflow",
+        help="linear: one mode, the baseline",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        help="FluxPipeline folder (default: WORKDIR/teacher, models/tiny/teacher)",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="where the run keeps its state (default: .work/RECIPE)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="adapter folder to write (default: WORKDIR/STUDENT-adapter)",
+    )
+    parser.add_argument(
+        "--iterations", type=int, help="instead of the recipe's number of iterations"
+    )
+    args = parser.parse_args(argv)
+    from arcflow.recipe import load_recipe
+    from arcflow.tiny.stages import find_teacher
+    from arcflow.tiny.teacher_folder import open_teacher
+
+    recipe = load_recipe(args.recipe)
+    if args.iterations is not None:
+        loop = replace(recipe.distill.loop, iterations=args.iterations)
+        recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
+    workdir = args.workdir or Path(".work") / recipe.name
+    teacher = open_teacher(args.teacher or find_teacher(recipe, workdir))
+    out = args.out or workdir / f"{args.student}-adapter"
+    distil(
+        recipe,
+        teacher,
+        student_recipe(recipe, args.student),
+        workdir / f"distill-{args.student}",
+        out,
+    )
+    print(out)
+    return 0
+
+
+def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
+    """The recipe's student, or the linear baseline: the same with a single mode (a plain velocity)."""
+    return recipe.student if kind == "arcflow" else replace(recipe.student, modes=1)
+
+
+def distil(
+    recipe: Recipe,
+    teacher: TeacherFolder,
+    student: StudentRecipe,
+    workdir: Path,
+    out: Path,
+    stop_after: int | None = None,
+) -> Student:
+    """Train a student of ``teacher`` and write its adapter to ``out`` (unless stopped early, see ``fit``)."""
+    import torch
+    from accelerate import Accelerator
+
+    from arcflow.adapter import Policy, save_adapter
+    from arcflow.distillation import distill_step
+    from arcflow.progress import reporting
+    from arcflow.students import Student
+    from arcflow.tiny.teacher_folder import SIDE, caption_conditions
+    from arcflow.training import fit
+
+    settings = recipe.distill
+    torch.manual_seed(settings.loop.seed)
+    model = Student(teacher.transformer, student, recipe.architecture)
+    step = distill_step(
+        model.architecture,
+        teacher.transformer,
+        caption_conditions(teacher, recipe.guidance),
+        (SIDE * SIDE, teacher.packed_channels),
+        recipe.shift,
+        settings,
+    )
+    gammas = {id(p) for p in model.gamma_parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in gammas]},
+        {"params": [p for p in trained if id(p) in gammas], "lr": settings.gamma_lr},
+    ]
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    with reporting(workdir.name, settings.loop.iterations, workdir / "logs") as report:
+        fit(
+            model, step, settings.loop, workdir,
+            accelerator=accelerator, groups=groups, report=report, stop_after=stop_after,
+        )  # fmt: skip
+    if stop_after is None and accelerator.is_main_process:
+        policy = Policy(
+            recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio
+        )
+        save_adapter(model, teacher.transformer.config, policy, out)  # type: ignore[arg-type]
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

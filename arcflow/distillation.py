@@ -1,0 +1,178 @@
+"""Data-free trajectory distillation: one pure loss per segment (arXiv 2602.09014, section 4).
+
+Nothing but noise and prompts goes in. In every segment the student predicts one field; the field is regressed to the
+frozen teacher at a few states of a trajectory that mixes teacher Euler steps with the student's own closed-form
+steps. The teacher's share of that trajectory falls during training, so the student ends up learning on the states
+that it visits itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arcflow.field import MomentumField, displacement, mean_velocity, velocity
+from arcflow.recipe import DistillRecipe
+from arcflow.schedule import raw_times, shift_sigma
+from arcflow.training import Iteration
+
+Teacher = Callable[[Tensor, Tensor], Tensor]
+"""The frozen teacher: (x [B, S, C], sigma [B]) -> velocity [B, S, C]; the prompt is bound in."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment in raw time, ``start`` > ``end`` >= 0."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        return self.start - self.end
+
+
+def segments(nfe: int, final_step_ratio: float) -> list[Segment]:
+    """The ``nfe`` segments of a sampling run, from noise to picture."""
+    times = raw_times(nfe, final_step_ratio)
+    return [Segment(a, b) for a, b in itertools.pairwise(times)]
+
+
+def teacher_share(iteration: int, recipe: DistillRecipe) -> float:
+    """The teacher's share of the mixed trajectory: 1 at the start, 0 from ``teacher_share_iterations`` on."""
+    if recipe.teacher_share_iterations <= 0:
+        return 0.0
+    return max(0.0, 1.0 - iteration / recipe.teacher_share_iterations)
+
+
+def interval_lengths(
+    batch: int, length: float, share: float, states: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random lengths of the student's and the teacher's steps, two tensors [B, states] in raw time.
+
+    Before each state the student moves by its closed form, after it the teacher by an Euler step. Both are gaps
+    between sorted uniform draws; the teacher's sum to ``share * length``, the student's stay within
+    ``(1 - share) * length`` (the segment's rest is the student's as well).
+    """
+    student = torch.rand(batch, states, generator=generator).sort(dim=1).values * (
+        (1.0 - share) * length
+    )
+    cuts = torch.rand(batch, states - 1, generator=generator).sort(dim=1).values
+    teacher = torch.diff(
+        cuts, dim=1, prepend=torch.zeros(batch, 1), append=torch.ones(batch, 1)
+    ) * (share * length)
+    return torch.diff(student, dim=1, prepend=torch.zeros(batch, 1)), teacher
+
+
+def keep_modes(
+    batch: int, modes: int, dropout: float, generator: torch.Generator
+) -> Tensor:
+    """Which modes stay, bool [B, 1, K, 1]: each is dropped with that probability, but never all of a row."""
+    keep = torch.rand(batch, modes, generator=generator) >= dropout
+    keep[~keep.any(dim=1)] = True
+    return keep[:, None, :, None]
+
+
+def segment_loss(
+    field: MomentumField,
+    teacher: Teacher,
+    x_src: Tensor,
+    segment: Segment,
+    share: float,
+    shift: float,
+    recipe: DistillRecipe,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The loss of one segment and the state at its end.
+
+    field: the student's prediction at ``x_src`` [B, S, C], with gradient. At each visited state x_a the target is
+    the teacher's velocity there, and the prediction is the field's mean velocity over the teacher's interval plus a
+    window (its local velocity where that is too short to be told apart). Returns (loss, scalar: loss_scale * 0.5 *
+    mean squared error, unweighted; x_dst [B, S, C], detached: where the mixed trajectory leaves the segment).
+    """
+    batch, device = x_src.shape[0], x_src.device
+    policy = field.detach().drop_modes(
+        keep_modes(batch, field.modes, recipe.mode_dropout, generator).to(device)
+    )
+    window = min(recipe.window, segment.length)
+    steps = interval_lengths(
+        batch, segment.length - window, share, recipe.intermediate_states, generator
+    )
+    student_steps, teacher_steps = (s.to(device) for s in steps)
+
+    def level(t: Tensor) -> Tensor:
+        return shift_sigma(t.clamp(min=0.0), shift)
+
+    t = torch.full((batch,), segment.start, device=device)
+    sigma_src = level(t)
+    x, sigma = x_src, sigma_src
+    errors = []
+    for state in range(recipe.intermediate_states):
+        t_a = t - student_steps[:, state]
+        t_b = t_a - teacher_steps[:, state]
+        sigma_a, sigma_b = level(t_a), level(t_b)
+        with torch.no_grad():
+            x_a = x + displacement(policy, sigma_src, sigma, sigma_a)
+            target = teacher(x_a, sigma_a).to(x_a.dtype)
+            x = x_a - target * (sigma_a - sigma_b)[:, None, None]
+        predicted = mean_velocity(field, sigma_src, sigma_a, level(t_b - window))
+        local = (t_a - t_b + window) < recipe.local_below
+        if bool(local.any()):
+            predicted = torch.where(
+                local[:, None, None], velocity(field, sigma_src, sigma_a), predicted
+            )
+        errors.append((predicted - target).square().mean())
+        t, sigma = t_b, sigma_b
+    with torch.no_grad():
+        end = level(torch.full_like(t, segment.end))
+        x_dst = x + displacement(policy, sigma_src, sigma, end)
+    return recipe.loss_scale * 0.5 * torch.stack(errors).mean(), x_dst
+
+
+def distill_step(
+    architecture: Any,
+    teacher: nn.Module,
+    conditions: Callable[[int, torch.Generator], Any],
+    tokens: tuple[int, int],
+    shift: float,
+    recipe: DistillRecipe,
+) -> Any:
+    """The training step of :func:`arcflow.training.fit`: all segments, one backward each.
+
+    conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
+    packed channels C). Each segment is weighted by its length; a segment's graph is freed before the next begins,
+    so memory does not grow with the number of segments.
+    """
+    parts = segments(recipe.nfe, recipe.final_step_ratio)
+
+    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+        condition = conditions(recipe.loop.batch, it.generator)
+        x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator)
+        share = teacher_share(it.index, recipe)
+
+        def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
+            velocity_there: Tensor = architecture.evaluate(
+                teacher, x_t, sigma, condition
+            )
+            return velocity_there
+
+        total = 0.0
+        for segment in parts:
+            sigma_src = shift_sigma(
+                torch.full((recipe.loop.batch,), segment.start), shift
+            )
+            field = module(x, sigma_src, condition)
+            loss, x = segment_loss(
+                field, frozen, x, segment, share, shift, recipe, it.generator
+            )
+            loss = loss * segment.length
+            it.backward(loss, segment is parts[-1])
+            total += float(loss.detach())
+        return {"loss": total, "teacher_share": share}
+
+    return step

@@ -1,0 +1,43 @@
+"""Exponential moving average of weights with the power schedule of Karras et al. (arXiv 2312.02696, eq. 123)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class PowerEma:
+    """Average with decay ``(1 - 1/t) ** (gamma + 1)`` at update ``t`` = 1, 2, ...
+
+    The averaging window grows with training, so no decay has to be tuned; the first update copies the weights.
+    Kept in float32 whatever the weights' dtype.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], gamma: float) -> None:
+        self.gamma = gamma
+        self.updates = 0
+        self.averages = [p.detach().float().clone() for p in parameters]
+
+    @torch.no_grad()
+    def update(self, parameters: Sequence[Tensor]) -> None:
+        """Fold the current weights in."""
+        self.updates += 1
+        decay = (1.0 - 1.0 / self.updates) ** (self.gamma + 1.0)
+        for average, parameter in zip(self.averages, parameters, strict=True):
+            average.lerp_(parameter.detach().float(), 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, parameters: Sequence[Tensor]) -> None:
+        """Overwrite ``parameters`` with the averages."""
+        for average, parameter in zip(self.averages, parameters, strict=True):
+            parameter.copy_(average)
+
+    def state(self) -> dict[str, object]:
+        return {"updates": self.updates, "averages": self.averages}
+
+    def load(self, state: dict[str, object]) -> None:
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        for average, saved in zip(self.averages, state["averages"], strict=True):  # type: ignore[call-overload]
+            average.copy_(saved)

@@ -1,0 +1,21 @@
+"""Errors of the ``arcflow`` package."""
+
+from __future__ import annotations
+
+from foundation.errors import ArcFlowError
+
+
+class RecipeError(ArcFlowError):
+    """A recipe is missing, or a value in it is not allowed."""
+
+
+class AdapterError(ArcFlowError):
+    """An adapter's files are missing, damaged, or do not fit the backbone."""
+
+
+class DatasetError(ArcFlowError):
+    """The training pictures are not where they are looked for, or are not what they should be."""
+
+
+class CheckpointError(ArcFlowError):
+    """A training checkpoint or a stage's result is missing or belongs to another run."""

@@ -1,0 +1,252 @@
+"""Measure a student and its linear twin against the teacher's own many-step endpoint under the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from arcflow.adapter import Adapter, merge_into, read_adapter
+from arcflow.errors import CheckpointError
+from arcflow.flux import Condition
+from arcflow.metrics import (
+    Figures,
+    frechet_distance,
+    paired_gain,
+    pairwise_diversity,
+    psnr_db,
+    relative_l2,
+)
+from arcflow.recipe import Recipe
+from arcflow.sampling import sample_student, sample_teacher
+from arcflow.students import architecture, build_student
+from arcflow.tiny.classifier import Classifier
+from arcflow.tiny.data import Pictures, evaluation_prompts
+from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
+
+Advance = Callable[[str, int, int], None]
+"""Progress: (what is being done, done, total)."""
+_CHUNK = 60
+_REAL_PICTURES = 5000
+_PATH_STRIDE = 5
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampler's endpoints [N, S, C], and the states at noise levels on the way."""
+
+    x: Tensor
+    path: dict[float, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured. report: the JSON object; samples: endpoints by (kind, nfe); path_levels: noise levels."""
+
+    report: dict[str, Any]
+    prompts: list[str]
+    samples: dict[tuple[str, int], Sampled]
+    reference: Sampled
+
+
+def evaluate(
+    recipe: Recipe,
+    teacher: TeacherFolder,
+    adapters: Mapping[str, Path],
+    classifier: Path,
+    pictures: Pictures,
+    advance: Advance,
+) -> Evaluation:
+    """Sample and measure. adapters: folder of "student" and, where there is one, of "linear".
+
+    pictures: the test split, the reals of the Frechet distance. Raises AdapterError and CheckpointError.
+    """
+    settings = recipe.evaluate
+    prompts = evaluation_prompts(settings.seeds)
+    texts = [text for text, _, _ in prompts]
+    condition = teacher.condition(texts, recipe.guidance)
+    noise = _noise(
+        settings.seeds, settings.first_seed, (SIDE * SIDE, teacher.packed_channels)
+    )
+    arch = architecture(recipe.architecture)
+    levels = [a for i, a in enumerate(_grid(recipe)) if i % _PATH_STRIDE == 0]
+
+    def teacher_sampler(steps: int) -> Sampled:
+        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
+            return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift)
+
+        return _chunked(
+            run, noise, condition, f"teacher, {steps} steps", advance, levels
+        )
+
+    reference = teacher_sampler(settings.reference_steps)
+    samples: dict[tuple[str, int], Sampled] = {
+        ("teacher", settings.reference_steps): reference
+    }
+    for nfe in settings.nfe:
+        samples["teacher", nfe] = teacher_sampler(nfe)
+    fractions = {}
+    for kind, folder in adapters.items():
+        adapter = read_adapter(folder)
+        fractions[kind] = trained_fraction(adapter, teacher.transformer)
+        student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
+        merge_into(student, teacher.transformer.state_dict(), adapter).eval()
+        for nfe in settings.nfe:
+            samples[kind, nfe] = _student_sampler(
+                recipe, arch, student, noise, condition, levels, nfe, kind, advance
+            )
+    judge = _judge(classifier, teacher, pictures, prompts, reference)
+    report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
+    for (kind, nfe), sampled in sorted(samples.items()):
+        report[kind][str(nfe)] = asdict(judge(sampled))
+    report["path_error"] = {
+        k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters
+    }
+    report["trainable_fraction"] = fractions.get("student")
+    if {"student", "linear"} <= set(adapters):
+        errors = [
+            relative_l2(samples[k, recipe.distill.nfe].x, reference.x)
+            for k in ("student", "linear")
+        ]
+        report["gain_over_linear"] = paired_gain(*errors)
+    report["seeds"] = settings.seeds
+    report["guidance"], report["shift"] = recipe.guidance, recipe.shift
+    report["targets"] = targets(report, recipe)
+    return Evaluation(report, texts, samples, reference)
+
+
+def targets(report: Mapping[str, Any], recipe: Recipe) -> dict[str, bool]:
+    """Which of the aims for the embedded default hold for this report."""
+    nfe, steps = str(recipe.distill.nfe), str(recipe.evaluate.reference_steps)
+    ours, teacher = report["student"][nfe], report["teacher"]
+    held = {
+        "rel_l2 <= 0.11": ours["rel_l2"] <= 0.11,
+        "rel_l2 <= 0.45 x teacher's two steps": ours["rel_l2"]
+        <= 0.45 * teacher[nfe]["rel_l2"],
+        "frechet <= teacher's + 1.5": ours["frechet"]
+        <= teacher[steps]["frechet"] + 1.5,
+        "psnr_db >= 28": ours["psnr_db"] >= 28.0,
+        "trainable_fraction < 0.05": report["trainable_fraction"] < 0.05,
+    }
+    if "4" in teacher:
+        held["rel_l2 < teacher's four steps"] = ours["rel_l2"] < teacher["4"]["rel_l2"]
+    if "gain_over_linear" in report:
+        gain, path = report["gain_over_linear"], report["path_error"]
+        held["gain over linear > 2 standard errors"] = (
+            gain["mean"] > 2.0 * gain["standard_error"]
+        )
+        held["path_error <= 0.95 x linear's"] = path["student"] <= 0.95 * path["linear"]
+    return held
+
+
+def path_error(sampled: Sampled, reference: Sampled) -> float:
+    """Distance between two trajectories: mean over seeds of the root mean square over the levels between the ends.
+
+    In units of the reference endpoint's norm. Levels 1 (the same noise) and 0 (the endpoint, measured apart) stay out.
+    """
+    levels = [s for s in reference.path if 0.0 < s < 1.0 and s in sampled.path]
+    scale = reference.x.flatten(1).norm(dim=1)
+    gaps = torch.stack(
+        [
+            (sampled.path[s] - reference.path[s]).flatten(1).norm(dim=1) / scale
+            for s in levels
+        ]
+    )
+    return float(gaps.square().mean(dim=0).sqrt().mean())
+
+
+def trained_fraction(adapter: Adapter, backbone: nn.Module) -> float:
+    """Values in the adapter (LoRA, head, ``norm_out``) as a share of the teacher's backbone."""
+    values = sum(t.numel() for t in adapter.whole.values())
+    values += sum(a.numel() + b.numel() for a, b in adapter.lora.values())
+    return values / sum(p.numel() for p in backbone.parameters())
+
+
+def _grid(recipe: Recipe) -> tuple[float, ...]:
+    from arcflow.schedule import sigmas
+
+    return sigmas(recipe.evaluate.reference_steps, recipe.shift)
+
+
+def _noise(count: int, first_seed: int, shape: tuple[int, int]) -> Tensor:
+    rows = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i))
+        for i in range(count)
+    ]
+    return torch.stack(rows)
+
+
+def _student_sampler(
+    recipe: Recipe, arch: Any, student: nn.Module, noise: Tensor, condition: Condition, levels: list[float], nfe: int,
+    kind: str, advance: Advance,
+) -> Sampled:  # fmt: skip
+    def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
+        return sample_student(
+            arch,
+            student,
+            x,
+            c,
+            nfe,
+            recipe.shift,
+            recipe.distill.final_step_ratio,
+            levels,
+        )
+
+    return _chunked(run, noise, condition, f"{kind}, {nfe} NFE", advance, levels)
+
+
+def _chunked(
+    run: Callable[[Tensor, Condition], tuple[Tensor, dict[float, Tensor]]],
+    noise: Tensor, condition: Condition, name: str, advance: Advance, levels: list[float],
+) -> Sampled:  # fmt: skip
+    """Run a sampler over all seeds in bounded memory, keeping the path only at ``levels``."""
+    ends, paths = [], []
+    for start in range(0, noise.shape[0], _CHUNK):
+        rows = slice(start, min(start + _CHUNK, noise.shape[0]))
+        x, path = run(noise[rows], condition[rows])
+        ends.append(x)
+        paths.append({s: v for s, v in path.items() if s in levels})
+        advance(name, rows.stop, noise.shape[0])
+    return Sampled(
+        torch.cat(ends), {s: torch.cat([p[s] for p in paths]) for s in paths[0]}
+    )
+
+
+def _judge(
+    classifier: Path, teacher: TeacherFolder, pictures: Pictures, prompts: list[tuple[str, int, int]],
+    reference: Sampled,
+) -> Callable[[Sampled], Figures]:  # fmt: skip
+    """The measuring instrument: everything that is the same for all samplers is computed once."""
+    if not classifier.is_file():
+        raise CheckpointError(
+            f"no classifier at {classifier}: run `python -m arcflow.teacher`, or give --classifier"
+        )
+    model = Classifier()
+    model.load_state_dict(load_file(classifier))
+    model.eval()
+    labels = torch.tensor([label for _, label, _ in prompts])
+    groups = torch.tensor([label * 3 + tone for _, label, tone in prompts])
+    truth = teacher.decode(reference.x)
+    with torch.no_grad():
+        real = model(pictures.rgb(torch.arange(min(_REAL_PICTURES, len(pictures)))))[1]
+
+    @torch.no_grad()
+    def judge(sampled: Sampled) -> Figures:
+        images = truth if sampled is reference else teacher.decode(sampled.x)
+        logits, features = model(images)
+        return Figures(
+            rel_l2=float(relative_l2(sampled.x, reference.x).mean()),
+            frechet=frechet_distance(features, real),
+            psnr_db=None
+            if sampled is reference
+            else float(psnr_db(images, truth).mean()),
+            accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
+            diversity=pairwise_diversity(features, groups),
+        )
+
+    return judge

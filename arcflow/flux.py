@@ -1,0 +1,99 @@
+"""The FLUX family: how its backbone is built, called and adapted. One such file an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+NAME = "flux"
+ADAPTER_CLASS = "ArcFluxTransformer2DModel"
+LORA_TARGETS = (
+    "proj_mlp",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "ff_context.net.0.proj",
+    "ff_context.net.2",
+    "timestep_embedder.linear_1",
+    "timestep_embedder.linear_2",
+)
+"""Suffixes of the linears that carry LoRA; the backbone's own last ``proj_out`` is the momentum head instead."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a FLUX backbone is told of the picture to make.
+
+    pooled [B, P] from CLIP; sequence [B, T, W] from T5; guidance [B], as it is (the backbone multiplies by 1000);
+    img_ids [S, 3]: rows (0, row, column); txt_ids [T, 3]: zeros.
+    """
+
+    pooled: Tensor
+    sequence: Tensor
+    guidance: Tensor
+    img_ids: Tensor
+    txt_ids: Tensor
+
+    def __getitem__(self, rows: Any) -> Condition:
+        """The condition of some of the batch's rows."""
+        return Condition(
+            self.pooled[rows],
+            self.sequence[rows],
+            self.guidance[rows],
+            self.img_ids,
+            self.txt_ids,
+        )
+
+
+def build_backbone(config: Mapping[str, Any]) -> FluxTransformer2DModel:
+    """An uninitialised backbone of that diffusers configuration."""
+    model: FluxTransformer2DModel = FluxTransformer2DModel.from_config(dict(config))
+    return model
+
+
+def evaluate(
+    backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition
+) -> Any:
+    """One network evaluation at noise levels ``sigma`` [B]: whatever the backbone's ``proj_out`` returns.
+
+    A velocity [B, S, C] from a teacher, a MomentumField from a student.
+    """
+    return backbone(
+        hidden_states=x,
+        encoder_hidden_states=condition.sequence,
+        pooled_projections=condition.pooled,
+        timestep=sigma,
+        guidance=condition.guidance,
+        img_ids=condition.img_ids,
+        txt_ids=condition.txt_ids,
+        return_dict=False,
+    )[0]
+
+
+def image_ids(rows: int, columns: int) -> Tensor:
+    """Position ids [rows*columns, 3] float32 of the image tokens: (0, row, column)."""
+    grid = torch.zeros(rows, columns, 3)
+    grid[..., 1] = torch.arange(rows)[:, None]
+    grid[..., 2] = torch.arange(columns)[None]
+    return grid.reshape(rows * columns, 3)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H/2 * W/2, C*4]: tokens of 2x2 patches, channel-major (index c*4 + p)."""
+    b, c, h, w = latents.shape
+    patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, (h // 2) * (w // 2), c * 4)
+
+
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """[B, rows*columns, C*4] -> [B, C, 2*rows, 2*columns], the inverse of :func:`pack`."""
+    b, _, channels = tokens.shape
+    patches = tokens.reshape(b, rows, columns, channels // 4, 2, 2).permute(
+        0, 3, 1, 4, 2, 5
+    )
+    return patches.reshape(b, channels // 4, 2 * rows, 2 * columns)

@@ -1,0 +1,62 @@
+"""Sampling in torch: the two-step student, and the teacher's Euler steps it is measured against."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arcflow.field import displacement
+from arcflow.schedule import sigmas
+
+
+@torch.no_grad()
+def sample_student(
+    architecture: Any,
+    student: nn.Module,
+    noise: Tensor,
+    condition: Any,
+    nfe: int,
+    shift: float,
+    final_step_ratio: float = 1.0,
+    levels: Sequence[float] = (),
+) -> tuple[Tensor, dict[float, Tensor]]:
+    """Integrate a student from ``noise`` [B, S, C]: one evaluation a segment, closed form between.
+
+    student: a backbone with a momentum head. levels: noise levels at which the state is wanted too.
+    Returns (x at sigma 0, {level: x there}).
+    """
+    grid = sigmas(nfe, shift, final_step_ratio)
+    x, seen = noise, {}
+    for a, b in itertools.pairwise(grid):
+        start = torch.full((x.shape[0],), a)
+        field = architecture.evaluate(student, x, start, condition)
+        for level in levels:
+            if b <= level <= a:
+                seen[level] = x + displacement(
+                    field, start, start, torch.full_like(start, level)
+                )
+        x = x + displacement(field, start, start, torch.full_like(start, b))
+    return x, seen
+
+
+@torch.no_grad()
+def sample_teacher(
+    architecture: Any,
+    teacher: nn.Module,
+    noise: Tensor,
+    condition: Any,
+    steps: int,
+    shift: float,
+) -> tuple[Tensor, dict[float, Tensor]]:
+    """Integrate a teacher by ``steps`` Euler steps on the shifted grid. Returns (x at sigma 0, {level: x there})."""
+    grid = sigmas(steps, shift)
+    x, seen = noise, {grid[0]: noise}
+    for a, b in itertools.pairwise(grid):
+        level = torch.full((x.shape[0],), a)
+        x = x - architecture.evaluate(teacher, x, level, condition) * (a - b)
+        seen[b] = x
+    return x, seen

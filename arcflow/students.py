@@ -1,0 +1,122 @@
+"""Students: a backbone with a momentum head and LoRA, of any architecture that has a file such as ``flux.py``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from arcflow import flux
+from arcflow.errors import RecipeError
+from arcflow.field import MomentumField
+from arcflow.head import MomentumHead
+from arcflow.recipe import StudentRecipe
+
+HEAD_PARTS = {
+    "proj_out_means": "means",
+    "proj_out_logweights": "logweights",
+    "proj_out_loggamma": "loggammas",
+}
+"""Names of the head's linears in an adapter file, and in :class:`MomentumHead`."""
+
+_ARCHITECTURES: dict[str, ModuleType] = {flux.NAME: flux}
+
+
+def architecture(name: str) -> ModuleType:
+    """The module of an architecture ("flux"). Raises RecipeError for an unknown one."""
+    if name not in _ARCHITECTURES:
+        raise RecipeError(
+            f"unknown architecture {name!r}: choose one of {', '.join(sorted(_ARCHITECTURES))}"
+        )
+    return _ARCHITECTURES[name]
+
+
+def architecture_of_adapter(class_name: str) -> ModuleType:
+    """The architecture whose adapters carry that ``_class_name``. Raises RecipeError for an unknown one."""
+    for module in _ARCHITECTURES.values():
+        if class_name == module.ADAPTER_CLASS:
+            return module
+    known = ", ".join(sorted(m.ADAPTER_CLASS for m in _ARCHITECTURES.values()))
+    raise RecipeError(f"unknown adapter class {class_name!r}: known are {known}")
+
+
+def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:
+    """Full names of the linears that carry LoRA, in the backbone's order."""
+    suffixes = tuple("." + target for target in arch.LORA_TARGETS)
+    return [
+        n for n, m in backbone.named_modules() if n.endswith(suffixes) and _is_linear(m)
+    ]
+
+
+def build_student(
+    config: Mapping[str, Any], modes: int, name: str = flux.NAME
+) -> nn.Module:
+    """A backbone of that diffusers configuration whose ``proj_out`` is a MomentumHead (weights not set).
+
+    Its forward is diffusers' own and returns a MomentumField where the teacher's returns a velocity.
+    """
+    backbone: nn.Module = architecture(name).build_backbone(config)
+    linear = backbone.proj_out
+    backbone.proj_out = MomentumHead(linear.in_features, linear.out_features, modes)  # type: ignore[arg-type]
+    return backbone
+
+
+class Student(nn.Module):
+    """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head."""
+
+    def __init__(
+        self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME
+    ) -> None:
+        """Copy ``teacher`` (untouched) and make it a student. Random draws come from the global generator."""
+        super().__init__()
+        self.recipe = recipe
+        self.architecture = architecture(name)
+        backbone = copy.deepcopy(teacher).requires_grad_(False)
+        head = MomentumHead.from_teacher(
+            backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range
+        )  # type: ignore[arg-type]
+        lora = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.rank,
+            lora_dropout=recipe.dropout,
+            init_lora_weights="gaussian",
+            target_modules=lora_module_names(backbone, self.architecture),
+        )
+        self.backbone = inject_adapter_in_model(lora, backbone)
+        self.backbone.proj_out = head
+        self.backbone.norm_out.requires_grad_(True)
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Any) -> MomentumField:
+        """The field of the segment that starts at ``sigma`` [B] with tokens ``x`` [B, S, C]."""
+        field: MomentumField = self.architecture.evaluate(
+            self.backbone, x, sigma, condition
+        )
+        return field
+
+    def gamma_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the gamma linear, which learns at a lower rate."""
+        head = self.backbone.proj_out
+        return list(head.loggammas.parameters())  # type: ignore[union-attr]
+
+    def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """(module name in the backbone, peft layer) of every adapted linear."""
+        return (
+            (n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A")
+        )
+
+    def trainable_fraction(self) -> float:
+        """Trained parameters as a share of the teacher's backbone (its own ``proj_out`` counted, LoRA and head not)."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
+        norm_out = sum(p.numel() for p in self.backbone.norm_out.parameters())
+        head = self.backbone.proj_out
+        teacher_out = head.packed_channels * (head.means.in_features + 1)  # type: ignore[union-attr,operator]
+        return trained / (frozen + norm_out + int(teacher_out))  # type: ignore[arg-type]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)

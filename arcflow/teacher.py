@@ -1,0 +1,47 @@
+"""``python -m arcflow.teacher --recipe tiny``: train the embedded default's teacher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from foundation.cli import ArgumentParser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = ArgumentParser(
+        prog="python -m arcflow.teacher",
+        description="Train a recipe's teacher and save it as a diffusers FluxPipeline folder. An interrupted run "
+        "continues where it stopped.",
+        epilog="example:\n  python -m arcflow.teacher --recipe tiny",
+    )
+    parser.add_argument(
+        "--recipe",
+        default="tiny",
+        help="name in arcflow/recipes or path of a .toml (default: tiny)",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="where stages keep their state (default: .work/RECIPE)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of the Fashion-MNIST .gz files (default: found by itself)",
+    )
+    args = parser.parse_args(argv)
+    from arcflow.recipe import load_recipe
+    from arcflow.tiny.stages import train_teacher
+
+    recipe = load_recipe(args.recipe)
+    folder = train_teacher(
+        recipe, args.workdir or Path(".work") / recipe.name, args.data
+    )
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""The embedded default model: its pictures, captions, tokenizers, VAE, teacher and classifier."""

@@ -1,0 +1,172 @@
+"""The stages that make the embedded teacher, each resumable: VAE, flow matching, guidance, pipeline, classifier."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+
+from arcflow.errors import RecipeError
+from arcflow.progress import reporting
+from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe
+from arcflow.tiny.classifier import Classifier, classifier_step
+from arcflow.tiny.data import Pictures, all_captions, load_pictures
+from arcflow.tiny.teacher import (
+    LatentSet,
+    TeacherNetworks,
+    build_transformer,
+    flow_step,
+    guidance_step,
+)
+from arcflow.tiny.text import (
+    TextEncoders,
+    build_clip_encoder,
+    build_clip_tokenizer,
+    build_t5_encoder,
+    build_t5_tokenizer,
+    encode,
+    tokenize,
+)
+from arcflow.tiny.vae import build_vae, encode_all, vae_step
+from arcflow.training import Step, fit
+from foundation.files import atomic_directory, atomic_file
+
+PIPELINE = "teacher"
+MODELS = Path(__file__).parents[2] / "models"
+CLASSIFIER = "classifier.safetensors"
+
+
+def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Path:
+    """Run every stage that is not complete yet and return the FluxPipeline folder ``workdir/teacher``.
+
+    Raises RecipeError when the recipe has no [teacher] (a teacher that is downloaded, not trained).
+    """
+    settings = recipe.teacher
+    if settings is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} has no [teacher]: its teacher is downloaded, not trained"
+        )
+    pictures = load_pictures("train", data)
+    train_classifier(settings.classifier, pictures, workdir)
+    vae = _train_vae(settings.vae, pictures, workdir)
+    latents = _normalised_latents(vae, pictures, workdir)
+    networks, tokenizers = _train_networks(settings, recipe.shift, latents, workdir)
+    folder = workdir / PIPELINE
+    with atomic_directory(folder) as temporary:
+        _pipeline(networks, tokenizers, vae, recipe.shift).save_pretrained(temporary)
+    return folder
+
+
+def find_teacher(recipe: Recipe, workdir: Path) -> Path:
+    """The teacher that was trained in ``workdir``, or else the committed one of that recipe's name."""
+    trained = workdir / PIPELINE
+    return trained if trained.is_dir() else MODELS / recipe.name / PIPELINE
+
+
+def train_classifier(config: LoopConfig, pictures: Pictures, workdir: Path) -> Path:
+    """Train the small classifier whose features and verdicts the evaluation uses; returns its weights' path."""
+    from safetensors.torch import save_file
+
+    path = workdir / CLASSIFIER
+    if not path.is_file():
+        torch.manual_seed(config.seed)
+        model = Classifier()
+        _run("classifier", model, classifier_step(pictures, config), config, workdir)
+        with atomic_file(path) as temporary:
+            save_file(model.state_dict(), temporary)
+    return path
+
+
+def _run(
+    name: str, module: torch.nn.Module, step: Step, config: LoopConfig, workdir: Path
+) -> None:
+    with reporting(name, config.iterations, workdir / "logs") as report:
+        fit(module, step, config, workdir / name, report=report)
+
+
+def _train_vae(config: LoopConfig, pictures: Pictures, workdir: Path) -> AutoencoderKL:
+    torch.manual_seed(config.seed)
+    vae = build_vae().to(memory_format=torch.channels_last)
+    _run("vae", vae, vae_step(pictures, config), config, workdir)
+    return vae.requires_grad_(False)
+
+
+def _normalised_latents(
+    vae: AutoencoderKL, pictures: Pictures, workdir: Path
+) -> LatentSet:
+    """Encode every picture once, and set the VAE's scalar scale and shift so that latents have unit variance."""
+    cache = workdir / "latents.pt"
+    if cache.is_file():
+        means, stds = torch.load(cache, weights_only=True)
+    else:
+        means, stds = encode_all(vae, pictures)
+        with atomic_file(cache) as temporary:
+            torch.save((means, stds), temporary)
+    shift, scale = means.mean(), 1.0 / (means.var() + stds.square().mean()).sqrt()
+    vae.register_to_config(
+        scaling_factor=round(float(scale), 6), shift_factor=round(float(shift), 6)
+    )
+    scaling, centre = vae.config.scaling_factor, vae.config.shift_factor
+    return LatentSet(
+        means=(means - centre) * scaling, stds=stds * scaling, pictures=pictures
+    )
+
+
+def _train_networks(
+    settings: TeacherRecipe, shift: float, latents: LatentSet, workdir: Path
+) -> tuple[TeacherNetworks, tuple[object, object]]:
+    captions = ["", *all_captions()]
+    tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
+    table = tokenize(captions, *tokenizers)
+    torch.manual_seed(settings.flow.seed + 1)
+    text = TextEncoders(
+        build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1])
+    )
+    networks = TeacherNetworks(build_transformer(settings.size), text)
+    _run(
+        "flow",
+        networks,
+        flow_step(latents, table, shift, settings.flow),
+        settings.flow,
+        workdir,
+    )
+    networks.requires_grad_(False)
+    base: FluxTransformer2DModel = copy.deepcopy(networks.transformer)
+    networks.transformer.requires_grad_(True)
+    step = guidance_step(
+        latents,
+        table,
+        base,
+        encode(text, table),
+        shift,
+        settings.guidance_range,
+        settings.guidance,
+    )
+    _run("guidance", networks.transformer, step, settings.guidance, workdir)
+    return networks.requires_grad_(False).eval(), tokenizers
+
+
+def _pipeline(
+    networks: TeacherNetworks,
+    tokenizers: tuple[object, object],
+    vae: AutoencoderKL,
+    shift: float,
+) -> FluxPipeline:
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=shift, use_dynamic_shifting=False
+        ),
+        vae=vae.to(memory_format=torch.contiguous_format),
+        text_encoder=networks.text.clip,
+        tokenizer=tokenizers[0],
+        text_encoder_2=networks.text.t5,
+        tokenizer_2=tokenizers[1],
+        transformer=networks.transformer,
+    )

@@ -1,0 +1,194 @@
+"""The teacher of the embedded default: FLUX's transformer, small, trained by flow matching and then guidance-distilled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from arcflow.flux import Condition, evaluate, image_ids, pack
+from arcflow.recipe import LoopConfig, TransformerSize
+from arcflow.schedule import shift_sigma
+from arcflow.tiny.data import Pictures, caption
+from arcflow.tiny.text import WIDTH, TextEncoders, TokenTable
+from arcflow.training import Iteration
+
+CAPTION_DROPOUT = 0.1
+UNGUIDED = 1.0
+"""Guidance input that means "no guidance": the plain conditional velocity."""
+
+
+def build_transformer(
+    size: TransformerSize, packed_channels: int = 16
+) -> FluxTransformer2DModel:
+    """An untrained FLUX transformer with modulations and ``proj_out`` at zero (each block starts as the identity)."""
+    model = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=packed_channels,
+        num_layers=size.double_blocks,
+        num_single_layers=size.single_blocks,
+        attention_head_dim=size.head_dim,
+        num_attention_heads=size.heads,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=size.rope,
+    )
+    norms = ("norm1", "norm1_context", "norm")
+    modulations = [
+        m.linear
+        for n, m in model.named_modules()
+        if n.endswith(norms) and hasattr(m, "linear")
+    ]
+    for linear in (*modulations, model.norm_out.linear, model.proj_out):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return model
+
+
+class TeacherNetworks(nn.Module):
+    """What is trained together: the transformer and both text encoders."""
+
+    def __init__(self, transformer: FluxTransformer2DModel, text: TextEncoders) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text = text
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        guidance: Tensor,
+        clip_ids: Tensor,
+        t5_ids: Tensor,
+    ) -> Tensor:
+        """Velocity [B, 16, 16] at noise level ``sigma`` [B] under ``guidance`` [B]."""
+        pooled, sequence = self.text(clip_ids, t5_ids)
+        return velocity(self.transformer, x, sigma, guidance, pooled, sequence)
+
+
+def velocity(
+    transformer: nn.Module,
+    x: Tensor,
+    sigma: Tensor,
+    guidance: Tensor,
+    pooled: Tensor,
+    sequence: Tensor,
+) -> Tensor:
+    """The transformer's velocity on a square grid of image tokens."""
+    side = math.isqrt(x.shape[1])
+    condition = Condition(
+        pooled,
+        sequence,
+        guidance,
+        image_ids(side, side),
+        torch.zeros(sequence.shape[1], 3),
+    )
+    output: Tensor = evaluate(transformer, x, sigma, condition)
+    return output
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Encoded pictures: means and stds [N, 4, 8, 8] already normalised to unit variance, and the pictures themselves."""
+
+    means: Tensor
+    stds: Tensor
+    pictures: Pictures
+
+
+def sample_batch(
+    data: LatentSet, table: TokenTable, count: int, it: Iteration
+) -> tuple[Tensor, Tensor]:
+    """Draw packed latents [B, 16, 16] and caption rows [B] of ``table`` (whose row 0 is the empty caption)."""
+    index = torch.randint(len(data.pictures), (count,), generator=it.generator)
+    noise = torch.randn(data.means[index].shape, generator=it.generator)
+    x0 = pack(data.means[index] + data.stds[index] * noise)
+    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=it.generator)))
+    rows = [
+        0
+        if rng.random() < CAPTION_DROPOUT
+        else table.index[
+            caption(int(data.pictures.labels[i]), int(data.pictures.tones[i]), rng)
+        ]
+        for i in index.tolist()
+    ]
+    return x0, torch.tensor(rows)
+
+
+def flow_step(
+    data: LatentSet, table: TokenTable, shift: float, config: LoopConfig
+) -> Any:
+    """Stage 1: flow matching, loss = mean squared error of the velocity ``eps - x0`` at shifted uniform times."""
+
+    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+        x0, rows = sample_batch(data, table, config.batch, it)
+        eps = torch.randn(x0.shape, generator=it.generator)
+        sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
+        x = torch.lerp(x0, eps, sigma[:, None, None])
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
+        ):
+            u = module(
+                x,
+                sigma,
+                torch.full_like(sigma, UNGUIDED),
+                table.clip[rows],
+                table.t5[rows],
+            )
+        loss = (u.float() - (eps - x0)).square().mean()
+        it.backward(loss, True)
+        return {"loss": float(loss.detach())}
+
+    return step
+
+
+def guidance_step(
+    data: LatentSet,
+    table: TokenTable,
+    base: FluxTransformer2DModel,
+    encoded: tuple[Tensor, Tensor],
+    shift: float,
+    bounds: tuple[float, float],
+    config: LoopConfig,
+) -> Any:
+    """Stage 2: one forward learns ``u_empty + g * (u_caption - u_empty)`` for g uniform in ``bounds``.
+
+    base: the frozen stage-1 transformer; encoded: (pooled, sequence) of the table by the frozen text encoders.
+    (Meng et al., arXiv 2210.03142, as FLUX.1-dev has it built in.)
+    """
+    pooled, sequence = encoded
+
+    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+        x0, rows = sample_batch(data, table, config.batch, it)
+        eps = torch.randn(x0.shape, generator=it.generator)
+        sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
+        g = torch.empty(config.batch).uniform_(*bounds, generator=it.generator)
+        x = torch.lerp(x0, eps, sigma[:, None, None])
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
+        ):
+            with torch.no_grad():
+                both = torch.cat([rows, torch.zeros_like(rows)])
+                twice = torch.cat([sigma, sigma])
+                u = velocity(
+                    base,
+                    torch.cat([x, x]),
+                    twice,
+                    torch.full_like(twice, UNGUIDED),
+                    pooled[both],
+                    sequence[both],
+                )
+                u_caption, u_empty = u.float().chunk(2)
+                target = u_empty + g[:, None, None] * (u_caption - u_empty)
+            u = velocity(module, x, sigma, g, pooled[rows], sequence[rows])
+        loss = (u.float() - target).square().mean()
+        it.backward(loss, True)
+        return {"loss": float(loss.detach())}
+
+    return step

@@ -1,0 +1,99 @@
+"""The embedded teacher as it lies on disk: an ordinary FluxPipeline folder, opened part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor, nn
+
+from arcflow.errors import CheckpointError
+from arcflow.flux import Condition, image_ids, unpack
+from arcflow.tiny.data import all_captions
+from arcflow.tiny.text import T5_TOKENS, TextEncoders, encode, tokenize
+from foundation.files import sha256_tree
+
+SIDE = 4
+"""Image tokens along each side of a 32x32 picture."""
+
+
+@dataclass(frozen=True)
+class TeacherFolder:
+    """An opened teacher. digest: of the folder's content; every network is frozen and in evaluation mode."""
+
+    path: Path
+    digest: str
+    transformer: nn.Module
+    vae: Any
+    text: TextEncoders
+    tokenizers: tuple[Any, Any]
+
+    @property
+    def packed_channels(self) -> int:
+        """Channels of a packed token."""
+        return int(self.transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
+
+    def condition(self, prompts: Sequence[str], guidance: float) -> Condition:
+        """The condition of these prompts [B] at one guidance."""
+        pooled, sequence = encode(self.text, tokenize(list(prompts), *self.tokenizers))
+        return _condition(pooled, sequence, guidance)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Packed latents [B, 16, C] -> pictures [B, 3, 32, 32] in [-1, 1]."""
+        config = self.vae.config
+        latents = (
+            unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
+        )
+        pictures: Tensor = self.vae.decode(latents).sample
+        return pictures.clamp(-1.0, 1.0)
+
+
+def open_teacher(path: Path) -> TeacherFolder:
+    """Open a teacher saved by :mod:`arcflow.teacher`. Raises CheckpointError when there is none."""
+    if not (path / "model_index.json").is_file():
+        raise CheckpointError(
+            f"no teacher at {path}: run `python -m arcflow.teacher`, or give --teacher FOLDER"
+        )
+    pipeline = FluxPipeline.from_pretrained(path, local_files_only=True)
+    for part in (
+        pipeline.transformer,
+        pipeline.vae,
+        pipeline.text_encoder,
+        pipeline.text_encoder_2,
+    ):
+        part.requires_grad_(False).eval()
+    return TeacherFolder(
+        path=path,
+        digest=sha256_tree(path),
+        transformer=pipeline.transformer,
+        vae=pipeline.vae,
+        text=TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2),
+        tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
+    )
+
+
+def caption_conditions(
+    teacher: TeacherFolder, guidance: float
+) -> Callable[[int, torch.Generator], Condition]:
+    """A source of training prompts: uniform over all captions but the held-out ones, encoded once."""
+    pooled, sequence = encode(
+        teacher.text, tokenize(all_captions(held_out=False), *teacher.tokenizers)
+    )
+
+    def draw(count: int, generator: torch.Generator) -> Condition:
+        rows = torch.randint(pooled.shape[0], (count,), generator=generator)
+        return _condition(pooled[rows], sequence[rows], guidance)
+
+    return draw
+
+
+def _condition(pooled: Tensor, sequence: Tensor, guidance: float) -> Condition:
+    level = torch.full((pooled.shape[0],), guidance)
+    return Condition(
+        pooled, sequence, level, image_ids(SIDE, SIDE), torch.zeros(T5_TOKENS, 3)
+    )

@@ -1,0 +1,93 @@
+"""The VAE of the embedded default: 32x32 RGB to 8x8 latents of 4 channels (factor 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from arcflow.recipe import LoopConfig
+from arcflow.tiny.data import Pictures
+from arcflow.training import Iteration
+
+LATENT_CHANNELS = 4
+FACTOR = 4
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained VAE in FLUX's form: no quant convolutions, attention in the middle, scalar scale and shift."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=32,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+def vae_step(pictures: Pictures, config: LoopConfig) -> Any:
+    """The training step: L1 + MSE + 0.5 x gradient L1 + 1e-3 x KL, each a mean over its elements."""
+
+    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+        index = torch.randint(len(pictures), (config.batch,), generator=it.generator)
+        x = pictures.rgb(index).to(memory_format=torch.channels_last)
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
+        ):
+            posterior = module.encode(x).latent_dist  # type: ignore[operator]
+            noise = torch.randn(posterior.mean.shape, generator=it.generator)
+            y = module.decode(posterior.mean + posterior.std * noise).sample  # type: ignore[operator]
+        y = y.float()
+        mse = F.mse_loss(y, x)
+        kl = (
+            0.5
+            * (
+                posterior.mean.float() ** 2
+                + posterior.var.float()
+                - 1.0
+                - posterior.logvar.float()
+            ).mean()
+        )
+        loss = F.l1_loss(y, x) + mse + 0.5 * _gradient_l1(y, x) + 1e-3 * kl
+        it.backward(loss, True)
+        psnr = 10.0 * torch.log10(4.0 / mse.detach())
+        return {
+            "loss": float(loss.detach()),
+            "psnr_db": float(psnr),
+            "kl": float(kl.detach()),
+        }
+
+    return step
+
+
+def _gradient_l1(y: Tensor, x: Tensor) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical pixel differences: what keeps edges sharp."""
+    return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(
+        y.diff(dim=-2), x.diff(dim=-2)
+    )
+
+
+@torch.no_grad()
+def encode_all(
+    vae: AutoencoderKL, pictures: Pictures, batch: int = 500
+) -> tuple[Tensor, Tensor]:
+    """Posterior mean and standard deviation of every picture: two float32 tensors [N, 4, 8, 8], unscaled."""
+    means, stds = [], []
+    for index in torch.arange(len(pictures)).split(batch):
+        posterior = vae.encode(
+            pictures.rgb(index).to(memory_format=torch.channels_last)
+        ).latent_dist
+        means.append(posterior.mean.contiguous())
+        stds.append(posterior.std.contiguous())
+    return torch.cat(means), torch.cat(stds)

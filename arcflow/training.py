@@ -1,0 +1,193 @@
+"""One training loop for every stage: VAE, teacher, guidance, classifier, distillation.
+
+The loop is resumable to the bit: everything random in iteration ``i`` comes from a generator seeded by
+(seed, i, process), so a checkpoint needs no random state: weights, optimiser, averages and ``i`` are all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from arcflow.ema import PowerEma
+from arcflow.errors import CheckpointError
+from arcflow.recipe import LoopConfig
+from foundation.files import atomic_file
+
+
+def rate(config: LoopConfig, iteration: int) -> float:
+    """The learning rate's factor in (0, 1] at ``iteration`` (0-based): warm-up, then constant or cosine to 2 %."""
+    if iteration < config.warmup:
+        return (iteration + 1) / (config.warmup + 1)
+    if config.decay == "constant":
+        return 1.0
+    progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
+    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one training step is given.
+
+    index: 0-based iteration; generator: the only source of randomness of the step (CPU); backward: call it with
+    each piece of the loss, ``last=True`` on the final one (gradients are exchanged between processes only then).
+    """
+
+    index: int
+    generator: torch.Generator
+    backward: Callable[[Tensor, bool], None]
+
+
+class Step(Protocol):
+    """A training step: computes losses on ``module``, calls ``it.backward``, returns figures to show."""
+
+    def __call__(self, module: nn.Module, it: Iteration) -> dict[str, float]: ...
+
+
+Reporter = Callable[[int, dict[str, float]], None]
+
+
+def fit(
+    module: nn.Module,
+    step: Step,
+    config: LoopConfig,
+    workdir: Path,
+    *,
+    accelerator: Accelerator | None = None,
+    groups: Iterable[dict[str, Any]] | None = None,
+    report: Reporter | None = None,
+    stop_after: int | None = None,
+) -> nn.Module:
+    """Train ``module`` in place and return it, with the averaged weights where the config asks for them.
+
+    workdir: holds ``checkpoint.pt``; where it stands from an interrupted run, that run is continued, to the same
+    result. groups: optimiser parameter groups (default: all that require a gradient); each group's "lr" is
+    relative to the config's. stop_after: return early after that iteration, as a killed run would have (tests).
+    Raises CheckpointError when the checkpoint belongs to another configuration.
+    """
+    accelerator = accelerator or Accelerator(cpu=True)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    parameter_groups = (
+        [dict(g) for g in groups] if groups is not None else [{"params": trained}]
+    )
+    scales = [float(g.pop("lr", 1.0)) for g in parameter_groups]
+    optimizer = torch.optim.AdamW(
+        parameter_groups,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+    ema = PowerEma(trained, config.ema_gamma) if config.ema_gamma is not None else None
+    checkpoint = workdir / "checkpoint.pt"
+    names = [n for n, p in module.named_parameters() if p.requires_grad]
+    start = _resume(checkpoint, config, names, trained, optimizer, ema)
+    wrapped, prepared = accelerator.prepare(module, optimizer)
+    wrapped.train()
+    for index in range(start, config.iterations):
+        for group, scale in zip(prepared.param_groups, scales, strict=True):
+            group["lr"] = config.lr * scale * rate(config, index)
+        figures = step(wrapped, _iteration(accelerator, wrapped, config.seed, index))
+        norm = accelerator.clip_grad_norm_(trained, config.clip)
+        if not math.isfinite(float(norm)):
+            raise CheckpointError(
+                f"the gradient is not finite at iteration {index}: lower lr, or delete {workdir} and start again"
+            )
+        prepared.step()
+        prepared.zero_grad(set_to_none=True)
+        if ema is not None:
+            ema.update(trained)
+        if report is not None and accelerator.is_main_process:
+            report(index + 1, {**figures, "lr": config.lr * rate(config, index)})
+        done = index + 1
+        if done % config.save_every == 0 or done == config.iterations:
+            if accelerator.is_main_process:
+                _save(checkpoint, config, done, names, trained, optimizer, ema)
+            accelerator.wait_for_everyone()
+        if stop_after is not None and done >= stop_after:
+            return module
+    if ema is not None:
+        ema.copy_to(trained)
+    module.eval()
+    return module
+
+
+def _iteration(
+    accelerator: Accelerator, wrapped: nn.Module, seed: int, index: int
+) -> Iteration:
+    """Seed everything of this iteration; the global generator too (dropout draws from it)."""
+    mixed = (seed * 1_000_003 + index) * 4_099 + accelerator.process_index
+    torch.manual_seed(mixed)
+    generator = torch.Generator().manual_seed(mixed ^ 0x5DEECE66D)
+
+    def backward(loss: Tensor, last: bool = True) -> None:
+        context: AbstractContextManager[Any] = (
+            nullcontext() if last else accelerator.no_sync(wrapped)
+        )
+        with context:
+            accelerator.backward(loss)
+
+    return Iteration(index=index, generator=generator, backward=backward)
+
+
+def _fingerprint(config: LoopConfig, names: list[str]) -> str:
+    fixed = {k: v for k, v in asdict(config).items() if k != "save_every"}
+    return repr((sorted(fixed.items()), len(names)))
+
+
+def _save(
+    path: Path,
+    config: LoopConfig,
+    done: int,
+    names: list[str],
+    trained: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: PowerEma | None,
+) -> None:
+    state = {
+        "config": _fingerprint(config, names),
+        "done": done,
+        "trained": {n: p.detach() for n, p in zip(names, trained, strict=True)},
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state() if ema is not None else None,
+    }
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path,
+    config: LoopConfig,
+    names: list[str],
+    trained: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: PowerEma | None,
+) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error}; delete it to start again"
+        ) from error
+    if state["config"] != _fingerprint(config, names) or set(state["trained"]) != set(
+        names
+    ):
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings: give another --workdir, or delete it to start again"
+        )
+    with torch.no_grad():
+        for name, parameter in zip(names, trained, strict=True):
+            parameter.copy_(state["trained"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    if ema is not None:
+        ema.load(state["ema"])
+    return int(state["done"])
