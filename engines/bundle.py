@@ -52,7 +52,7 @@ def open_bundle(path: Path) -> Bundle:
     regular files inside the folder and none a symbolic or hard link; the size and sha256 of each of them.
     Raises BundleNotFoundError, ManifestError or BundleError: which file, what was expected, what to do.
     """
-    if not os.path.isdir(path):  # Unlike Path.is_dir it never raises, whatever the name.
+    if not _is_folder(path):
         raise BundleNotFoundError(f"there is no bundle at {path}: the folder does not exist; {_hint(path)}")
     root = path.resolve()
     data = _read_file(root, MANIFEST_NAME, None)
@@ -67,11 +67,19 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(root=root, manifest=manifest, _entries=entries)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # A name too long for the file system, for instance.
+        return False
+
+
 def _check_listing(root: Path, entries: dict[str, FileEntry]) -> None:
     """Raise BundleError unless the files under ``root`` are the manifest and exactly ``entries``."""
     expected = {*entries, MANIFEST_NAME}
     folders = {parent.as_posix() for path in entries for parent in PurePosixPath(path).parents}
     found: set[str] = set()
+    hint = f"remove it, or {_hint(root)}"
     pending = [root]
     while pending:
         try:
@@ -83,12 +91,12 @@ def _check_listing(root: Path, entries: dict[str, FileEntry]) -> None:
             path = Path(child.path).relative_to(root).as_posix()
             if child.is_dir(follow_symlinks=False):
                 if path not in folders:
-                    raise BundleError(f"{root}: the folder {path!r} is not in the manifest; remove it, or {_hint(root)}")
+                    raise BundleError(f"{root}: the folder {path!r} is not in the manifest: {hint}")
                 pending.append(Path(child.path))
                 continue
             _check_kind(root, path, child.stat(follow_symlinks=False))
             if path not in expected:
-                raise BundleError(f"{root}: the file {path!r} is not in the manifest; remove it, or {_hint(root)}")
+                raise BundleError(f"{root}: the file {path!r} is not in the manifest: {hint}")
             found.add(path)
     missing = sorted(expected - found)
     if missing:
@@ -108,7 +116,7 @@ def _check_kind(root: Path, path: str, status: os.stat_result) -> None:
 
 
 def _read_file(root: Path, path: str, size: int | None) -> bytes:
-    """The bytes of ``path``, which must be a plain file of ``size`` bytes (None: any size up to the manifest's most)."""
+    """The bytes of ``path``, which must be a plain file of ``size`` bytes (None: the manifest)."""
     try:
         # A fifo that took the file's place must not block the open; a link that did must not be followed.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

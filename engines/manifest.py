@@ -245,7 +245,7 @@ def _check_files(files: Sequence[FileEntry]) -> None:
 def _check_keys(field: str, found: Mapping[str, object], expected: Sequence[str]) -> None:
     if sorted(found) != sorted(expected):
         raise ManifestError(
-            f"{MANIFEST_NAME}: {field} are {', '.join(sorted(found)) or 'none'}; a flux bundle has {', '.join(expected)}"
+            f"{MANIFEST_NAME}: {field} are {', '.join(sorted(found)) or 'none'}; flux has {', '.join(expected)}"
         )
 
 
@@ -253,7 +253,7 @@ def _check_geometry(manifest: Manifest) -> None:
     limits, latent, momentum = manifest.limits, manifest.latent, manifest.momentum
     token_pixels = latent.patch * latent.vae_factor
     if limits.multiple % token_pixels:
-        raise ManifestError(f"{MANIFEST_NAME}: limits.multiple is {limits.multiple}, not a multiple of {token_pixels} px")
+        raise ManifestError(f"{MANIFEST_NAME}: limits.multiple is {limits.multiple}; {token_pixels} px must divide it")
     for field in ("width", "height"):
         limit: Range = getattr(limits, field)
         if any(value % limits.multiple for value in (limit.min, limit.opt, limit.max)):

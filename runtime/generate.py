@@ -1,0 +1,146 @@
+"""``python -m runtime.generate "a dark ankle boot"``: a prompt in, PNG files out."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundation.cli import ArgumentParser, run
+from runtime.errors import RequestError
+from runtime.timing import Stopwatch, since_process_start
+
+if TYPE_CHECKING:
+    from runtime.result import Generation, Picture
+
+_FOLDER = Path("arcflow-out")
+_SLUG_CHARACTERS = 48
+_EXAMPLES = """examples:
+  python -m runtime.generate "a dark ankle boot"
+  python -m runtime.generate "photo of a light t-shirt" --seed 7 --num-images 4 --scale 8
+  python -m runtime.generate "a grey bag" --out bag.png --previews 6 --json
+  python -m runtime.generate "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
+
+The picture's settings are in its text chunks. The same seed gives the same bytes.
+"""
+
+
+def build_parser() -> ArgumentParser:
+    """The command line of ``runtime.generate``."""
+    parser = ArgumentParser(
+        prog="python -m runtime.generate", description="Generate pictures from a prompt.", epilog=_EXAMPLES
+    )
+    add = parser.add_argument
+    add("prompt", help="what the picture should show")
+    add("--model", default="tiny", help="a model's name, or a bundle's folder (default: the embedded %(default)s)")
+    add("--precision", help="which bundle of the model: fp32, ...")
+    add("--target", help="which bundle of the model: cpu, ...")
+    add("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: %(default)s); picture j uses seed + j")
+    add("--nfe", type=int, help="network evaluations (default: the bundle's, 2 for tiny)")
+    add("--num-images", type=int, default=1, metavar="N", help="pictures to make (default: %(default)s)")
+    add("--width", type=int, metavar="PX", help="within the bundle's limits (default: its usual width)")
+    add("--height", type=int, metavar="PX", help="within the bundle's limits (default: its usual height)")
+    add("--previews", type=int, default=0, metavar="N", help="also write N frames between noise and picture")
+    add("--scale", type=int, default=1, metavar="N", help="enlarge each pixel to N x N (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE.png", help=f"where to write (default: {_FOLDER}/PROMPT-SEED.png)")
+    add("--threads", type=int, metavar="N", help="compute threads (default: the cores, at most 8)")
+    add("--json", action="store_true", help="print one JSON object: settings, files, timings in seconds")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Generate and write; returns 0. Raises ArcFlowError; nothing is written then."""
+    arguments = build_parser().parse_args(argv)
+    clock = Stopwatch()
+    clock.seconds["start"] = since_process_start()
+    out = arguments.out or _FOLDER / f"{_slug(arguments.prompt)}-{arguments.seed}.png"
+    if out.suffix.lower() != ".png":
+        raise RequestError(f"cannot write {out}: only PNG files are written; give a name that ends in .png")
+    with clock.stage("import"):
+        from runtime.image import check_targets, enlarge, write_files
+        from runtime.pipeline import Pipeline
+    if arguments.num_images > 0 and arguments.previews >= 0:  # Else the request is refused below, and better.
+        check_targets([path for path, *_ in _targets(out, min(arguments.num_images, 2), arguments.previews)])
+    with clock.stage("open"):
+        pipeline = Pipeline.open(
+            arguments.model, precision=arguments.precision, target=arguments.target, threads=arguments.threads
+        )
+    generation = pipeline.generate(
+        arguments.prompt,
+        seed=arguments.seed,
+        nfe=arguments.nfe,
+        num_images=arguments.num_images,
+        width=arguments.width,
+        height=arguments.height,
+        previews=arguments.previews,
+    )
+    clock.seconds.update(generation.timings)
+    with clock.stage("write"):
+        from runtime.image import encode_png
+
+        contents: dict[Path, bytes] = {}
+        for path, picture, settings in _results(out, generation):
+            contents[path] = encode_png(enlarge(picture, arguments.scale), {**settings, "scale": arguments.scale})
+        write_files(contents)
+    clock.seconds["total"] = since_process_start()
+    _report(arguments, generation, list(contents), clock.seconds)
+    return 0
+
+
+def _report(arguments: Namespace, generation: Generation, files: list[Path], seconds: dict[str, float]) -> None:
+    for warning in generation.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if arguments.json:
+        count = len(generation.images)
+        document = {
+            "images": [generation.settings.of_image(index) for index in range(count)],
+            "files": [str(path) for path in files],
+            "scale": arguments.scale,
+            "timings": {stage: round(value, 6) for stage, value in seconds.items()},
+            "warnings": list(generation.warnings),
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    for path in files:
+        sys.stdout.write(f"{path}\n")
+    settings = generation.settings
+    sys.stdout.write(
+        f"{len(generation.images)} x {settings.width}x{settings.height} px, {settings.nfe} evaluations, "
+        f"seed {settings.seeds[0]}, {seconds['total']:.2f} s from start to file\n"
+    )
+
+
+def _results(out: Path, generation: Generation) -> Iterator[tuple[Path, Picture, dict[str, Any]]]:
+    """Every picture of the generation with its file name and settings: the images, each followed by its previews."""
+    count = len(generation.images)
+    frames = len(generation.previews[0])
+    for path, index, frame in _targets(out, count, frames):
+        settings = generation.settings.of_image(index)
+        if frame is None:
+            yield path, generation.images[index], settings
+        else:
+            preview = generation.previews[index][frame]
+            yield path, preview.image, {**settings, "sigma": preview.sigma}
+
+
+def _targets(out: Path, count: int, previews: int) -> Iterator[tuple[Path, int, int | None]]:
+    """(file, image, preview or None): NAME.png, or NAME-00.png, ... for several; previews NAME-preview-00.png, ..."""
+    for index in range(count):
+        name = out if count == 1 else out.with_stem(f"{out.stem}-{index:02d}")
+        yield name, index, None
+        for frame in range(previews):
+            yield name.with_stem(f"{name.stem}-preview-{frame:02d}"), index, frame
+
+
+def _slug(prompt: str) -> str:
+    """A file name of a prompt: its ASCII letters and digits, with dashes between."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:_SLUG_CHARACTERS].strip("-")
+    return words or "picture"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,95 @@
+"""Pictures as PNG files that say how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foundation.files import atomic_file
+from runtime.errors import RequestError
+from runtime.result import Picture
+
+MAX_SCALE = 64
+MAX_SIDE = 16_384
+"""Pixels: the longest side of a picture after enlarging."""
+
+
+def enlarge(picture: Picture, scale: int) -> Picture:
+    """``picture`` with every pixel repeated ``scale`` times both ways (nearest neighbour). Raises RequestError."""
+    if not 1 <= scale <= MAX_SCALE:
+        raise RequestError(f"scale is {scale}; it must be from 1 to {MAX_SCALE}")
+    side = max(picture.shape) * scale
+    if side > MAX_SIDE:
+        raise RequestError(f"scale {scale} makes a side of {side} px; at most {MAX_SIDE} are allowed")
+    return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def encode_png(picture: Picture, settings: Mapping[str, Any]) -> bytes:
+    """The PNG of uint8 [H, W, 3] with ``settings`` in two text chunks: ``parameters`` to read, ``arcflow`` in JSON.
+
+    The same picture and settings give the same bytes (of one Pillow release): there is no date in it.
+    """
+    from PIL import Image, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", describe(settings))
+    text.add_text("arcflow", json.dumps(settings, sort_keys=True))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """The settings for a person: the prompt, then one line of ``name: value``."""
+    rest = ", ".join(f"{name}: {_short(value)}" for name, value in settings.items() if name != "prompt")
+    return f"{settings.get('prompt', '')}\n{rest}"
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a PNG that :func:`encode_png` made. Raises RequestError where there are none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            settings = json.loads(image.info["arcflow"])
+    except (OSError, KeyError, ValueError) as error:
+        raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it") from error
+    if not isinstance(settings, dict):
+        raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it")
+    return settings
+
+
+def check_targets(paths: list[Path]) -> None:
+    """Raise RequestError where a path cannot become a file, so that this is known before the work and not after."""
+    for path in paths:
+        if path.is_dir():
+            raise RequestError(f"cannot write {path}: it is a folder; give the name of a file that ends in .png")
+        parent = path.parent
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
+        if not parent.is_dir():
+            raise RequestError(f"cannot write {path}: {parent} is not a folder; choose another --out")
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write all of ``contents``, or none of it: every file lies complete beside its place before the first rename.
+
+    Raises ArcFlowError.
+    """
+    with ExitStack() as stack:
+        for path, data in contents.items():
+            stack.enter_context(atomic_file(path)).write_bytes(data)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(_short(item) for item in value)
+    return str(value)

@@ -1,0 +1,239 @@
+"""From prompts to pictures: tokenizers, text encoders, the backbone with the solver between, the VAE decoder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.bundle import Bundle, open_bundle
+from engines.errors import BundleError
+from engines.locate import locate
+from engines.manifest import Manifest
+from runtime import noise, solver
+from runtime.backend import Network, OnnxRuntimeNetwork, default_threads
+from runtime.errors import BackendError, RequestError
+from runtime.flux import Conditions, FluxNetworks, Grid, Tokens
+from runtime.request import Request, check_request
+from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
+from runtime.text import PromptTokenizer
+from runtime.timing import Stopwatch
+
+DEFAULT_MODEL = "tiny"
+_STAGES = ("tokenize", "text", "noise", "backbone", "solver", "vae")
+_TARGET = "cpu"
+_MAX_THREADS = 1024
+
+
+class Pipeline:
+    """A loaded bundle, ready to generate. Open one with :meth:`open`. Safe to call from several threads."""
+
+    def __init__(
+        self, manifest: Manifest, networks: Mapping[str, Network], tokenizers: Mapping[str, PromptTokenizer]
+    ) -> None:
+        """Compose a pipeline from parts that are already loaded; most callers want :meth:`open`."""
+        self.manifest = manifest
+        self._networks = FluxNetworks(manifest, networks)
+        self._tokenizers = tokenizers
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path = DEFAULT_MODEL,
+        *,
+        precision: str | None = None,
+        target: str | None = None,
+        threads: int | None = None,
+    ) -> Pipeline:
+        """Verify and load a bundle.
+
+        source: a model's name ("tiny"), looked up by :func:`engines.locate.locate`; or a bundle's folder: a Path, or
+        a string with a path separator in it. precision, target: which of the model's bundles ("fp32", "cpu").
+        threads: compute threads a network (default: the cores, at most 8).
+        Raises BundleError (missing, altered, of another kind), BackendError (cannot be loaded), RequestError.
+        """
+        count = default_threads() if threads is None else threads
+        if not 1 <= count <= _MAX_THREADS:
+            raise RequestError(f"threads is {count}; it must be from 1 to {_MAX_THREADS}")
+        bundle = _open_bundle(source, precision, target)
+        manifest = bundle.manifest
+        if manifest.target != _TARGET:
+            raise BackendError(f"{bundle.name} is for target {manifest.target!r}; this runtime runs {_TARGET!r} only")
+        tokenizers = {
+            name: PromptTokenizer(name, bundle.read(spec.file), spec) for name, spec in manifest.tokenizers.items()
+        }
+        networks = {
+            name: OnnxRuntimeNetwork(name, bundle.read(spec.file), spec, count)
+            for name, spec in manifest.networks.items()
+        }
+        return cls(manifest, networks, tokenizers)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        num_images: int = 1,
+        width: int | None = None,
+        height: int | None = None,
+        previews: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Generation:
+        """Make pictures.
+
+        prompt: one prompt or several. seed: 0 .. 2^64 - 1; picture j of the request starts from the noise of
+        seed + j. nfe: network evaluations (default: the bundle's). num_images: pictures a prompt; more than the
+        bundle's batch are made in several batches. width, height: pixels. previews: frames at that many noise levels
+        between noise and picture, by the closed form (no further evaluation of the backbone).
+        on_step: called after each evaluation; what it raises ends the generation.
+        The same arguments give the same bytes. Raises RequestError before anything runs, BackendError after.
+        """
+        request = check_request(
+            self.manifest,
+            prompt,
+            seed=seed,
+            nfe=nfe,
+            num_images=num_images,
+            width=width,
+            height=height,
+            previews=previews,
+        )
+        clock = Stopwatch(*_STAGES)
+        settings = self._settings(request)
+        conditions, warnings = self._encode(request.prompts, clock)
+        most = self.manifest.limits.batch.max
+        results = []
+        for first in range(0, request.total, most):
+            members = range(first, min(first + most, request.total))
+            batch = _Batch(request, settings, members, conditions.rows([j // request.num_images for j in members]))
+            results.append(self._run(batch, clock, on_step))
+        return Generation(
+            images=tuple(image for result in results for image in result.images),
+            latents=np.concatenate([result.latents for result in results]),
+            previews=tuple(frames for result in results for frames in result.previews),
+            settings=settings,
+            timings=dict(clock.seconds),
+            warnings=warnings,
+        )
+
+    def _settings(self, request: Request) -> Settings:
+        manifest, schedule = self.manifest, self.manifest.schedule
+        return Settings(
+            model=manifest.model,
+            precision=manifest.precision,
+            target=manifest.target,
+            bundle=manifest.digest,
+            nfe=request.nfe,
+            sigmas=solver.sigmas(request.nfe, schedule.shift, schedule.final_step_ratio),
+            guidance=schedule.guidance,
+            width=request.width,
+            height=request.height,
+            prompts=tuple(text for text in request.prompts for _ in range(request.num_images)),
+            seeds=noise.image_seeds(request.seed, request.total),
+        )
+
+    def _encode(self, prompts: Sequence[str], clock: Stopwatch) -> tuple[Conditions, tuple[str, ...]]:
+        """Both encodings of every prompt, equal prompts encoded once, and a warning for each that was cut."""
+        unique = list(dict.fromkeys(prompts))
+        with clock.stage("tokenize"):
+            ids = {name: tokenizer(unique) for name, tokenizer in self._tokenizers.items()}
+        warnings = tuple(str(truncation) for tokens in ids.values() for truncation in tokens.truncations)
+        with clock.stage("text"):
+            conditions = self._networks.encode(ids["clip"].ids, ids["t5"].ids)
+        position = {text: row for row, text in enumerate(unique)}
+        return conditions.rows([position[text] for text in prompts]), warnings
+
+    def _run(self, batch: _Batch, clock: Stopwatch, on_step: OnStep | None) -> _BatchResult:
+        """Noise, one evaluation of the backbone a segment with its previews, and the pictures."""
+        settings, networks = batch.settings, self._networks
+        grid = networks.grid(settings.width, settings.height)
+        with clock.stage("noise"):
+            x = batch.noise(grid, self.manifest.momentum.packed_channels)
+        frames: list[tuple[float, tuple[Picture, ...]]] = []
+        for index, (sigma_src, sigma_end) in enumerate(itertools.pairwise(settings.sigmas)):
+            with clock.stage("backbone"):
+                field = networks.evaluate(x, sigma_src, settings.guidance, batch.conditions, grid)
+            for sigma in self._preview_sigmas(batch.request.previews, sigma_src, sigma_end):
+                with clock.stage("solver"):
+                    state = _advance(x, field, sigma_src, sigma)
+                with clock.stage("vae"):
+                    frames.append((sigma, networks.decode(state, grid)))
+            with clock.stage("solver"):
+                x = _advance(x, field, sigma_src, sigma_end)
+            if on_step is not None:
+                on_step(self._step(batch, index, networks.latents(x, grid)))
+        if not np.isfinite(x).all():
+            raise BackendError("the networks gave values that are not finite; check it: python -m engines.verify")
+        with clock.stage("vae"):
+            images = networks.decode(x, grid)
+        previews = tuple(
+            tuple(Preview(sigma, pictures[row]) for sigma, pictures in frames) for row in range(len(images))
+        )
+        return _BatchResult(images, networks.latents(x, grid), previews)
+
+    def _preview_sigmas(self, count: int, sigma_src: float, sigma_end: float) -> list[float]:
+        levels = solver.preview_sigmas(count, self.manifest.schedule.shift)
+        return [sigma for sigma in levels if sigma_end <= sigma < sigma_src]
+
+    def _step(self, batch: _Batch, index: int, latents: NDArray[np.float32]) -> Step:
+        most, settings = self.manifest.limits.batch.max, batch.settings
+        batches = -(-batch.request.total // most)
+        return Step(
+            index=batch.members.start // most * settings.nfe + index,
+            total=batches * settings.nfe,
+            first_image=batch.members.start,
+            sigma_from=settings.sigmas[index],
+            sigma_to=settings.sigmas[index + 1],
+            latents=latents,
+        )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The pictures of a request that go through the networks together: ``members`` of its ``total``."""
+
+    request: Request
+    settings: Settings
+    members: range
+    conditions: Conditions
+
+    def noise(self, grid: Grid, channels: int) -> Tokens:
+        """Each picture's own noise, float32 [B, tokens, channels]."""
+        return np.stack([noise.normal(self.settings.seeds[j], grid.tokens, channels) for j in self.members])
+
+
+@dataclass(frozen=True)
+class _BatchResult:
+    images: tuple[Picture, ...]
+    latents: NDArray[np.float32]
+    previews: tuple[tuple[Preview, ...], ...]
+
+
+def _advance(x: Tokens, field: solver.MomentumField, sigma_src: float, sigma: float) -> Tokens:
+    """The state at ``sigma``, from ``x`` at the start of the segment."""
+    return (x + solver.displacement(field, sigma_src, sigma_src, sigma)).astype(np.float32, copy=False)
+
+
+def _open_bundle(source: str | Path, precision: str | None, target: str | None) -> Bundle:
+    """The verified bundle that ``source`` names, held to the precision and target that were asked for."""
+    if isinstance(source, Path) or _is_path(source):
+        bundle = open_bundle(Path(source))
+    else:
+        folder = locate(source, precision, target)
+        bundle = open_bundle(folder)
+        if str(bundle.name) != folder.name:
+            raise BundleError(f"{folder} holds {bundle.name}, not what its name says: rename it, or open it by path")
+    for asked, actual in ((precision, bundle.manifest.precision), (target, bundle.manifest.target)):
+        if asked not in (None, actual):
+            raise BundleError(f"{bundle.root} is {bundle.name}, but {asked!r} was asked for")
+    return bundle
+
+
+def _is_path(source: str) -> bool:
+    return source in (".", "..") or any(mark in source for mark in (os.sep, os.altsep) if mark)

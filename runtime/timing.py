@@ -1,0 +1,38 @@
+"""How long the stages of a run took."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_IMPORTED = time.perf_counter()
+
+
+class Stopwatch:
+    """Seconds by stage; a stage that is entered again adds up."""
+
+    def __init__(self, *stages: str) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the duration of the block to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def since_process_start() -> float:
+    """Seconds since this process was started (Linux: to a clock tick, 10 ms); elsewhere, since this import."""
+    try:
+        # Field 22 of /proc/self/stat, counted after the command's name, which may hold blanks and parentheses.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        started = ticks / os.sysconf("SC_CLK_TCK")
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
+    except (OSError, ValueError, AttributeError, IndexError):
+        return time.perf_counter() - _IMPORTED
