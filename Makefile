@@ -1,0 +1,78 @@
+# ArcFlow's tasks. A machine needs Python 3.11+, make and a C++ compiler; `.venv` is made here.
+#
+#   make demo                        PYTHON=python3.12 make test
+
+PYTHON ?= python3
+VENV   ?= .venv
+RECIPE ?= tiny
+PROMPT ?= a dark ankle boot
+SEED   ?= 7
+OUT    ?= out/demo.png
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format tiny data constraints clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.base ## Paint a picture from a prompt with the embedded model (PROMPT=..., SEED=..., OUT=...)
+	@$(BIN)/python -m runtime.generate "$(PROMPT)" --seed $(SEED) --scale 8 --out "$(OUT)"
+	@$(BIN)/python scripts/show.py "$(OUT)"
+	@echo "The picture is in $(OUT)"
+
+test: lint ## Lint, then run every test
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev ## Rewrite the code in the project's format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+# Each stage continues where an interrupted run stopped; the results land in .work/ and engines/bundles/.
+tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, evaluation, bundle (about 100 minutes on 2 cores)
+	$(BIN)/python -m arcflow.teacher --recipe $(RECIPE)
+	$(BIN)/python -m arcflow.distill --recipe $(RECIPE)
+	$(BIN)/python -m arcflow.distill --recipe $(RECIPE) --student linear
+	$(BIN)/python -m arcflow.evaluate --recipe $(RECIPE) --json
+	$(BIN)/python -m export.build --model $(RECIPE) --precision fp32 --target cpu
+
+data: ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist, MIT) into .data, installing nothing
+	@scripts/fetch-data.sh .data
+
+constraints: $(VENV)/.dev ## Write constraints.txt from what is installed (after an upgrade that passes the tests)
+	@scripts/freeze.sh $(BIN)/python > constraints.new && mv constraints.new constraints.txt
+
+clean: ## Remove caches and outputs (keeps .venv, .data and .work)
+	@rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find $(wildcard foundation arcflow export engines runtime tests scripts benchmarks) \
+		-name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	@rm -rf $(VENV)
+
+# Stamps: a second run installs nothing unless the requirements have changed.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "ArcFlow needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "cannot make $(VENV): on Debian and Ubuntu, install the package python3-venv" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing the runtime into $(VENV) (no torch)"
+	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "Installing training, export and development tools into $(VENV) (torch: a few minutes)"
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

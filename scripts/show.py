@@ -1,0 +1,28 @@
+"""Print a picture as text, two rows of pixels to a line: ``python scripts/show.py PICTURE.png``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+WIDTH = 48
+"""Columns of text; a character is about twice as high as wide, so there are half as many lines as columns."""
+
+RAMP = "@%#*+=-:. "
+"""From black to white, which on the pictures' white background leaves the paper blank."""
+
+
+def rendition(path: Path) -> str:
+    """The picture at ``path`` in lines of at most WIDTH characters."""
+    with Image.open(path) as picture:
+        height = max(1, round(WIDTH * picture.height / picture.width / 2))
+        grey = picture.convert("L").resize((WIDTH, height), Image.Resampling.BOX)
+    characters = [RAMP[value * len(RAMP) // 256] for value in grey.tobytes()]
+    rows = ("".join(characters[start : start + WIDTH]) for start in range(0, len(characters), WIDTH))
+    return "\n".join(row.rstrip() for row in rows)
+
+
+if __name__ == "__main__":
+    print(rendition(Path(sys.argv[1])))

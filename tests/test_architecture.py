@@ -1,0 +1,130 @@
+"""The house rules that a program can check: who may import what, and habits of library code.
+
+The table below is the one of DESIGN.md. Imports are read from the syntax tree, so lazy imports inside functions and
+imports for type checkers count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 400
+
+TORCH_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "foundation": set(),
+    "arcflow": {
+        "foundation", *TORCH_STACK,
+        "matplotlib", "msgspec", "numpy", "PIL", "rich", "scipy", "tensorboard", "tokenizers",
+    },
+    "engines": {"foundation", "msgspec"},
+    "export": {
+        "foundation", "arcflow", "engines", *TORCH_STACK,
+        "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "polygraphy", "rich",
+        "tensorrt", "tensorrt_rtx_bindings", "tokenizers",
+    },
+    "runtime": {"foundation", "engines", "cuda", "msgspec", "numpy", "onnxruntime", "PIL", "tensorrt", "tokenizers"},
+}  # fmt: skip
+"""What each package may import besides itself and the standard library."""
+
+PRINTS = {Path("foundation/cli.py")}
+"""Files besides command modules that speak to the user: the guard of every command."""
+
+
+@cache
+def files_of(package: str) -> tuple[Path, ...]:
+    return tuple(sorted((ROOT / package).rglob("*.py")))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+LIBRARY = [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for p in MAY_IMPORT for path in files_of(p)]
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported absolutely, ``import_module("name")`` included."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield node.lineno, module
+            case ast.Call(func=func, args=[ast.Constant(value=str(name)), *_]):
+                if _name(func) in {"__import__", "import_module"}:
+                    yield node.lineno, name
+
+
+def is_command(tree: ast.Module) -> bool:
+    """Whether the module runs as a program: it has an ``if __name__ == "__main__":``."""
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+def calls(tree: ast.AST, names: set[str]) -> list[int]:
+    """Lines that call one of ``names`` (the last part of a dotted name counts for ``sys.exit``)."""
+    return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) in names]
+
+
+def _name(func: ast.expr) -> str:
+    return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
+
+
+def test_every_package_is_in_the_table() -> None:
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert found <= set(MAY_IMPORT), "a new package needs a row in MAY_IMPORT and in DESIGN.md"
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_imports_flow_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT[package] | {package} | set(sys.stdlib_module_names)
+    wrong = [f"{path}:{line} {name}" for line, name in imported(tree_of(path)) if name.split(".")[0] not in allowed]
+    assert not wrong, f"{package}/ may not import these (see DESIGN.md, who may import what)"
+
+
+def test_the_table_itself_flows_one_way() -> None:
+    order = ["foundation", "arcflow", "engines", "export", "runtime"]
+    for place, package in enumerate(order):
+        assert not MAY_IMPORT[package] & set(order[place:])
+    assert not MAY_IMPORT["runtime"] & (TORCH_STACK | {"arcflow", "export"})
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_library_code_does_not_assert(path: Path) -> None:
+    lines = [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, ast.Assert)]
+    assert not lines, f"{path}: raise an ArcFlowError instead (python -O drops assert)"
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_library_code_neither_prints_nor_exits(path: Path) -> None:
+    tree = tree_of(path)
+    if is_command(tree) or path.relative_to(ROOT) in PRINTS:
+        return
+    lines = calls(tree, {"print", "exit", "quit", "sys.exit", "os._exit", "SystemExit"})
+    assert not lines, f"{path}: return a value, raise an ArcFlowError or take a callback"
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_files_hold_one_concept(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{path} has {lines} lines: split it by concept"
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_modules_say_what_they_are(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path)) or not tree_of(path).body, f"{path} has no module docstring"
+
+
+def test_the_reader_of_imports_sees_every_form() -> None:
+    source = "import a.b\nfrom c import d\nfrom . import e\ndef f():\n    import g\n    import_module('h')\n"
+    assert sorted(name for _, name in imported(ast.parse(source))) == ["a.b", "c", "g", "h"]
