@@ -1,0 +1,70 @@
+"""Bundles are found by name, the user's own before the built-in ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engines.errors import BundleNotFoundError
+from engines.locate import BUILT_IN, ENVIRONMENT, available, default_roots, locate
+from engines.names import BundleName, parse_name, rebuild_hint
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[Path]:
+    for folder in ("a/tiny-fp32-cpu", "a/tiny-fp16-cpu", "b/tiny-fp32-cpu", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "a" / "notes").mkdir()
+    (tmp_path / "a" / "other-fp32-cpu").write_text("not a folder")
+    return [tmp_path / "a", tmp_path / "missing", tmp_path / "b"]
+
+
+def test_lists_every_bundle_once_first_root_first(roots: list[Path]) -> None:
+    found = available(roots)
+    assert sorted(map(str, found)) == ["flux-dev-bf16-sm120", "tiny-fp16-cpu", "tiny-fp32-cpu", "tiny-fp8-sm89"]
+    assert found[BundleName("tiny", "fp32", "cpu")].parent == roots[0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "folder"),
+    [
+        (("tiny",), "tiny-fp32-cpu"),
+        (("tiny", "fp16"), "tiny-fp16-cpu"),
+        (("tiny", None, "sm89"), "tiny-fp8-sm89"),
+        (("tiny", "fp8", "sm89"), "tiny-fp8-sm89"),
+        (("flux-dev",), "flux-dev-bf16-sm120"),
+    ],
+)
+def test_finds(roots: list[Path], wanted: tuple[str, ...], folder: str) -> None:
+    assert locate(*wanted, roots=roots).name == folder
+
+
+@pytest.mark.parametrize("wanted", [("huge",), ("tiny", "fp4"), ("tiny", "fp8", "cpu"), ("",), ("../tiny",)])
+def test_says_what_there_is(roots: list[Path], wanted: tuple[str, ...]) -> None:
+    with pytest.raises(BundleNotFoundError, match=r"available: flux-dev-bf16-sm120, tiny-fp16-cpu.*export\.build"):
+        locate(*wanted, roots=roots)
+
+
+def test_says_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFoundError, match="available: none"):
+        locate("tiny", roots=[tmp_path])
+
+
+def test_the_environment_comes_before_the_package(roots: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, os.pathsep.join(map(str, roots)))
+    assert default_roots() == (*roots, BUILT_IN)
+    assert locate("tiny") == roots[0] / "tiny-fp32-cpu"
+    monkeypatch.delenv(ENVIRONMENT)
+    assert default_roots() == (BUILT_IN,)
+
+
+def test_names() -> None:
+    name = parse_name("flux-dev-bf16-sm120")
+    assert name == BundleName("flux-dev", "bf16", "sm120")
+    assert str(name) == "flux-dev-bf16-sm120"
+    assert parse_name("notes") is None
+    assert parse_name("tiny-fp32") is None
+    assert "--model flux-dev --precision bf16 --target sm120" in rebuild_hint("flux-dev-bf16-sm120")
+    assert rebuild_hint("whatever").endswith("python -m export.build")
