@@ -27,11 +27,7 @@ from foundation.files import atomic_directory
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 PREFIX = "transformer."
-_WHOLE = tuple(
-    f"{name}.{part}"
-    for name in ("norm_out.linear", *HEAD_PARTS)
-    for part in ("weight", "bias")
-)
+_WHOLE = tuple(f"{name}.{part}" for name in ("norm_out.linear", *HEAD_PARTS) for part in ("weight", "bias"))
 _LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -73,27 +69,17 @@ def read_config(folder: Path) -> AdapterConfig:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise AdapterError(
-            f"no adapter at {folder}: {CONFIG_FILE} is missing; give a folder that has it"
-        ) from error
+        raise AdapterError(f"no adapter at {folder}: {CONFIG_FILE} is missing; give a folder that has it") from error
     except (OSError, ValueError) as error:
-        raise AdapterError(
-            f"cannot read {path}: {error}; download or save the adapter again"
-        ) from error
+        raise AdapterError(f"cannot read {path}: {error}; download or save the adapter again") from error
     if not isinstance(data, dict):
-        raise AdapterError(
-            f"{path} is not a JSON object; download or save the adapter again"
-        )
+        raise AdapterError(f"{path} is not a JSON object; download or save the adapter again")
     for key in ("_class_name", "num_gaussians", "logweights_channels"):
         if key not in data:
-            raise AdapterError(
-                f"{path} lacks {key!r}: this is not the configuration of an ArcFlow adapter"
-            )
+            raise AdapterError(f"{path} lacks {key!r}: this is not the configuration of an ArcFlow adapter")
     modes = data["num_gaussians"]
     if not isinstance(modes, int) or modes < 1:
-        raise AdapterError(
-            f"{path}: num_gaussians is {modes!r}; it must be a whole number of 1 or more"
-        )
+        raise AdapterError(f"{path}: num_gaussians is {modes!r}; it must be a whole number of 1 or more")
     if data["logweights_channels"] != PATCH_POSITIONS:
         raise AdapterError(
             f"{path}: logweights_channels is {data['logweights_channels']!r}; only {PATCH_POSITIONS} is supported"
@@ -116,40 +102,27 @@ def read_adapter(folder: Path) -> Adapter:
     config = read_config(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise AdapterError(
-            f"no adapter at {folder}: {WEIGHTS_FILE} is missing; give a folder that has it"
-        )
+        raise AdapterError(f"no adapter at {folder}: {WEIGHTS_FILE} is missing; give a folder that has it")
     try:
         with safe_open(path, framework="pt") as handle:
-            tensors = {
-                key.removeprefix(PREFIX): handle.get_tensor(key)
-                for key in handle.keys()
-            }  # noqa: SIM118
+            tensors = {key.removeprefix(PREFIX): handle.get_tensor(key) for key in handle.keys()}
     except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{path} is damaged or truncated ({error}); download or save it again"
-        ) from error
+        raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise AdapterError(
-                f"{path}: {key} has values that are not finite; train or download the adapter again"
-            )
+            raise AdapterError(f"{path}: {key} has values that are not finite; train or download the adapter again")
     lora, whole = split_keys(tensors, path)
     return Adapter(config, lora, whole)
 
 
-def split_keys(
-    tensors: Mapping[str, Any], path: Path
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:
+def split_keys(tensors: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:
     """Sort a file's entries (tensors, or anything keyed as they are) into LoRA pairs and whole tensors.
 
     Keys must already be without prefix. Raises AdapterError, listing what is unknown or missing.
     """
     missing = [key for key in _WHOLE if key not in tensors]
     if missing:
-        raise AdapterError(
-            f"{path} lacks {', '.join(missing)}: this is not a whole ArcFlow adapter"
-        )
+        raise AdapterError(f"{path} lacks {', '.join(missing)}: this is not a whole ArcFlow adapter")
     whole = {key: tensors[key] for key in _WHOLE}
     lora: dict[str, tuple[Any, Any]] = {}
     for key in tensors:
@@ -165,23 +138,16 @@ def split_keys(
                 f"{path}: unknown key {key!r}; LoRA pairs, norm_out and the three head linears are known"
             )
         elif key.removesuffix(_LORA_B) + _LORA_A not in tensors:
-            raise AdapterError(
-                f"{path}: {key} has no matching {key.removesuffix(_LORA_B) + _LORA_A}"
-            )
+            raise AdapterError(f"{path}: {key} has no matching {key.removesuffix(_LORA_B) + _LORA_A}")
     return lora, whole
 
 
-def save_adapter(
-    student: Student, backbone_config: Mapping[str, Any], policy: Policy, folder: Path
-) -> None:
+def save_adapter(student: Student, backbone_config: Mapping[str, Any], policy: Policy, folder: Path) -> None:
     """Write the student's trained tensors in the released format, atomically, as float32.
 
     backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out).
     """
-    tensors = {
-        k: v.detach().float().contiguous().clone()
-        for k, v in trained_tensors(student).items()
-    }
+    tensors = {k: v.detach().float().contiguous().clone() for k, v in trained_tensors(student).items()}
     config = {
         "_class_name": student.architecture.ADAPTER_CLASS,
         "num_gaussians": student.recipe.modes,
@@ -205,9 +171,7 @@ def trained_tensors(student: Student) -> dict[str, Tensor]:
     for part in ("weight", "bias"):
         tensors[f"norm_out.linear.{part}"] = getattr(backbone.norm_out.linear, part)
         for name, attribute in HEAD_PARTS.items():
-            tensors[f"{name}.{part}"] = getattr(
-                getattr(backbone.proj_out, attribute), part
-            )
+            tensors[f"{name}.{part}"] = getattr(getattr(backbone.proj_out, attribute), part)
     return tensors
 
 
@@ -220,18 +184,14 @@ def load_into(student: Student, adapter: Adapter) -> None:
         given[module + _LORA_A], given[module + _LORA_B] = a, b
     if set(own) != set(given):
         odd = sorted(set(own) ^ set(given))
-        raise AdapterError(
-            f"the adapter and the student differ in {len(odd)} tensors, {odd[0]!r} the first"
-        )
+        raise AdapterError(f"the adapter and the student differ in {len(odd)} tensors, {odd[0]!r} the first")
     for key, tensor in own.items():
         _check_shape(key, tuple(given[key].shape), tuple(tensor.shape))
         tensor.copy_(given[key])
 
 
 @torch.no_grad()
-def merge_into(
-    student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor], adapter: Adapter
-) -> nn.Module:
+def merge_into(student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor], adapter: Adapter) -> nn.Module:
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
     Computed in float32. Raises AdapterError where a LoRA pair finds no weight, a shape differs, or a result is not
@@ -245,9 +205,7 @@ def merge_into(
                 f"the adapter's {module} is no linear of this backbone; use the backbone it was trained on"
             )
         if a.shape[0] != b.shape[1]:
-            raise AdapterError(
-                f"the adapter's {module} has ranks {a.shape[0]} and {b.shape[1]}; they must be equal"
-            )
+            raise AdapterError(f"the adapter's {module} has ranks {a.shape[0]} and {b.shape[1]}; they must be equal")
         _check_shape(module, (b.shape[0], a.shape[1]), tuple(merged[key].shape))
         weight = merged[key]
         merged[key] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
@@ -259,9 +217,7 @@ def merge_into(
     own = student_backbone.state_dict()
     for key, tensor in own.items():
         if key not in merged:
-            raise AdapterError(
-                f"{key} is in neither the backbone nor the adapter; use the backbone it was trained on"
-            )
+            raise AdapterError(f"{key} is in neither the backbone nor the adapter; use the backbone it was trained on")
         _check_shape(key, tuple(merged[key].shape), tuple(tensor.shape))
     student_backbone.load_state_dict(merged, strict=True)
     return student_backbone
@@ -272,17 +228,13 @@ def student_names(whole: Mapping[str, Any]) -> dict[str, Any]:
     renamed = {}
     for key, value in whole.items():
         module, _, part = key.rpartition(".")
-        renamed[
-            f"proj_out.{HEAD_PARTS[module]}.{part}" if module in HEAD_PARTS else key
-        ] = value
+        renamed[f"proj_out.{HEAD_PARTS[module]}.{part}" if module in HEAD_PARTS else key] = value
     return renamed
 
 
 def _check_shape(key: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if given != wanted:
-        raise AdapterError(
-            f"{key} has shape {list(given)} in the adapter but {list(wanted)} in the backbone"
-        )
+        raise AdapterError(f"{key} has shape {list(given)} in the adapter but {list(wanted)} in the backbone")
 
 
 def _policy(data: object, path: Path) -> Policy | None:
@@ -291,6 +243,4 @@ def _policy(data: object, path: Path) -> Policy | None:
     try:
         return Policy(**data)  # type: ignore[arg-type]
     except TypeError as error:
-        raise AdapterError(
-            f"{path}: arcflow_policy is not understood ({error})"
-        ) from error
+        raise AdapterError(f"{path}: arcflow_policy is not understood ({error})") from error

@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="adapter folder to write (default: WORKDIR/STUDENT-adapter)",
     )
-    parser.add_argument(
-        "--iterations", type=int, help="instead of the recipe's number of iterations"
-    )
+    parser.add_argument("--iterations", type=int, help="instead of the recipe's number of iterations")
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe
     from arcflow.tiny.stages import find_teacher
@@ -130,9 +128,7 @@ def distil(
             accelerator=accelerator, groups=groups, report=report, stop_after=stop_after,
         )  # fmt: skip
     if stop_after is None and accelerator.is_main_process:
-        policy = Policy(
-            recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio
-        )
+        policy = Policy(recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio)
         save_adapter(model, teacher.transformer.config, policy, out)  # type: ignore[arg-type]
     return model
 

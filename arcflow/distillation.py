@@ -59,19 +59,13 @@ def interval_lengths(
     between sorted uniform draws; the teacher's sum to ``share * length``, the student's stay within
     ``(1 - share) * length`` (the segment's rest is the student's as well).
     """
-    student = torch.rand(batch, states, generator=generator).sort(dim=1).values * (
-        (1.0 - share) * length
-    )
+    student = torch.rand(batch, states, generator=generator).sort(dim=1).values * ((1.0 - share) * length)
     cuts = torch.rand(batch, states - 1, generator=generator).sort(dim=1).values
-    teacher = torch.diff(
-        cuts, dim=1, prepend=torch.zeros(batch, 1), append=torch.ones(batch, 1)
-    ) * (share * length)
+    teacher = torch.diff(cuts, dim=1, prepend=torch.zeros(batch, 1), append=torch.ones(batch, 1)) * (share * length)
     return torch.diff(student, dim=1, prepend=torch.zeros(batch, 1)), teacher
 
 
-def keep_modes(
-    batch: int, modes: int, dropout: float, generator: torch.Generator
-) -> Tensor:
+def keep_modes(batch: int, modes: int, dropout: float, generator: torch.Generator) -> Tensor:
     """Which modes stay, bool [B, 1, K, 1]: each is dropped with that probability, but never all of a row."""
     keep = torch.rand(batch, modes, generator=generator) >= dropout
     keep[~keep.any(dim=1)] = True
@@ -96,13 +90,9 @@ def segment_loss(
     mean squared error, unweighted; x_dst [B, S, C], detached: where the mixed trajectory leaves the segment).
     """
     batch, device = x_src.shape[0], x_src.device
-    policy = field.detach().drop_modes(
-        keep_modes(batch, field.modes, recipe.mode_dropout, generator).to(device)
-    )
+    policy = field.detach().drop_modes(keep_modes(batch, field.modes, recipe.mode_dropout, generator).to(device))
     window = min(recipe.window, segment.length)
-    steps = interval_lengths(
-        batch, segment.length - window, share, recipe.intermediate_states, generator
-    )
+    steps = interval_lengths(batch, segment.length - window, share, recipe.intermediate_states, generator)
     student_steps, teacher_steps = (s.to(device) for s in steps)
 
     def level(t: Tensor) -> Tensor:
@@ -123,9 +113,7 @@ def segment_loss(
         predicted = mean_velocity(field, sigma_src, sigma_a, level(t_b - window))
         local = (t_a - t_b + window) < recipe.local_below
         if bool(local.any()):
-            predicted = torch.where(
-                local[:, None, None], velocity(field, sigma_src, sigma_a), predicted
-            )
+            predicted = torch.where(local[:, None, None], velocity(field, sigma_src, sigma_a), predicted)
         errors.append((predicted - target).square().mean())
         t, sigma = t_b, sigma_b
     with torch.no_grad():
@@ -156,20 +144,14 @@ def distill_step(
         share = teacher_share(it.index, recipe)
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
-            velocity_there: Tensor = architecture.evaluate(
-                teacher, x_t, sigma, condition
-            )
+            velocity_there: Tensor = architecture.evaluate(teacher, x_t, sigma, condition)
             return velocity_there
 
         total = 0.0
         for segment in parts:
-            sigma_src = shift_sigma(
-                torch.full((recipe.loop.batch,), segment.start), shift
-            )
+            sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start), shift)
             field = module(x, sigma_src, condition)
-            loss, x = segment_loss(
-                field, frozen, x, segment, share, shift, recipe, it.generator
-            )
+            loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)
             loss = loss * segment.length
             it.backward(loss, segment is parts[-1])
             total += float(loss.detach())

@@ -27,17 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--models", type=Path, help="folder with teacher, adapter, linear, classifier.safetensors "
                         "(default: models/RECIPE)")  # fmt: skip
-    parser.add_argument(
-        "--adapter", type=Path, help="the student's adapter (default: MODELS/adapter)"
-    )
+    parser.add_argument("--adapter", type=Path, help="the student's adapter (default: MODELS/adapter)")
     parser.add_argument(
         "--linear",
         type=Path,
         help="the linear twin's adapter (default: MODELS/linear, if there)",
     )
-    parser.add_argument(
-        "--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)"
-    )
+    parser.add_argument("--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)")
     parser.add_argument(
         "--classifier",
         type=Path,
@@ -48,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the Fashion-MNIST .gz files (default: found by itself)",
     )
-    parser.add_argument(
-        "--seeds", type=int, help="pictures per sampler (default: the recipe's)"
-    )
+    parser.add_argument("--seeds", type=int, help="pictures per sampler (default: the recipe's)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -111,13 +105,9 @@ def _print_table(report: Mapping[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "sampler", "NFE", "rel. L2", "Frechet", "PSNR dB", "accuracy", "diversity"
-    )
+    table = Table("sampler", "NFE", "rel. L2", "Frechet", "PSNR dB", "accuracy", "diversity")
     for kind in ("student", "linear", "teacher"):
-        for nfe, row in sorted(
-            report.get(kind, {}).items(), key=lambda item: int(item[0])
-        ):
+        for nfe, row in sorted(report.get(kind, {}).items(), key=lambda item: int(item[0])):
             psnr = "" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
             values = (
                 f"{row['rel_l2']:.4f}",

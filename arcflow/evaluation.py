@@ -70,9 +70,7 @@ def evaluate(
     prompts = evaluation_prompts(settings.seeds)
     texts = [text for text, _, _ in prompts]
     condition = teacher.condition(texts, recipe.guidance)
-    noise = _noise(
-        settings.seeds, settings.first_seed, (SIDE * SIDE, teacher.packed_channels)
-    )
+    noise = _noise(settings.seeds, settings.first_seed, (SIDE * SIDE, teacher.packed_channels))
     arch = architecture(recipe.architecture)
     levels = [a for i, a in enumerate(_grid(recipe)) if i % _PATH_STRIDE == 0]
 
@@ -80,14 +78,10 @@ def evaluate(
         def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
             return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift)
 
-        return _chunked(
-            run, noise, condition, f"teacher, {steps} steps", advance, levels
-        )
+        return _chunked(run, noise, condition, f"teacher, {steps} steps", advance, levels)
 
     reference = teacher_sampler(settings.reference_steps)
-    samples: dict[tuple[str, int], Sampled] = {
-        ("teacher", settings.reference_steps): reference
-    }
+    samples: dict[tuple[str, int], Sampled] = {("teacher", settings.reference_steps): reference}
     for nfe in settings.nfe:
         samples["teacher", nfe] = teacher_sampler(nfe)
     fractions = {}
@@ -97,22 +91,15 @@ def evaluate(
         student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
         merge_into(student, teacher.transformer.state_dict(), adapter).eval()
         for nfe in settings.nfe:
-            samples[kind, nfe] = _student_sampler(
-                recipe, arch, student, noise, condition, levels, nfe, kind, advance
-            )
+            samples[kind, nfe] = _student_sampler(recipe, arch, student, noise, condition, levels, nfe, kind, advance)
     judge = _judge(classifier, teacher, pictures, prompts, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), sampled in sorted(samples.items()):
         report[kind][str(nfe)] = asdict(judge(sampled))
-    report["path_error"] = {
-        k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters
-    }
+    report["path_error"] = {k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters}
     report["trainable_fraction"] = fractions.get("student")
     if {"student", "linear"} <= set(adapters):
-        errors = [
-            relative_l2(samples[k, recipe.distill.nfe].x, reference.x)
-            for k in ("student", "linear")
-        ]
+        errors = [relative_l2(samples[k, recipe.distill.nfe].x, reference.x) for k in ("student", "linear")]
         report["gain_over_linear"] = paired_gain(*errors)
     report["seeds"] = settings.seeds
     report["guidance"], report["shift"] = recipe.guidance, recipe.shift
@@ -126,10 +113,8 @@ def targets(report: Mapping[str, Any], recipe: Recipe) -> dict[str, bool]:
     ours, teacher = report["student"][nfe], report["teacher"]
     held = {
         "rel_l2 <= 0.11": ours["rel_l2"] <= 0.11,
-        "rel_l2 <= 0.45 x teacher's two steps": ours["rel_l2"]
-        <= 0.45 * teacher[nfe]["rel_l2"],
-        "frechet <= teacher's + 1.5": ours["frechet"]
-        <= teacher[steps]["frechet"] + 1.5,
+        "rel_l2 <= 0.45 x teacher's two steps": ours["rel_l2"] <= 0.45 * teacher[nfe]["rel_l2"],
+        "frechet <= teacher's + 1.5": ours["frechet"] <= teacher[steps]["frechet"] + 1.5,
         "psnr_db >= 28": ours["psnr_db"] >= 28.0,
         "trainable_fraction < 0.05": report["trainable_fraction"] < 0.05,
     }
@@ -137,9 +122,7 @@ def targets(report: Mapping[str, Any], recipe: Recipe) -> dict[str, bool]:
         held["rel_l2 < teacher's four steps"] = ours["rel_l2"] < teacher["4"]["rel_l2"]
     if "gain_over_linear" in report:
         gain, path = report["gain_over_linear"], report["path_error"]
-        held["gain over linear > 2 standard errors"] = (
-            gain["mean"] > 2.0 * gain["standard_error"]
-        )
+        held["gain over linear > 2 standard errors"] = gain["mean"] > 2.0 * gain["standard_error"]
         held["path_error <= 0.95 x linear's"] = path["student"] <= 0.95 * path["linear"]
     return held
 
@@ -151,12 +134,7 @@ def path_error(sampled: Sampled, reference: Sampled) -> float:
     """
     levels = [s for s in reference.path if 0.0 < s < 1.0 and s in sampled.path]
     scale = reference.x.flatten(1).norm(dim=1)
-    gaps = torch.stack(
-        [
-            (sampled.path[s] - reference.path[s]).flatten(1).norm(dim=1) / scale
-            for s in levels
-        ]
-    )
+    gaps = torch.stack([(sampled.path[s] - reference.path[s]).flatten(1).norm(dim=1) / scale for s in levels])
     return float(gaps.square().mean(dim=0).sqrt().mean())
 
 
@@ -174,10 +152,7 @@ def _grid(recipe: Recipe) -> tuple[float, ...]:
 
 
 def _noise(count: int, first_seed: int, shape: tuple[int, int]) -> Tensor:
-    rows = [
-        torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i))
-        for i in range(count)
-    ]
+    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in range(count)]
     return torch.stack(rows)
 
 
@@ -212,9 +187,7 @@ def _chunked(
         ends.append(x)
         paths.append({s: v for s, v in path.items() if s in levels})
         advance(name, rows.stop, noise.shape[0])
-    return Sampled(
-        torch.cat(ends), {s: torch.cat([p[s] for p in paths]) for s in paths[0]}
-    )
+    return Sampled(torch.cat(ends), {s: torch.cat([p[s] for p in paths]) for s in paths[0]})
 
 
 def _judge(
@@ -223,9 +196,7 @@ def _judge(
 ) -> Callable[[Sampled], Figures]:  # fmt: skip
     """The measuring instrument: everything that is the same for all samplers is computed once."""
     if not classifier.is_file():
-        raise CheckpointError(
-            f"no classifier at {classifier}: run `python -m arcflow.teacher`, or give --classifier"
-        )
+        raise CheckpointError(f"no classifier at {classifier}: run `python -m arcflow.teacher`, or give --classifier")
     model = Classifier()
     model.load_state_dict(load_file(classifier))
     model.eval()
@@ -242,9 +213,7 @@ def _judge(
         return Figures(
             rel_l2=float(relative_l2(sampled.x, reference.x).mean()),
             frechet=frechet_distance(features, real),
-            psnr_db=None
-            if sampled is reference
-            else float(psnr_db(images, truth).mean()),
+            psnr_db=None if sampled is reference else float(psnr_db(images, truth).mean()),
             accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
             diversity=pairwise_diversity(features, groups),
         )

@@ -43,9 +43,7 @@ class MomentumField:
 
     def detach(self) -> MomentumField:
         """The same field, cut from the graph."""
-        return MomentumField(
-            self.means.detach(), self.logweights.detach(), self.loggammas.detach()
-        )
+        return MomentumField(self.means.detach(), self.logweights.detach(), self.loggammas.detach())
 
     def drop_modes(self, keep: Tensor) -> MomentumField:
         """The field with the modes where ``keep`` ([B, 1, K, 1] or broadcastable, bool) is False taken out.
@@ -53,9 +51,7 @@ class MomentumField:
         The gates of the remaining modes are normalised anew. Every row must keep one mode at least.
         """
         logweights = self.logweights.masked_fill(~keep, float("-inf"))
-        return MomentumField(
-            self.means, torch.log_softmax(logweights, dim=-2), self.loggammas
-        )
+        return MomentumField(self.means, torch.log_softmax(logweights, dim=-2), self.loggammas)
 
 
 def phi1(z: Tensor) -> Tensor:
@@ -79,9 +75,7 @@ def velocity(field: MomentumField, sigma_src: Tensor, sigma: Tensor) -> Tensor:
     return _mix(v, pi * torch.exp(logs * elapsed))
 
 
-def displacement(
-    field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor
-) -> Tensor:
+def displacement(field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor) -> Tensor:
     """x(sigma_b) - x(sigma_a), [B, S, C], exact for sigma_src >= sigma_a >= sigma_b (scalars or [B]).
 
     -sum_k pi_k v_k exp(l_k (sigma_src - sigma_a)) D phi1(l_k D) with D = sigma_a - sigma_b. With one mode this is
@@ -93,9 +87,7 @@ def displacement(
     return -_mix(v, pi * torch.exp(logs * start) * span * phi1(logs * span))
 
 
-def mean_velocity(
-    field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor
-) -> Tensor:
+def mean_velocity(field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor) -> Tensor:
     """Average of the velocity over [sigma_b, sigma_a], [B, S, C]; the local velocity where the two levels meet."""
     v, pi, logs = _expand(field)
     start = _level(sigma_src, v) - _level(sigma_a, v)

@@ -56,9 +56,7 @@ def build_backbone(config: Mapping[str, Any]) -> FluxTransformer2DModel:
     return model
 
 
-def evaluate(
-    backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition
-) -> Any:
+def evaluate(backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Any:
     """One network evaluation at noise levels ``sigma`` [B]: whatever the backbone's ``proj_out`` returns.
 
     A velocity [B, S, C] from a teacher, a MomentumField from a student.
@@ -93,7 +91,5 @@ def pack(latents: Tensor) -> Tensor:
 def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
     """[B, rows*columns, C*4] -> [B, C, 2*rows, 2*columns], the inverse of :func:`pack`."""
     b, _, channels = tokens.shape
-    patches = tokens.reshape(b, rows, columns, channels // 4, 2, 2).permute(
-        0, 3, 1, 4, 2, 5
-    )
+    patches = tokens.reshape(b, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(b, channels // 4, 2 * rows, 2 * columns)

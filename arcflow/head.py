@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,10 @@ class MomentumHead(nn.Module):
         self.packed_channels = packed_channels
         self.means = nn.Linear(features, modes * packed_channels)
         self.logweights = nn.Linear(features, modes * PATCH_POSITIONS)
-        self.loggammas = nn.Linear(features, (modes - 1) * PATCH_POSITIONS)
+        with warnings.catch_warnings():
+            # the linear student's head (one mode) has no gammas: an empty linear is meant
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.loggammas = nn.Linear(features, (modes - 1) * PATCH_POSITIONS)
 
     @classmethod
     def from_teacher(
@@ -46,16 +50,12 @@ class MomentumHead(nn.Module):
             head.means.weight.copy_(proj_out.weight.repeat(modes, 1))
             head.means.bias.copy_(proj_out.bias.repeat(modes))
             if modes > 1:
-                jitter = bias_std * torch.randn(
-                    modes, proj_out.out_features // PATCH_POSITIONS, 1
-                )
+                jitter = bias_std * torch.randn(modes, proj_out.out_features // PATCH_POSITIONS, 1)
                 head.means.bias.add_(jitter.expand(-1, -1, PATCH_POSITIONS).reshape(-1))
             nn.init.zeros_(head.logweights.weight)
             nn.init.zeros_(head.logweights.bias)
             nn.init.zeros_(head.loggammas.weight)
-            logs = torch.linspace(
-                math.log(gamma_range[0]), math.log(gamma_range[1]), max(modes - 1, 0)
-            )
+            logs = torch.linspace(math.log(gamma_range[0]), math.log(gamma_range[1]), max(modes - 1, 0))
             head.loggammas.bias.copy_(logs.repeat_interleave(PATCH_POSITIONS))
         return head
 
@@ -68,9 +68,7 @@ class MomentumHead(nn.Module):
         dtype = torch.promote_types(features.dtype, torch.float32)
         means = self.means(features).reshape(b, s, self.modes, self.packed_channels)
         logits = self.logweights(features).reshape(b, s, self.modes, PATCH_POSITIONS)
-        loggammas = self.loggammas(features).reshape(
-            b, s, self.modes - 1, PATCH_POSITIONS
-        )
+        loggammas = self.loggammas(features).reshape(b, s, self.modes - 1, PATCH_POSITIONS)
         return MomentumField(
             means.to(dtype),
             torch.log_softmax(logits.to(dtype), dim=-2),

@@ -52,9 +52,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 def pairwise_diversity(features: Tensor, groups: Tensor) -> float:
     """Mean Euclidean distance between two features [N, D] of the same group [N]. 0 where no group has two."""
     distances = torch.cdist(features, features)
-    pairs = (groups[:, None] == groups[None]) & ~torch.eye(
-        len(groups), dtype=torch.bool
-    )
+    pairs = (groups[:, None] == groups[None]) & ~torch.eye(len(groups), dtype=torch.bool)
     return float(distances[pairs].mean()) if bool(pairs.any()) else 0.0
 
 

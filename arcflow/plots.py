@@ -19,9 +19,7 @@ _ROWS = 10
 _PATHS = 4
 
 
-def sample_grid(
-    evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps: int, path: Path
-) -> None:
+def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps: int, path: Path) -> None:
     """A picture: for ten prompts, teacher many steps | ArcFlow nfe | teacher's Euler nfe, from the same noise."""
     from matplotlib.figure import Figure
 
@@ -35,9 +33,7 @@ def sample_grid(
     )
     axes = figure.subplots(len(chosen) // 2 or 1, 2 * len(columns), squeeze=False)
     for column, key in enumerate(columns):
-        images = (
-            teacher.decode(evaluation.samples[key].x[chosen]).permute(0, 2, 3, 1) + 1.0
-        ) / 2.0
+        images = (teacher.decode(evaluation.samples[key].x[chosen]).permute(0, 2, 3, 1) + 1.0) / 2.0
         for i, row in enumerate(chosen.tolist()[: 2 * len(axes)]):
             place: Axes = axes[i // 2, (i % 2) * len(columns) + column]
             place.imshow(images[i].numpy(), interpolation="nearest")
@@ -46,9 +42,7 @@ def sample_grid(
             if i < 2:
                 place.set_title(titles[column], fontsize=9)
             if column == 1:
-                place.set_xlabel(
-                    evaluation.prompts[row].removeprefix("picture of "), fontsize=8
-                )
+                place.set_xlabel(evaluation.prompts[row].removeprefix("picture of "), fontsize=8)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -64,13 +58,9 @@ def trajectory_plot(evaluation: Evaluation, nfe: int, path: Path) -> None:
     figure = Figure(figsize=(3.1 * _PATHS, 3.2), layout="constrained")
     axes = figure.subplots(1, _PATHS, squeeze=False)[0]
     count = len(evaluation.prompts)
-    for place, seed in zip(
-        axes, torch.linspace(0, count - 1, _PATHS).long().tolist(), strict=True
-    ):
+    for place, seed in zip(axes, torch.linspace(0, count - 1, _PATHS).long().tolist(), strict=True):
         levels = sorted(evaluation.reference.path, reverse=True)
-        curve = torch.stack(
-            [evaluation.reference.path[s][seed].flatten() for s in levels]
-        )
+        curve = torch.stack([evaluation.reference.path[s][seed].flatten() for s in levels])
         origin, basis, length = _plane(curve)
         for kind, style, label in (
             ("teacher", "k-", "teacher"),
@@ -82,16 +72,10 @@ def trajectory_plot(evaluation: Evaluation, nfe: int, path: Path) -> None:
                 states = evaluation.samples[kind, nfe].path
             if states is None:
                 continue
-            points = torch.stack(
-                [states[s][seed].flatten() for s in sorted(states, reverse=True)]
-            )
+            points = torch.stack([states[s][seed].flatten() for s in sorted(states, reverse=True)])
             plane = (points - origin) @ basis.T / length
-            place.plot(
-                plane[:, 0].numpy(), plane[:, 1].numpy(), style, label=label, lw=1.6
-            )
-        place.set_title(
-            evaluation.prompts[seed].removeprefix("picture of "), fontsize=9
-        )
+            place.plot(plane[:, 0].numpy(), plane[:, 1].numpy(), style, label=label, lw=1.6)
+        place.set_title(evaluation.prompts[seed].removeprefix("picture of "), fontsize=9)
         place.set_xlabel("along noise to picture")
     axes[0].set_ylabel("departure from the straight line")
     axes[0].legend(fontsize=8)

@@ -21,9 +21,7 @@ _SMOOTHING = 0.98
 
 
 @contextmanager
-def reporting(
-    name: str, total: int, logdir: Path | None = None, every: int = 10
-) -> Iterator[Reporter]:
+def reporting(name: str, total: int, logdir: Path | None = None, every: int = 10) -> Iterator[Reporter]:
     """Yield a reporter for :func:`arcflow.training.fit`.
 
     Draws a progress bar on standard error (one line every 100 iterations where that is no terminal) and, where
@@ -46,16 +44,12 @@ def reporting(
 
         def report(done: int, figures: dict[str, float]) -> None:
             for key, value in figures.items():
-                smooth[key] = (
-                    _SMOOTHING * smooth.get(key, value) + (1 - _SMOOTHING) * value
-                )
+                smooth[key] = _SMOOTHING * smooth.get(key, value) + (1 - _SMOOTHING) * value
             shown = "  ".join(f"{k} {v:.4g}" for k, v in smooth.items())
             bar.update(task, completed=done, figures=shown)
             if not console.is_terminal and (done % 100 == 0 or done == total):
                 left = bar.tasks[0].time_remaining
-                console.print(
-                    f"{name} {done}/{total}  {shown}  {'' if left is None else f'{left:.0f} s left'}"
-                )
+                console.print(f"{name} {done}/{total}  {shown}  {'' if left is None else f'{left:.0f} s left'}")
             if writer is not None and done % every == 0:
                 for key, value in figures.items():
                     writer.add_scalar(f"{name}/{key}", value, done)

@@ -42,9 +42,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "save_every"):
             if getattr(self, name) < 1:
-                raise RecipeError(
-                    f"{name} is {getattr(self, name)}: it must be 1 or more"
-                )
+                raise RecipeError(f"{name} is {getattr(self, name)}: it must be 1 or more")
         if not 0 < self.lr < 1:
             raise RecipeError(f"lr is {self.lr}: it must lie between 0 and 1")
         if self.warmup < 0 or not self.clip > 0:
@@ -63,9 +61,7 @@ class TransformerSize:
 
     def __post_init__(self) -> None:
         if sum(self.rope) != self.head_dim:
-            raise RecipeError(
-                f"the rope axes {self.rope} must sum to head_dim = {self.head_dim}"
-            )
+            raise RecipeError(f"the rope axes {self.rope} must sum to head_dim = {self.head_dim}")
 
 
 @dataclass(frozen=True)
@@ -95,9 +91,7 @@ class StudentRecipe:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.modes < 1:
-            raise RecipeError(
-                f"rank is {self.rank} and modes {self.modes}: both must be 1 or more"
-            )
+            raise RecipeError(f"rank is {self.rank} and modes {self.modes}: both must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -157,9 +151,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(
-            f"no recipe {name_or_path!r}: choose one of {known}, or give the path of a .toml file"
-        )
+        raise RecipeError(f"no recipe {name_or_path!r}: choose one of {known}, or give the path of a .toml file")
     try:
         return parse_recipe(tomllib.loads(path.read_text()))
     except tomllib.TOMLDecodeError as error:
@@ -172,9 +164,7 @@ def parse_recipe(data: Mapping[str, object]) -> Recipe:
     """A recipe from plain data; unknown keys and wrong types are errors. Raises RecipeError."""
     unknown = _unknown_keys(data, Recipe, "")
     if unknown:
-        raise RecipeError(
-            f"unknown key {unknown[0]!r}; check its spelling against arcflow/recipe.py"
-        )
+        raise RecipeError(f"unknown key {unknown[0]!r}; check its spelling against arcflow/recipe.py")
     try:
         return msgspec.convert(data, Recipe)
     except (msgspec.ValidationError, RecipeError) as error:
@@ -186,11 +176,7 @@ def _unknown_keys(data: object, kind: object, prefix: str) -> list[str]:
     import dataclasses
     import typing
 
-    if (
-        isinstance(kind, type)
-        and dataclasses.is_dataclass(kind)
-        and isinstance(data, dict)
-    ):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(data, dict):
         hints = typing.get_type_hints(kind)
         found: list[str] = []
         for key, value in data.items():

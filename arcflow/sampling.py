@@ -36,9 +36,7 @@ def sample_student(
         field = architecture.evaluate(student, x, start, condition)
         for level in levels:
             if b <= level <= a:
-                seen[level] = x + displacement(
-                    field, start, start, torch.full_like(start, level)
-                )
+                seen[level] = x + displacement(field, start, start, torch.full_like(start, level))
         x = x + displacement(field, start, start, torch.full_like(start, b))
     return x, seen
 

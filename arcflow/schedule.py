@@ -31,9 +31,7 @@ def raw_times(nfe: int, final_step_ratio: float = 1.0) -> tuple[float, ...]:
     if nfe < 1:
         raise RecipeError(f"nfe is {nfe}: at least 1 evaluation is needed")
     if not (final_step_ratio > 0.0 and math.isfinite(final_step_ratio)):
-        raise RecipeError(
-            f"final_step_ratio is {final_step_ratio}: it must be positive and finite"
-        )
+        raise RecipeError(f"final_step_ratio is {final_step_ratio}: it must be positive and finite")
     base = 1.0 / (nfe - 1 + final_step_ratio)
     return (*(1.0 - i * base for i in range(nfe)), 0.0)
 

@@ -29,9 +29,7 @@ _ARCHITECTURES: dict[str, ModuleType] = {flux.NAME: flux}
 def architecture(name: str) -> ModuleType:
     """The module of an architecture ("flux"). Raises RecipeError for an unknown one."""
     if name not in _ARCHITECTURES:
-        raise RecipeError(
-            f"unknown architecture {name!r}: choose one of {', '.join(sorted(_ARCHITECTURES))}"
-        )
+        raise RecipeError(f"unknown architecture {name!r}: choose one of {', '.join(sorted(_ARCHITECTURES))}")
     return _ARCHITECTURES[name]
 
 
@@ -47,14 +45,10 @@ def architecture_of_adapter(class_name: str) -> ModuleType:
 def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:
     """Full names of the linears that carry LoRA, in the backbone's order."""
     suffixes = tuple("." + target for target in arch.LORA_TARGETS)
-    return [
-        n for n, m in backbone.named_modules() if n.endswith(suffixes) and _is_linear(m)
-    ]
+    return [n for n, m in backbone.named_modules() if n.endswith(suffixes) and _is_linear(m)]
 
 
-def build_student(
-    config: Mapping[str, Any], modes: int, name: str = flux.NAME
-) -> nn.Module:
+def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) -> nn.Module:
     """A backbone of that diffusers configuration whose ``proj_out`` is a MomentumHead (weights not set).
 
     Its forward is diffusers' own and returns a MomentumField where the teacher's returns a velocity.
@@ -68,17 +62,13 @@ def build_student(
 class Student(nn.Module):
     """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head."""
 
-    def __init__(
-        self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME
-    ) -> None:
+    def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
         """Copy ``teacher`` (untouched) and make it a student. Random draws come from the global generator."""
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
         backbone = copy.deepcopy(teacher).requires_grad_(False)
-        head = MomentumHead.from_teacher(
-            backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range
-        )  # type: ignore[arg-type]
+        head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)  # type: ignore[arg-type]
         lora = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.rank,
@@ -92,9 +82,7 @@ class Student(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Any) -> MomentumField:
         """The field of the segment that starts at ``sigma`` [B] with tokens ``x`` [B, S, C]."""
-        field: MomentumField = self.architecture.evaluate(
-            self.backbone, x, sigma, condition
-        )
+        field: MomentumField = self.architecture.evaluate(self.backbone, x, sigma, condition)
         return field
 
     def gamma_parameters(self) -> list[nn.Parameter]:
@@ -104,9 +92,7 @@ class Student(nn.Module):
 
     def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """(module name in the backbone, peft layer) of every adapted linear."""
-        return (
-            (n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A")
-        )
+        return ((n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A"))
 
     def trainable_fraction(self) -> float:
         """Trained parameters as a share of the teacher's backbone (its own ``proj_out`` counted, LoRA and head not)."""

@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from arcflow.tiny.stages import train_teacher
 
     recipe = load_recipe(args.recipe)
-    folder = train_teacher(
-        recipe, args.workdir or Path(".work") / recipe.name, args.data
-    )
+    folder = train_teacher(recipe, args.workdir or Path(".work") / recipe.name, args.data)
     print(folder)
     return 0
 

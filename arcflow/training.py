@@ -75,9 +75,7 @@ def fit(
     """
     accelerator = accelerator or Accelerator(cpu=True)
     trained = [p for p in module.parameters() if p.requires_grad]
-    parameter_groups = (
-        [dict(g) for g in groups] if groups is not None else [{"params": trained}]
-    )
+    parameter_groups = [dict(g) for g in groups] if groups is not None else [{"params": trained}]
     scales = [float(g.pop("lr", 1.0)) for g in parameter_groups]
     optimizer = torch.optim.AdamW(
         parameter_groups,
@@ -119,18 +117,14 @@ def fit(
     return module
 
 
-def _iteration(
-    accelerator: Accelerator, wrapped: nn.Module, seed: int, index: int
-) -> Iteration:
+def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: int) -> Iteration:
     """Seed everything of this iteration; the global generator too (dropout draws from it)."""
     mixed = (seed * 1_000_003 + index) * 4_099 + accelerator.process_index
     torch.manual_seed(mixed)
     generator = torch.Generator().manual_seed(mixed ^ 0x5DEECE66D)
 
     def backward(loss: Tensor, last: bool = True) -> None:
-        context: AbstractContextManager[Any] = (
-            nullcontext() if last else accelerator.no_sync(wrapped)
-        )
+        context: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(wrapped)
         with context:
             accelerator.backward(loss)
 
@@ -175,12 +169,8 @@ def _resume(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}; delete it to start again"
-        ) from error
-    if state["config"] != _fingerprint(config, names) or set(state["trained"]) != set(
-        names
-    ):
+        raise CheckpointError(f"cannot read {path}: {error}; delete it to start again") from error
+    if state["config"] != _fingerprint(config, names) or set(state["trained"]) != set(names):
         raise CheckpointError(
             f"{path} belongs to a run with other settings: give another --workdir, or delete it to start again"
         )

@@ -94,9 +94,7 @@ def load_pictures(split: str = "train", folder: Path | None = None) -> Pictures:
     raw = _read_idx(root / f"{prefix}-images-idx3-ubyte.gz", _MAGIC_IMAGES)
     labels = _read_idx(root / f"{prefix}-labels-idx1-ubyte.gz", _MAGIC_LABELS)
     if raw.shape[0] != labels.shape[0]:
-        raise DatasetError(
-            f"{root}: {raw.shape[0]} pictures but {labels.shape[0]} labels; install the package again"
-        )
+        raise DatasetError(f"{root}: {raw.shape[0]} pictures but {labels.shape[0]} labels; install the package again")
     pad = (SIZE - raw.shape[1]) // 2
     images = 255 - np.pad(raw, ((0, 0), (pad, pad), (pad, pad)))
     return Pictures(
@@ -109,9 +107,7 @@ def load_pictures(split: str = "train", folder: Path | None = None) -> Pictures:
 def caption(label: int, tone: int | None, rng: np.random.Generator) -> str:
     """One caption for a picture: a template, a synonym, and in three of four the tone (never a held-out pair)."""
     noun = CLASSES[label][int(rng.integers(len(CLASSES[label])))]
-    with_tone = (
-        tone is not None and (tone, label) not in HELD_OUT and rng.random() < 0.75
-    )
+    with_tone = tone is not None and (tone, label) not in HELD_OUT and rng.random() < 0.75
     phrase = f"{TONES[tone]} {noun}" if with_tone and tone is not None else noun
     return _fill(TEMPLATES[int(rng.integers(len(TEMPLATES)))], phrase)
 
@@ -121,9 +117,7 @@ def all_captions(*, held_out: bool = True) -> list[str]:
     phrases = []
     for label, words in enumerate(CLASSES):
         for noun in words:
-            tones = [
-                t for i, t in enumerate(TONES) if held_out or (i, label) not in HELD_OUT
-            ]
+            tones = [t for i, t in enumerate(TONES) if held_out or (i, label) not in HELD_OUT]
             phrases += [noun, *(f"{tone} {noun}" for tone in tones)]
     return [_fill(template, phrase) for phrase in phrases for template in TEMPLATES]
 
@@ -133,14 +127,9 @@ def evaluation_prompts(count: int) -> list[tuple[str, int, int]]:
 
     Held-out twice: no training caption has this form ("picture of a dark bag"), and the held-out pairs are included.
     """
-    pairs = [
-        (tone, label) for label in range(len(CLASSES)) for tone in range(len(TONES))
-    ]
+    pairs = [(tone, label) for label in range(len(CLASSES)) for tone in range(len(TONES))]
     chosen = (pairs[i % len(pairs)] for i in range(count))
-    return [
-        (_fill("picture of {a} {x}", f"{TONES[tone]} {CLASSES[label][0]}"), label, tone)
-        for tone, label in chosen
-    ]
+    return [(_fill("picture of {a} {x}", f"{TONES[tone]} {CLASSES[label][0]}"), label, tone) for tone, label in chosen]
 
 
 def _fill(template: str, phrase: str) -> str:
@@ -151,22 +140,12 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
-        raise DatasetError(
-            f"cannot read {path}: {error}; install the package dataset-fashion-mnist again"
-        ) from error
+        raise DatasetError(f"cannot read {path}: {error}; install the package dataset-fashion-mnist again") from error
     rank = magic & 0xFF
-    header = (
-        np.frombuffer(data, dtype=">i4", count=1 + rank)
-        if len(data) >= 4 * (1 + rank)
-        else np.zeros(1)
-    )
+    header = np.frombuffer(data, dtype=">i4", count=1 + rank) if len(data) >= 4 * (1 + rank) else np.zeros(1)
     if header[0] != magic or len(data) != 4 * (1 + rank) + int(np.prod(header[1:])):
-        raise DatasetError(
-            f"{path} is not a whole IDX file: install the package dataset-fashion-mnist again"
-        )
-    return np.frombuffer(data, dtype=np.uint8, offset=4 * (1 + rank)).reshape(
-        tuple(header[1:])
-    )
+        raise DatasetError(f"{path} is not a whole IDX file: install the package dataset-fashion-mnist again")
+    return np.frombuffer(data, dtype=np.uint8, offset=4 * (1 + rank)).reshape(tuple(header[1:]))
 
 
 _TONE_CUTS = (0.2908, 0.4535)
@@ -176,7 +155,5 @@ _TONE_CUTS = (0.2908, 0.4535)
 def _tones(raw: np.ndarray) -> np.ndarray:
     garment = raw.astype(np.float32) / 255.0
     mask = garment > 0.05
-    brightness = 1.0 - (garment * mask).sum(axis=(1, 2)) / np.maximum(
-        mask.sum(axis=(1, 2)), 1
-    )
+    brightness = 1.0 - (garment * mask).sum(axis=(1, 2)) / np.maximum(mask.sum(axis=(1, 2)), 1)
     return np.digitize(brightness, _TONE_CUTS).astype(np.int64)

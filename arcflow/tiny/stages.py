@@ -50,9 +50,7 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
     """
     settings = recipe.teacher
     if settings is None:
-        raise RecipeError(
-            f"recipe {recipe.name!r} has no [teacher]: its teacher is downloaded, not trained"
-        )
+        raise RecipeError(f"recipe {recipe.name!r} has no [teacher]: its teacher is downloaded, not trained")
     pictures = load_pictures("train", data)
     train_classifier(settings.classifier, pictures, workdir)
     vae = _train_vae(settings.vae, pictures, workdir)
@@ -60,7 +58,7 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
     networks, tokenizers = _train_networks(settings, recipe.shift, latents, workdir)
     folder = workdir / PIPELINE
     with atomic_directory(folder) as temporary:
-        _pipeline(networks, tokenizers, vae, recipe.shift).save_pretrained(temporary)
+        assemble_pipeline(networks, tokenizers, vae, recipe.shift).save_pretrained(temporary)
     return folder
 
 
@@ -84,9 +82,7 @@ def train_classifier(config: LoopConfig, pictures: Pictures, workdir: Path) -> P
     return path
 
 
-def _run(
-    name: str, module: torch.nn.Module, step: Step, config: LoopConfig, workdir: Path
-) -> None:
+def _run(name: str, module: torch.nn.Module, step: Step, config: LoopConfig, workdir: Path) -> None:
     with reporting(name, config.iterations, workdir / "logs") as report:
         fit(module, step, config, workdir / name, report=report)
 
@@ -98,9 +94,7 @@ def _train_vae(config: LoopConfig, pictures: Pictures, workdir: Path) -> Autoenc
     return vae.requires_grad_(False)
 
 
-def _normalised_latents(
-    vae: AutoencoderKL, pictures: Pictures, workdir: Path
-) -> LatentSet:
+def _normalised_latents(vae: AutoencoderKL, pictures: Pictures, workdir: Path) -> LatentSet:
     """Encode every picture once, and set the VAE's scalar scale and shift so that latents have unit variance."""
     cache = workdir / "latents.pt"
     if cache.is_file():
@@ -110,13 +104,9 @@ def _normalised_latents(
         with atomic_file(cache) as temporary:
             torch.save((means, stds), temporary)
     shift, scale = means.mean(), 1.0 / (means.var() + stds.square().mean()).sqrt()
-    vae.register_to_config(
-        scaling_factor=round(float(scale), 6), shift_factor=round(float(shift), 6)
-    )
+    vae.register_to_config(scaling_factor=round(float(scale), 6), shift_factor=round(float(shift), 6))
     scaling, centre = vae.config.scaling_factor, vae.config.shift_factor
-    return LatentSet(
-        means=(means - centre) * scaling, stds=stds * scaling, pictures=pictures
-    )
+    return LatentSet(means=(means - centre) * scaling, stds=stds * scaling, pictures=pictures)
 
 
 def _train_networks(
@@ -126,9 +116,7 @@ def _train_networks(
     tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
     table = tokenize(captions, *tokenizers)
     torch.manual_seed(settings.flow.seed + 1)
-    text = TextEncoders(
-        build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1])
-    )
+    text = TextEncoders(build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1]))
     networks = TeacherNetworks(build_transformer(settings.size), text)
     _run(
         "flow",
@@ -153,16 +141,15 @@ def _train_networks(
     return networks.requires_grad_(False).eval(), tokenizers
 
 
-def _pipeline(
+def assemble_pipeline(
     networks: TeacherNetworks,
     tokenizers: tuple[object, object],
     vae: AutoencoderKL,
     shift: float,
 ) -> FluxPipeline:
+    """The parts as one diffusers pipeline whose Euler sampler has a fixed shift."""
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(
-            shift=shift, use_dynamic_shifting=False
-        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift, use_dynamic_shifting=False),
         vae=vae.to(memory_format=torch.contiguous_format),
         text_encoder=networks.text.clip,
         tokenizer=tokenizers[0],

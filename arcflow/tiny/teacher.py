@@ -23,9 +23,7 @@ UNGUIDED = 1.0
 """Guidance input that means "no guidance": the plain conditional velocity."""
 
 
-def build_transformer(
-    size: TransformerSize, packed_channels: int = 16
-) -> FluxTransformer2DModel:
+def build_transformer(size: TransformerSize, packed_channels: int = 16) -> FluxTransformer2DModel:
     """An untrained FLUX transformer with modulations and ``proj_out`` at zero (each block starts as the identity)."""
     model = FluxTransformer2DModel(
         patch_size=1,
@@ -40,11 +38,7 @@ def build_transformer(
         axes_dims_rope=size.rope,
     )
     norms = ("norm1", "norm1_context", "norm")
-    modulations = [
-        m.linear
-        for n, m in model.named_modules()
-        if n.endswith(norms) and hasattr(m, "linear")
-    ]
+    modulations = [m.linear for n, m in model.named_modules() if n.endswith(norms) and hasattr(m, "linear")]
     for linear in (*modulations, model.norm_out.linear, model.proj_out):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -102,9 +96,7 @@ class LatentSet:
     pictures: Pictures
 
 
-def sample_batch(
-    data: LatentSet, table: TokenTable, count: int, it: Iteration
-) -> tuple[Tensor, Tensor]:
+def sample_batch(data: LatentSet, table: TokenTable, count: int, it: Iteration) -> tuple[Tensor, Tensor]:
     """Draw packed latents [B, 16, 16] and caption rows [B] of ``table`` (whose row 0 is the empty caption)."""
     index = torch.randint(len(data.pictures), (count,), generator=it.generator)
     noise = torch.randn(data.means[index].shape, generator=it.generator)
@@ -113,17 +105,13 @@ def sample_batch(
     rows = [
         0
         if rng.random() < CAPTION_DROPOUT
-        else table.index[
-            caption(int(data.pictures.labels[i]), int(data.pictures.tones[i]), rng)
-        ]
+        else table.index[caption(int(data.pictures.labels[i]), int(data.pictures.tones[i]), rng)]
         for i in index.tolist()
     ]
     return x0, torch.tensor(rows)
 
 
-def flow_step(
-    data: LatentSet, table: TokenTable, shift: float, config: LoopConfig
-) -> Any:
+def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConfig) -> Any:
     """Stage 1: flow matching, loss = mean squared error of the velocity ``eps - x0`` at shifted uniform times."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
@@ -131,9 +119,7 @@ def flow_step(
         eps = torch.randn(x0.shape, generator=it.generator)
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         x = torch.lerp(x0, eps, sigma[:, None, None])
-        with torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        ):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             u = module(
                 x,
                 sigma,
@@ -170,9 +156,7 @@ def guidance_step(
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         g = torch.empty(config.batch).uniform_(*bounds, generator=it.generator)
         x = torch.lerp(x0, eps, sigma[:, None, None])
-        with torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        ):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             with torch.no_grad():
                 both = torch.cat([rows, torch.zeros_like(rows)])
                 twice = torch.cat([sigma, sigma])

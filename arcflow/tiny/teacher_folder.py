@@ -46,9 +46,7 @@ class TeacherFolder:
     def decode(self, tokens: Tensor) -> Tensor:
         """Packed latents [B, 16, C] -> pictures [B, 3, 32, 32] in [-1, 1]."""
         config = self.vae.config
-        latents = (
-            unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
-        )
+        latents = unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
         pictures: Tensor = self.vae.decode(latents).sample
         return pictures.clamp(-1.0, 1.0)
 
@@ -56,9 +54,7 @@ class TeacherFolder:
 def open_teacher(path: Path) -> TeacherFolder:
     """Open a teacher saved by :mod:`arcflow.teacher`. Raises CheckpointError when there is none."""
     if not (path / "model_index.json").is_file():
-        raise CheckpointError(
-            f"no teacher at {path}: run `python -m arcflow.teacher`, or give --teacher FOLDER"
-        )
+        raise CheckpointError(f"no teacher at {path}: run `python -m arcflow.teacher`, or give --teacher FOLDER")
     pipeline = FluxPipeline.from_pretrained(path, local_files_only=True)
     for part in (
         pipeline.transformer,
@@ -77,13 +73,9 @@ def open_teacher(path: Path) -> TeacherFolder:
     )
 
 
-def caption_conditions(
-    teacher: TeacherFolder, guidance: float
-) -> Callable[[int, torch.Generator], Condition]:
+def caption_conditions(teacher: TeacherFolder, guidance: float) -> Callable[[int, torch.Generator], Condition]:
     """A source of training prompts: uniform over all captions but the held-out ones, encoded once."""
-    pooled, sequence = encode(
-        teacher.text, tokenize(all_captions(held_out=False), *teacher.tokenizers)
-    )
+    pooled, sequence = encode(teacher.text, tokenize(all_captions(held_out=False), *teacher.tokenizers))
 
     def draw(count: int, generator: torch.Generator) -> Condition:
         rows = torch.randint(pooled.shape[0], (count,), generator=generator)
@@ -94,6 +86,4 @@ def caption_conditions(
 
 def _condition(pooled: Tensor, sequence: Tensor, guidance: float) -> Condition:
     level = torch.full((pooled.shape[0],), guidance)
-    return Condition(
-        pooled, sequence, level, image_ids(SIDE, SIDE), torch.zeros(T5_TOKENS, 3)
-    )
+    return Condition(pooled, sequence, level, image_ids(SIDE, SIDE), torch.zeros(T5_TOKENS, 3))

@@ -42,23 +42,13 @@ def vae_step(pictures: Pictures, config: LoopConfig) -> Any:
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
         index = torch.randint(len(pictures), (config.batch,), generator=it.generator)
         x = pictures.rgb(index).to(memory_format=torch.channels_last)
-        with torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"
-        ):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             posterior = module.encode(x).latent_dist  # type: ignore[operator]
             noise = torch.randn(posterior.mean.shape, generator=it.generator)
             y = module.decode(posterior.mean + posterior.std * noise).sample  # type: ignore[operator]
         y = y.float()
         mse = F.mse_loss(y, x)
-        kl = (
-            0.5
-            * (
-                posterior.mean.float() ** 2
-                + posterior.var.float()
-                - 1.0
-                - posterior.logvar.float()
-            ).mean()
-        )
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
         loss = F.l1_loss(y, x) + mse + 0.5 * _gradient_l1(y, x) + 1e-3 * kl
         it.backward(loss, True)
         psnr = 10.0 * torch.log10(4.0 / mse.detach())
@@ -73,21 +63,15 @@ def vae_step(pictures: Pictures, config: LoopConfig) -> Any:
 
 def _gradient_l1(y: Tensor, x: Tensor) -> Tensor:
     """Mean absolute difference of the horizontal and vertical pixel differences: what keeps edges sharp."""
-    return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(
-        y.diff(dim=-2), x.diff(dim=-2)
-    )
+    return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
 
 
 @torch.no_grad()
-def encode_all(
-    vae: AutoencoderKL, pictures: Pictures, batch: int = 500
-) -> tuple[Tensor, Tensor]:
+def encode_all(vae: AutoencoderKL, pictures: Pictures, batch: int = 500) -> tuple[Tensor, Tensor]:
     """Posterior mean and standard deviation of every picture: two float32 tensors [N, 4, 8, 8], unscaled."""
     means, stds = [], []
     for index in torch.arange(len(pictures)).split(batch):
-        posterior = vae.encode(
-            pictures.rgb(index).to(memory_format=torch.channels_last)
-        ).latent_dist
+        posterior = vae.encode(pictures.rgb(index).to(memory_format=torch.channels_last)).latent_dist
         means.append(posterior.mean.contiguous())
         stds.append(posterior.std.contiguous())
     return torch.cat(means), torch.cat(stds)
