@@ -52,14 +52,17 @@ def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.
 
 def normal(seed: int, tokens: int, channels: int) -> NDArray[np.float32]:
     """Standard normal noise of one image, float32 [tokens, channels]. ``seed`` is in 0 .. 2^64 - 1."""
-    index = np.arange(tokens * channels, dtype=np.uint64)
+    return normal_at(seed, np.arange(tokens * channels, dtype=np.uint64)).reshape(tokens, channels)
+
+
+def normal_at(seed: int, index: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """The elements ``index`` [n] of the image's noise, float32 [n]."""
     zero = np.zeros_like(index)
     counter = np.stack((index & _LOW, index >> _HALF, zero, zero), axis=-1)
     r = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
     u1 = _uniform(r[..., 0], r[..., 1])
     u2 = _uniform(r[..., 2], r[..., 3])
-    z = np.sqrt(-2.0 * np.log(u1)) * np.cos(2.0 * math.pi * u2)
-    return z.astype(np.float32).reshape(tokens, channels)
+    return (np.sqrt(-2.0 * np.log(u1)) * np.cos(2.0 * math.pi * u2)).astype(np.float32)
 
 
 def image_seeds(seed: int, count: int) -> tuple[int, ...]:
