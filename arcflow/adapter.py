@@ -105,7 +105,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise AdapterError(f"no adapter at {folder}: {WEIGHTS_FILE} is missing; give a folder that has it")
     try:
         with safe_open(path, framework="pt") as handle:
-            tensors = {key.removeprefix(PREFIX): handle.get_tensor(key) for key in handle.keys()}
+            names = list(handle.keys())
+            tensors = {name.removeprefix(PREFIX): handle.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
     for key, tensor in tensors.items():
@@ -224,7 +225,7 @@ def merge_into(student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor
 
 
 def student_names(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors under the names that a student's state dict has (``proj_out_means.weight`` -> ``proj_out.means.weight``)."""
+    """Whole tensors under the names of a student's state dict (``proj_out_means.*`` -> ``proj_out.means.*``)."""
     renamed = {}
     for key, value in whole.items():
         module, _, part = key.rpartition(".")

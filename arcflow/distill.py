@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foundation.cli import ArgumentParser, run
 
@@ -117,7 +117,7 @@ def distil(
     )
     gammas = {id(p) for p in model.gamma_parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if id(p) not in gammas]},
         {"params": [p for p in trained if id(p) in gammas], "lr": settings.gamma_lr},
     ]

@@ -29,7 +29,9 @@ class Figures:
 
 def relative_l2(x: Tensor, reference: Tensor) -> Tensor:
     """|x - reference| / |reference| per row, [B] (Euclidean norm over all other axes)."""
-    return (x - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+    error: Tensor = torch.linalg.vector_norm((x - reference).flatten(1), dim=1)
+    scale: Tensor = torch.linalg.vector_norm(reference.flatten(1), dim=1)
+    return error / scale
 
 
 def psnr_db(images: Tensor, reference: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Level = TypeVar("Level", float, Tensor)
 
 
 def shift_sigma(t: Level, shift: float) -> Level:
-    """Noise level of raw time ``t`` in [0, 1]: sigma = s*t / (1 + (s - 1)*t) (Esser et al., arXiv 2403.03206, eq. 23)."""
+    """Noise level of raw time ``t`` in [0, 1]: sigma = s*t / (1 + (s - 1)*t) (arXiv 2403.03206, eq. 23)."""
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 

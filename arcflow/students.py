@@ -45,7 +45,7 @@ def architecture_of_adapter(class_name: str) -> ModuleType:
 def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:
     """Full names of the linears that carry LoRA, in the backbone's order."""
     suffixes = tuple("." + target for target in arch.LORA_TARGETS)
-    return [n for n, m in backbone.named_modules() if n.endswith(suffixes) and _is_linear(m)]
+    return [n for n, m in backbone.named_modules() if n.endswith(suffixes) and isinstance(m, nn.Linear)]
 
 
 def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) -> nn.Module:
@@ -53,22 +53,25 @@ def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) 
 
     Its forward is diffusers' own and returns a MomentumField where the teacher's returns a velocity.
     """
-    backbone: nn.Module = architecture(name).build_backbone(config)
+    backbone: Any = architecture(name).build_backbone(config)
     linear = backbone.proj_out
-    backbone.proj_out = MomentumHead(linear.in_features, linear.out_features, modes)  # type: ignore[arg-type]
-    return backbone
+    backbone.proj_out = MomentumHead(linear.in_features, linear.out_features, modes)
+    student: nn.Module = backbone
+    return student
 
 
 class Student(nn.Module):
     """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head."""
+
+    backbone: Any
 
     def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
         """Copy ``teacher`` (untouched) and make it a student. Random draws come from the global generator."""
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
-        backbone = copy.deepcopy(teacher).requires_grad_(False)
-        head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)  # type: ignore[arg-type]
+        backbone: Any = copy.deepcopy(teacher).requires_grad_(False)
+        head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
         lora = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.rank,
@@ -87,8 +90,7 @@ class Student(nn.Module):
 
     def gamma_parameters(self) -> list[nn.Parameter]:
         """Parameters of the gamma linear, which learns at a lower rate."""
-        head = self.backbone.proj_out
-        return list(head.loggammas.parameters())  # type: ignore[union-attr]
+        return list(self.backbone.proj_out.loggammas.parameters())
 
     def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """(module name in the backbone, peft layer) of every adapted linear."""
@@ -100,9 +102,5 @@ class Student(nn.Module):
         frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
         norm_out = sum(p.numel() for p in self.backbone.norm_out.parameters())
         head = self.backbone.proj_out
-        teacher_out = head.packed_channels * (head.means.in_features + 1)  # type: ignore[union-attr,operator]
-        return trained / (frozen + norm_out + int(teacher_out))  # type: ignore[arg-type]
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
+        teacher_out = head.packed_channels * (head.means.in_features + 1)
+        return float(trained / (frozen + norm_out + teacher_out))

@@ -75,8 +75,9 @@ def fit(
     """
     accelerator = accelerator or Accelerator(cpu=True)
     trained = [p for p in module.parameters() if p.requires_grad]
+    parameter_groups: list[dict[str, Any]]
     parameter_groups = [dict(g) for g in groups] if groups is not None else [{"params": trained}]
-    scales = [float(g.pop("lr", 1.0)) for g in parameter_groups]
+    scales: list[float] = [g.pop("lr", 1.0) for g in parameter_groups]
     optimizer = torch.optim.AdamW(
         parameter_groups,
         lr=config.lr,

@@ -156,4 +156,4 @@ def _tones(raw: np.ndarray) -> np.ndarray:
     garment = raw.astype(np.float32) / 255.0
     mask = garment > 0.05
     brightness = 1.0 - (garment * mask).sum(axis=(1, 2)) / np.maximum(mask.sum(axis=(1, 2)), 1)
-    return np.digitize(brightness, _TONE_CUTS).astype(np.int64)
+    return np.asarray(np.digitize(brightness, _TONE_CUTS), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The teacher of the embedded default: FLUX's transformer, small, trained by flow matching and then guidance-distilled."""
+"""The teacher of the embedded default: FLUX's transformer, small: flow matching, then guidance distillation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def velocity(
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Encoded pictures: means and stds [N, 4, 8, 8] already normalised to unit variance, and the pictures themselves."""
+    """Encoded pictures: means and stds [N, 4, 8, 8] normalised to unit variance, and the pictures themselves."""
 
     means: Tensor
     stds: Tensor

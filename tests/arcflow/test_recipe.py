@@ -46,7 +46,7 @@ def test_a_wrong_recipe_is_refused(what: str) -> None:
 
 
 def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="choose one of .*tiny"):
+    with pytest.raises(RecipeError, match=r"choose one of .*tiny"):
         load_recipe("huge")
     (tmp_path / "x.toml").write_text("a = [")
     with pytest.raises(RecipeError, match="not valid TOML"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_two_steps_of_flux() -> None:
 def test_falls_from_one_to_zero(nfe: int, ratio: float, shift: float) -> None:
     levels = sigmas(nfe, shift, ratio)
     assert len(levels) == nfe + 1 and levels[0] == pytest.approx(1.0) and levels[-1] == 0.0
-    assert all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a > b for a, b in pairwise(levels))
     times = raw_times(nfe, ratio)
     if nfe > 1:
         assert (times[-2] - times[-1]) / (times[0] - times[1]) == pytest.approx(ratio, rel=1e-6)
