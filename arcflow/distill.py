@@ -85,6 +85,21 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
     return recipe.student if kind == "arcflow" else replace(recipe.student, modes=1)
 
 
+def estimate(recipe: Recipe, teacher: TeacherFolder, student: StudentRecipe) -> str:
+    """One line: what is trained, and the memory and disk that weights and optimiser need (activations come on top)."""
+    from arcflow.students import Student
+
+    model = Student(teacher.transformer, student, recipe.architecture)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    backbone = sum(p.numel() for p in teacher.transformer.parameters())
+    # teacher and student in float32; gradient, two moments and the average of what is trained
+    memory, disk = 4 * (2 * backbone + 5 * trained), 4 * 5 * trained
+    return (
+        f"{student.modes} modes, rank {student.rank}: {trained:,} trained parameters, {trained / backbone:.2%} of the "
+        f"backbone's {backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on disk"
+    )
+
+
 def distil(
     recipe: Recipe,
     teacher: TeacherFolder,

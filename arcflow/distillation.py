@@ -134,7 +134,8 @@ def distill_step(
 
     conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
     packed channels C). Each segment is weighted by its length; a segment's graph is freed before the next begins,
-    so memory does not grow with the number of segments.
+    so memory does not grow with the number of segments. With precision "bf16" the networks run in bfloat16, the
+    solver and the loss in float32.
     """
     parts = segments(recipe.nfe, recipe.final_step_ratio)
 
@@ -143,14 +144,18 @@ def distill_step(
         x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator)
         share = teacher_share(it.index, recipe)
 
+        half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.precision == "bf16")
+
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
-            velocity_there: Tensor = architecture.evaluate(teacher, x_t, sigma, condition)
+            with half:
+                velocity_there: Tensor = architecture.evaluate(teacher, x_t, sigma, condition)
             return velocity_there
 
         total = 0.0
         for segment in parts:
             sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start), shift)
-            field = module(x, sigma_src, condition)
+            with half:
+                field = module(x, sigma_src, condition)
             loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)
             loss = loss * segment.length
             it.backward(loss, segment is parts[-1])
