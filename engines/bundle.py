@@ -52,7 +52,7 @@ def open_bundle(path: Path) -> Bundle:
     regular files inside the folder and none a symbolic or hard link; the size and sha256 of each of them.
     Raises BundleNotFoundError, ManifestError or BundleError: which file, what was expected, what to do.
     """
-    if not _is_folder(path):
+    if not is_folder(path):
         raise BundleNotFoundError(f"there is no bundle at {path}: the folder does not exist; {_hint(path)}")
     root = path.resolve()
     data = _read_file(root, MANIFEST_NAME, None)
@@ -67,7 +67,8 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(root=root, manifest=manifest, _entries=entries)
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at ``path``; False, and no error, for a name that the system will not look at."""
     try:
         return path.is_dir()
     except OSError:  # A name too long for the file system, for instance.

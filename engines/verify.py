@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.bundle import open_bundle
+from engines.bundle import is_folder, open_bundle
 from engines.locate import locate
 from engines.manifest import MANIFEST_NAME
 from foundation.cli import ArgumentParser, run
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print the final line only")
     arguments = parser.parse_args(argv)
     given = Path(arguments.bundle)
-    bundle = open_bundle(given if given.is_dir() or len(given.parts) != 1 else locate(arguments.bundle))
+    bundle = open_bundle(given if is_folder(given) or len(given.parts) != 1 else locate(arguments.bundle))
     out = sys.stdout
     if not arguments.quiet:
         out.writelines(f"{entry.sha256}  {entry.size:>12,}  {entry.path}\n" for entry in bundle.manifest.files)

@@ -79,9 +79,7 @@ class FluxNetworks:
 
     def latents(self, x: Tokens, grid: Grid) -> NDArray[np.float32]:
         """Packed latents as float32 [B, C, H, W], normalised."""
-        return np.ascontiguousarray(
-            layout.unpack(x, grid.rows, grid.columns, self._manifest.latent.patch), dtype=np.float32
-        )
+        return np.array(layout.unpack(x, grid.rows, grid.columns, self._manifest.latent.patch), dtype=np.float32)
 
     def decode(self, x: Tokens, grid: Grid) -> tuple[Picture, ...]:
         """The pictures of packed latents."""

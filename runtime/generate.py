@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path("arcflow-out")
 _SLUG_CHARACTERS = 48
+_OPTIONS = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
   python -m runtime.generate "a dark ankle boot"
   python -m runtime.generate "photo of a light t-shirt" --seed 7 --num-images 4 --scale 8
@@ -61,27 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out.suffix.lower() != ".png":
         raise RequestError(f"cannot write {out}: only PNG files are written; give a name that ends in .png")
     with clock.stage("import"):
-        from runtime.image import check_targets, enlarge, write_files
+        from runtime.image import check_scale, check_targets, encode_png, enlarge, write_files
         from runtime.pipeline import Pipeline
-    if arguments.num_images > 0 and arguments.previews >= 0:  # Else the request is refused below, and better.
-        check_targets([path for path, *_ in _targets(out, min(arguments.num_images, 2), arguments.previews)])
+        from runtime.request import check_request
     with clock.stage("open"):
         pipeline = Pipeline.open(
             arguments.model, precision=arguments.precision, target=arguments.target, threads=arguments.threads
         )
-    generation = pipeline.generate(
-        arguments.prompt,
-        seed=arguments.seed,
-        nfe=arguments.nfe,
-        num_images=arguments.num_images,
-        width=arguments.width,
-        height=arguments.height,
-        previews=arguments.previews,
-    )
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    # What would fail after the work fails before it.
+    request = check_request(pipeline.manifest, arguments.prompt, **options)
+    check_scale(request.width, request.height, arguments.scale)
+    check_targets([path for path, *_ in _targets(out, request.total, request.previews)])
+    generation = pipeline.generate(arguments.prompt, **options)
     clock.seconds.update(generation.timings)
     with clock.stage("write"):
-        from runtime.image import encode_png
-
         contents: dict[Path, bytes] = {}
         for path, picture, settings in _results(out, generation):
             contents[path] = encode_png(enlarge(picture, arguments.scale), {**settings, "scale": arguments.scale})

@@ -22,12 +22,18 @@ MAX_SIDE = 16_384
 
 def enlarge(picture: Picture, scale: int) -> Picture:
     """``picture`` with every pixel repeated ``scale`` times both ways (nearest neighbour). Raises RequestError."""
+    height, width, _ = picture.shape
+    check_scale(width, height, scale)
+    return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def check_scale(width: int, height: int, scale: int) -> None:
+    """Raise RequestError unless a picture of that many pixels may be enlarged ``scale`` times."""
     if not 1 <= scale <= MAX_SCALE:
         raise RequestError(f"scale is {scale}; it must be from 1 to {MAX_SCALE}")
-    side = max(picture.shape) * scale
+    side = max(width, height) * scale
     if side > MAX_SIDE:
         raise RequestError(f"scale {scale} makes a side of {side} px; at most {MAX_SIDE} are allowed")
-    return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def encode_png(picture: Picture, settings: Mapping[str, Any]) -> bytes:
@@ -68,13 +74,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 def check_targets(paths: list[Path]) -> None:
     """Raise RequestError where a path cannot become a file, so that this is known before the work and not after."""
     for path in paths:
-        if path.is_dir():
-            raise RequestError(f"cannot write {path}: it is a folder; give the name of a file that ends in .png")
-        parent = path.parent
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        if not parent.is_dir():
-            raise RequestError(f"cannot write {path}: {parent} is not a folder; choose another --out")
+        try:
+            if path.is_dir():
+                raise RequestError(f"cannot write {path}: it is a folder; give the name of a file that ends in .png")
+            folder = next(parent for parent in path.parents if parent.exists())
+            if not folder.is_dir():
+                raise RequestError(f"cannot write {path}: {folder} is not a folder; choose another --out")
+        except OSError as error:
+            raise RequestError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -60,7 +60,7 @@ class Step:
 
     index, total: the evaluation (from 0) among those of the whole request (evaluations times batches).
     first_image: position of the batch's first picture in the request. sigma_from, sigma_to: the segment.
-    latents: float32 [B, C, H, W], the state at ``sigma_to`` (normalised; a view that must not be changed).
+    latents: float32 [B, C, H, W], the state at ``sigma_to`` (normalised; a copy).
     """
 
     index: int

@@ -31,7 +31,7 @@ def test_by_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "OK tiny-fp32-cpu" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argument", ["./nowhere", "nowhere"])
+@pytest.mark.parametrize("argument", ["./nowhere", "nowhere", "x" * 5000])
 def test_nothing_there(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(main, [argument]) == 2
     captured = capsys.readouterr()
