@@ -1,0 +1,122 @@
+"""From a network to its ONNX model: trace without weights, simplify, attach the weights, check, serialise.
+
+Tracing needs no weights and no memory to speak of, whatever the network's size: the module is built on torch's
+``meta`` device. Weights are put in afterwards, by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from export.errors import ExportError
+from export.networks.base import Network
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OPSET = 20
+"""The last opset without an Attention operator: every graph stays plain for ONNX Runtime and fp32 engines."""
+
+FORBIDDEN_TYPES = ("DOUBLE", "COMPLEX64", "COMPLEX128")
+"""Element types that no engine we build for takes."""
+
+_CHATTY = ("torch.onnx", "onnx_ir", "onnxscript")
+
+_TRACE_SIZES = {"batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_tokens": 5}
+"""Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""
+
+
+def trace(network: Network) -> ir.Model:
+    """The network's graph, simplified, its weights blank (named as in the state dict). Raises ExportError."""
+    from export.passes.blank_weights import blank_weights
+    from export.passes.simplify import simplify
+    from export.passes.strip_metadata import strip_metadata
+
+    with _quiet():
+        model = _torch_export(network)
+        blank_weights(model)
+        simplify(model)
+        strip_metadata(model, network.name)
+    _check_types(model, network)
+    return model
+
+
+def export_inline(network: Network) -> bytes:
+    """The network as one ONNX file with its weights inside, ready for a CPU. Raises ExportError, WeightsError."""
+    import onnx
+    import onnx_ir as ir
+
+    from export.passes.attach_weights import attach_inline
+    from export.passes.check_ports import check_ports
+    from export.passes.transpose_weights import transpose_weights
+
+    model = trace(network)
+    attach_inline(model, network)
+    transpose_weights(model)
+    check_ports(model, network)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported {network.name} is not valid ONNX: {error}") from error
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _torch_export(network: Network) -> ir.Model:
+    import torch
+    from torch.export import Dim
+
+    dims = {name: Dim(name, min=low, max=high) for name, (low, high) in network.bounds.items()}
+    arguments, dynamic = {}, {}
+    for name, (dtype, shape) in network.ports_in.items():
+        sizes = [_TRACE_SIZES[d] if isinstance(d, str) else d for d in shape]
+        arguments[name] = torch.zeros(sizes, dtype=getattr(torch, dtype), device="meta")
+        dynamic[name] = {axis: dims[d] for axis, d in enumerate(shape) if isinstance(d, str)}
+    with torch.no_grad():
+        with torch.device("meta"):
+            module = network.build().eval()
+        try:
+            program = torch.onnx.export(
+                module,
+                (),
+                kwargs=arguments,
+                dynamo=True,
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                optimize=False,
+                output_names=list(network.ports_out),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ExportError(f"torch cannot export {network.name}: {reason}") from error
+    if program is None:
+        raise ExportError(f"torch gave no program for {network.name}")
+    return program.model
+
+
+def _check_types(model: ir.Model, network: Network) -> None:
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.dtype is not None and value.dtype.name in FORBIDDEN_TYPES:
+                raise ExportError(f"{network.name}: {node.op_type} computes in {value.dtype.name}; engines do not")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep chatter off the terminal: of packages that are not needed, names that are shared, blank weights."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

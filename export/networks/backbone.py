@@ -1,0 +1,144 @@
+"""The FLUX student: packed tokens, prompt and noise level to a momentum field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.merge import MergedStudent
+from export.networks.base import Network, Sizes, describe
+
+
+class _Rope(nn.Module):
+    """FLUX's rotary embedding in float32 (diffusers' is float64, which engines do not take).
+
+    Positions are small integers, so the angles differ by a few parts in 10^7.
+    """
+
+    def __init__(self, axes: Sequence[int], theta: float = 10000.0) -> None:
+        super().__init__()
+        self.axes = tuple(axes)
+        self.theta = theta
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """ids [tokens, axes] -> (cosines, sines), each [tokens, sum of the axes' widths] float32."""
+        angles = []
+        for axis, width in enumerate(self.axes):
+            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=ids.device) / width
+            frequencies = self.theta**-exponents
+            angles.append(torch.outer(ids[:, axis].float(), frequencies).repeat_interleave(2, dim=1))
+        both = torch.cat(angles, dim=-1)
+        return both.cos(), both.sin()
+
+
+class _Backbone(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        guidance: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        field = self.network(
+            hidden_states=hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            pooled_projections=pooled_projections,
+            timestep=timestep,
+            guidance=guidance,
+            img_ids=img_ids,
+            txt_ids=txt_ids,
+            return_dict=False,
+        )[0]
+        return field.means, field.logweights, field.loggammas
+
+
+def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -> Network:
+    """The network of a merged FLUX student.
+
+    hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], pooled_projections
+    [batch, P], timestep [batch] (sigma in [0, 1]), guidance [batch], img_ids [image_tokens, 3], txt_ids
+    [text_tokens, 3], all float32 -> means [batch, image_tokens, K, C], logweights [batch, image_tokens, K, 4]
+    (log-softmax over K), loggammas [batch, image_tokens, K-1, 4].
+
+    The reference is merged anew by arcflow from ``transformer`` and ``adapter``, so that parity checks the merge too.
+    """
+    from arcflow.head import PATCH_POSITIONS
+    from arcflow.students import build_student
+
+    config = describe(student.config)
+    channels, modes = int(config["in_channels"]), student.modes
+    width, pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+
+    def build() -> nn.Module:
+        network: Any = build_student(config, modes)
+        network.pos_embed = _Rope(config["axes_dims_rope"])
+        return _Backbone(network)
+
+    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+        batch, text = sizes["batch"], sizes["text_tokens"]
+        rows, columns = sizes["rows"], sizes["image_tokens"] // sizes["rows"]
+        ids = torch.zeros(rows * columns, 3)
+        ids[:, 1] = torch.arange(rows).repeat_interleave(columns)
+        ids[:, 2] = torch.arange(columns).repeat(rows)
+        return {
+            "hidden_states": torch.randn(batch, rows * columns, channels, generator=generator),
+            "encoder_hidden_states": torch.randn(batch, text, width, generator=generator),
+            "pooled_projections": torch.randn(batch, pooled, generator=generator),
+            "timestep": 1.0 - torch.rand(batch, generator=generator),
+            "guidance": 1.0 + 3.0 * torch.rand(batch, generator=generator),
+            "img_ids": ids,
+            "txt_ids": torch.zeros(text, 3),
+        }
+
+    def field(last: Any) -> tuple[str, tuple[int | str, ...]]:
+        return "float32", ("batch", "image_tokens", *last)
+
+    return Network(
+        name="backbone",
+        ports_in={
+            "hidden_states": ("float32", ("batch", "image_tokens", channels)),
+            "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
+            "pooled_projections": ("float32", ("batch", pooled)),
+            "timestep": ("float32", ("batch",)),
+            "guidance": ("float32", ("batch",)),
+            "img_ids": ("float32", ("image_tokens", 3)),
+            "txt_ids": ("float32", ("text_tokens", 3)),
+        },
+        ports_out={
+            "means": field((modes, channels)),
+            "logweights": field((modes, PATCH_POSITIONS)),
+            "loggammas": field((modes - 1, PATCH_POSITIONS)),
+        },
+        bounds={"batch": (1, 1024), "image_tokens": (1, 1 << 16), "text_tokens": (1, 4096)},
+        build=build,
+        weights=student.weights,
+        reference=lambda: _reference(config, modes, transformer, adapter),
+        examples=examples,
+        parity_sizes=(
+            {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
+            {"batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
+            {"batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
+        ),
+    )
+
+
+def _reference(config: Any, modes: int, transformer: Path, adapter: Path) -> Callable[..., Sequence[Tensor]]:
+    from diffusers import FluxTransformer2DModel
+
+    from arcflow.adapter import merge_into, read_adapter
+    from arcflow.students import build_student
+
+    teacher = FluxTransformer2DModel.from_pretrained(transformer, local_files_only=True, torch_dtype=torch.float32)
+    merged = merge_into(build_student(config, modes), teacher.state_dict(), read_adapter(adapter))
+    return _Backbone(merged.eval())

@@ -1,0 +1,54 @@
+"""What the exporter must know of a network, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from export.weights import TensorSet
+
+Dims = tuple[int | str, ...]
+"""A shape; a string is a symbolic dimension, or a product such as ``4*rows``."""
+
+Sizes = Mapping[str, int]
+"""A value for every symbolic dimension (and what else ``Network.inputs`` asks for)."""
+
+INNER = "network"
+"""Attribute of a traced wrapper that holds the original module: what is under it keeps its state-dict names."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a bundle.
+
+    ports_in, ports_out: (dtype, dims) by name, in order; bounds: least and greatest value of each symbolic dimension;
+    build: the traced module (made under ``torch.device("meta")``), whose forward takes the inputs by name and whose
+    attribute ``network`` is the original; weights: the tensors; aliases: for a state-dict name, the names that the
+    weights file may give it; reference: the original in torch with its weights, called like the traced module;
+    examples: random inputs at given sizes from a generator; parity_sizes: the shapes parity is measured at.
+    """
+
+    name: str
+    ports_in: Mapping[str, tuple[str, Dims]]
+    ports_out: Mapping[str, tuple[str, Dims]]
+    bounds: Mapping[str, tuple[int, int]]
+    build: Callable[[], nn.Module]
+    weights: TensorSet
+    reference: Callable[[], Callable[..., Sequence[torch.Tensor]]]
+    examples: Callable[[Sizes, torch.Generator], dict[str, torch.Tensor]]
+    parity_sizes: Sequence[Sizes]
+    aliases: Callable[[str], Sequence[str]] = field(default=lambda name: (name,))
+
+    def weight_key(self, name: str) -> str | None:
+        """The key of a state-dict name in the weights, or None where they lack it."""
+        return next((alias for alias in self.aliases(name) if alias in self.weights), None)
+
+
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without its private keys."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}

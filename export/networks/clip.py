@@ -1,0 +1,66 @@
+"""CLIP's text model: token ids to the pooled vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.errors import ExportError
+from export.networks.base import Network, Sizes
+from export.weights import open_folder
+
+_PREFIX = "text_model."
+"""Older transformers saved the model under this name; newer ones load and save without."""
+
+
+class _Clip(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
+        # Given, because the model's own is a buffer that no weights file holds.
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        return (self.network(input_ids=input_ids, position_ids=positions).pooler_output,)
+
+
+def clip_network(folder: Path) -> Network:
+    """The network of a CLIP text model saved in ``folder``: input_ids int64 [batch, tokens] -> pooled [batch, width].
+
+    tokens is fixed: the model's number of positions, to which every prompt is padded.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig.from_pretrained(folder)
+    tokens, width = int(config.max_position_embeddings), int(config.hidden_size)
+    if config.eos_token_id == 2:
+        # transformers then pools at the largest id: a legacy path for old files with a wrong end token.
+        raise ExportError(f"{folder}/config.json has eos_token_id 2; set it to the tokenizer's own end token")
+
+    def reference() -> Callable[..., Sequence[Tensor]]:
+        model = CLIPTextModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        return lambda input_ids: (model(input_ids).pooler_output,)
+
+    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+        ids = torch.randint(config.vocab_size, (sizes["batch"], tokens), generator=generator)
+        ids = torch.where(ids == config.eos_token_id, ids - 1, ids)
+        ends = torch.randint(1, tokens, (sizes["batch"], 1), generator=generator)
+        ids = torch.where(torch.arange(tokens) >= ends, config.eos_token_id, ids)
+        return {"input_ids": ids}
+
+    return Network(
+        name="clip",
+        ports_in={"input_ids": ("int64", ("batch", tokens))},
+        ports_out={"pooled": ("float32", ("batch", width))},
+        bounds={"batch": (1, 1024)},
+        build=lambda: _Clip(CLIPTextModel(config)),
+        weights=open_folder(folder),
+        aliases=lambda name: (name, _PREFIX + name),
+        reference=reference,
+        examples=examples,
+        parity_sizes=({"batch": 1}, {"batch": 2}, {"batch": 5}),
+    )

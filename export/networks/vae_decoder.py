@@ -1,0 +1,63 @@
+"""The VAE's decoder: latents to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.configs import read_vae_config, vae_factor
+from export.networks.base import Network, Sizes, describe
+from export.weights import open_folder
+
+
+class _Decoder(nn.Module):
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        if self.network.post_quant_conv is not None:
+            latents = self.network.post_quant_conv(latents)
+        return (self.network.decoder(latents),)
+
+
+def vae_decoder_network(folder: Path) -> Network:
+    """The decoder of an AutoencoderKL saved in ``folder``.
+
+    latents [batch, channels, rows, columns], already ``z / scaling_factor + shift_factor`` -> images
+    [batch, 3, f*rows, f*columns] in about [-1, 1], f the VAE's factor.
+    """
+    from diffusers import AutoencoderKL
+
+    config = read_vae_config(folder)
+    channels, factor = int(config["latent_channels"]), vae_factor(config)
+
+    def reference() -> Callable[..., Sequence[Tensor]]:
+        model = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32).eval()
+        return lambda latents: (model.decode(latents).sample,)
+
+    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (sizes["batch"], channels, sizes["rows"], sizes["columns"])
+        return {"latents": torch.randn(shape, generator=generator)}
+
+    return Network(
+        name="vae_decoder",
+        ports_in={"latents": ("float32", ("batch", channels, "rows", "columns"))},
+        ports_out={
+            "images": ("float32", ("batch", int(config["out_channels"]), f"{factor}*rows", f"{factor}*columns"))
+        },
+        bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
+        build=lambda: _Decoder(AutoencoderKL.from_config(describe(config))),
+        weights=open_folder(folder),
+        reference=reference,
+        examples=examples,
+        parity_sizes=(
+            {"batch": 1, "rows": 8, "columns": 8},
+            {"batch": 2, "rows": 4, "columns": 10},
+            {"batch": 3, "rows": 12, "columns": 6},
+        ),
+    )

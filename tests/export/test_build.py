@@ -1,0 +1,171 @@
+"""The command from sources to bundle: what it writes, again and again the same, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines.bundle import open_bundle
+from export import build as command
+from export import graph, parity, stages
+from foundation.cli import run
+from foundation.files import sha256_tree
+from tests.export.conftest import MODES, Built, Sources, arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
+    manifest = open_bundle(built.bundle).manifest
+    assert (manifest.model, manifest.precision, manifest.target) == ("tiny", "fp32", "cpu")
+    assert set(manifest.networks) == {"clip", "t5", "backbone", "vae_decoder"}
+    assert manifest.networks["backbone"].outputs[0].shape == ["batch", "image_tokens", MODES, 16]
+    schedule = manifest.schedule
+    assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)
+    assert (manifest.latent.vae_factor, manifest.latent.scaling_factor, manifest.latent.shift_factor) == (2, 1.2, 0.1)
+    assert manifest.momentum.modes == MODES
+    assert manifest.tokenizers["t5"].pad_id == 0
+    assert manifest.tokenizers["clip"].max_tokens == 24
+    assert manifest.parents["base"] == sha256_tree(built.sources.base)
+    assert manifest.parents["adapter"] == sha256_tree(built.sources.adapter)
+    assert "torch" in manifest.tools
+
+
+def test_another_process_writes_the_same_bytes(built: Built, tmp_path: Path) -> None:
+    out = tmp_path / "tiny-fp32-cpu"
+    code = "import sys; from export.build import main; sys.exit(main(sys.argv[1:]))"
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments(built.sources, out, tmp_path / "work")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        check=True,
+        capture_output=True,
+    )
+    assert sha256_tree(out) == sha256_tree(built.bundle)
+
+
+def test_complete_stages_are_not_done_again(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise AssertionError("this stage was complete")
+
+    monkeypatch.setattr(graph, "export_inline", fail)
+    out = tmp_path / "tiny-fp32-cpu"
+    assert command.main(arguments(built.sources, out, built.workdir)) == 0
+    assert sha256_tree(out) == sha256_tree(built.bundle)
+
+
+def test_an_altered_stage_result_is_not_trusted(built: Built, tmp_path: Path) -> None:
+    work = next(path for path in built.workdir.iterdir() if path.is_dir())
+    path, record = (Path(shutil.copy(work / name, tmp_path)) for name in ("t5.onnx", "t5.json"))
+    assert stages.read_record(path, record) is not None
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert stages.read_record(path, record) is None
+    record.write_text("{}")
+    assert stages.read_record(path, record) is None
+
+
+def test_a_parity_miss_exits_and_writes_nothing(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parity, "LIMITS", {"fp32": 1e-12})
+    out = tmp_path / "out" / "tiny-fp32-cpu"
+    assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the exported clip differs from the original")
+    assert not out.parent.exists()
+    assert not list((tmp_path / "work").rglob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "fp8"], "--precision fp8 cannot be built for tiny; allowed: fp32"),
+        (["--target", "sm90"], "--target sm90 cannot be built for tiny; allowed: cpu"),
+        (["--model", "flux"], "--model flux cannot be built; allowed: tiny"),
+        (["--base", "no/such"], "no base pipeline at no/such"),
+    ],
+)
+def test_what_cannot_be_built_is_one_clear_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(command.main, [*options, "--out", str(tmp_path / "tiny-fp32-cpu")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def _drop_pad(path: Path) -> None:
+    config = json.loads(path.read_text())
+    del config["pad_token"]
+    path.write_text(json.dumps(config))
+
+
+BASE_FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "truncated VAE": ("vae/diffusion_pytorch_model.safetensors", _truncate, "truncated"),
+    "truncated T5": ("text_encoder_2/model.safetensors", _truncate, "truncated"),
+    "no T5 configuration": ("text_encoder_2/config.json", Path.unlink, "text_encoder_2/config.json"),
+    "no tokenizer": ("tokenizer/tokenizer.json", Path.unlink, "tokenizer/tokenizer.json is missing"),
+    "damaged tokenizer": ("tokenizer_2/tokenizer.json", lambda path: path.write_text("{"), "is damaged"),
+    "no padding token": ("tokenizer_2/tokenizer_config.json", _drop_pad, "no padding token"),
+    "no VAE factor": ("vae/config.json", lambda path: path.write_text("{}"), "lacks latent_channels"),
+}
+
+
+@pytest.mark.parametrize("fault", BASE_FAULTS)
+def test_a_faulty_base_is_one_clear_line(
+    sources: Sources, tmp_path: Path, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, damage, message = BASE_FAULTS[fault]
+    base = tmp_path / "base"
+    shutil.copytree(sources.base, base)
+    damage(base / name)
+    out, work = tmp_path / "out" / "tiny-fp32-cpu", tmp_path / "work"
+    assert run(command.main, arguments(Sources(base, sources.adapter), out, work)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not out.parent.exists()
+    assert not work.exists()
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
+    assert "is not a bundle: it will not be replaced" in capsys.readouterr().err
+    assert (out / "letter.txt").read_text() == "dear"
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "tiny-fp32-cpu"
+    assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_too_little_disk_is_refused_first(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert run(command.main, arguments(sources, tmp_path / "tiny-fp32-cpu", tmp_path / "work")) == 2
+    assert "1,000 are free" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
