@@ -47,22 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = inspect_sources(request)
     needed = estimate(sources)
     console = Console(stderr=True)
-    console.print(_describe(needed), highlight=False)
+    console.print(_describe(needed), highlight=False, soft_wrap=True)
     check_space(sources, needed)
     with _progress(console) as report:
         bundle = build(sources, report)
     console.print(parity_table(bundle.manifest.parity))
     size = sum(entry.size for entry in bundle.manifest.files)
     sys.stdout.write(f"{out}\n")
-    console.print(f"{bundle.name}: {len(bundle.manifest.files)} files, {size:,} bytes", highlight=False)
+    console.print(f"{bundle.name}: {len(bundle.manifest.files)} files, {size:,} bytes", highlight=False, soft_wrap=True)
     return 0
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m export.build",
-        description="Merge an adapter into its base model, export every network to ONNX, check each against the "
-        "original, and write a verified bundle. An interrupted build continues with the stages that are complete.",
+        description="Merge an adapter into its base model, export every network to ONNX, check each against the\n"
+        "original, and write a verified bundle. An interrupted build continues with the complete stages.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")

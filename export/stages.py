@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NETWORKS = ("clip", "t5", "backbone", "vae_decoder")
 STAGES = ("merge", *NETWORKS, "bundle")
 
-_PROGRAM_MEMORY = 900 << 20
+_PROGRAM_MEMORY = 700 << 20
 """Bytes that torch, diffusers, transformers and the exporter take before any weight is read (measured)."""
 
 _COPIES = 5
