@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python benchmarks/latency.py", description="Measure how long a picture takes.")
     parser.add_argument("--model", default="tiny", help="a model's name, or a bundle's folder (default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="a FluxPipeline folder (default: models/tiny/teacher)")
+    parser.add_argument("--no-teacher", action="store_true", help="leave the teacher out")
     parser.add_argument("--prompt", default="a dark ankle boot")
     parser.add_argument("--threads", type=int, default=_cores(), help="compute threads (default: the cores)")
     parser.add_argument("--cold-runs", type=int, default=7, metavar="N")
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.teacher is None:
         arguments.teacher = next((folder for folder in TEACHERS if folder.is_dir()), TEACHERS[0])
     result: dict[str, Any] = {"cold": _cold(arguments), "warm": _in_a_worker("runtime", arguments)}
-    result["teacher"] = _in_a_worker("teacher", arguments) if arguments.teacher.is_dir() else None
+    with_teacher = arguments.teacher.is_dir() and not arguments.no_teacher
+    result["teacher"] = _in_a_worker("teacher", arguments) if with_teacher else None
     result["ratios"] = _ratios(result["warm"], result["teacher"])
     result["machine"] = _machine(arguments.threads)
     sys.stdout.write(_table(result, arguments) + "\n" + json.dumps(result) + "\n")
@@ -79,14 +81,15 @@ def _cold(arguments: Namespace) -> dict[str, float]:
         command += ["--threads", str(arguments.threads), "--json", "--out", str(Path(folder) / "x.png")]
         for attempt in range(arguments.cold_runs + 1):
             start = time.perf_counter()
-            with tempfile.TemporaryFile("w+") as output:
-                process = subprocess.Popen(command, stdout=output, cwd=ROOT)
+            with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+                process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
                 # wait4 gives this child's own peak; RUSAGE_CHILDREN would give the largest of all so far.
                 _, status, usage = os.wait4(process.pid, 0)
                 process.returncode = os.waitstatus_to_exitcode(status)
                 wall = time.perf_counter() - start
                 if process.returncode:
-                    raise BenchmarkError("runtime.generate failed: see its message above")
+                    errors.seek(0)
+                    raise BenchmarkError(f"runtime.generate failed: {_last_line(errors.read())}")
                 output.seek(0)
                 document = json.load(output)
             if attempt:  # The first run fills the page cache and writes the bytecode.
@@ -106,9 +109,9 @@ def _in_a_worker(name: str, arguments: Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", name, "--model", _model(arguments), "--prompt", arguments.prompt]
     command += ["--threads", str(arguments.threads), "--warm-runs", str(arguments.warm_runs)]
     command += ["--teacher-runs", str(arguments.teacher_runs), "--teacher", str(arguments.teacher)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
-        raise BenchmarkError(f"the {name} measurement failed: see its message above")
+        raise BenchmarkError(f"the {name} measurement failed: {_last_line(done.stderr)}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -146,11 +149,11 @@ def _teacher_worker(arguments: Namespace) -> dict[str, Any]:
         from diffusers import FluxPipeline
     except ImportError as error:
         raise BenchmarkError(
-            f"the teacher needs the extra 'train' ({error}); leave it out with --teacher ''"
+            f"the teacher needs the extra 'train' ({error}); leave it out with --no-teacher"
         ) from error
 
     torch.set_num_threads(arguments.threads)
-    pipeline: Any = FluxPipeline.from_pretrained(arguments.teacher, local_files_only=True, torch_dtype=torch.float32)
+    pipeline: Any = FluxPipeline.from_pretrained(arguments.teacher, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     marks: dict[str, float] = {}
     pipeline.transformer.register_forward_pre_hook(lambda *_: marks.setdefault("first", time.perf_counter()) and None)
@@ -225,7 +228,8 @@ def _table(result: Mapping[str, Any], arguments: Namespace) -> str:
         *((f"  {stage}", f"{seconds * 1e3:.2f} ms") for stage, seconds in warm["stages_s"].items()),
     ]
     if teacher is None:
-        rows.append(("teacher", f"not measured: there is no folder {arguments.teacher}"))
+        reason = "left out" if arguments.no_teacher else f"there is no folder {arguments.teacher}"
+        rows.append(("teacher", f"not measured: {reason}"))
     else:
         ratios = result["ratios"]
         rows += [
@@ -242,6 +246,11 @@ def _table(result: Mapping[str, Any], arguments: Namespace) -> str:
 def _model(arguments: Namespace) -> str:
     """The model as the measured processes, which run in the repository's root, must be told it."""
     return str(Path(arguments.model).resolve()) if Path(arguments.model).is_dir() else str(arguments.model)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
 
 def _cores() -> int:
