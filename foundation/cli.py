@@ -21,14 +21,10 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
-        self.exit(
-            USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n"
-        )
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def run(
-    command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None
-) -> int:
+def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``command(argv)`` and return its exit code.
 
     An :class:`ArcFlowError` becomes ``error: <message>`` on standard error and exit code 2;

@@ -31,9 +31,7 @@ def sha256_tree(root: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        digest.update(
-            f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode()
-        )
+        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -86,9 +84,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 def _temporary_sibling(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise ArcFlowError(_cannot_write(path, error)) from error
