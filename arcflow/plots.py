@@ -31,7 +31,7 @@ def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps:
         figsize=(2 * len(columns) + 1.6, 0.98 * len(chosen) * len(columns) / 2),
         layout="compressed",
     )
-    axes = figure.subplots(len(chosen) // 2 or 1, 2 * len(columns), squeeze=False)
+    axes = figure.subplots(rows, 2 * len(columns), squeeze=False)
     for column, key in enumerate(columns):
         images = (teacher.decode(evaluation.samples[key].x[chosen]).permute(0, 2, 3, 1) + 1.0) / 2.0
         for i, row in enumerate(chosen.tolist()[: 2 * len(axes)]):

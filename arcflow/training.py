@@ -133,7 +133,12 @@ def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: i
 
 
 def _fingerprint(config: LoopConfig, names: list[str]) -> str:
-    fixed = {k: v for k, v in asdict(config).items() if k != "save_every"}
+    """What a checkpoint's run must share with the run that continues it.
+
+    The number of iterations is not part of it where the learning rate does not depend on it: such a run may be extended.
+    """
+    free = {"save_every"} | ({"iterations"} if config.decay == "constant" else set())
+    fixed = {k: v for k, v in asdict(config).items() if k not in free}
     return repr((sorted(fixed.items()), len(names)))
 
 
