@@ -27,10 +27,8 @@ def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps:
     titles = (f"teacher\n{steps} steps", f"ArcFlow\n{nfe} steps", f"Euler\n{nfe} steps")
     chosen = torch.linspace(0, 29, _ROWS).round().long()
     chosen = chosen[chosen < len(evaluation.prompts)]
-    figure = Figure(
-        figsize=(2 * len(columns) + 1.6, 0.98 * len(chosen) * len(columns) / 2),
-        layout="compressed",
-    )
+    rows = max(1, len(chosen) // 2)
+    figure = Figure(figsize=(7.6, 1.45 * rows + 0.4), layout="compressed")
     axes = figure.subplots(rows, 2 * len(columns), squeeze=False)
     for column, key in enumerate(columns):
         images = (teacher.decode(evaluation.samples[key].x[chosen]).permute(0, 2, 3, 1) + 1.0) / 2.0

@@ -135,7 +135,7 @@ def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: i
 def _fingerprint(config: LoopConfig, names: list[str]) -> str:
     """What a checkpoint's run must share with the run that continues it.
 
-    The number of iterations is not part of it where the learning rate does not depend on it: such a run may be extended.
+    Their number of iterations only where the learning rate depends on it: a run at a constant rate may be extended.
     """
     free = {"save_every"} | ({"iterations"} if config.decay == "constant" else set())
     fixed = {k: v for k, v in asdict(config).items() if k not in free}

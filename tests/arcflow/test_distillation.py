@@ -156,6 +156,17 @@ def test_a_checkpoint_of_other_settings_is_refused(teacher: TeacherFolder, recip
         distil(other, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
 
 
+def test_a_finished_run_at_a_constant_rate_can_be_extended(
+    teacher: TeacherFolder, recipe: Recipe, tmp_path: Path
+) -> None:
+    longer = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, iterations=9)))
+    whole = distil(longer, teacher, recipe.student, tmp_path / "a", tmp_path / "a-out")
+    distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    extended = distil(longer, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(extended).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_a_damaged_checkpoint_is_refused(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
