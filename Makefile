@@ -37,7 +37,7 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 	@$(BIN)/ruff format
 
 # Each stage continues where an interrupted run stopped. State lies in .work/$(RECIPE), results in models/ and engines/.
-tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bundle, evaluation (about 75 minutes on 2 idle cores)
+tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bundle, evaluation (about 85 minutes on 2 idle cores)
 	$(BIN)/python -m arcflow.teacher --recipe $(RECIPE)
 	mkdir -p models/$(RECIPE) && rm -rf models/$(RECIPE)/teacher
 	cp -R .work/$(RECIPE)/teacher .work/$(RECIPE)/classifier.safetensors models/$(RECIPE)/
