@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -153,10 +154,10 @@ def save_adapter(student: Student, backbone_config: Mapping[str, Any], policy: P
         "_class_name": student.architecture.ADAPTER_CLASS,
         "num_gaussians": student.recipe.modes,
         "logweights_channels": PATCH_POSITIONS,
-        "arcflow_policy": vars(policy),
+        "arcflow_policy": asdict(policy),
         **{k: v for k, v in backbone_config.items() if not k.startswith("_")},
     }
-    metadata = {"format": "pt", "policy_config": json.dumps(vars(policy))}
+    metadata = {"format": "pt", "policy_config": json.dumps(asdict(policy))}
     with atomic_directory(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
@@ -242,6 +243,6 @@ def _policy(data: object, path: Path) -> Policy | None:
     if data is None:
         return None
     try:
-        return Policy(**data)  # type: ignore[arg-type]
-    except TypeError as error:
+        return msgspec.convert(data, Policy)
+    except msgspec.ValidationError as error:
         raise AdapterError(f"{path}: arcflow_policy is not understood ({error})") from error

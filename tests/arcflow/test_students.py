@@ -164,6 +164,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "wrong modes": (_config(num_gaussians=0), "num_gaussians"),
     "no modes": (_config(num_gaussians=None), "lacks 'num_gaussians'"),
     "wrong patch": (_config(logweights_channels=1), "logweights_channels"),
+    "policy of a wrong type": (_config(arcflow_policy={"shift": "much", "guidance": 2.0}), "arcflow_policy"),
     "policy": (_config(arcflow_policy={"speed": 1}), "arcflow_policy"),
 }
 

@@ -17,10 +17,6 @@ MODEL = Path(__file__).parents[2] / "models" / "tiny"
 PROMPTS = ["a dark ankle boot", "photo of a light t-shirt"]
 SEED = 7
 
-pytestmark = pytest.mark.skipif(
-    not (COMMITTED.is_dir() and (MODEL / "adapter").is_dir()), reason="the default model is not in this checkout"
-)
-
 
 @pytest.mark.parametrize("nfe", [1, 2, 4])
 def test_latents_and_pictures_are_those_of_torch(nfe: int) -> None:
