@@ -78,7 +78,7 @@ def _torch_export(network: Network) -> ir.Model:
         dynamic[name] = {axis: dims[d] for axis, d in enumerate(shape) if isinstance(d, str)}
     with torch.no_grad():
         with torch.device("meta"):
-            module = network.build().eval()
+            module = network.build(torch.float32).eval()
         try:
             program = torch.onnx.export(
                 module,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,26 +66,57 @@ class TensorFile:
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor, in the file's dtype. Raises WeightsError when the file changed since it was opened."""
+        info = self.tensors[name]
+        return self._read(info, info.shape, info.offset)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read rows ``start`` to ``stop`` (not included) of a tensor's first dimension, as :meth:`read` does."""
+        info = self.tensors[name]
+        row = info.size // info.shape[0] if info.shape[0] else 0
+        return self._read(info, (stop - start, *info.shape[1:]), info.offset + start * row)
+
+    def _read(self, info: TensorInfo, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         import torch
 
-        info = self.tensors[name]
-        data = bytearray(info.size)
+        data = bytearray(math.prod(shape) * DTYPES[info.dtype][1])
         try:
             with self.path.open("rb") as stream:
-                stream.seek(info.offset)
+                stream.seek(offset)
                 count = stream.readinto(data)
         except OSError as error:
             raise WeightsError(f"cannot read {self.path}: {error.strerror or error}") from error
-        if count != info.size:
+        if count != len(data):
             raise WeightsError(f"{self.path} was cut while it was read; download or save it again")
         dtype: torch.dtype = getattr(torch, DTYPES[info.dtype][0])
         if not data:
-            return torch.empty(info.shape, dtype=dtype)
-        return torch.frombuffer(data, dtype=dtype).reshape(info.shape)
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+class Weights(Mapping[str, TensorInfo]):
+    """The tensors of one network by name: on disk (:class:`TensorSet`), or computed from what is on disk.
+
+    source: the file or folder that messages name.
+    """
+
+    source: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(info.size for info in self.values())
+
+    @abstractmethod
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, of the dtype and shape that its TensorInfo names."""
+
+    @abstractmethod
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` (not included) of one tensor's first dimension."""
 
 
 @dataclass(frozen=True)
-class TensorSet(Mapping[str, TensorInfo]):
+class TensorSet(Weights):
     """The weights of one network by name, over all of its files."""
 
     source: Path
@@ -100,14 +132,13 @@ class TensorSet(Mapping[str, TensorInfo]):
     def __len__(self) -> int:
         return len(self._home)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all tensors together."""
-        return sum(info.size for info in self.values())
-
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor, in the file's dtype."""
         return self._home[name].read(name)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read some rows of one tensor, in the file's dtype."""
+        return self._home[name].read_rows(name, start, stop)
 
 
 def open_file(path: Path) -> TensorFile:

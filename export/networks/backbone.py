@@ -80,10 +80,10 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
     channels, modes = int(config["in_channels"]), student.modes
     width, pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
 
-    def build() -> nn.Module:
+    def build(dtype: torch.dtype) -> nn.Module:
         network: Any = build_student(config, modes)
         network.pos_embed = _Rope(config["axes_dims_rope"])
-        return _Backbone(network)
+        return _Backbone(network).to(dtype)
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         batch, text = sizes["batch"], sizes["text_tokens"]

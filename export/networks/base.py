@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from export.weights import TensorSet
+    from export.weights import Weights
 
 Dims = tuple[int | str, ...]
 """A shape; a string is a symbolic dimension, or a product such as ``4*rows``."""
@@ -27,22 +27,25 @@ class Network:
     """One network of a bundle.
 
     ports_in, ports_out: (dtype, dims) by name, in order; bounds: least and greatest value of each symbolic dimension;
-    build: the traced module (made under ``torch.device("meta")``), whose forward takes the inputs by name and whose
-    attribute ``network`` is the original; weights: the tensors; aliases: for a state-dict name, the names that the
+    build: the traced module (made under ``torch.device("meta")``) that computes in the given floating dtype; its
+    forward takes the inputs by name and its attribute ``network`` is the original. Floating ports are float32
+    whatever the module computes in. weights: the tensors; aliases: for a state-dict name, the names that the
     weights file may give it; reference: the original in torch with its weights, called like the traced module;
-    examples: random inputs at given sizes from a generator; parity_sizes: the shapes parity is measured at.
+    examples: random inputs at given sizes from a generator; parity_sizes: the shapes parity is measured at;
+    fp8_layers: patterns (fnmatch) of the weights, by state-dict name, that fp8 quantises unless told otherwise.
     """
 
     name: str
     ports_in: Mapping[str, tuple[str, Dims]]
     ports_out: Mapping[str, tuple[str, Dims]]
     bounds: Mapping[str, tuple[int, int]]
-    build: Callable[[], nn.Module]
-    weights: TensorSet
+    build: Callable[[torch.dtype], nn.Module]
+    weights: Weights
     reference: Callable[[], Callable[..., Sequence[torch.Tensor]]]
     examples: Callable[[Sizes, torch.Generator], dict[str, torch.Tensor]]
     parity_sizes: Sequence[Sizes]
     aliases: Callable[[str], Sequence[str]] = field(default=lambda name: (name,))
+    fp8_layers: Sequence[str] = ()
 
     def weight_key(self, name: str) -> str | None:
         """The key of a state-dict name in the weights, or None where they lack it."""

@@ -57,7 +57,7 @@ def clip_network(folder: Path) -> Network:
         ports_in={"input_ids": ("int64", ("batch", tokens))},
         ports_out={"pooled": ("float32", ("batch", width))},
         bounds={"batch": (1, 1024)},
-        build=lambda: _Clip(CLIPTextModel(config)),
+        build=lambda dtype: _Clip(CLIPTextModel(config)).to(dtype),
         weights=open_folder(folder),
         aliases=lambda name: (name, _PREFIX + name),
         reference=reference,

@@ -49,7 +49,7 @@ def t5_network(folder: Path) -> Network:
         ports_in={"input_ids": ("int64", ("batch", "text_tokens"))},
         ports_out={"sequence": ("float32", ("batch", "text_tokens", int(config.d_model)))},
         bounds={"batch": (1, 1024), "text_tokens": (1, 4096)},
-        build=lambda: _T5(T5EncoderModel(config)),
+        build=lambda dtype: _T5(T5EncoderModel(config)).to(dtype),
         weights=open_folder(folder),
         aliases=lambda name: (name, _SHARED) if name == _EMBEDDING else (name,),
         reference=reference,

@@ -51,7 +51,7 @@ def vae_decoder_network(folder: Path) -> Network:
             "images": ("float32", ("batch", int(config["out_channels"]), f"{factor}*rows", f"{factor}*columns"))
         },
         bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
-        build=lambda: _Decoder(AutoencoderKL.from_config(describe(config))),
+        build=lambda dtype: _Decoder(AutoencoderKL.from_config(describe(config))).to(dtype),
         weights=open_folder(folder),
         reference=reference,
         examples=examples,

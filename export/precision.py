@@ -1,0 +1,64 @@
+"""Precisions: what each network computes in, and what stays high. The policy is data; nothing else decides it.
+
+==========  =================================================================================================
+precision   networks
+==========  =================================================================================================
+fp32        everything in float32
+fp16        backbone and CLIP in float16; T5, Qwen2.5-VL and the VAE decoders, which overflow in float16, in
+            bfloat16 (float32 where the target is a CPU)
+bf16        everything in bfloat16
+fp8         the backbone's large linears in FP8 (E4M3), all else of it, and all other networks, in bfloat16
+            (float32 where the target is a CPU)
+==========  =================================================================================================
+
+Whatever the precision: ports, rotary angles, log-softmax and the solver are float32; norms and softmax accumulate in
+float32; under fp8, embeddings, modulation, ``norm_out`` and the momentum head are not quantised.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from export.errors import ExportError
+
+
+class Precision(StrEnum):
+    """What a bundle's weights and arithmetic are, by the name that users type."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+
+
+FLOAT16_SAFE = frozenset({"clip", "backbone"})
+"""Networks whose activations stay within float16's range."""
+
+CPU = "cpu"
+"""The target that ONNX Runtime serves; every other one is a GPU's."""
+
+
+def compute_dtype(network: str, precision: Precision, target: str) -> str:
+    """The floating type ("float32", "float16", "bfloat16") that a network computes in. Raises ExportError.
+
+    network: its name in the bundle; target: what the bundle runs on. ONNX Runtime's CPU has no bfloat16 arithmetic.
+    """
+    if precision is Precision.FP32:
+        return "float32"
+    if precision is Precision.FP16 and network in FLOAT16_SAFE:
+        return "float16"
+    if target != CPU:
+        return "bfloat16"
+    if precision is Precision.BF16:
+        raise ExportError("--precision bf16 cannot run on a CPU: ONNX Runtime has no bfloat16 there; use fp32 or fp16")
+    return "float32"
+
+
+def opset(precision: Precision, target: str) -> int:
+    """The ONNX opset: 20 in fp32 (the last without Attention: plain graphs), 21 for FP8 on a CPU, else 23.
+
+    From 23 on attention is one node, from which TensorRT makes a fused kernel.
+    """
+    if precision is Precision.FP32:
+        return 20
+    return 21 if target == CPU else 23
