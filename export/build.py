@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from engines.locate import BUILT_IN
 from engines.names import BundleName
-from export.models import MODELS, choose
+from export.errors import ExportError
+from export.models import MODELS, choose, choose_precision
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ _EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build one bundle; prints an estimate, progress, the parity table and the bundle's folder."""
     arguments = _parser().parse_args(argv)
-    spec = choose(arguments.model, arguments.precision, arguments.target)
+    spec = choose(arguments.model)
+    precision = choose_precision(arguments.precision)
+    if spec.name != "tiny" or precision != "fp32" or arguments.target != "cpu":
+        raise ExportError("only --model tiny --precision fp32 --target cpu can be built yet")
     from rich.console import Console
 
     from export.parity import parity_table
@@ -38,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec=spec,
         precision=arguments.precision,
         target=arguments.target,
-        base=arguments.base or spec.base,
-        adapter=arguments.adapter or spec.adapter,
+        base=arguments.base or Path(spec.base),
+        adapter=arguments.adapter or Path(spec.adapter),
         out=out,
         workdir=arguments.workdir,
     )

@@ -1,4 +1,4 @@
-"""The models that can be built, and what each may be built as."""
+"""The models that can be built: where their parts come from and what a bundle of theirs promises unless told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines.manifest import Limits, Range
 from export.errors import ExportError
+from export.precision import Precision
 
 _FOLDER = Path(__file__).resolve().parents[1] / "models"
 
@@ -16,26 +17,30 @@ _FOLDER = Path(__file__).resolve().parents[1] / "models"
 class ModelSpec:
     """A model by name.
 
-    precisions, targets: what it can be built as, the default first; base, adapter: folders taken unless others are
-    given; limits: shapes the bundle promises; guidance: fed to the backbone where the adapter names none.
+    architecture: which seam builds it ("flux", "qwen"); base, adapter: a folder or a hub id, taken unless another is
+    given; limits: shapes the bundle promises; precision, target: built unless told otherwise; guidance: fed to the
+    backbone where the adapter names none; calibration: scales for fp8 that come with the project; keep_high: patterns
+    of weights that fp8 leaves out for this model, beyond the architecture's own.
     """
 
     name: str
-    precisions: tuple[str, ...]
-    targets: tuple[str, ...]
-    base: Path
-    adapter: Path
+    architecture: str
+    base: str
+    adapter: str
     limits: Limits
+    precision: Precision
+    target: str
     guidance: float
+    calibration: Path | None = None
+    keep_high: tuple[str, ...] = ()
 
 
 MODELS: Mapping[str, ModelSpec] = {
     "tiny": ModelSpec(
         name="tiny",
-        precisions=("fp32",),
-        targets=("cpu",),
-        base=_FOLDER / "tiny" / "teacher",
-        adapter=_FOLDER / "tiny" / "adapter",
+        architecture="flux",
+        base=str(_FOLDER / "tiny" / "teacher"),
+        adapter=str(_FOLDER / "tiny" / "adapter"),
         limits=Limits(
             batch=Range(1, 1, 16),
             width=Range(16, 32, 64),
@@ -43,17 +48,57 @@ MODELS: Mapping[str, ModelSpec] = {
             text_tokens=Range(12, 12, 12),
             multiple=8,
         ),
+        precision=Precision.FP32,
+        target="cpu",
         guidance=2.0,
+        calibration=_FOLDER / "tiny" / "calibration.json",
+    ),
+    "flux": ModelSpec(
+        name="flux",
+        architecture="flux",
+        base="black-forest-labs/FLUX.1-dev",
+        adapter="ymyy307/ArcFlow/arcflow-flux-2steps",
+        limits=Limits(
+            batch=Range(1, 1, 4),
+            width=Range(256, 1024, 1536),
+            height=Range(256, 1024, 1536),
+            text_tokens=Range(512, 512, 512),
+            multiple=16,
+        ),
+        precision=Precision.BF16,
+        target="onnx",
+        guidance=3.5,
+    ),
+    "qwen": ModelSpec(
+        name="qwen",
+        architecture="qwen",
+        base="Qwen/Qwen-Image",
+        adapter="ymyy307/ArcFlow/arcflow-qwen-2steps",
+        limits=Limits(
+            batch=Range(1, 1, 4),
+            width=Range(256, 1328, 1664),
+            height=Range(256, 1328, 1664),
+            text_tokens=Range(1, 128, 512),
+            multiple=16,
+        ),
+        precision=Precision.BF16,
+        target="onnx",
+        guidance=4.0,
     ),
 }
+"""By the name that users type."""
 
 
-def choose(model: str, precision: str, target: str) -> ModelSpec:
-    """The model of that name, if it can be built so. Raises ExportError, which lists what is allowed."""
+def choose(model: str) -> ModelSpec:
+    """The model of that name. Raises ExportError, which lists what is allowed."""
     if model not in MODELS:
         raise ExportError(f"--model {model} cannot be built; allowed: {', '.join(MODELS)}")
-    spec = MODELS[model]
-    for option, value, allowed in (("precision", precision, spec.precisions), ("target", target, spec.targets)):
-        if value not in allowed:
-            raise ExportError(f"--{option} {value} cannot be built for {model}; allowed: {', '.join(allowed)}")
-    return spec
+    return MODELS[model]
+
+
+def choose_precision(name: str) -> Precision:
+    """The precision of that name. Raises ExportError, which lists what is allowed."""
+    try:
+        return Precision(name)
+    except ValueError as error:
+        raise ExportError(f"--precision {name} is unknown; allowed: {', '.join(Precision)}") from error
