@@ -65,8 +65,8 @@ def assemble(parts: Parts) -> Manifest:
             channels=vae["latent_channels"],
             patch=_PATCH,
             vae_factor=vae_factor(vae),
-            scaling_factor=vae["scaling_factor"],
-            shift_factor=vae.get("shift_factor") or 0.0,
+            scaling_factor=[vae["scaling_factor"]],
+            shift_factor=[vae.get("shift_factor") or 0.0],
         ),
         schedule=schedule(parts.policy, parts.base, parts.spec.guidance),
         momentum=Momentum(

@@ -84,7 +84,11 @@ class FluxNetworks:
     def decode(self, x: Tokens, grid: Grid) -> tuple[Picture, ...]:
         """The pictures of packed latents."""
         latent = self._manifest.latent
-        z = self.latents(x, grid) / np.float32(latent.scaling_factor) + np.float32(latent.shift_factor)
+        scaling, shift = (
+            np.array(values, dtype=np.float32).reshape(-1, 1, 1)
+            for values in (latent.scaling_factor, latent.shift_factor)
+        )
+        z = self.latents(x, grid) / scaling + shift
         return tuple(layout.to_pixels(self._in_batches("vae_decoder", "latents", z)))
 
     def _in_batches(self, name: str, port: str, values: Array) -> Array:

@@ -284,9 +284,9 @@ def test_damage_is_refused_with_a_clear_error(bundle: Path, damage: Callable[[Pa
 
 def test_an_unknown_schema_version_is_its_own_error(bundle: Path) -> None:
     data = (bundle / MANIFEST_NAME).read_bytes()
-    changed = data.replace(b'"schema_version": 1', b'"schema_version": 2, "field_of_the_future": []')
+    changed = data.replace(b'"schema_version": 2', b'"schema_version": 3, "field_of_the_future": []')
     (bundle / MANIFEST_NAME).write_bytes(changed)
-    with pytest.raises(SchemaVersionError, match="schema version 2, this ArcFlow reads version 1"):
+    with pytest.raises(SchemaVersionError, match="schema version 3, this ArcFlow reads version 2"):
         open_bundle(bundle)
 
 

@@ -29,7 +29,7 @@ def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
     assert manifest.networks["backbone"].outputs[0].shape == ["batch", "image_tokens", MODES, 16]
     schedule = manifest.schedule
     assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)
-    assert (manifest.latent.vae_factor, manifest.latent.scaling_factor, manifest.latent.shift_factor) == (2, 1.2, 0.1)
+    assert (manifest.latent.vae_factor, manifest.latent.scaling_factor, manifest.latent.shift_factor) == (2, [1.2], [0.1])
     assert manifest.momentum.modes == MODES
     assert manifest.tokenizers["t5"].pad_id == 0
     assert manifest.tokenizers["clip"].max_tokens == 24
@@ -86,9 +86,9 @@ def test_a_parity_miss_exits_and_writes_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--precision", "fp8"], "--precision fp8 cannot be built for tiny; allowed: fp32"),
-        (["--target", "sm90"], "--target sm90 cannot be built for tiny; allowed: cpu"),
-        (["--model", "flux"], "--model flux cannot be built; allowed: tiny"),
+        (["--precision", "fp8"], "can be built yet"),
+        (["--target", "sm90"], "can be built yet"),
+        (["--model", "flux"], "can be built yet"),
         (["--base", "no/such"], "no base pipeline at no/such"),
     ],
 )

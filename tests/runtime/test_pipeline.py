@@ -24,7 +24,7 @@ from runtime.errors import BackendError, RequestError
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
 from runtime.text import PromptTokenizer
-from tests.runtime import small_bundle
+from tests.runtime import small_plans
 
 PROMPT = "a dark ankle boot"
 
@@ -262,7 +262,7 @@ def test_a_folder_that_is_not_what_its_name_says(small: Path, tmp_path: Path, mo
 
 
 def test_a_bundle_for_another_target(tmp_path: Path) -> None:
-    folder = small_bundle.build(tmp_path / "tiny-fp32-sm89", target="sm89").root
+    folder = small_plans.build(tmp_path / "tiny-fp16-sm89").root
     with pytest.raises(BackendError, match="is for target 'sm89'"):
         Pipeline.open(folder)
 

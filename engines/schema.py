@@ -1,0 +1,239 @@
+"""What a ``manifest.json`` is made of: one frozen struct a concept. Unknown fields are refused everywhere.
+
+:mod:`engines.manifest` reads and writes the whole; :mod:`engines.checks` says what its parts must agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 2
+KIND: Final = "arcflow-bundle"
+MANIFEST_NAME = "manifest.json"
+
+Architecture = Literal["flux", "qwen"]
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+
+NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "flux": ("backbone", "clip", "t5", "vae_decoder"),
+    "qwen": ("backbone", "text", "vae_decoder"),
+}
+"""Networks of a bundle by architecture."""
+
+TOKENIZERS: Mapping[str, tuple[str, ...]] = {"flux": ("clip", "t5"), "qwen": ("text",)}
+"""Tokenizers of a bundle by architecture; each is called as the network that takes its ids."""
+
+ONNX_TARGETS = ("cpu", "onnx")
+"""Targets whose networks are ONNX files: what ONNX Runtime runs here, and what plans are built from elsewhere."""
+
+CAPABILITIES_OF_TARGET: Mapping[str, tuple[str, ...]] = {"rtx": ("sm120", "sm89")}
+"""Compute capabilities of the targets that are not one themselves (every other GPU target is: ``sm90``)."""
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Capability = Annotated[str, msgspec.Meta(pattern=r"^sm[0-9]{2,3}$")]
+Seal = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}:[0-9a-f]{64})?$")]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output of a network; a dimension that is a string is symbolic (free within the limits)."""
+
+    name: str
+    dtype: Literal["float32", "float16", "bfloat16", "int64", "int32"]
+    shape: Sequence[int | str]
+
+
+class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network of the bundle: its file, its ports, and what kind of file it is.
+
+    format: an ONNX model or a TensorRT plan. data: files that an ONNX model keeps its weights in; they lie in the
+    model's own folder. compute: the floating type of most of its arithmetic (ports are float32 all the same).
+    """
+
+    file: str
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    format: Literal["onnx", "plan"] = "onnx"
+    data: Sequence[str] = ()
+    compute: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The least, usual and greatest value of a dimension."""
+
+    min: Count
+    opt: Count
+    max: Count
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shapes the networks take: images a call, pixels (multiples of ``multiple``), text tokens of the backbone."""
+
+    batch: Range
+    width: Range
+    height: Range
+    text_tokens: Range
+    multiple: Count
+
+
+class Latent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Geometry of the latent: ``vae_factor`` pixels a latent cell, ``patch`` x ``patch`` cells a token.
+
+    The VAE decoder takes ``z / scaling_factor + shift_factor``; both are lists of one number, or of one a channel.
+    """
+
+    channels: Count
+    patch: Count
+    vae_factor: Count
+    scaling_factor: Sequence[Positive]
+    shift_factor: Sequence[float]
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Constants of the sigma schedule, the guidance fed to the backbone, and the evaluations: usual and most.
+
+    A backbone that takes no guidance (Qwen-Image's) was distilled from a teacher with that much of it.
+    """
+
+    shift: Positive
+    guidance: float
+    nfe: Count
+    final_step_ratio: Positive
+    max_nfe: Count = 64
+
+
+class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shape of the momentum field: K modes, packed channels of a token, patch positions that share a gate."""
+
+    modes: Count
+    packed_channels: Count
+    patch_positions: Count
+
+
+class TokenizerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ``tokenizer.json`` and how its ids are brought to length (start and end ids come from the file itself).
+
+    max_tokens: most ids of a prompt, those of the template included. template: what the prompt is put into, "" or a
+    text with one "{}"; special tokens in it are special. drop: leading tokens whose encodings the backbone does not
+    get. pad: to ``max_tokens``, or to the longest prompt of a call (then with an attention mask).
+    """
+
+    file: str
+    max_tokens: Count
+    pad_id: Annotated[int, msgspec.Meta(ge=0)]
+    template: str = ""
+    drop: Annotated[int, msgspec.Meta(ge=0)] = 0
+    pad: Literal["max", "longest"] = "max"
+
+
+class ShapeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The least, usual and greatest shape of one input: an optimisation profile."""
+
+    min: Sequence[Count]
+    opt: Sequence[Count]
+    max: Sequence[Count]
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What makes the plans of a bundle valid: anything that differs on a machine makes them unusable there.
+
+    version: of TensorRT, as it names itself ("1.7.1.116"). compute_capabilities: sorted. profiles: by network and
+    input. onnx: for each network the :func:`engines.manifest.source_digest` of the ONNX it was built from.
+    seal: :func:`engines.trust.seal`; "" for plans that no machine vouches for.
+    """
+
+    flavour: Flavour
+    version: str
+    compute_capabilities: Sequence[Capability]
+    opt_level: Annotated[int, msgspec.Meta(ge=0, le=5)]
+    profiles: Mapping[str, Mapping[str, ShapeRange]]
+    onnx: Mapping[str, Sha256]
+    seal: Seal = ""
+
+
+class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an FP8 backbone was quantised.
+
+    calibration: digest of the calibration file. method: how its amax became scales ("max", "percentile", "mse").
+    synthetic: the scales are nominal, not measured: good for timing and sizes, not for pictures. layers: weights in
+    FP8, by state-dict name; kept_high: layers or patterns that were left out on request; options: what else was chosen.
+    """
+
+    calibration: Sha256
+    method: str
+    synthetic: bool
+    layers: Sequence[str]
+    kept_high: Sequence[str] = ()
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One measure of the quality gate ("latent", "picture", ...): what was found and what was allowed."""
+
+    measure: str
+    value: float
+    limit: float
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The end of the path against the unquantised student: relative L2 errors over ``pictures`` at ``nfe``."""
+
+    nfe: Count
+    pictures: Count
+    results: Sequence[GateResult]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle: posix path relative to its root, sha256 in hexadecimal, size in bytes."""
+
+    path: str
+    sha256: Sha256
+    size: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ParityResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a network was from its original at one shape when the bundle was built, and what was allowed.
+
+    twin: measured on the same graph in another precision, because this machine cannot run the one in the bundle.
+    """
+
+    network: str
+    shape: Mapping[str, int]
+    relative_error: float
+    limit: float
+    twin: bool = False
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything the runtime must know of a bundle. ``files`` and ``digest`` are filled in by the writer.
+
+    ``digest`` is the sha256 of ``manifest.json`` with its own 64 digits left out, so that no byte of the bundle
+    can change unseen. ``parents`` holds the digests of what the bundle was made from, ``tools`` their versions.
+    """
+
+    model: Name
+    architecture: Architecture
+    precision: Word
+    target: Word
+    networks: Mapping[str, Network]
+    limits: Limits
+    latent: Latent
+    schedule: Schedule
+    momentum: Momentum
+    tokenizers: Mapping[str, TokenizerSpec]
+    parents: Mapping[str, str]
+    tools: Mapping[str, str]
+    parity: Sequence[ParityResult]
+    engine: Engine | None = None
+    quantisation: Quantisation | None = None
+    gate: Gate | None = None
+    files: Sequence[FileEntry] = ()
+    digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    kind: Literal["arcflow-bundle"] = KIND
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,54 @@
+"""The small bundle as it would be for a GPU: a plan for each network. The plans are bytes that nothing executes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.bundle import Bundle
+from engines.checks import capabilities
+from engines.manifest import Engine, Manifest, Port, ShapeRange, source_digest
+from engines.writer import write_bundle
+from tests.runtime import small_bundle
+
+
+def build(folder: Path, target: str = "sm89", seal: str = "", **changes: Any) -> Bundle:
+    """Write a bundle of plans at ``folder``; ``changes`` replace fields of its engine."""
+    made = manifest(target, seal=seal, **changes)
+    tokenizers = {"clip": small_bundle.clip_tokenizer(), "t5": small_bundle.t5_tokenizer()}
+    files: dict[str, Path | bytes] = {network.file: plan(name) for name, network in made.networks.items()}
+    files |= {made.tokenizers[name].file: msgspec.json.encode(tokenizer) for name, tokenizer in tokenizers.items()}
+    return write_bundle(folder, made, files)
+
+
+def plan(name: str) -> bytes:
+    """What stands for the plan of a network."""
+    return f"the plan of {name}".encode() * 100
+
+
+def manifest(target: str = "sm89", precision: str = "fp16", **changes: Any) -> Manifest:
+    """The manifest of that bundle, with no files yet."""
+    onnx = small_bundle.manifest()
+    networks = {
+        name: msgspec.structs.replace(network, file=f"{name}.plan", format="plan")
+        for name, network in onnx.networks.items()
+    }
+    profiles = {name: {port.name: _range(port) for port in network.inputs} for name, network in networks.items()}
+    engine: dict[str, Any] = {
+        "flavour": "tensorrt-rtx",
+        "version": "1.7.1.116",
+        "compute_capabilities": capabilities(target),
+        "opt_level": 3,
+        "profiles": profiles,
+        "onnx": {name: source_digest({f"{name}.onnx": "a" * 64}) for name in networks},
+    }
+    return msgspec.structs.replace(
+        onnx, precision=precision, target=target, networks=networks, engine=Engine(**{**engine, **changes})
+    )
+
+
+def _range(port: Port) -> ShapeRange:
+    low, usual, high = ([value if isinstance(d, str) else d for d in port.shape] for value in (1, 2, 4))
+    return ShapeRange(low, usual, high)  # type: ignore[arg-type]
