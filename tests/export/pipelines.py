@@ -204,9 +204,9 @@ def _flux_text() -> tuple[nn.Module, Any, nn.Module, Any]:
             num_attention_heads=2,
             max_position_embeddings=77,
             hidden_act="quick_gelu",
-            bos_token_id=clip_tokenizer.bos_token_id,
-            eos_token_id=clip_tokenizer.eos_token_id,
-            pad_token_id=clip_tokenizer.pad_token_id,
+            bos_token_id=0,  # These three are not the tokenizer's, but what the published configuration says.
+            eos_token_id=2,
+            pad_token_id=1,
         )
     )
     t5 = T5EncoderModel(
