@@ -19,3 +19,11 @@ class MergeError(ExportError):
 
 class ParityError(ExportError):
     """An exported network does not compute what the original computes."""
+
+
+class CalibrationError(ExportError):
+    """A calibration is missing, damaged, or belongs to another student."""
+
+
+class GateError(ExportError):
+    """A quantised student's pictures differ too much from the student's own."""
