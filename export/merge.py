@@ -1,154 +1,157 @@
-"""Merging an adapter into its base: ``W + B @ A`` in float32, tensor by tensor, into one new safetensors file.
+"""Merging an adapter, and style LoRAs, into a base: planned from the headers, computed where the weights are read.
 
-Everything that can be known from the headers is checked before the first tensor is read: that every LoRA pair
-finds its weight, that no tensor is unknown or missing, and every shape. At most one weight, its pair and their
-float32 result are in memory at a time.
+Everything that can be known from the headers is checked before the first tensor is read: that every LoRA pair finds
+its weight, that no tensor is unknown or missing, every shape and type.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.configs import read_json
 from export.errors import MergeError
-from export.tensor_writer import Entry, TensorWriter
-from export.weights import TensorInfo, TensorSet, open_folder, tensor_set
-from foundation.files import atomic_directory, sha256_file
+from export.merged_weights import MergedWeights, Pair, Step
+from export.weights import TensorInfo, TensorSet, Weights, open_folder, tensor_set
 
 if TYPE_CHECKING:
-    import torch
+    from arcflow.adapter import AdapterConfig, Policy
+    from export.lora import StyleLora
 
-    from arcflow.adapter import AdapterConfig
-
-WEIGHTS_FILE = "student.safetensors"
-MANIFEST_FILE = "merged.json"
 _FORMAT = 1
+"""Changes when the same sources begin to give other weights."""
+
+_MERGEABLE = ("F64", "F32", "F16", "BF16")
+_VELOCITY_HEAD = "proj_out"
+"""The teacher's last linear, which the momentum head replaces."""
+
+_GEOMETRY = (
+    "attention_head_dim",
+    "axes_dims_rope",
+    "guidance_embeds",
+    "in_channels",
+    "joint_attention_dim",
+    "num_attention_heads",
+    "num_layers",
+    "num_single_layers",
+    "pooled_projection_dim",
+)
+"""Keys of a backbone's configuration in which an adapter and its base must agree where both name them."""
+
 _LISTED = 5
 """How many of a list of wrong keys a message names."""
 
-Report = Callable[[int, int], None]
-"""Told (tensors done, tensors in all)."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """How one tensor of the student comes about: ``base`` or ``whole`` copied, or ``base`` + B @ A.
-
-    name: in the student's state dict; source: key in its file; lora: keys of (A, B) in the adapter's file.
-    """
-
-    name: str
-    source: str
-    from_adapter: bool
-    info: TensorInfo
-    lora: tuple[str, str] | None = None
+_OTHER_BASE = "use the base model that the adapter was trained on"
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A merge that was found possible from the headers alone. config: the base backbone's diffusers configuration."""
+    """A merge that was found possible from the headers alone.
+
+    config: the base backbone's diffusers configuration; architecture: its name ("flux", "qwen").
+    """
 
     base: TensorSet
     adapter: TensorSet
+    loras: tuple[StyleLora, ...]
     config: Mapping[str, Any]
     adapter_config: AdapterConfig
+    architecture: str
     steps: tuple[Step, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of the merged tensors."""
+        """Bytes of the merged tensors, each in the type of the tensor it starts from."""
         return sum(step.info.size for step in self.steps)
 
 
 @dataclass(frozen=True)
 class MergedStudent:
-    """A merged student on disk. digest: sha256 of the safetensors file; config: the backbone's configuration."""
+    """A merged student. Its weights are computed when they are read; nothing of it is on disk.
 
-    folder: Path
+    digest: identity, from the digests of what is merged; modes: K; config: the backbone's diffusers configuration;
+    policy: how the adapter says it is sampled.
+    """
+
+    weights: MergedWeights
     digest: str
     modes: int
     config: Mapping[str, Any]
-
-    @property
-    def weights(self) -> TensorSet:
-        """The student's tensors, by state-dict name."""
-        return tensor_set(self.folder / WEIGHTS_FILE)
+    architecture: str
+    policy: Policy | None = None
 
 
-def plan_merge(transformer: Path, adapter: Path) -> MergePlan:
-    """Check from the headers that the adapter folder fits the base's ``transformer`` folder, and plan the merge.
+def plan_merge(transformer: Path, adapter: Path, loras: Sequence[StyleLora] = ()) -> MergePlan:
+    """Check from the headers that adapter and LoRAs fit the base's ``transformer`` folder, and plan the merge.
 
-    Raises MergeError (keys, shapes), WeightsError (a damaged file), AdapterError (a damaged adapter).
+    A style LoRA on the teacher's velocity head is added to the means of every mode: the gates sum to one, so the
+    velocity at a segment's start changes by just what the teacher's would. One on ``norm_out`` is added to the
+    adapter's own.
+
+    Raises MergeError (keys, shapes, types), WeightsError (a damaged file), AdapterError (a damaged adapter).
     """
     from arcflow.adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
     from arcflow.adapter import read_config
+    from arcflow.students import architecture_of_adapter
 
     config = read_config(adapter)
+    architecture = str(architecture_of_adapter(config.class_name).NAME)
     backbone = read_json(transformer / "config.json")
+    _check_kin(backbone, config, transformer)
     given = tensor_set(adapter / ADAPTER_WEIGHTS)
     base = open_folder(transformer)
-    wanted, replaced = _student_shapes(backbone, config)
+    wanted, replaced = _student_shapes(backbone, config, architecture)
     steps = _plan(base, given, wanted, replaced)
-    return MergePlan(base, given, backbone, config, steps)
+    for lora in loras:
+        steps = _with_lora(steps, lora, config.modes)
+    return MergePlan(base, given, tuple(loras), backbone, config, architecture, tuple(steps.values()))
 
 
-def merge(plan: MergePlan, folder: Path, parents: Mapping[str, str], report: Report | None = None) -> MergedStudent:
-    """Write the merged student to ``folder``, whole or not at all, with ``merged.json`` that names its parents.
+def merged_student(plan: MergePlan, base: str, adapter: str) -> MergedStudent:
+    """The student of a plan. base, adapter: digests of the base's ``transformer`` folder and of the adapter's folder.
 
-    parents: digests of what is merged, by name. A folder that holds the verified result of the same parents is
-    kept as it is. Raises MergeError where a tensor has values that are not finite.
+    Nothing is read.
     """
-    done = find_merged(folder, parents)
-    if done is not None:
-        return done
-    entries = [Entry(step.name, step.info.dtype, step.info.shape) for step in plan.steps]
-    with atomic_directory(folder) as temporary:
-        with TensorWriter(temporary / WEIGHTS_FILE, entries, {"format": "pt"}) as writer:
-            for index, step in enumerate(plan.steps):
-                writer.write(step.name, _compute(plan, step))
-                if report is not None:
-                    report(index + 1, len(plan.steps))
-        manifest = {
-            "format": _FORMAT,
-            "parents": dict(parents),
-            "sha256": writer.hexdigest(),
-            "modes": plan.adapter_config.modes,
-            "config": dict(plan.config),
-        }
-        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    return MergedStudent(folder, writer.hexdigest(), plan.adapter_config.modes, plan.config)
+    facts = {
+        "format": _FORMAT,
+        "base": base,
+        "adapter": adapter,
+        "loras": [[lora.digest, lora.scale] for lora in plan.loras],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    config = plan.adapter_config
+    weights = MergedWeights(plan.base.source, plan.steps)
+    return MergedStudent(weights, digest, config.modes, plan.config, plan.architecture, config.policy)
 
 
-def find_merged(folder: Path, parents: Mapping[str, str]) -> MergedStudent | None:
-    """The merged student in ``folder`` if it is whole, unaltered and of just these parents; else None."""
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        fits = manifest["format"] == _FORMAT and manifest["parents"] == dict(parents)
-        if fits and sha256_file(folder / WEIGHTS_FILE) == manifest["sha256"]:
-            return MergedStudent(folder, manifest["sha256"], manifest["modes"], manifest["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # Anything that is wrong with a cached result means only that it is made again.
-    return None
+def _check_kin(backbone: Mapping[str, Any], adapter: AdapterConfig, transformer: Path) -> None:
+    """Refuse a base of another kind or size than the adapter's, where their configurations tell."""
+    found, wanted = backbone.get("_class_name"), adapter.class_name.removeprefix("Arc")
+    if found != wanted:
+        raise MergeError(f"{transformer} holds a {found}, the adapter is for a {wanted}; {_OTHER_BASE}")
+    for key in _GEOMETRY:
+        own, other = backbone.get(key), adapter.backbone.get(key)
+        if own is not None and other is not None and own != other:
+            raise MergeError(f"{transformer}: {key} is {own}, the adapter was trained with {other}; {_OTHER_BASE}")
 
 
 def _student_shapes(
-    config: Mapping[str, Any], adapter: AdapterConfig
+    config: Mapping[str, Any], adapter: AdapterConfig, architecture: str
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """(shape of every tensor of the student, adapter key -> student key of what the adapter replaces whole)."""
     import torch
 
     from arcflow.adapter import student_names
-    from arcflow.students import HEAD_PARTS, architecture_of_adapter, build_student
+    from arcflow.students import HEAD_PARTS, build_student
 
-    architecture = architecture_of_adapter(adapter.class_name)
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         with torch.device("meta"):
-            student = build_student(plain, adapter.modes, architecture.NAME)
+            student = build_student(plain, adapter.modes, architecture)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise MergeError(f"the base's transformer/config.json does not describe a backbone: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
@@ -158,7 +161,8 @@ def _student_shapes(
 
 def _plan(
     base: TensorSet, adapter: TensorSet, wanted: Mapping[str, tuple[int, ...]], replaced: Mapping[str, str]
-) -> tuple[Step, ...]:
+) -> dict[str, Step]:
+    """The student's tensors from base and adapter, in the order of ``wanted``."""
     from arcflow.adapter import PREFIX, split_keys
 
     keys = {key.removeprefix(PREFIX): key for key in adapter}
@@ -166,68 +170,63 @@ def _plan(
         raise MergeError(f"{adapter.source} has keys both with and without the prefix {PREFIX!r}; keep one of each")
     lora, whole = split_keys(keys, adapter.source)
     own = {name for name in wanted if name not in replaced.values()}
-    dropped = {"proj_out.weight", "proj_out.bias"}  # The teacher's velocity head, which the momentum head replaces.
-    _refuse(f"{base.source} lacks", own - set(base), "use the base model that the adapter was trained on")
-    odd = set(base) - set(wanted) - dropped
-    _refuse(f"{base.source} has unknown keys:", odd, "use the base model that the adapter was trained on")
+    dropped = {f"{_VELOCITY_HEAD}.{part}" for part in ("weight", "bias")}
+    _refuse(f"{base.source} lacks", own - set(base), _OTHER_BASE)
+    _refuse(f"{base.source} has unknown keys:", set(base) - set(wanted) - dropped, _OTHER_BASE)
     homeless = {module for module in lora if f"{module}.weight" not in own or len(wanted[f"{module}.weight"]) != 2}
-    _refuse("LoRA pairs of the adapter find no weight in the base:", homeless, "use the base it was trained on")
-    steps = []
+    _refuse("LoRA pairs of the adapter find no weight in the base:", homeless, _OTHER_BASE)
+    sources = {name: key for key, name in replaced.items()}
+    steps: dict[str, Step] = {}
     for name, shape in wanted.items():
-        pair = lora.get(name.removesuffix(".weight")) if name.endswith(".weight") and name in own else None
-        if name in own:
-            info = _expect(base, name, shape)
-            steps.append(Step(name, name, False, info, pair))
-    if not steps:
-        raise MergeError(f"{base.source} has nothing to merge")
-    for key, name in replaced.items():
-        steps.append(Step(name, whole[key], True, _expect(adapter, whole[key], wanted[name])))
-    for module, (a, b) in lora.items():
-        rows, columns = wanted[f"{module}.weight"]
-        rank = adapter[a].shape[0] if adapter[a].shape else 0
-        _expect(adapter, a, (rank, columns))
-        _expect(adapter, b, (rows, rank))
-    order = {name: index for index, name in enumerate(wanted)}
-    return tuple(sorted(steps, key=lambda step: order[step.name]))
+        if name in sources:
+            key = whole[sources[name]]
+            steps[name] = Step(name, adapter, key, _expect(adapter, key, shape))
+            continue
+        pair = lora.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        pairs = (Pair(adapter, *pair),) if pair else ()
+        for factors in pairs:
+            _check_pair(factors, shape, _OTHER_BASE)
+        steps[name] = Step(name, base, name, _expect(base, name, shape), pairs)
+    return steps
 
 
-def _expect(tensors: TensorSet, key: str, shape: tuple[int, ...]) -> TensorInfo:
+def _with_lora(steps: Mapping[str, Step], lora: StyleLora, modes: int) -> dict[str, Step]:
+    """The same steps with a style LoRA's pairs added."""
+    advice = "use a LoRA that was trained for this base model"
+    homes = {module: f"{module}.weight" for module in lora.modules}
+    if _VELOCITY_HEAD in homes:
+        homes[_VELOCITY_HEAD] = f"{_VELOCITY_HEAD}.means.weight"
+    fits = {module for module, home in homes.items() if home in steps and len(steps[home].info.shape) == 2}
+    _refuse(f"modules of the LoRA {lora.tensors.source} find no weight in the base:", set(homes) - fits, advice)
+    added = dict(steps)
+    for module, (a, b) in lora.modules.items():
+        repeat = modes if module == _VELOCITY_HEAD else 1
+        pair = Pair(lora.tensors, a, b, lora.scale, repeat)
+        step = added[homes[module]]
+        _check_pair(pair, step.info.shape, advice)
+        added[step.name] = Step(step.name, step.weights, step.key, step.info, (*step.pairs, pair))
+    return added
+
+
+def _check_pair(pair: Pair, shape: tuple[int, ...], advice: str) -> None:
+    """Refuse factors that do not multiply to ``shape`` [rows, columns]."""
+    rows, columns = shape
+    rank = pair.weights[pair.a].shape[0] if pair.weights[pair.a].shape else 0
+    _expect(pair.weights, pair.a, (rank, columns), advice)
+    _expect(pair.weights, pair.b, (rows // pair.repeat, rank), advice)
+
+
+def _expect(tensors: Weights, key: str, shape: tuple[int, ...], advice: str = _OTHER_BASE) -> TensorInfo:
     info = tensors[key]
     if info.shape != shape:
-        raise MergeError(
-            f"{key} has shape {list(info.shape)} in {tensors.source}, {list(shape)} is needed; "
-            "use the base model that the adapter was trained on"
-        )
-    if info.dtype not in ("F64", "F32", "F16", "BF16"):
+        raise MergeError(f"{key} has shape {list(info.shape)} in {tensors.source}, {list(shape)} is needed; {advice}")
+    if info.dtype not in _MERGEABLE:
         raise MergeError(f"{key} is of type {info.dtype} in {tensors.source}; F64, F32, F16 or BF16 can be merged")
     return info
 
 
-def _compute(plan: MergePlan, step: Step) -> torch.Tensor:
-    """The step's tensor, in the dtype of the tensor it starts from. Raises MergeError where it is not finite."""
-    import torch
-
-    source = plan.adapter if step.from_adapter else plan.base
-    tensor = _finite(source.read(step.source), step.source, source)
-    if step.lora is None:
-        return tensor
-    a, b = (_finite(plan.adapter.read(key), key, plan.adapter).float() for key in step.lora)
-    merged = torch.addmm(tensor.float(), b, a).to(tensor.dtype)
-    if not torch.isfinite(merged).all():
-        raise MergeError(f"merging {step.name} gives values that are not finite in {step.info.dtype}")
-    return merged
-
-
-def _finite(tensor: torch.Tensor, key: str, source: TensorSet) -> torch.Tensor:
-    import torch
-
-    if not torch.isfinite(tensor).all():
-        raise MergeError(f"{source.source}: {key} has values that are not finite; train or download it again")
-    return tensor
-
-
-def _refuse(what: str, keys: set[str], advice: str) -> None:
-    if keys:
-        listed = sorted(keys)
+def _refuse(what: str, keys: Iterable[str], advice: str) -> None:
+    listed = sorted(keys)
+    if listed:
         more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         raise MergeError(f"{what} {', '.join(listed[:_LISTED])}{more}; {advice}")

@@ -23,7 +23,7 @@ from engines.writer import write_bundle
 from export.assemble import Parts, assemble, tool_versions
 from export.configs import read_json, read_vae_config
 from export.errors import ExportError
-from export.merge import MergedStudent, MergePlan, find_merged, merge, plan_merge
+from export.merge import MergedStudent, MergePlan, merged_student, plan_merge
 from export.models import ModelSpec
 from export.tokenizer_files import TokenizerFile, tokenizer_file
 from foundation.files import atomic_file, sha256_file, sha256_tree
@@ -169,13 +169,9 @@ def build(sources: Sources, report: Report) -> Bundle:
 
 
 def _merged(sources: Sources, report: Report) -> MergedStudent:
-    folder = sources.work / "merged"
     total = len(sources.plan.steps)
-    found = find_merged(folder, sources.parents)
-    if found is not None:
-        report(Event("merge", total, total, "reused"))
-        return found
-    return merge(sources.plan, folder, sources.parents, lambda done, _: report(Event("merge", done, total)))
+    report(Event("merge", total, total, "planned"))
+    return merged_student(sources.plan, sources.parents["base"], sources.parents["adapter"])
 
 
 def _network(name: str, sources: Sources, student: MergedStudent) -> Network:

@@ -38,6 +38,9 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 }
 """Type names of the format: (torch's name, bytes an element)."""
 
+CHUNK = 64 << 20
+"""Bytes: how much of one tensor, counted as float32, is worked on at a time."""
+
 _HEADER_MAX = 100_000_000
 """Bytes: a longer header is refused, as the format's own library does."""
 
@@ -114,6 +117,19 @@ class Weights(Mapping[str, TensorInfo]):
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` (not included) of one tensor's first dimension."""
 
+    def rows_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """The same rows as float32, the caller's to change; of a tensor without dimensions, the whole.
+
+        Raises WeightsError where a value is not finite.
+        """
+        import torch
+
+        tensor = self.read_rows(name, start, stop) if self[name].shape else self.read(name)
+        rows = tensor.to(torch.float32)
+        if not all_finite(rows):
+            raise WeightsError(f"{self.source}: {name} has values that are not finite; download or save it again")
+        return rows
+
 
 @dataclass(frozen=True)
 class TensorSet(Weights):
@@ -139,6 +155,28 @@ class TensorSet(Weights):
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Read some rows of one tensor, in the file's dtype."""
         return self._home[name].read_rows(name, start, stop)
+
+
+def row_chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Bounds (start, stop) of the runs of rows of a shape that stay within ``CHUNK``, in order.
+
+    A single row may be larger. A shape without dimensions is one row; one without elements has no runs.
+    """
+    rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+    if not rows * width:
+        return
+    step = max(1, CHUNK // (4 * width))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is infinite or NaN."""
+    import torch
+
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        return True  # One pass: a sum is finite only where all of its terms are. It may overflow, so look again.
+    return bool(torch.isfinite(tensor).all())
 
 
 def open_file(path: Path) -> TensorFile:

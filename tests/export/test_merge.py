@@ -14,12 +14,12 @@ from torch import Tensor
 
 from arcflow.adapter import merge_into, read_adapter
 from arcflow.students import build_student
-from export.merge import WEIGHTS_FILE, find_merged, merge, plan_merge
+from export import weights
+from export.merge import MergedStudent, merged_student, plan_merge
 from foundation.errors import ArcFlowError
-from tests.export.conftest import Sources
+from tests.export.conftest import MODES, Sources
 
 ADAPTER_FILE = "diffusion_pytorch_model.safetensors"
-PARENTS = {"base": "1", "adapter": "2"}
 Edit = Callable[[dict[str, Tensor]], object]
 
 
@@ -38,9 +38,13 @@ def edit(path: Path, change: Edit) -> None:
     save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, path)
 
 
-def run(sources: Sources, out: Path) -> dict[str, Tensor]:
-    merged = merge(plan_merge(sources.base / "transformer", sources.adapter), out, PARENTS)
-    return load_file(merged.folder / WEIGHTS_FILE)
+def merged(sources: Sources) -> MergedStudent:
+    return merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
+
+
+def run(sources: Sources) -> dict[str, Tensor]:
+    student = merged(sources)
+    return {name: student.weights.read(name) for name in student.weights}
 
 
 def expected(sources: Sources) -> dict[str, Tensor]:
@@ -50,8 +54,8 @@ def expected(sources: Sources) -> dict[str, Tensor]:
     return merge_into(student, teacher, adapter).state_dict()
 
 
-def test_merged_is_what_torch_merges(sources: Sources, tmp_path: Path) -> None:
-    merged, truth = run(sources, tmp_path / "out"), expected(sources)
+def test_merged_is_what_torch_merges(sources: Sources) -> None:
+    merged, truth = run(sources), expected(sources)
     assert set(merged) == set(truth)
     for name, tensor in truth.items():
         torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-7)
@@ -60,14 +64,14 @@ def test_merged_is_what_torch_merges(sources: Sources, tmp_path: Path) -> None:
     assert len(changed) > 5, "the adapter must have had a say"
 
 
-def test_a_prefix_changes_nothing(copy: Sources, sources: Sources, tmp_path: Path) -> None:
+def test_a_prefix_changes_nothing(copy: Sources, sources: Sources) -> None:
     path = copy.adapter / ADAPTER_FILE
     save_file({f"transformer.{key}": tensor for key, tensor in load_file(path).items()}, path)
-    prefixed, plain = run(copy, tmp_path / "a"), run(sources, tmp_path / "b")
+    prefixed, plain = run(copy), run(sources)
     assert all(torch.equal(prefixed[name], plain[name]) for name in plain)
 
 
-def test_a_sharded_base_merges_alike(copy: Sources, sources: Sources, tmp_path: Path) -> None:
+def test_a_sharded_base_merges_alike(copy: Sources, sources: Sources) -> None:
     path = copy.base / "transformer" / ADAPTER_FILE
     tensors = load_file(path)
     path.unlink()
@@ -76,14 +80,14 @@ def test_a_sharded_base_merges_alike(copy: Sources, sources: Sources, tmp_path: 
     for home in set(homes.values()):
         save_file({name: tensors[name] for name in names if homes[name] == home}, path.with_name(home))
     path.with_name("diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
-    sharded, plain = run(copy, tmp_path / "a"), run(sources, tmp_path / "b")
+    sharded, plain = run(copy), run(sources)
     assert all(torch.equal(sharded[name], plain[name]) for name in plain)
 
 
-def test_a_half_precision_base_keeps_its_type_and_is_merged_in_float32(copy: Sources, tmp_path: Path) -> None:
+def test_a_half_precision_base_keeps_its_type_and_is_merged_in_float32(copy: Sources) -> None:
     path = copy.base / "transformer" / ADAPTER_FILE
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
-    merged, truth = run(copy, tmp_path / "out"), expected(copy)
+    merged, truth = run(copy), expected(copy)
     name = "single_transformer_blocks.0.proj_mlp.weight"
     base, adapter = load_file(path)[name], read_adapter(copy.adapter).lora[name.removesuffix(".weight")]
     assert torch.equal(merged[name], (base.float() + adapter[1].float() @ adapter[0].float()).bfloat16())
@@ -126,12 +130,11 @@ ADAPTER_FAULTS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("fault", ADAPTER_FAULTS)
-def test_a_faulty_adapter_is_refused(copy: Sources, tmp_path: Path, fault: str) -> None:
+def test_a_faulty_adapter_is_refused(copy: Sources, fault: str) -> None:
     change, message = ADAPTER_FAULTS[fault]
     edit(copy.adapter / ADAPTER_FILE, change)
     with pytest.raises(ArcFlowError, match=message):
-        run(copy, tmp_path / "out")
-    assert not list(tmp_path.glob("*out*")), "nothing half-written"
+        run(copy)
 
 
 BASE_FAULTS: dict[str, tuple[Edit, str]] = {
@@ -146,39 +149,122 @@ BASE_FAULTS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("fault", BASE_FAULTS)
-def test_a_faulty_base_is_refused(copy: Sources, tmp_path: Path, fault: str) -> None:
+def test_a_faulty_base_is_refused(copy: Sources, fault: str) -> None:
     change, message = BASE_FAULTS[fault]
     edit(copy.base / "transformer" / ADAPTER_FILE, change)
     with pytest.raises(ArcFlowError, match=message):
-        run(copy, tmp_path / "out")
-    assert not list(tmp_path.glob("*out*")), "nothing half-written"
+        run(copy)
 
 
-def test_overflow_in_the_base_type_is_refused(copy: Sources, tmp_path: Path) -> None:
+def test_overflow_in_the_base_type_is_refused(copy: Sources) -> None:
     path = copy.base / "transformer" / ADAPTER_FILE
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
     edit(copy.adapter / ADAPTER_FILE, lambda t: t[lora_key(t, "B")].fill_(1e7))
     with pytest.raises(ArcFlowError, match=r"merging .* not finite in F16"):
-        run(copy, tmp_path / "out")
+        run(copy)
 
 
-def test_a_truncated_adapter_is_refused(copy: Sources, tmp_path: Path) -> None:
+def test_a_truncated_adapter_is_refused(copy: Sources) -> None:
     path = copy.adapter / ADAPTER_FILE
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ArcFlowError, match="truncated"):
-        run(copy, tmp_path / "out")
+        run(copy)
 
 
-def test_a_verified_result_of_the_same_parents_is_reused(sources: Sources, tmp_path: Path) -> None:
-    run(sources, tmp_path / "out")
-    weights = tmp_path / "out" / WEIGHTS_FILE
-    stamp = weights.stat().st_mtime_ns
-    run(sources, tmp_path / "out")
-    assert weights.stat().st_mtime_ns == stamp
-    assert find_merged(tmp_path / "out", {"base": "another"}) is None
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    assert find_merged(tmp_path / "out", PARENTS) is None
-    run(sources, tmp_path / "out")
-    assert find_merged(tmp_path / "out", PARENTS) is not None
+def shard(folder: Path, count: int = 3) -> list[Path]:
+    """Split the single weights file of a folder into shards with their index."""
+    path = folder / ADAPTER_FILE
+    tensors = load_file(path)
+    path.unlink()
+    homes = {name: f"model-{index % count}.safetensors" for index, name in enumerate(sorted(tensors))}
+    for home in set(homes.values()):
+        save_file({name: tensors[name] for name in tensors if homes[name] == home}, folder / home)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+    return sorted(folder.glob("model-*.safetensors"))
+
+
+def test_a_missing_shard_is_named(copy: Sources) -> None:
+    shard(copy.base / "transformer")[1].unlink()
+    with pytest.raises(ArcFlowError, match=r"no weights file .*model-1\.safetensors; download"):
+        run(copy)
+
+
+def test_a_truncated_shard_is_named(copy: Sources) -> None:
+    path = shard(copy.base / "transformer")[1]
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ArcFlowError, match=r"model-1\.safetensors is truncated"):
+        run(copy)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(copy: Sources) -> None:
+    path = shard(copy.base / "transformer")[1]
+    student = merged(copy)
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ArcFlowError, match=r"model-1\.safetensors was cut"):
+        [student.weights.read(name) for name in student.weights]
+
+
+def configure(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+BASE_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
+    "another architecture": (
+        {"_class_name": "QwenImageTransformer2DModel"},
+        "holds a QwenImageTransformer2DModel, the adapter is for a FluxTransformer2DModel",
+    ),
+    "no guidance": ({"guidance_embeds": False}, "guidance_embeds is False, the adapter was trained with True"),
+    "more layers": ({"num_layers": 3}, "num_layers is 3, the adapter was trained with 1"),
+    "no backbone": ({"num_attention_heads": None}, "does not describe a backbone"),
+}
+
+
+@pytest.mark.parametrize("fault", BASE_CONFIGS)
+def test_another_base_than_the_adapters_is_refused(copy: Sources, fault: str) -> None:
+    values, message = BASE_CONFIGS[fault]
+    configure(copy.base / "transformer" / "config.json", **values)
+    with pytest.raises(ArcFlowError, match=message):
+        merged(copy)
+
+
+def test_planning_reads_no_tensor(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(weights.TensorFile, "_read", fail)
+    student = merged(sources)
+    assert student.weights.size > 0
+    assert (student.architecture, student.modes) == ("flux", MODES)
+    assert student.policy is not None
+    assert student.policy.shift == 1.7
+
+
+def test_rows_in_any_runs_are_those_of_the_whole(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(sources)
+    monkeypatch.setattr(weights, "CHUNK", 1000)
+    student = merged(sources)
+    for name, tensor in whole.items():
+        runs = list(weights.row_chunks(tuple(tensor.shape)))
+        rows = torch.cat([student.weights.rows_float32(name, *bounds) for bounds in runs])
+        torch.testing.assert_close(rows, tensor, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(student.weights.read(name), tensor, rtol=1e-6, atol=1e-7)
+    assert len(list(weights.row_chunks((64, 64)))) > 1, "the runs must have been short"
+
+
+def test_rows_in_float32_were_never_rounded_to_the_bases_type(copy: Sources) -> None:
+    path = copy.base / "transformer" / ADAPTER_FILE
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    name = "single_transformer_blocks.0.proj_mlp.weight"
+    base, (a, b) = load_file(path)[name], read_adapter(copy.adapter).lora[name.removesuffix(".weight")]
+    student = merged(copy)
+    rows = student.weights.rows_float32(name, 0, base.shape[0])
+    torch.testing.assert_close(rows, base.float() + b.float() @ a.float(), rtol=1e-6, atol=1e-7)
+    assert not torch.equal(rows, rows.bfloat16().float())
+    assert student.weights[name].dtype == "BF16"
+
+
+def test_a_students_digest_is_that_of_what_it_is_made_of(sources: Sources) -> None:
+    plan = plan_merge(sources.base / "transformer", sources.adapter)
+    digests = {merged_student(plan, *parents).digest for parents in (("a", "b"), ("a", "c"), ("c", "b"), ("a", "b"))}
+    assert len(digests) == 3
+    assert all(len(digest) == 64 for digest in digests)
