@@ -301,11 +301,17 @@ def _save_adapter(tensors: Mapping[str, Tensor], class_name: str, config: Mappin
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    left_out = ("patch_size",)  # The published classes do not register it.
-    backbone = {key: value for key, value in config.items() if not key.startswith("_") and key not in left_out}
+    # The published classes register these keys, and both count the packed channels as their output.
+    known = (
+        "in_channels", "num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads",
+        "joint_attention_dim", "pooled_projection_dim", "guidance_embeds", "axes_dims_rope",
+    )  # fmt: skip
+    backbone = {key: config[key] for key in known if key in config}
+    if class_name.startswith("ArcQwen"):
+        del backbone["guidance_embeds"]
     described = {"_class_name": class_name, "_diffusers_version": "0.35.1", "num_gaussians": MODES}
-    text = json.dumps({**described, "logweights_channels": 4, **backbone}, indent=2, sort_keys=True)
-    (folder / "config.json").write_text(text + "\n")
+    described |= {"logweights_channels": 4, "out_channels": _PACKED_CHANNELS}
+    (folder / "config.json").write_text(json.dumps({**described, **backbone}, indent=2, sort_keys=True) + "\n")
     whole = {key: value.contiguous() for key, value in tensors.items()}
     metadata = {"policy_config": json.dumps({"type": "ArcFlow"})}
     save_file(whole, folder / "diffusion_pytorch_model.safetensors", metadata=metadata)
