@@ -92,8 +92,8 @@ def estimate(recipe: Recipe, teacher: TeacherFolder, student: StudentRecipe) -> 
     model = Student(teacher.transformer, student, recipe.architecture)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     backbone = sum(p.numel() for p in teacher.transformer.parameters())
-    # teacher and student in float32; gradient, two moments and the average of what is trained
-    memory, disk = 4 * (2 * backbone + 5 * trained), 4 * 5 * trained
+    # teacher and student share what is frozen, in float32; of what is trained also gradient, two moments and average
+    memory, disk = 4 * (backbone + 5 * trained), 4 * 5 * trained
     return (
         f"{student.modes} modes, rank {student.rank}: {trained:,} trained parameters, {trained / backbone:.2%} of the "
         f"backbone's {backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on disk"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.field import MomentumField, displacement, mean_velocity, velocity
+from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.recipe import DistillRecipe
 from arcflow.schedule import raw_times, shift_sigma
 from arcflow.training import Iteration
@@ -129,13 +130,14 @@ def distill_step(
     tokens: tuple[int, int],
     shift: float,
     recipe: DistillRecipe,
+    guidance: ClassifierFree | None = None,
 ) -> Any:
     """The training step of :func:`arcflow.training.fit`: all segments, one backward each.
 
     conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
-    packed channels C). Each segment is weighted by its length; a segment's graph is freed before the next begins,
-    so memory does not grow with the number of segments. With precision "bf16" the networks run in bfloat16, the
-    solver and the loss in float32.
+    packed channels C); guidance: that of a teacher which has none as an input. Each segment is weighted by its
+    length; a segment's graph is freed before the next begins, so memory does not grow with the number of segments.
+    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32.
     """
     parts = segments(recipe.nfe, recipe.final_step_ratio)
 
@@ -148,8 +150,7 @@ def distill_step(
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
             with half:
-                velocity_there: Tensor = architecture.evaluate(teacher, x_t, sigma, condition)
-            return velocity_there
+                return teacher_velocity(architecture, teacher, x_t, sigma, condition, guidance)
 
         total = 0.0
         for segment in parts:

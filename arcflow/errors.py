@@ -19,3 +19,7 @@ class DatasetError(ArcFlowError):
 
 class CheckpointError(ArcFlowError):
     """A training checkpoint or a stage's result is missing or belongs to another run."""
+
+
+class BackboneError(ArcFlowError):
+    """A backbone's configuration is none that a student can be made of."""

@@ -10,8 +10,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from arcflow.errors import BackboneError
+from arcflow.packing import pack as pack
+from arcflow.packing import unpack as unpack
+
 NAME = "flux"
 ADAPTER_CLASS = "ArcFluxTransformer2DModel"
+GUIDANCE = 3.5
+"""FLUX.1-dev's guidance, an input of teacher and student alike, where an adapter names none."""
+
 LORA_TARGETS = (
     "proj_mlp",
     "proj_out",
@@ -51,9 +58,21 @@ class Condition:
 
 
 def build_backbone(config: Mapping[str, Any]) -> FluxTransformer2DModel:
-    """An uninitialised backbone of that diffusers configuration."""
+    """An uninitialised backbone of that diffusers configuration.
+
+    Raises BackboneError where it has no guidance input, as FLUX.1-schnell has none.
+    """
+    if not config.get("guidance_embeds", False):
+        raise BackboneError(
+            "the FLUX backbone has no guidance input (guidance_embeds is not true); use FLUX.1-dev or one like it"
+        )
     model: FluxTransformer2DModel = FluxTransformer2DModel.from_config(dict(config))
     return model
+
+
+def unused_linears(backbone: nn.Module) -> frozenset[str]:
+    """Names of linears that match LORA_TARGETS but whose results go nowhere: none in FLUX."""
+    return frozenset()
 
 
 def evaluate(backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Any:
@@ -79,17 +98,3 @@ def image_ids(rows: int, columns: int) -> Tensor:
     grid[..., 1] = torch.arange(rows)[:, None]
     grid[..., 2] = torch.arange(columns)[None]
     return grid.reshape(rows * columns, 3)
-
-
-def pack(latents: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H/2 * W/2, C*4]: tokens of 2x2 patches, channel-major (index c*4 + p)."""
-    b, c, h, w = latents.shape
-    patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return patches.reshape(b, (h // 2) * (w // 2), c * 4)
-
-
-def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """[B, rows*columns, C*4] -> [B, C, 2*rows, 2*columns], the inverse of :func:`pack`."""
-    b, _, channels = tokens.shape
-    patches = tokens.reshape(b, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return patches.reshape(b, channels // 4, 2 * rows, 2 * columns)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.field import displacement
+from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.schedule import sigmas
 
 
@@ -49,12 +50,13 @@ def sample_teacher(
     condition: Any,
     steps: int,
     shift: float,
+    guidance: ClassifierFree | None = None,
 ) -> tuple[Tensor, dict[float, Tensor]]:
     """Integrate a teacher by ``steps`` Euler steps on the shifted grid. Returns (x at sigma 0, {level: x there})."""
     grid = sigmas(steps, shift)
     x, seen = noise, {grid[0]: noise}
     for a, b in itertools.pairwise(grid):
         level = torch.full((x.shape[0],), a)
-        x = x - architecture.evaluate(teacher, x, level, condition) * (a - b)
+        x = x - teacher_velocity(architecture, teacher, x, level, condition, guidance) * (a - b)
         seen[b] = x
     return x, seen

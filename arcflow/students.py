@@ -10,7 +10,7 @@ from typing import Any
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from arcflow import flux
+from arcflow import flux, qwen
 from arcflow.errors import RecipeError
 from arcflow.field import MomentumField
 from arcflow.head import MomentumHead
@@ -23,11 +23,11 @@ HEAD_PARTS = {
 }
 """Names of the head's linears in an adapter file, and in :class:`MomentumHead`."""
 
-_ARCHITECTURES: dict[str, ModuleType] = {flux.NAME: flux}
+_ARCHITECTURES: dict[str, ModuleType] = {flux.NAME: flux, qwen.NAME: qwen}
 
 
 def architecture(name: str) -> ModuleType:
-    """The module of an architecture ("flux"). Raises RecipeError for an unknown one."""
+    """The module of an architecture ("flux", "qwen"). Raises RecipeError for an unknown one."""
     if name not in _ARCHITECTURES:
         raise RecipeError(f"unknown architecture {name!r}: choose one of {', '.join(sorted(_ARCHITECTURES))}")
     return _ARCHITECTURES[name]
@@ -43,14 +43,21 @@ def architecture_of_adapter(class_name: str) -> ModuleType:
 
 
 def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:
-    """Full names of the linears that carry LoRA, in the backbone's order."""
+    """Full names of the linears that carry LoRA, in the backbone's order.
+
+    Those whose name ends with one of the architecture's targets, without the ones whose results go nowhere (their
+    LoRA would never learn). The backbone's own last ``proj_out`` is not among them: a suffix follows a dot.
+    """
     suffixes = tuple("." + target for target in arch.LORA_TARGETS)
-    return [n for n, m in backbone.named_modules() if n.endswith(suffixes) and isinstance(m, nn.Linear)]
+    linears = [n for n, m in backbone.named_modules() if n.endswith(suffixes) and isinstance(m, nn.Linear)]
+    unused = arch.unused_linears(backbone)
+    return [n for n in linears if n not in unused]
 
 
 def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) -> nn.Module:
     """A backbone of that diffusers configuration whose ``proj_out`` is a MomentumHead (weights not set).
 
+    Works under ``torch.device("meta")``, then without memory. Raises RecipeError, BackboneError.
     Its forward is diffusers' own and returns a MomentumField where the teacher's returns a velocity.
     """
     backbone: Any = architecture(name).build_backbone(config)
@@ -66,11 +73,17 @@ class Student(nn.Module):
     backbone: Any
 
     def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
-        """Copy ``teacher`` (untouched) and make it a student. Random draws come from the global generator."""
+        """Make a student of ``teacher``, which stays as it is. Random draws come from the global generator.
+
+        Weights that are frozen in the teacher are shared with it, not copied; ``norm_out`` is always copied.
+        """
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
-        backbone: Any = copy.deepcopy(teacher).requires_grad_(False)
+        own = {id(p) for p in teacher.norm_out.parameters()}  # type: ignore[union-attr]
+        shared = {id(p): p for p in teacher.parameters() if not p.requires_grad and id(p) not in own}
+        # deepcopy's memo: what it holds is taken as it is
+        backbone: Any = copy.deepcopy(teacher, shared).requires_grad_(False)
         head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
         lora = LoraConfig(
             r=recipe.rank,

@@ -1,0 +1,114 @@
+"""The Qwen-Image family: how its backbone is built, called and adapted. One such file an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
+from torch import Tensor, nn
+
+from arcflow.errors import BackboneError
+from arcflow.packing import pack as pack
+from arcflow.packing import unpack as unpack
+
+NAME = "qwen"
+ADAPTER_CLASS = "ArcQwenImageTransformer2DModel"
+GUIDANCE = 4.0
+"""Scale of the classifier-free guidance that the teacher is distilled with; the student has it built in."""
+
+LORA_TARGETS = (
+    "img_mlp.net.0.proj",
+    "img_mlp.net.2",
+    "txt_mlp.net.0.proj",
+    "txt_mlp.net.2",
+    "timestep_embedder.linear_1",
+    "timestep_embedder.linear_2",
+)
+"""Suffixes of the linears that carry LoRA, but for those of :func:`unused_linears`."""
+
+_ROPE_THETA = 10000
+_FOREIGN = frozenset({"pooled_projection_dim"})
+"""Keys of Qwen-Image's published configuration that its own transformer does not know."""
+_UNSUPPORTED = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
+"""Switches of the family's editing and layered models, whose inputs are others."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a Qwen-Image backbone is told of the picture to make.
+
+    sequence [B, T, W] from Qwen2.5-VL; mask [B, T], True (or not 0) where a token is no padding; rows, columns: the
+    grid of image tokens. There is no guidance input.
+    """
+
+    sequence: Tensor
+    mask: Tensor
+    rows: int
+    columns: int
+
+    def __getitem__(self, index: Any) -> Condition:
+        """The condition of some of the batch's rows."""
+        return Condition(self.sequence[index], self.mask[index], self.rows, self.columns)
+
+
+def build_backbone(config: Mapping[str, Any]) -> QwenImageTransformer2DModel:
+    """An uninitialised backbone of that diffusers configuration.
+
+    Raises BackboneError for an editing or layered variant, and where the channels do not fit: a packed token must
+    have as many channels coming in (``in_channels``) as going out (``patch_size``^2 ``out_channels``).
+    """
+    for switch in _UNSUPPORTED:
+        if config.get(switch, False):
+            raise BackboneError(f"the Qwen-Image backbone has {switch}; only the text-to-image model is supported")
+    model: Any = QwenImageTransformer2DModel.from_config({k: v for k, v in config.items() if k not in _FOREIGN})
+    if model.proj_out.out_features != model.img_in.in_features:
+        raise BackboneError(
+            f"the Qwen-Image backbone takes tokens of {model.img_in.in_features} channels and returns "
+            f"{model.proj_out.out_features}; use the base model's own configuration (an adapter's has no patch_size)"
+        )
+    with torch.device("cpu"):
+        # Tables, not weights: no file could fill them if the backbone is built without memory.
+        model.pos_embed = QwenEmbedRope(_ROPE_THETA, list(model.config.axes_dims_rope), scale_rope=True)
+    backbone: QwenImageTransformer2DModel = model
+    return backbone
+
+
+def unused_linears(backbone: nn.Module) -> frozenset[str]:
+    """Names of linears that match LORA_TARGETS but whose results go nowhere: the last block's text MLP."""
+    last = len(backbone.transformer_blocks) - 1  # type: ignore[arg-type]
+    return frozenset(f"transformer_blocks.{last}.txt_mlp.net.{layer}" for layer in ("0.proj", "2"))
+
+
+def evaluate(backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Any:
+    """One network evaluation at noise levels ``sigma`` [B]: whatever the backbone's ``proj_out`` returns.
+
+    A velocity [B, S, C] from a teacher, a MomentumField from a student. The backbone multiplies sigma by 1000 itself.
+    """
+    return backbone(
+        hidden_states=x,
+        encoder_hidden_states=condition.sequence,
+        encoder_hidden_states_mask=condition.mask,
+        timestep=sigma,
+        img_shapes=[[(1, condition.rows, condition.columns)]] * x.shape[0],
+        return_dict=False,
+    )[0]
+
+
+def image_positions(rows: int, columns: int) -> Tensor:
+    """Rotary positions [rows*columns, 3] float32 of the image tokens: (frame 0, row, column), centred on zero.
+
+    A side of n tokens takes the positions from -(n - n//2) to n//2 - 1, as the backbone's ``scale_rope`` has it.
+    """
+    grid = torch.zeros(rows, columns, 3)
+    grid[..., 1] = (torch.arange(rows) - (rows - rows // 2))[:, None]
+    grid[..., 2] = (torch.arange(columns) - (columns - columns // 2))[None]
+    return grid.reshape(rows * columns, 3)
+
+
+def text_positions(rows: int, columns: int, tokens: int) -> Tensor:
+    """Rotary positions [tokens] float32 of the text, the same on all axes: they begin where the image's end."""
+    return torch.arange(tokens, dtype=torch.float32) + max(rows // 2, columns // 2)
