@@ -1,0 +1,180 @@
+"""Synthetic models: random, non-repeating bfloat16 weights of true shapes, written in constant memory.
+
+``python -m benchmarks.fullsize.synthesise flux|qwen DIR`` writes DIR/base, a diffusers folder, and DIR/adapter, an
+adapter of rank 256 in the released format. The transformer and the adapter are filled; text encoders and VAE, of which
+only graphs are wanted, are files of the true size that are holes but for their header, and take no room.
+
+Every value is a quantile of the normal distribution that 16 random bits choose: all values are finite, no two tensors
+and no two rows repeat (an engine builder would store equal tensors once), and matrices keep the scale of their input.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from benchmarks.fullsize.shapes import RANK, Model, Shapes, adapter_shapes, component_shapes, published
+from foundation.cli import ArgumentParser, run
+
+SHARD = {"flux": 10_000_000_000, "qwen": 5_000_000_000}
+"""Bytes that a shard of the published repositories holds at most."""
+WEIGHTS = "diffusion_pytorch_model"
+
+_BLOCK = 1 << 16
+"""Elements made at a time: the random bits, the table and the result stay in the processor's cache."""
+_BUFFER = 1 << 22
+_LORA_SHARE = 0.3
+"""Standard deviation of B @ A relative to that of the weight it is added to."""
+
+Report = Callable[[str, int, int], None]
+"""Told (file, bytes written, bytes in all)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one model. Raises ArcFlowError."""
+    parser = ArgumentParser(prog="python -m benchmarks.fullsize.synthesise", description="Write a synthetic model.")
+    parser.add_argument("model", choices=sorted(SHARD))
+    parser.add_argument("folder", type=Path, help="where base and adapter are written")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+
+    def report(file: str, done: int, total: int) -> None:
+        print(f"{file}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", flush=True)
+
+    synthesise(published(arguments.model), arguments.folder, arguments.seed, report=report)
+    return 0
+
+
+def synthesise(
+    model: Model,
+    folder: Path,
+    seed: int = 0,
+    shard: int | None = None,
+    rank: int = RANK,
+    report: Report | None = None,
+) -> None:
+    """Write ``folder``/base and ``folder``/adapter of that model.
+
+    shard: bytes of tensors that a transformer's file holds at most (default: as published). Files that are there are
+    overwritten.
+    """
+    base, adapter = folder / "base", folder / "adapter"
+    for path, content in model.files.items():
+        target = folder / path if path.startswith("adapter/") else base / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(content, indent=2) + "\n")
+    transformer = component_shapes(model, "transformer")
+    write_shards(base / "transformer", transformer, seed, SHARD[model.name] if shard is None else shard, report)
+    shapes = adapter_shapes(model, transformer, rank)
+    metadata = {"policy_config": json.dumps({"type": "ArcFlow"})}
+    write_file(adapter / f"{WEIGHTS}.safetensors", shapes, seed + 1, metadata, report)
+    for component in model.components:
+        if component != "transformer":
+            name = WEIGHTS if component == "vae" else "model"
+            write_hollow(base / component / f"{name}.safetensors", component_shapes(model, component))
+
+
+def bytes_of(shapes: Shapes) -> int:
+    """Bytes of bfloat16 tensors of these shapes."""
+    return sum(2 * math.prod(shape) for shape in shapes.values())
+
+
+def write_shards(folder: Path, shapes: Shapes, seed: int, limit: int, report: Report | None = None) -> None:
+    """Fill ``folder`` with shards of at most ``limit`` bytes each, in order, and their index."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    for name, shape in shapes.items():
+        if shards[-1] and bytes_of({**shards[-1], name: shape}) > limit:
+            shards.append({})
+        shards[-1][name] = shape
+    files = [f"{WEIGHTS}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for file, part in zip(files, shards, strict=True):
+        write_file(folder / file, part, seed, {"format": "pt"}, report)
+    weight_map = {name: file for file, part in zip(files, shards, strict=True) for name in part}
+    index = {"metadata": {"total_size": bytes_of(shapes)}, "weight_map": weight_map}
+    (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_file(
+    path: Path, shapes: Shapes, seed: int, metadata: Mapping[str, str], report: Report | None = None
+) -> None:
+    """Write one safetensors file of random bfloat16 tensors. The same seed and name give the same tensor."""
+    total, done = bytes_of(shapes), 0
+    with path.open("wb", buffering=_BUFFER) as stream:
+        stream.write(_header(shapes, metadata))
+        for name, shape in shapes.items():
+            for block in random_blocks(name, shape, seed):
+                stream.write(block.data)
+            before, done = done, done + 2 * math.prod(shape)
+            if report is not None and (done * 10 // total > before * 10 // total):
+                report(path.name, done, total)
+
+
+def write_hollow(path: Path, shapes: Shapes) -> None:
+    """Write a safetensors file of the true header and size whose tensors are one hole (zeros that take no room)."""
+    header = _header(shapes, {"format": "pt"})
+    with path.open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + bytes_of(shapes))
+
+
+def random_blocks(name: str, shape: Sequence[int], seed: int) -> Iterator[np.ndarray]:
+    """The tensor's elements in order, as the bits of bfloat16 (uint16), in blocks of at most 65,536."""
+    mean, std = _moments(name, shape)
+    table = _table(mean, std)
+    bits = np.random.SFC64(np.random.SeedSequence([seed, zlib.crc32(name.encode()), len(name)]))
+    out = np.empty(_BLOCK, np.uint16)
+    left = math.prod(shape)
+    while left:
+        count = min(left, _BLOCK)
+        choice = bits.random_raw(-(-count // 4)).view(np.uint16)[:count]
+        yield np.take(table, choice, out=out[:count], mode="clip")  # "clip" is the mode that writes into out directly.
+        left -= count
+
+
+def _moments(name: str, shape: Sequence[int]) -> tuple[float, float]:
+    """(mean, standard deviation) of a tensor's elements."""
+    if name.endswith("bias"):
+        return 0.0, 0.02
+    if len(shape) < 2:
+        return 1.0, 0.02  # The gain of a norm.
+    std = 1 / math.sqrt(math.prod(shape[1:]))
+    return 0.0, _LORA_SHARE * std if name.endswith("lora_B.weight") else std
+
+
+@lru_cache(maxsize=32)
+def _table(mean: float, std: float) -> np.ndarray:
+    """65,536 equally likely values of N(mean, std) as the bits of bfloat16."""
+    values = (mean + std * _quantiles()).astype(np.float32).view(np.uint32)
+    rounded = values + 0x7FFF + ((values >> 16) & 1)  # To the nearest, ties to even; no value is near overflow.
+    return (rounded >> 16).astype(np.uint16)
+
+
+@lru_cache(maxsize=1)
+def _quantiles() -> np.ndarray:
+    normal = NormalDist()
+    half = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(32768)])
+    return np.concatenate([half, -half[::-1]])
+
+
+def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + 2 * math.prod(shape)
+        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # The format wants the data aligned to 8 bytes.
+    return len(text).to_bytes(8, "little") + text
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
