@@ -1,24 +1,46 @@
-"""Writing a bundle: the files, then the manifest that names them, then one rename."""
+"""Writing a bundle: the files, then the manifest that names them, then one rename.
+
+A file of many gigabytes is read as seldom as can be: copied files are hashed while they are copied and once more where
+they lie, files that are taken over are hashed once, where they lie.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from engines.bundle import Bundle, open_bundle
+from engines.bundle import Bundle, inspect
 from engines.errors import BundleError
+from engines.files import check_digest, digest_file
 from engines.manifest import MANIFEST_NAME, FileEntry, Manifest, check_manifest, render_manifest, unsafe_path
 from foundation.files import atomic_directory, sha256_file
 
+_CHUNK = 1 << 20
 
-def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
-    """Write the bundle ``folder`` and return it, opened and verified.
+
+def write_bundle(
+    folder: Path,
+    manifest: Manifest,
+    files: Mapping[str, Path | bytes],
+    *,
+    consume: bool = False,
+    finish: Callable[[Manifest], Manifest] | None = None,
+) -> Bundle:
+    """Write the bundle ``folder`` and return it, verified.
 
     manifest: complete but for ``files`` and ``digest``, which are computed here from what was written.
-    files: content by posix path relative to the bundle: bytes, or a file to copy.
+    files: content by posix path relative to the bundle: bytes, or a file. consume: the files (not their folders) are
+    taken over without a copy where they lie on the bundle's device, and are gone when this returns. They keep their
+    place until the bundle has its own, so that no failure and no kill loses them; a kill in the instant between
+    leaves a bundle that is refused for its hard links, and files from which it can be written again.
+    finish: what else the manifest is to say once its files have their digests (a seal of its plans).
     The folder appears whole or not at all; a bundle that stood there is replaced only by a verified one.
     Raises BundleError (a path that leaves the bundle, a source that cannot be read), ManifestError (a manifest that
     contradicts itself) or ArcFlowError (a folder that cannot be written).
@@ -27,25 +49,100 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, Path | by
         reason = unsafe_path(path)
         if reason or path == MANIFEST_NAME:
             raise BundleError(f"cannot put {path!r} in a bundle: it {reason or 'is written by the writer itself'}")
+    sources = {path: content for path, content in files.items() if isinstance(content, Path)}
+    if consume:
+        _clear_leftovers(folder, sources)
     with atomic_directory(folder) as temporary:
-        entries = [_place(temporary, path, files[path]) for path in sorted(files)]
-        complete = msgspec.structs.replace(manifest, files=entries)
+        placed = [_place(temporary, path, files[path], consume) for path in sorted(files)]
+        complete = msgspec.structs.replace(manifest, files=[part.entry for part in placed])
+        if finish is not None:
+            complete = finish(complete)
         check_manifest(complete)
         (temporary / MANIFEST_NAME).write_bytes(render_manifest(complete))
-        open_bundle(temporary)
-    return open_bundle(folder)
+        inspect(temporary, linked={part.entry.path for part in placed if part.linked})
+        for part in placed:
+            if not part.linked:
+                check_digest(temporary, part.entry, digest_file(temporary, part.entry))
+    if consume:
+        _remove(sources.values(), folder)
+    return inspect(folder.resolve())
 
 
-def _place(root: Path, path: str, content: Path | bytes) -> FileEntry:
+@dataclass(frozen=True)
+class _Placed:
+    """A file in its place. linked: it is the source itself under a second name, and was hashed where it lies."""
+
+    entry: FileEntry
+    linked: bool
+
+
+def _place(root: Path, path: str, content: Path | bytes, consume: bool) -> _Placed:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         target.write_bytes(content)
+        digest, linked = hashlib.sha256(content).hexdigest(), False
+    elif consume and _link(content, target):
+        digest, linked = sha256_file(target), True
     else:
+        digest, linked = _copy(content, target), False
+    return _Placed(FileEntry(path=path, sha256=digest, size=target.stat().st_size), linked)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file; the digest of what was read."""
+    digest = hashlib.sha256()
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise BundleError(f"cannot read {source} for the bundle: {error.strerror or error}") from error
+    with stream, target.open("wb") as copy:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a plain file its place in the bundle as a second name; False where it must be copied instead.
+
+    That is where it lies on another device, where the file system has no hard links, or where the file could not be
+    taken from its folder afterwards or has yet another name.
+    """
+    try:
+        status = source.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or not os.access(source.parent, os.W_OK):
+            return False
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        target.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _clear_leftovers(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Remove what a killed writer of the same bundle left beside it: the folders in which ``sources`` have a name."""
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        if any(_same_file(leftover / path, source) for path, source in sources.items()):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def _remove(sources: Iterable[Path], folder: Path) -> None:
+    """Remove the files that the bundle now holds; those of the bundle that it replaced are gone already."""
+    for source in dict.fromkeys(sources):
+        if source.resolve().is_relative_to(folder.resolve()):
+            continue
         try:
-            source = content.open("rb")
+            source.unlink()
         except OSError as error:
-            raise BundleError(f"cannot read {content} for the bundle: {error.strerror or error}") from error
-        with source, target.open("wb") as stream:
-            shutil.copyfileobj(source, stream, 1 << 20)
-    return FileEntry(path=path, sha256=sha256_file(target), size=target.stat().st_size)
+            raise BundleError(
+                f"{folder} is complete, but {source} cannot be removed ({error.strerror or error}): remove it, "
+                "or the bundle is refused for being a hard link"
+            ) from error

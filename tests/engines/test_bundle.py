@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from engines.bundle import open_bundle
 from engines.errors import BundleError, BundleNotFoundError, ManifestError, SchemaVersionError
 from engines.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest, render_manifest
+from engines.writer import write_bundle
 from tests.runtime.small_bundle import flip
 
 FILES = (
@@ -314,3 +316,47 @@ def test_an_error_keeps_its_class_when_the_folder_is_named_in_it(bundle: Path) -
     shutil.rmtree(bundle / "tokenizers")
     with pytest.raises(BundleError, match=r"'tokenizers/clip.json' is missing \(2 in all\)"):
         open_bundle(bundle)
+
+
+def test_a_mapping_shows_the_file_and_cannot_be_written(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    view = opened.map("backbone.onnx")
+    assert view.readonly
+    assert bytes(view) == opened.read("backbone.onnx")
+
+
+def test_a_mapping_outlives_the_name_of_its_file(bundle: Path) -> None:
+    data = (bundle / "clip.onnx").read_bytes()
+    view = open_bundle(bundle).map("clip.onnx")
+    (bundle / "clip.onnx").unlink()
+    (bundle / "clip.onnx").write_bytes(b"other")
+    assert bytes(view) == data
+
+
+@pytest.mark.parametrize("contents", ["now", "when used"])
+def test_a_file_changed_after_opening_is_not_mapped(bundle: Path, contents: Literal["now", "when used"]) -> None:
+    opened = open_bundle(bundle, contents)
+    (bundle / "clip.onnx").write_bytes(flip((bundle / "clip.onnx").read_bytes(), 10))
+    with pytest.raises(BundleError, match="was altered"):
+        opened.map("clip.onnx")
+    (bundle / "clip.onnx").write_bytes(b"short")
+    with pytest.raises(BundleError, match="has 5 bytes"):
+        opened.map("clip.onnx")
+    with pytest.raises(BundleError, match="no file 'other'"):
+        opened.map("other")
+
+
+def test_an_empty_file_can_be_mapped(pristine: Path, tmp_path: Path) -> None:
+    files: dict[str, Path | bytes] = {path: pristine / path for path in FILES if path != MANIFEST_NAME}
+    written = write_bundle(tmp_path / "new", open_bundle(pristine).manifest, {**files, "empty": b""})
+    assert bytes(written.map("empty")) == b""
+
+
+def test_contents_may_wait_until_they_are_used_but_nothing_else(bundle: Path) -> None:
+    (bundle / "clip.onnx").write_bytes(b"")
+    opened = open_bundle(bundle, contents="when used")
+    with pytest.raises(BundleError, match=r"'clip\.onnx' has 0 bytes"):
+        opened.read("clip.onnx")
+    (bundle / "extra").write_bytes(b"")
+    with pytest.raises(BundleError, match="'extra' is not in the manifest"):
+        open_bundle(bundle, contents="when used")
