@@ -1,0 +1,17 @@
+"""TensorRT plans from ONNX networks, with either flavour of TensorRT, with or without a GPU.
+
+==================  =============================================================================
+file                what it holds
+==================  =============================================================================
+``targets``         which GPUs plans are built for, what each can compute in, which flavours serve it
+``flavours``        finding, choosing and loading a flavour: TensorRT, or TensorRT for RTX
+``gpu``             the compute capabilities of this machine's GPUs
+``profiles``        optimisation profiles from resolutions, batch and text tokens
+``estimate``        what a build takes, before it starts
+``build``           one network: ONNX in, plan out
+``builder_log``     what the builder says while it works
+``progress``        the builder's phases as one fraction
+``plan_file``       the plan, streamed to disk and hashed as it comes
+``report``          what the plan is made of: precisions, share of FP8, attention
+==================  =============================================================================
+"""

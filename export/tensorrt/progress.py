@@ -1,0 +1,104 @@
+"""The builder's nested phases as one fraction that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Lock
+from typing import Any
+
+_STEP = 1 / 1000
+"""Less progress than this is not worth a call, unless a phase begins."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is: ``fraction`` in [0, 1], never less than before, and the phase that is at work."""
+
+    fraction: float
+    phase: str
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class _Phase:
+    """A phase at work: the name of the phase it is a step of (None: the whole build), its steps, those done."""
+
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class Flattened:
+    """Phases as the builder announces them, from whichever thread, to calls of ``report``.
+
+    A phase fills the step of its parent that is under way: the fraction of a phase is
+    ``(steps done + fraction of its furthest child) / steps``. Setting ``cancelled`` stops the builder at its next
+    step; so does an exception of ``report``, which is kept in ``error``.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self.cancelled = Event()
+        self.error: Exception | None = None
+        self._report = report
+        self._lock = Lock()
+        self._phases: dict[str, _Phase] = {}
+        self._last = 0.0
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins, inside ``parent``."""
+        with self._lock:
+            self._phases[name] = _Phase(parent if parent in self._phases else None, max(steps, 1))
+            self._tell(name, always=True)
+
+    def step(self, name: str, step: int) -> bool:
+        """A step (from 0) of a phase is done; False asks the builder to stop."""
+        with self._lock:
+            phase = self._phases.get(name)
+            if phase is not None:
+                phase.done = max(phase.done, min(step + 1, phase.steps))
+                self._tell(name)
+        return not self.cancelled.is_set()
+
+    def finish(self, name: str) -> None:
+        """A phase has ended, whole or not."""
+        with self._lock:
+            self._phases.pop(name, None)
+
+    def _tell(self, name: str, always: bool = False) -> None:
+        roots = [root for root, phase in self._phases.items() if phase.parent is None]
+        fraction = max((self._fraction(root) for root in roots), default=0.0)
+        if always or fraction - self._last >= _STEP:
+            self._last = max(self._last, fraction)
+            try:
+                self._report(Progress(self._last, name))
+            except Exception as error:  # noqa: BLE001  it may not pass through the builder; the build raises it
+                self.error = self.error or error
+                self.cancelled.set()
+
+    def _fraction(self, name: str) -> float:
+        phase = self._phases[name]
+        children = [child for child, other in self._phases.items() if other.parent == name]
+        inside = max((self._fraction(child) for child in children), default=0.0)
+        return min(phase.done + inside, phase.steps) / phase.steps
+
+
+def make_monitor(trt: Any, flattened: Flattened) -> Any:
+    """TensorRT's progress monitor over ``flattened``."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            flattened.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return flattened.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            flattened.finish(phase_name)
+
+    return Monitor()
