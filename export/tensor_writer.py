@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _ALIGNMENT = 8
-"""Bytes: the header is padded with blanks so that the first tensor starts at a multiple of this."""
+"""Bytes: the header is padded with blanks so that the first tensor starts at a multiple of this, unless told."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TensorWriter:
         self._pending = list(reversed(entries))
         self._digest = hashlib.sha256()
         self._metadata = metadata
-        self._header = _header(entries, metadata or {})
+        self._header = header(entries, metadata or {})
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -66,8 +66,6 @@ class TensorWriter:
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Write the next tensor; its name, dtype and shape must be those announced."""
-        import torch
-
         if not self._pending:
             raise WeightsError(f"{self.path}: {name} was not announced")
         entry = self._pending.pop()
@@ -75,8 +73,7 @@ class TensorWriter:
         wanted = (entry.name, DTYPES[entry.dtype][0], entry.shape)
         if given != wanted:
             raise WeightsError(f"{self.path}: {wanted} was announced next, {given} was given")
-        if tensor.numel():
-            self._put(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._put(raw(tensor))
 
     def hexdigest(self) -> str:
         """sha256 of what was written so far; after the block, of the whole file."""
@@ -89,7 +86,11 @@ class TensorWriter:
         self._stream.write(data)
 
 
-def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def header(entries: Sequence[Entry], metadata: Mapping[str, str], alignment: int = _ALIGNMENT) -> bytes:
+    """The head of a safetensors file that holds ``entries`` in that order, its length field included.
+
+    alignment: what its length is a multiple of. Raises WeightsError where a name comes twice.
+    """
     table: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
     offset = 0
     for entry in entries:
@@ -102,5 +103,15 @@ def _header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
         }
         offset += entry.size
     text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor as the format holds them."""
+    import torch
+
+    if not tensor.numel():
+        return memoryview(b"")
+    data: memoryview = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data
