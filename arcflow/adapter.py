@@ -157,7 +157,8 @@ def save_adapter(student: Student, backbone_config: Mapping[str, Any], policy: P
         "arcflow_policy": asdict(policy),
         **{k: v for k, v in backbone_config.items() if not k.startswith("_")},
     }
-    metadata = {"format": "pt", "policy_config": json.dumps(asdict(policy))}
+    # One key alone: safetensors writes several in any order, and equal adapters must be equal files.
+    metadata = {"policy_config": json.dumps(asdict(policy))}
     with atomic_directory(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
