@@ -1,0 +1,166 @@
+"""All networks of a bundle as plans, and the manifest that describes them. A build that was cut short goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engines.manifest import Engine, Manifest, TokenizerSpec
+from engines.manifest import Network as NetworkEntry
+from export.tensorrt.build import Options, PlanReport, build_plan
+from export.tensorrt.flavours import Toolkit
+from export.tensorrt.profiles import Profile, Shapes, dimension_ranges, make_profile, narrowed
+from export.tensorrt.progress import Progress
+from export.tensorrt.targets import Target
+from foundation.files import atomic_file, sha256_file
+
+_FORMAT = 1
+"""Raised when the same inputs would give another plan or record than before."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all plans of a bundle share: for which GPUs, by which TensorRT, for which shapes, how hard it works."""
+
+    target: Target
+    toolkit: Toolkit
+    shapes: Shapes
+    options: Options
+
+
+@dataclass(frozen=True)
+class Source:
+    """One network to build: its ONNX file, and ``engines.manifest.source_digest`` of it and of its data."""
+
+    onnx: Path
+    digest: str
+
+
+PlansReport = Callable[[str, Progress], None]
+"""Called with a network's name and how far it is."""
+
+
+def network_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
+    """The profile of every network of a bundle. Raises EngineError."""
+    ranges = dimension_ranges(shapes, manifest.latent)
+    return {
+        name: make_profile(name, network, ranges, _dropped(manifest.tokenizers.get(name)))
+        for name, network in manifest.networks.items()
+    }
+
+
+def build_plans(
+    manifest: Manifest,
+    sources: Mapping[str, Source],
+    folder: Path,
+    setup: Setup,
+    report: PlansReport = lambda name, progress: None,
+) -> list[PlanReport]:
+    """Build ``folder/<network>.plan`` for every network of ``manifest``; a plan that is there, unaltered, is kept.
+
+    manifest: of the ONNX networks (its ``files`` are not looked at); sources: by network.
+    Raises EngineError, ArcFlowError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    profiles = network_profiles(manifest, setup.shapes)
+    reports = []
+    for name in manifest.networks:
+        plan, record = folder / f"{name}.plan", folder / f"{name}.plan.json"
+        key = _key(sources[name].digest, profiles[name], setup)
+        found = _read_record(plan, record, key)
+        if found is None:
+            found = build_plan(
+                sources[name].onnx,
+                plan,
+                target=setup.target,
+                profile=profiles[name],
+                toolkit=setup.toolkit,
+                name=name,
+                options=setup.options,
+                report=lambda progress, name=name: report(name, progress),  # type: ignore[misc]
+            )
+            with atomic_file(record) as temporary:
+                temporary.write_bytes(msgspec.json.encode({"key": key, "report": found}, enc_hook=str))
+        else:
+            report(name, Progress(1.0, "reused"))
+        reports.append(found)
+    return reports
+
+
+def plan_manifest(
+    manifest: Manifest, setup: Setup, reports: Sequence[PlanReport], sources: Mapping[str, Source]
+) -> Manifest:
+    """The manifest of the bundle of plans, complete but for its files and the seal of its engine.
+
+    Its limits are those of the profiles; what was found out about the ONNX networks (parity, quantisation) stays.
+    """
+    first = reports[0]
+    engine = Engine(
+        flavour=first.flavour,  # type: ignore[arg-type]
+        version=first.version,
+        compute_capabilities=list(setup.target.capabilities),
+        opt_level=setup.options.opt_level,
+        profiles={report.network: report.profile for report in reports},
+        onnx={name: source.digest for name, source in sources.items()},
+    )
+    return msgspec.structs.replace(
+        manifest,
+        target=setup.target.name,
+        networks={name: _as_plan(name, network) for name, network in manifest.networks.items()},
+        tokenizers={name: _narrow(manifest, name, setup.shapes) for name in manifest.tokenizers},
+        limits=narrowed(manifest.limits, setup.shapes),
+        tools={**manifest.tools, first.flavour: first.version},
+        engine=engine,
+        files=(),
+        digest="",
+    )
+
+
+def _as_plan(name: str, network: NetworkEntry) -> NetworkEntry:
+    return msgspec.structs.replace(network, file=f"{name}.plan", format="plan", data=())
+
+
+def _narrow(manifest: Manifest, name: str, shapes: Shapes) -> TokenizerSpec:
+    """The tokenizer of a network whose text may be shorter now than the model would take."""
+    tokenizer = manifest.tokenizers[name]
+    if not any("text_tokens" in port.shape for port in manifest.networks[name].inputs):
+        return tokenizer
+    return msgspec.structs.replace(tokenizer, max_tokens=shapes.text_tokens.max + tokenizer.drop)
+
+
+def _dropped(tokenizer: TokenizerSpec | None) -> int:
+    return 0 if tokenizer is None else tokenizer.drop
+
+
+def _key(digest: str, profile: Profile, setup: Setup) -> str:
+    facts = {
+        "format": _FORMAT,
+        "onnx": digest,
+        "profile": msgspec.to_builtins(profile),
+        "target": setup.target.capabilities,
+        "flavour": [setup.toolkit.flavour, setup.toolkit.version],
+        "options": [setup.options.opt_level, setup.options.workspace],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_record(plan: Path, record: Path, key: str) -> PlanReport | None:
+    """The report of a plan that is there and is what its record says; else None."""
+    try:
+        content = msgspec.json.decode(record.read_bytes())
+        if content["key"] != key:
+            return None
+        found = msgspec.convert(content["report"], PlanReport, dec_hook=_as_path)
+        return found if sha256_file(plan) == found.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # A record that is missing or damaged means only that the plan is built again.
+
+
+def _as_path(kind: type, value: Any) -> Any:
+    return Path(value) if kind is Path else value
