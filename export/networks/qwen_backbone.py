@@ -1,0 +1,235 @@
+"""The Qwen-Image student: packed tokens, prompt and noise level to a momentum field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from export.merge import MergedStudent
+from export.networks.base import Network, Sizes, as_computed, as_port, describe
+
+FP8_LAYERS = (
+    "transformer_blocks.*.attn.to_[qkv].weight",
+    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
+    "transformer_blocks.*.attn.to_out.0.weight",
+    "transformer_blocks.*.attn.to_add_out.weight",
+    "transformer_blocks.*.img_mlp.net.*.weight",
+    "transformer_blocks.*.txt_mlp.net.*.weight",
+)
+"""The attention's and the MLPs' linears of both streams: all that grows with the number of tokens."""
+
+_THETA = 10000.0
+"""Base of diffusers' frequencies, which its configuration does not name."""
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, each [tokens, head width] float32."""
+
+
+class Rope(nn.Module):
+    """Qwen-Image's rotary embedding in real numbers (diffusers' is complex, which engines do not take).
+
+    Takes the place of diffusers' module, whose forward it is called as; positions come as tensors, not as the sizes
+    of a grid, so that nothing of the grid is fixed by a trace.
+    """
+
+    def __init__(self, axes: Sequence[int], theta: float = _THETA) -> None:
+        super().__init__()
+        self.axes = tuple(axes)
+        self.theta = theta
+
+    def forward(self, ids: tuple[Tensor, Tensor], **_: Any) -> tuple[Rotation, Rotation]:
+        """(img_ids [image_tokens, axes], txt_ids [text_tokens]) -> rotations of image and text."""
+        img_ids, txt_ids = ids
+        return self._rotation(img_ids), self._rotation(txt_ids[:, None].expand(-1, len(self.axes)))
+
+    def _rotation(self, ids: Tensor) -> Rotation:
+        angles = []
+        for axis, width in enumerate(self.axes):
+            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=ids.device) / width
+            frequencies = 1.0 / self.theta**exponents
+            angles.append(torch.outer(ids[:, axis], frequencies).repeat_interleave(2, dim=1))
+        both = torch.cat(angles, dim=-1)
+        return both.cos(), both.sin()
+
+
+class _JointAttention:
+    """Attention over text and image together, in place of diffusers' processor: real rotations, one given mask."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor,
+        image_rotary_emb: tuple[Rotation, Rotation],
+        encoder_hidden_states_mask: None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Image states [B, S, D], text states [B, T, D], mask bool [B, 1, T + S, T + S] -> both streams' results."""
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        def heads(states: Tensor) -> Tensor:
+            split: Tensor = states.unflatten(-1, (attn.heads, -1))
+            return split
+
+        image, text = image_rotary_emb
+        joined = []
+        for of_text, norm_text, of_image, norm_image in (
+            (attn.add_q_proj, attn.norm_added_q, attn.to_q, attn.norm_q),
+            (attn.add_k_proj, attn.norm_added_k, attn.to_k, attn.norm_k),
+        ):
+            before = apply_rotary_emb(norm_text(heads(of_text(encoder_hidden_states))), text, sequence_dim=1)
+            after = apply_rotary_emb(norm_image(heads(of_image(hidden_states))), image, sequence_dim=1)
+            joined.append(torch.cat([before, after], dim=1))
+        joined.append(torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), heads(attn.to_v(hidden_states))], 1))
+        query, key, value = (states.transpose(1, 2) for states in joined)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).transpose(1, 2).flatten(2)
+        tokens = encoder_hidden_states.shape[1]
+        return attn.to_out[0](mixed[:, tokens:]), attn.to_add_out(mixed[:, :tokens])
+
+
+class _Backbone(nn.Module):
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.sinusoids = network.time_text_embed.time_proj
+        # Called here, on sigma as it is: diffusers' forward would first round sigma to the type of the states.
+        network.time_text_embed.time_proj = nn.Identity()
+        network.pos_embed = Rope(network.config.axes_dims_rope)
+        for block in network.transformer_blocks:
+            block.attn.set_processor(_JointAttention())
+        self.network = network
+        self.dtype = dtype
+        self.to(dtype)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor,
+        timestep: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, image = hidden_states.shape[:2]
+        ones = torch.ones((batch, image), dtype=torch.bool, device=hidden_states.device)
+        keys = torch.cat([encoder_hidden_states_mask.bool(), ones], dim=1)
+        tokens = keys.shape[1]
+        # The mask goes to the attention directly: diffusers' own handling of it makes its length a constant. It is
+        # expanded because ONNX Runtime's Attention does not broadcast rows.
+        field = self.network(
+            hidden_states=as_computed(hidden_states, self.dtype),
+            encoder_hidden_states=as_computed(encoder_hidden_states, self.dtype),
+            timestep=self.sinusoids(timestep),
+            img_shapes=(img_ids, txt_ids),
+            attention_kwargs={"attention_mask": keys[:, None, None, :].expand(-1, 1, tokens, -1)},
+            return_dict=False,
+        )[0]
+        return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
+
+
+class _Reference(nn.Module):
+    """diffusers' own forward, which makes positions from the size of the grid, called as the traced module is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor,
+        timestep: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from arcflow import qwen
+
+        _, rows, columns = (int(axis.unique().numel()) for axis in img_ids.T)
+        condition = qwen.Condition(encoder_hidden_states, encoder_hidden_states_mask, rows, columns)
+        field = qwen.evaluate(self.network, hidden_states, timestep, condition)
+        return field.means, field.logweights, field.loggammas
+
+
+def qwen_backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -> Network:
+    """The network of a merged Qwen-Image student.
+
+    hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], encoder_hidden_states_mask
+    int64 [batch, text_tokens] (1 = token, 0 = padding, in any order), timestep [batch] (sigma in [0, 1]), img_ids
+    [image_tokens, 3] and txt_ids [text_tokens] (positions as arcflow.qwen gives them), all float32 but the mask ->
+    means [batch, image_tokens, K, C], logweights [batch, image_tokens, K, 4] (log-softmax over K), loggammas
+    [batch, image_tokens, K-1, 4].
+
+    The reference is diffusers' own model, merged anew by arcflow from ``transformer`` and ``adapter``, so that parity
+    checks the merge too.
+    """
+    from arcflow import qwen
+    from arcflow.head import PATCH_POSITIONS
+    from arcflow.students import build_student
+
+    config = describe(student.config)
+    channels, modes, width = int(config["in_channels"]), student.modes, int(config["joint_attention_dim"])
+
+    def build(dtype: torch.dtype) -> nn.Module:
+        return _Backbone(build_student(config, modes, qwen.NAME), dtype)
+
+    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+        batch, text = sizes["batch"], sizes["text_tokens"]
+        rows, columns = sizes["rows"], sizes["image_tokens"] // sizes["rows"]
+        lengths = torch.randint(1, text + 1, (batch, 1), generator=generator)
+        lengths[0] = text
+        return {
+            "hidden_states": torch.randn(batch, rows * columns, channels, generator=generator),
+            "encoder_hidden_states": torch.randn(batch, text, width, generator=generator),
+            "encoder_hidden_states_mask": (torch.arange(text) < lengths).long(),
+            "timestep": 1.0 - torch.rand(batch, generator=generator),
+            "img_ids": qwen.image_positions(rows, columns),
+            "txt_ids": qwen.text_positions(rows, columns, text),
+        }
+
+    def field(*last: int) -> tuple[str, tuple[int | str, ...]]:
+        return "float32", ("batch", "image_tokens", *last)
+
+    return Network(
+        name="backbone",
+        ports_in={
+            "hidden_states": ("float32", ("batch", "image_tokens", channels)),
+            "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
+            "encoder_hidden_states_mask": ("int64", ("batch", "text_tokens")),
+            "timestep": ("float32", ("batch",)),
+            "img_ids": ("float32", ("image_tokens", 3)),
+            "txt_ids": ("float32", ("text_tokens",)),
+        },
+        ports_out={
+            "means": field(modes, channels),
+            "logweights": field(modes, PATCH_POSITIONS),
+            "loggammas": field(modes - 1, PATCH_POSITIONS),
+        },
+        bounds={"batch": (1, 1024), "image_tokens": (1, 1 << 16), "text_tokens": (1, 4096)},
+        build=build,
+        weights=student.weights,
+        reference=lambda: _reference(config, modes, transformer, adapter),
+        examples=examples,
+        parity_sizes=(
+            {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
+            {"batch": 2, "image_tokens": 15, "rows": 3, "text_tokens": 5},
+            {"batch": 3, "image_tokens": 63, "rows": 9, "text_tokens": 20},
+        ),
+        fp8_layers=FP8_LAYERS,
+    )
+
+
+def _reference(config: Any, modes: int, transformer: Path, adapter: Path) -> Callable[..., Sequence[Tensor]]:
+    from diffusers import QwenImageTransformer2DModel
+
+    from arcflow import qwen
+    from arcflow.adapter import merge_into, read_adapter
+    from arcflow.students import build_student
+
+    teacher = QwenImageTransformer2DModel.from_pretrained(transformer, local_files_only=True, torch_dtype=torch.float32)
+    student = build_student(config, modes, qwen.NAME)
+    return _Reference(merge_into(student, teacher.state_dict(), read_adapter(adapter)).eval())

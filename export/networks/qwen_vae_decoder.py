@@ -1,0 +1,138 @@
+"""The decoder of Qwen-Image's video VAE, for one frame: latents to pictures, by 2-D convolutions.
+
+The decoder's convolutions are causal in time: they see the frame they make and those before it, which for a first
+frame are zeros. Of a 3-D kernel only the last time step then meets data, and the 2-D convolution with that slice is
+the same sum, exactly. Temporal upsampling begins with the second frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
+from export.weights import TensorInfo, Weights, open_folder
+
+_TIME = 2
+"""The axis of time in a 3-D convolution's weight [out, in, time, rows, columns], and in the decoder's states."""
+
+
+class FrameWeights(Weights):
+    """The weights of a causal video network as its first frame meets them: 3-D kernels without their time axis."""
+
+    def __init__(self, video: Weights) -> None:
+        self.video = video
+        self.source = video.source
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        info = self.video[name]
+        shape = info.shape
+        return TensorInfo(info.dtype, (*shape[:_TIME], *shape[_TIME + 1 :]), 0) if len(shape) == 5 else info
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.video)
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; of a 3-D kernel, the last time step."""
+        return _last(self.video.read(name))
+
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows of one tensor; of a 3-D kernel, of the last time step."""
+        return _last(self.video.read_rows(name, start, stop))
+
+
+def _last(tensor: Tensor) -> Tensor:
+    return tensor.select(_TIME, -1).contiguous() if tensor.ndim == 5 else tensor
+
+
+class _FrameConv(nn.Conv2d):
+    """What a causal 3-D convolution is to a single frame [batch, channels, 1, rows, columns]."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states.squeeze(_TIME)).unsqueeze(_TIME)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        self.to(dtype)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        frame = as_computed(latents, self.dtype).unsqueeze(_TIME)
+        images = self.network.decoder(self.network.post_quant_conv(frame)).squeeze(_TIME)
+        return (as_port(images.clamp(-1.0, 1.0)),)
+
+
+def qwen_vae_decoder_network(folder: Path) -> Network:
+    """The decoder of an AutoencoderKLQwenImage saved in ``folder``.
+
+    latents [batch, channels, rows, columns], already ``z * latents_std + latents_mean`` -> images
+    [batch, 3, f*rows, f*columns] in [-1, 1], f the VAE's factor.
+    """
+    from diffusers import AutoencoderKLQwenImage
+
+    config = read_qwen_vae_config(folder)
+    channels, factor = int(config["z_dim"]), qwen_vae_factor(config)
+
+    def build(dtype: torch.dtype) -> nn.Module:
+        model: Any = AutoencoderKLQwenImage.from_config(describe(config))
+        _use_frames(model)
+        return _Decoder(model, dtype)
+
+    def reference() -> Callable[..., Sequence[Tensor]]:
+        load = AutoencoderKLQwenImage.from_pretrained
+        model = load(folder, local_files_only=True, torch_dtype=torch.float32).eval()
+        return lambda latents: (model.decode(latents.unsqueeze(_TIME)).sample.squeeze(_TIME),)
+
+    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (sizes["batch"], channels, sizes["rows"], sizes["columns"])
+        return {"latents": torch.randn(shape, generator=generator)}
+
+    return Network(
+        name="vae_decoder",
+        ports_in={"latents": ("float32", ("batch", channels, "rows", "columns"))},
+        ports_out={
+            "images": (
+                "float32",
+                ("batch", int(config.get("input_channels", 3)), f"{factor}*rows", f"{factor}*columns"),
+            )
+        },
+        bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
+        build=build,
+        weights=FrameWeights(open_folder(folder)),
+        reference=reference,
+        examples=examples,
+        parity_sizes=(
+            {"batch": 1, "rows": 8, "columns": 8},
+            {"batch": 2, "rows": 4, "columns": 10},
+            {"batch": 3, "rows": 7, "columns": 6},
+        ),
+    )
+
+
+def _use_frames(model: nn.Module) -> None:
+    """Replace, under the same names, causal 3-D convolutions by :class:`_FrameConv`, and upsampling by plain doubling.
+
+    "nearest-exact" and "nearest" copy the same pixels where the factor is two; only the second is one ONNX operation.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d, QwenImageUpsample
+
+    for name, module in list(model.named_modules()):
+        parent, _, attribute = name.rpartition(".")
+        if isinstance(module, QwenImageCausalConv3d):
+            left, _, top, *_ = module._padding
+            _, *kernel = module.kernel_size
+            flat = _FrameConv(module.in_channels, module.out_channels, tuple(kernel), padding=(top, left))
+            setattr(model.get_submodule(parent), attribute, flat)
+        elif isinstance(module, QwenImageUpsample):
+            setattr(model.get_submodule(parent), attribute, nn.Upsample(scale_factor=2.0, mode="nearest"))
