@@ -4,6 +4,9 @@ A folder with ``config.json`` (``_class_name``, ``num_gaussians``, ``logweights_
 configuration) and ``diffusion_pytorch_model.safetensors``: LoRA pairs ``<module>.lora_A.weight`` [r, in] and
 ``<module>.lora_B.weight`` [out, r] (scale 1), and whole tensors ``norm_out.linear.*`` and ``proj_out_means.*``,
 ``proj_out_logweights.*``, ``proj_out_loggamma.*`` with mode-major rows. Keys may carry the prefix ``transformer.``.
+
+Our own adapters also name their sampling policy, under ``arcflow_policy`` of the configuration and ``policy_config``
+of the weights file's metadata; the published ones leave it to their pipeline (see :mod:`arcflow.policy`).
 """
 
 from __future__ import annotations
@@ -14,42 +17,41 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from arcflow.errors import AdapterError
+from arcflow.errors import AdapterError, RecipeError
 from arcflow.head import PATCH_POSITIONS
-from arcflow.students import HEAD_PARTS, Student
+from arcflow.policy import METADATA_KEY, read_policy
+from arcflow.policy import Policy as Policy
+from arcflow.students import HEAD_PARTS, Student, architecture_of_adapter
 from foundation.files import atomic_directory
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 PREFIX = "transformer."
 _WHOLE = tuple(f"{name}.{part}" for name in ("norm_out.linear", *HEAD_PARTS) for part in ("weight", "bias"))
+_MEANT_OTHERWISE = frozenset({"patch_size", "out_channels"})
+"""Keys that the published adapters leave out or count per packed token."""
 _LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How the student is meant to be sampled; kept in the file's metadata key ``policy_config``."""
-
-    shift: float
-    guidance: float
-    nfe: int = 2
-    final_step_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
 class AdapterConfig:
-    """``config.json`` of an adapter: class_name, modes (K), the backbone's diffusers configuration, the policy."""
+    """What an adapter says of itself.
+
+    class_name; modes (K); backbone: what is left of ``config.json``, the backbone's diffusers configuration as far as
+    it is given (build the student from the base's own); policy: how to sample, and policy_source: whether "config",
+    "metadata" or nothing ("default") named it.
+    """
 
     class_name: str
     modes: int
     backbone: dict[str, Any]
-    policy: Policy | None = None
+    policy: Policy
+    policy_source: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class Adapter:
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """Read and check ``config.json``. Raises AdapterError when it is missing, no JSON, or lacks a key."""
+    """Read and check ``config.json`` and, where it names no policy, the metadata of the weights file.
+
+    Raises AdapterError when it is missing, no JSON, lacks a key, or is of an unknown class.
+    """
     path = folder / CONFIG_FILE
     try:
         data = json.loads(path.read_text())
@@ -85,14 +90,33 @@ def read_config(folder: Path) -> AdapterConfig:
         raise AdapterError(
             f"{path}: logweights_channels is {data['logweights_channels']!r}; only {PATCH_POSITIONS} is supported"
         )
-    own = ("num_gaussians", "logweights_channels", "arcflow_policy")
-    backbone = {k: v for k, v in data.items() if k not in own and not k.startswith("_")}
-    return AdapterConfig(
-        str(data["_class_name"]),
-        modes,
-        backbone,
-        _policy(data.get("arcflow_policy"), path),
-    )
+    foreign = ("num_gaussians", "logweights_channels", "arcflow_policy")
+    backbone = {k: v for k, v in data.items() if k not in foreign and not k.startswith("_")}
+    class_name = str(data["_class_name"])
+    try:
+        arch = architecture_of_adapter(class_name)
+    except RecipeError as error:
+        raise AdapterError(f"{path}: {error}") from error
+    own = data.get("arcflow_policy")
+    metadata = _metadata(folder / WEIGHTS_FILE) if own is None else None
+    policy, source = read_policy(own, metadata, arch, path if own is not None else folder / WEIGHTS_FILE)
+    return AdapterConfig(class_name, modes, backbone, policy, source)
+
+
+def check_base(config: AdapterConfig, base: Mapping[str, Any]) -> None:
+    """Compare an adapter's configuration with its base's ``transformer/config.json``, before any weight is looked at.
+
+    Raises AdapterError that names what differs: class of the backbone, or sizes that both configurations give.
+    """
+    wanted = architecture_of_adapter(config.class_name).BACKBONE_CLASS
+    given = base.get("_class_name", wanted)
+    if given != wanted:
+        raise AdapterError(f"the adapter is for a {wanted}, the base is a {given}; give the base it was trained on")
+    shared = sorted(set(config.backbone) & set(base) - _MEANT_OTHERWISE)
+    odd = [key for key in shared if _plain(config.backbone[key]) != _plain(base[key])]
+    if odd:
+        listed = "; ".join(f"{key} is {config.backbone[key]} in the adapter, {base[key]} in the base" for key in odd)
+        raise AdapterError(f"the adapter does not fit this base: {listed}; give the base it was trained on")
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -110,6 +134,8 @@ def read_adapter(folder: Path) -> Adapter:
             tensors = {name.removeprefix(PREFIX): handle.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
+    if len(tensors) != len(names):
+        raise AdapterError(f"{path} has keys both with and without the prefix {PREFIX!r}; keep one of each")
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{path}: {key} has values that are not finite; train or download the adapter again")
@@ -144,12 +170,18 @@ def split_keys(tensors: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[
     return lora, whole
 
 
-def save_adapter(student: Student, backbone_config: Mapping[str, Any], policy: Policy, folder: Path) -> None:
-    """Write the student's trained tensors in the released format, atomically, as float32.
+def save_adapter(
+    student: Student,
+    backbone_config: Mapping[str, Any],
+    policy: Policy,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the student's trained tensors in the released format, atomically, as ``dtype``.
 
     backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out).
     """
-    tensors = {k: v.detach().float().contiguous().clone() for k, v in trained_tensors(student).items()}
+    tensors = {k: v.detach().cpu().to(dtype).contiguous().clone() for k, v in trained_tensors(student).items()}
     config = {
         "_class_name": student.architecture.ADAPTER_CLASS,
         "num_gaussians": student.recipe.modes,
@@ -158,7 +190,7 @@ def save_adapter(student: Student, backbone_config: Mapping[str, Any], policy: P
         **{k: v for k, v in backbone_config.items() if not k.startswith("_")},
     }
     # One key alone: safetensors writes several in any order, and equal adapters must be equal files.
-    metadata = {"policy_config": json.dumps(asdict(policy))}
+    metadata = {METADATA_KEY: json.dumps(asdict(policy))}
     with atomic_directory(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
@@ -240,10 +272,17 @@ def _check_shape(key: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> N
         raise AdapterError(f"{key} has shape {list(given)} in the adapter but {list(wanted)} in the backbone")
 
 
-def _policy(data: object, path: Path) -> Policy | None:
-    if data is None:
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _metadata(path: Path) -> Mapping[str, str] | None:
+    """The metadata of a safetensors file, from its header alone; None where there is no file."""
+    if not path.is_file():
         return None
     try:
-        return msgspec.convert(data, Policy)
-    except msgspec.ValidationError as error:
-        raise AdapterError(f"{path}: arcflow_policy is not understood ({error})") from error
+        with safe_open(path, framework="pt") as handle:
+            metadata: Mapping[str, str] | None = handle.metadata()
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
+    return metadata

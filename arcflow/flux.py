@@ -15,6 +15,7 @@ from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
 
 NAME = "flux"
+BACKBONE_CLASS = "FluxTransformer2DModel"
 ADAPTER_CLASS = "ArcFluxTransformer2DModel"
 GUIDANCE = 3.5
 """FLUX.1-dev's guidance, an input of teacher and student alike, where an adapter names none."""

@@ -16,6 +16,7 @@ from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
 
 NAME = "qwen"
+BACKBONE_CLASS = "QwenImageTransformer2DModel"
 ADAPTER_CLASS = "ArcQwenImageTransformer2DModel"
 GUIDANCE = 4.0
 """Scale of the classifier-free guidance that the teacher is distilled with; the student has it built in."""
