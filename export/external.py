@@ -273,9 +273,8 @@ def _disk(path: Path, size: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ExportError(
-                f"no room for {path}, which has {size:,} bytes; free some, or choose another --workdir"
-            ) from error
+            need = f", which has {size:,} bytes" if size else ""
+            raise ExportError(f"no room for {path}{need}; free some, or choose another --workdir") from error
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}; choose another --workdir, one that you may write to"
         ) from error

@@ -1,54 +1,45 @@
-"""Put the weights into a graph that was traced without them."""
+"""Put the weights into a graph that was traced without them: inside the model, for files under 2 GB."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from export.errors import ExportError, WeightsError
+from export.errors import ExportError
 from export.networks.base import Network
+from export.stored import StoredTensors, blanks, plan_stored, size_of
+
+if TYPE_CHECKING:
+    import torch
 
 INLINE_MAX = 1 << 31
 """Bytes: an ONNX file with its weights inside must stay under this (a protobuf cannot be larger)."""
 
 
 def attach_inline(model: ir.Model, network: Network) -> None:
-    """Give every blank initializer its tensor, inside the model, cast to the type the graph was traced in.
+    """Give every blank initializer its tensor (see :mod:`export.stored`), inside the model.
 
-    Memory: all of the network's weights. (Large models keep theirs beside the graph, as external data.)
-    Raises WeightsError where the weights lack a tensor or have another shape, ExportError beyond 2 GB.
+    Memory: all of the network's weights. Large models keep theirs beside the graph:
+    :func:`export.passes.attach_external.attach_external`.
+    Raises WeightsError where the weights lack a tensor, have another shape or overflow, ExportError beyond 2 GB.
     """
-    blanks = {name: value for name, value in model.graph.initializers.items() if value.const_value is None}
-    total = sum(_size(value) for value in blanks.values())
+    plan = plan_stored(model, network)
+    total = size_of(plan)
     if total >= INLINE_MAX:
         raise ExportError(f"{network.name} has {total:,} bytes of weights; an ONNX file can hold {INLINE_MAX:,}")
-    for name, value in blanks.items():
-        value.const_value = _tensor(network, name, value)
+    tensors, values = StoredTensors(network.weights, plan), blanks(model)
+    for name in plan:
+        values[name].const_value = ir.Tensor(_array(tensors.whole(name)), dtype=values[name].dtype, name=name)
 
 
-def _size(value: ir.Value) -> int:
-    itemsize = value.dtype.itemsize if value.dtype is not None else 0
-    return int(itemsize * math.prod(_dimensions(value)))
+def _array(tensor: torch.Tensor) -> Any:
+    """The tensor in numpy, which has no bfloat16 or FP8 of its own."""
+    import ml_dtypes
+    import torch
 
-
-def _dimensions(value: ir.Value) -> tuple[int, ...]:
-    """The shape of a weight, which is never symbolic."""
-    return tuple(int(dimension) for dimension in value.shape or () if isinstance(dimension, int))
-
-
-def _tensor(network: Network, name: str, value: ir.Value) -> ir.Tensor[Any]:
-    key = network.weight_key(name)
-    if key is None:
-        raise WeightsError(f"{network.weights.source} lacks {name}; download or save it again")
-    wanted = _dimensions(value)
-    found = network.weights[key].shape
-    if found != wanted:
-        raise WeightsError(f"{network.weights.source}: {key} has shape {list(found)}, {list(wanted)} is needed")
-    if value.dtype != ir.DataType.FLOAT:
-        raise ExportError(f"{network.name}: the weight {name} was traced as {value.dtype}, FLOAT is needed")
-    tensor = network.weights.read(key).float()
-    if not tensor.isfinite().all():
-        raise WeightsError(f"{network.weights.source}: {key} has values that are not finite; download it again")
-    return ir.Tensor(tensor.numpy(), name=name)
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
+    return tensor.numpy()
