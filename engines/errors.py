@@ -19,3 +19,11 @@ class SchemaVersionError(ManifestError):
 
 class BundleNotFoundError(BundleError):
     """There is no bundle of that model, precision and target where bundles are looked for."""
+
+
+class StaleBundleError(BundleError):
+    """A bundle's plans do not fit this machine, or are not of the networks that they were built from."""
+
+
+class TrustError(BundleError):
+    """A bundle's plans were not built on this machine, or the key that tells so must not be used."""

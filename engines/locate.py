@@ -1,4 +1,16 @@
-"""Finding a bundle by model, precision and target."""
+"""Finding a bundle by model, precision and target.
+
+Bundles are looked for in the folders of $ARCFLOW_ENGINES, then in the package's own; of equal names the first counts.
+Where precision or target are left open, this decides, by name alone:
+
+1. target: ``cpu``, which runs anywhere; then GPUs, the newer first; then ``rtx``; last ``onnx``, from which plans are
+   built and which nothing runs;
+2. precision: on the CPU ``fp32``, ``fp16``, ``fp8``, the exact before the small; on a GPU ``bf16``, ``fp16``, ``fp8``,
+   ``fp32``: what the model was trained in first;
+3. alphabetical order.
+
+A target that was asked for is taken literally, but for ``rtx``, whose plans also serve each GPU they are for.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +18,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from engines.checks import capabilities
 from engines.errors import BundleNotFoundError
 from engines.names import BundleName, parse_name
 
@@ -14,8 +27,9 @@ ENVIRONMENT = "ARCFLOW_ENGINES"
 
 BUILT_IN = Path(__file__).resolve().parent / "bundles"
 
-_PREFERRED_TARGET = "cpu"
-_PREFERRED_PRECISION = "fp32"
+_TARGETS = ("cpu", "sm120", "sm100", "sm90", "sm89", "sm86", "sm80", "rtx", "onnx")
+_CPU_PRECISIONS = ("fp32", "fp16", "fp8")
+_GPU_PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
 
 
 def default_roots() -> tuple[Path, ...]:
@@ -44,23 +58,40 @@ def locate(
 ) -> Path:
     """The folder of the bundle of ``model``; its content is not looked at.
 
-    Where precision or target are left open, the CPU target and fp32 come first, then alphabetical order.
+    Where precision or target are left open, the order in the module's docstring decides.
     Raises BundleNotFoundError, which lists what there is.
     """
     bundles = available(roots)
     matches = [
         name
         for name in bundles
-        if name.model == model and precision in (None, name.precision) and target in (None, name.target)
+        if name.model == model and precision in (None, name.precision) and (target is None or serves(name, target))
     ]
     if not matches:
         wanted = " ".join(part for part in (model, precision, target) if part)
         listing = ", ".join(map(str, sorted(bundles))) or "none"
         command = f"python -m export.build --model {model}"
-        command += f" --precision {precision or _PREFERRED_PRECISION} --target {target or _PREFERRED_TARGET}"
+        command += f" --precision {precision or _CPU_PRECISIONS[0]} --target {target or _TARGETS[0]}"
         raise BundleNotFoundError(f"no bundle for {wanted!r}; available: {listing}; to make it, run: {command}")
     return bundles[min(matches, key=_preference)]
 
 
-def _preference(name: BundleName) -> tuple[bool, bool, BundleName]:
-    return (name.target != _PREFERRED_TARGET, name.precision != _PREFERRED_PRECISION, name)
+def find(name: str, roots: Sequence[Path] | None = None) -> Path:
+    """The folder of the bundle called ``name``: in full ("tiny-fp32-cpu"), or by its model alone. As :func:`locate`."""
+    whole = parse_name(name)
+    bundles = available(roots)
+    return bundles[whole] if whole is not None and whole in bundles else locate(name, roots=roots)
+
+
+def serves(name: BundleName, target: str) -> bool:
+    """Whether the bundle of that name is one for ``target``: the same, or a GPU among those of its plans."""
+    return target == name.target or target in capabilities(name.target)
+
+
+def _preference(name: BundleName) -> tuple[int, int, BundleName]:
+    precisions = _CPU_PRECISIONS if name.target == _TARGETS[0] else _GPU_PRECISIONS
+    return (_place(name.target, _TARGETS), _place(name.precision, precisions), name)
+
+
+def _place(value: str, order: Sequence[str]) -> int:
+    return order.index(value) if value in order else len(order)

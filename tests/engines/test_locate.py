@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BundleNotFoundError
-from engines.locate import BUILT_IN, ENVIRONMENT, available, default_roots, locate
+from engines.locate import BUILT_IN, ENVIRONMENT, available, default_roots, find, locate
 from engines.names import BundleName, parse_name, rebuild_hint
 
 
@@ -39,6 +39,39 @@ def test_lists_every_bundle_once_first_root_first(roots: list[Path]) -> None:
 )
 def test_finds(roots: list[Path], wanted: tuple[str, ...], folder: str) -> None:
     assert locate(*wanted, roots=roots).name == folder
+
+
+@pytest.mark.parametrize(
+    ("there", "first"),
+    [
+        (("m-fp8-cpu", "m-fp16-cpu", "m-fp16-sm120"), "m-fp16-cpu"),
+        (("m-fp8-sm120", "m-bf16-sm89", "m-bf16-onnx"), "m-fp8-sm120"),
+        (("m-fp32-sm90", "m-fp8-sm90", "m-fp16-sm90", "m-bf16-sm90"), "m-bf16-sm90"),
+        (("m-fp8-rtx", "m-fp8-onnx"), "m-fp8-rtx"),
+        (("m-fp8-sm120", "m-fp8-sm89"), "m-fp8-sm120"),
+    ],
+)
+def test_what_comes_first_where_the_choice_is_open(tmp_path: Path, there: tuple[str, ...], first: str) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    assert locate("m", roots=[tmp_path]).name == first
+
+
+def test_a_plan_for_several_gpus_serves_each_and_one_for_that_gpu_serves_it_better(tmp_path: Path) -> None:
+    (tmp_path / "m-fp8-rtx").mkdir()
+    assert locate("m", target="sm89", roots=[tmp_path]).name == "m-fp8-rtx"
+    assert locate("m", target="rtx", roots=[tmp_path]).name == "m-fp8-rtx"
+    with pytest.raises(BundleNotFoundError):
+        locate("m", target="sm90", roots=[tmp_path])
+    (tmp_path / "m-fp8-sm89").mkdir()
+    assert locate("m", target="sm89", roots=[tmp_path]).name == "m-fp8-sm89"
+
+
+def test_by_its_whole_name(roots: list[Path]) -> None:
+    assert find("tiny-fp16-cpu", roots) == roots[0] / "tiny-fp16-cpu"
+    assert find("tiny", roots) == roots[0] / "tiny-fp32-cpu"
+    with pytest.raises(BundleNotFoundError):
+        find("tiny-fp4-cpu", roots)
 
 
 @pytest.mark.parametrize("wanted", [("huge",), ("tiny", "fp4"), ("tiny", "fp8", "cpu"), ("",), ("../tiny",)])

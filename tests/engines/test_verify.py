@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from engines.locate import ENVIRONMENT
+from engines.trust import sealed
 from engines.verify import main
 from foundation.cli import run
+from tests.runtime import small_plans
 
 
 def test_a_line_a_file_and_ok(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +31,30 @@ def test_by_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv(ENVIRONMENT, str(bundle.parent))
     assert run(main, ["tiny"]) == 0
     assert "OK tiny-fp32-cpu" in capsys.readouterr().out
+
+
+def test_by_its_whole_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(bundle.parent))
+    assert run(main, ["tiny-fp32-cpu"]) == 0
+    assert "OK tiny-fp32-cpu" in capsys.readouterr().out
+
+
+def test_plans_that_were_built_here_are_ok_with_notes(
+    tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_plans.build(tmp_path / "tiny-fp16-sm89", finish=sealed).root
+    assert run(main, [str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "note: there is no tiny-fp16-onnx beside it" in out
+    assert "OK tiny-fp16-sm89" in out
+
+
+def test_foreign_plans_are_refused(tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_plans.build(tmp_path / "tiny-fp16-sm89").root
+    assert run(main, [str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "its plans have no seal" in error
+    assert "python -m export.build --model tiny --precision fp16 --target sm89" in error
 
 
 @pytest.mark.parametrize("argument", ["./nowhere", "nowhere", "x" * 5000])

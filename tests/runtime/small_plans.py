@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from engines.writer import write_bundle
 from tests.runtime import small_bundle
 
 
-def build(folder: Path, target: str = "sm89", seal: str = "", **changes: Any) -> Bundle:
+def build(
+    folder: Path, target: str = "sm89", finish: Callable[[Manifest], Manifest] | None = None, **changes: Any
+) -> Bundle:
     """Write a bundle of plans at ``folder``; ``changes`` replace fields of its engine."""
-    made = manifest(target, seal=seal, **changes)
+    made = manifest(target, **changes)
     tokenizers = {"clip": small_bundle.clip_tokenizer(), "t5": small_bundle.t5_tokenizer()}
     files: dict[str, Path | bytes] = {network.file: plan(name) for name, network in made.networks.items()}
     files |= {made.tokenizers[name].file: msgspec.json.encode(tokenizer) for name, tokenizer in tokenizers.items()}
-    return write_bundle(folder, made, files)
+    return write_bundle(folder, made, files, finish=finish)
 
 
 def plan(name: str) -> bytes:

@@ -1,0 +1,124 @@
+"""``python -m engines.list``: the bundles that can be found, and whether each is whole and good on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engines.bundle import Bundle, open_bundle
+from engines.errors import BundleError, TrustError
+from engines.locate import ENVIRONMENT, available
+from engines.manifest import Limits, Range
+from engines.names import BundleName
+from engines.staleness import compare
+from foundation.cli import ArgumentParser, run
+
+_EXAMPLES = f"""examples:
+  python -m engines.list
+  python -m engines.list --quick --json
+  {ENVIRONMENT}=~/bundles python -m engines.list
+
+Bundles are looked for in the folders of ${ENVIRONMENT}, then in the package's own. status:
+  verified  every byte is what the manifest says, and plans fit this machine
+  listed    (--quick) the same, but sizes and digests were not looked at
+  stale     whole, but the plans do not fit this machine or their source
+  damaged   not what its manifest says
+"""
+_COLUMNS = ("name", "architecture", "precision", "target", "size", "engine", "limits", "status", "path")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A bundle that was found. size: bytes; engine: flavour and version; why: what is stale or damaged, or ""."""
+
+    name: str
+    architecture: str
+    precision: str
+    target: str
+    size: int
+    engine: str
+    limits: str
+    status: str
+    why: str
+    path: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, or a JSON array of objects. Returns 0, whatever the bundles are like."""
+    parser = ArgumentParser(
+        prog="python -m engines.list", description="List the bundles that can be found.", epilog=_EXAMPLES
+    )
+    parser.add_argument("--quick", action="store_true", help="do not read the files: their digests stay unchecked")
+    parser.add_argument("--json", action="store_true", help="print a JSON array instead of a table")
+    arguments = parser.parse_args(argv)
+    rows = [describe(name, path, arguments.quick) for name, path in sorted(available().items())]
+    if arguments.json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    else:
+        sys.stdout.writelines(_table(rows) or ["no bundles; to make one, run: python -m export.build\n"])
+    return 0
+
+
+def describe(name: BundleName, path: Path, quick: bool = False) -> Row:
+    """What the list says of the bundle in the folder ``path``, called ``name``."""
+    try:
+        bundle = open_bundle(path, contents="when used" if quick else "now")
+    except BundleError as error:
+        return Row(str(name), "", name.precision, name.target, 0, "", "", "damaged", str(error), str(path))
+    try:
+        differences = compare(bundle).differences
+    except TrustError as error:  # The machine's key is not fit for use: nothing can be told of any plan.
+        differences = (str(error),)
+    if bundle.name != name:
+        why = f"it holds {bundle.name}: rename the folder"
+        return _row(name, bundle, path, "damaged", why)
+    status = "stale" if differences else "listed" if quick else "verified"
+    return _row(name, bundle, path, status, "; ".join(differences))
+
+
+def _row(name: BundleName, bundle: Bundle, path: Path, status: str, why: str) -> Row:
+    manifest, engine = bundle.manifest, bundle.manifest.engine
+    return Row(
+        name=str(name),
+        architecture=manifest.architecture,
+        precision=manifest.precision,
+        target=manifest.target,
+        size=bundle.size,
+        engine="" if engine is None else f"{engine.flavour} {engine.version}",
+        limits=_limits(manifest.limits),
+        status=status,
+        why=why,
+        path=str(path),
+    )
+
+
+def _limits(limits: Limits) -> str:
+    size = f"{_span(limits.width)} x {_span(limits.height)} px"
+    return f"{size}, batch {_span(limits.batch)}, text {_span(limits.text_tokens)}"
+
+
+def _span(limit: Range) -> str:
+    return str(limit.min) if limit.min == limit.max else f"{limit.min}-{limit.max}"
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Lines with the columns aligned, and under a row what is wrong with it."""
+    if not rows:
+        return []
+    cells = [
+        [f"{row.size / 1e6:,.1f} MB" if key == "size" else str(getattr(row, key)) for key in _COLUMNS] for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [list(_COLUMNS), *cells]) for i in range(len(_COLUMNS))]
+    lines = []
+    for line, why in [(list(_COLUMNS), ""), *zip(cells, (row.why for row in rows), strict=True)]:
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+        if why:
+            lines.append(f"    {why}\n")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

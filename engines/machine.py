@@ -1,0 +1,69 @@
+"""What this machine has that plans depend on: its GPUs and its TensorRT. Nothing is imported and nothing is run."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+_DRIVERS = ("libcuda.so.1", "nvcuda.dll")
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
+
+_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
+}
+"""Python distributions that carry a flavour; their version is TensorRT's own."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """gpus: the compute capability of each GPU ("sm89"); flavours: the installed versions of TensorRT."""
+
+    gpus: tuple[str, ...]
+    flavours: Mapping[str, str]
+
+
+@cache
+def this_machine() -> Machine:
+    """What is here, asked once a process: the driver for its GPUs, Python's metadata for TensorRT."""
+    flavours = {name: found for name in _DISTRIBUTIONS if (found := _installed(name)) is not None}
+    return Machine(gpus=_gpus(), flavours=flavours)
+
+
+def _installed(flavour: str) -> str | None:
+    for distribution in _DISTRIBUTIONS[flavour]:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _gpus() -> tuple[str, ...]:
+    for name in _DRIVERS:
+        try:
+            return _ask(ctypes.CDLL(name))
+        except (OSError, AttributeError):  # No driver, or a library that is not one.
+            continue
+    return ()
+
+
+def _ask(driver: ctypes.CDLL) -> tuple[str, ...]:
+    count = ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return ()
+    found = []
+    for ordinal in range(count.value):
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        results = (
+            driver.cuDeviceGet(ctypes.byref(device), ordinal),
+            driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device),
+            driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device),
+        )
+        if not any(results):
+            found.append(f"sm{major.value}{minor.value}")
+    return tuple(found)
