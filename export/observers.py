@@ -131,4 +131,5 @@ def _least_squares(counts: torch.Tensor, amax: float) -> float:
         float((weight * (fake_quantise(values, candidate / FP8_MAX) - values).double().square()).sum())
         for candidate in candidates
     ]
-    return candidates[min(range(len(errors)), key=errors.__getitem__)]
+    best: float = min(zip(errors, candidates, strict=True))[1]
+    return best
