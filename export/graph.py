@@ -16,10 +16,17 @@ from export.errors import ExportError
 from export.networks.base import Network
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 OPSET = 20
-"""The last opset without an Attention operator: every graph stays plain for ONNX Runtime and fp32 engines."""
+"""Unless another is asked for. The last without an Attention operator: plain graphs for ONNX Runtime."""
+
+OPSETS = (20, 21, 23)
+"""What can be asked for: plain; the first with FP8; the first with Attention and RMSNormalization as one node."""
+
+COMPUTE = ("float32", "float16", "bfloat16")
+"""Types that a network can compute in."""
 
 FORBIDDEN_TYPES = ("DOUBLE", "COMPLEX64", "COMPLEX128")
 """Element types that no engine we build for takes."""
@@ -30,14 +37,21 @@ _TRACE_SIZES = {"batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_t
 """Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""
 
 
-def trace(network: Network) -> ir.Model:
-    """The network's graph, simplified, its weights blank (named as in the state dict). Raises ExportError."""
+def trace(network: Network, dtype: str = "float32", opset: int = OPSET) -> ir.Model:
+    """The network's graph, simplified, its weights blank: named as in the state dict, typed, without values.
+
+    dtype (one of COMPUTE): what it computes in and what its weights are stored as; the floating ports stay float32.
+    opset: one of OPSETS. Raises ExportError. Takes no memory for weights, whatever the network's size.
+    """
     from export.passes.blank_weights import blank_weights
     from export.passes.simplify import simplify
     from export.passes.strip_metadata import strip_metadata
 
+    for what, value, allowed in (("compute type", dtype, COMPUTE), ("opset", opset, OPSETS)):
+        if value not in allowed:
+            raise ExportError(f"no {what} {value}; allowed: {', '.join(map(str, allowed))}")
     with _quiet():
-        model = _torch_export(network)
+        model = _torch_export(network, dtype, opset)
         blank_weights(model)
         simplify(model)
         strip_metadata(model, network.name)
@@ -45,40 +59,69 @@ def trace(network: Network) -> ir.Model:
     return model
 
 
-def export_inline(network: Network) -> bytes:
+def export_inline(network: Network, dtype: str = "float32", opset: int = OPSET) -> bytes:
     """The network as one ONNX file with its weights inside, ready for a CPU. Raises ExportError, WeightsError."""
+    from export.passes.attach_weights import attach_inline
+    from export.passes.transpose_weights import transpose_weights
+
+    model = trace(network, dtype, opset)
+    attach_inline(model, network)
+    transpose_weights(model)
+    return finish(model, network)
+
+
+def finish(model: ir.Model, network: Network) -> bytes:
+    """The finished graph, checked and serialised; equal graphs give equal bytes. Raises ExportError.
+
+    Weights may be inside or beside it (external data, which is not read here). Ports and their symbolic dimensions
+    are checked, and that the graph is valid ONNX whose types and shapes fit together throughout.
+    """
     import onnx
     import onnx_ir as ir
 
-    from export.passes.attach_weights import attach_inline
     from export.passes.check_ports import check_ports
-    from export.passes.transpose_weights import transpose_weights
 
-    model = trace(network)
-    attach_inline(model, network)
-    transpose_weights(model)
     check_ports(model, network)
+    blank = next((name for name, value in model.graph.initializers.items() if value.const_value is None), None)
+    if blank is not None:
+        raise ExportError(f"the weight {blank} of {network.name} has no value yet: attach the weights first")
     proto = ir.to_proto(model)
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(_without_external(proto))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported {network.name} is not valid ONNX: {error}") from error
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _torch_export(network: Network) -> ir.Model:
+def _without_external(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its external weights as inputs: the checker would look for their file in the current folder."""
+    import onnx
+
+    external = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if not external:
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    inside = [t for t in copy.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(inside)
+    copy.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in external)
+    return copy
+
+
+def _torch_export(network: Network, dtype: str, opset: int) -> ir.Model:
     import torch
     from torch.export import Dim
 
     dims = {name: Dim(name, min=low, max=high) for name, (low, high) in network.bounds.items()}
     arguments, dynamic = {}, {}
-    for name, (dtype, shape) in network.ports_in.items():
+    for name, (kind, shape) in network.ports_in.items():
         sizes = [_TRACE_SIZES[d] if isinstance(d, str) else d for d in shape]
-        arguments[name] = torch.zeros(sizes, dtype=getattr(torch, dtype), device="meta")
+        arguments[name] = torch.zeros(sizes, dtype=getattr(torch, kind), device="meta")
         dynamic[name] = {axis: dims[d] for axis, d in enumerate(shape) if isinstance(d, str)}
     with torch.no_grad():
         with torch.device("meta"):
-            module = network.build(torch.float32).eval()
+            module = network.build(getattr(torch, dtype)).eval()
         try:
             program = torch.onnx.export(
                 module,
@@ -86,7 +129,7 @@ def _torch_export(network: Network) -> ir.Model:
                 kwargs=arguments,
                 dynamo=True,
                 dynamic_shapes=dynamic,
-                opset_version=OPSET,
+                opset_version=opset,
                 optimize=False,
                 output_names=list(network.ports_out),
                 verbose=False,

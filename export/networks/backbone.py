@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from export.merge import MergedStudent
-from export.networks.base import Network, Sizes, describe
+from export.networks.base import Network, Sizes, as_computed, as_port, describe
 
 
 class _Rope(nn.Module):
@@ -35,10 +35,42 @@ class _Rope(nn.Module):
         return both.cos(), both.sin()
 
 
-class _Backbone(nn.Module):
-    def __init__(self, network: Any) -> None:
+class _Conditions(NamedTuple):
+    """What the modulation is made of: noise level and guidance in float32, pooled text in the compute type."""
+
+    timestep: Tensor
+    guidance: Tensor
+    pooled: Tensor
+
+
+class _TimeTextEmbed(nn.Module):
+    """FLUX's embedding of time, guidance and pooled text with the first two in float32 up to their sinusoids.
+
+    diffusers rounds them to the compute type before it multiplies them by 1000: in bfloat16 that turns 761.9 into
+    760. Its forward hands the pooled text through untouched, so the exact values come in with that.
+    """
+
+    def __init__(self, original: Any) -> None:
         super().__init__()
-        self.network = network
+        self.time_proj = original.time_proj
+        self.timestep_embedder = original.timestep_embedder
+        self.guidance_embedder = original.guidance_embedder
+        self.text_embedder = original.text_embedder
+
+    def forward(self, _timestep: Tensor, _guidance: Tensor, conditions: _Conditions) -> Tensor:
+        """conditions: noise levels and guidance [batch], pooled [batch, P] -> [batch, width] in the compute type."""
+        dtype = conditions.pooled.dtype
+        time = self.timestep_embedder(self.time_proj(conditions.timestep * 1000).to(dtype))
+        guidance = self.guidance_embedder(self.time_proj(conditions.guidance * 1000).to(dtype))
+        embedded: Tensor = time + guidance + self.text_embedder(conditions.pooled)
+        return embedded
+
+
+class _Backbone(nn.Module):
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
 
     def forward(
         self,
@@ -50,17 +82,20 @@ class _Backbone(nn.Module):
         img_ids: Tensor,
         txt_ids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        pooled: Any = as_computed(pooled_projections, self.dtype)
+        if isinstance(self.network.time_text_embed, _TimeTextEmbed):
+            pooled = _Conditions(timestep, guidance, pooled)
         field = self.network(
-            hidden_states=hidden_states,
-            encoder_hidden_states=encoder_hidden_states,
-            pooled_projections=pooled_projections,
+            hidden_states=as_computed(hidden_states, self.dtype),
+            encoder_hidden_states=as_computed(encoder_hidden_states, self.dtype),
+            pooled_projections=pooled,
             timestep=timestep,
             guidance=guidance,
             img_ids=img_ids,
             txt_ids=txt_ids,
             return_dict=False,
         )[0]
-        return field.means, field.logweights, field.loggammas
+        return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
 
 
 def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -> Network:
@@ -83,7 +118,9 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
     def build(dtype: torch.dtype) -> nn.Module:
         network: Any = build_student(config, modes)
         network.pos_embed = _Rope(config["axes_dims_rope"])
-        return _Backbone(network).to(dtype)
+        if dtype != torch.float32:
+            network.time_text_embed = _TimeTextEmbed(network.time_text_embed)
+        return _Backbone(network, dtype)
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         batch, text = sizes["batch"], sizes["text_tokens"]
@@ -141,4 +178,4 @@ def _reference(config: Any, modes: int, transformer: Path, adapter: Path) -> Cal
 
     teacher = FluxTransformer2DModel.from_pretrained(transformer, local_files_only=True, torch_dtype=torch.float32)
     merged = merge_into(build_student(config, modes), teacher.state_dict(), read_adapter(adapter))
-    return _Backbone(merged.eval())
+    return _Backbone(merged.eval(), torch.float32)

@@ -52,6 +52,18 @@ class Network:
         return next((alias for alias in self.aliases(name) if alias in self.weights), None)
 
 
+def as_computed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A float32 port in the type that the network computes in; no operation where they are one."""
+    return value if value.dtype == dtype else value.to(dtype)
+
+
+def as_port(value: torch.Tensor) -> torch.Tensor:
+    """What the network computed, as a port carries it (float32); no operation where it is float32 already."""
+    import torch
+
+    return as_computed(value, torch.float32)
+
+
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """A diffusers configuration without its private keys."""
     return {key: value for key, value in config.items() if not key.startswith("_")}

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.errors import ExportError
-from export.networks.base import Network, Sizes
+from export.networks.base import Network, Sizes, as_port
 from export.weights import open_folder
 
 _PREFIX = "text_model."
@@ -18,14 +17,14 @@ _PREFIX = "text_model."
 
 
 class _Clip(nn.Module):
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(dtype)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor]:
         # Given, because the model's own is a buffer that no weights file holds.
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        return (self.network(input_ids=input_ids, position_ids=positions).pooler_output,)
+        return (as_port(self.network(input_ids=input_ids, position_ids=positions).pooler_output),)
 
 
 def clip_network(folder: Path) -> Network:
@@ -37,9 +36,8 @@ def clip_network(folder: Path) -> Network:
 
     config = CLIPTextConfig.from_pretrained(folder)
     tokens, width = int(config.max_position_embeddings), int(config.hidden_size)
-    if config.eos_token_id == 2:
-        # transformers then pools at the largest id: a legacy path for old files with a wrong end token.
-        raise ExportError(f"{folder}/config.json has eos_token_id 2; set it to the tokenizer's own end token")
+    # Published CLIP-L files name a wrong end token, 2; transformers then pools at the largest id of each prompt.
+    end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
 
     def reference() -> Callable[..., Sequence[Tensor]]:
         model = CLIPTextModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
@@ -47,9 +45,9 @@ def clip_network(folder: Path) -> Network:
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         ids = torch.randint(config.vocab_size, (sizes["batch"], tokens), generator=generator)
-        ids = torch.where(ids == config.eos_token_id, ids - 1, ids)
+        ids = torch.where(ids == end, ids - 1, ids)
         ends = torch.randint(1, tokens, (sizes["batch"], 1), generator=generator)
-        ids = torch.where(torch.arange(tokens) >= ends, config.eos_token_id, ids)
+        ids = torch.where(torch.arange(tokens) >= ends, end, ids)
         return {"input_ids": ids}
 
     return Network(
@@ -57,7 +55,7 @@ def clip_network(folder: Path) -> Network:
         ports_in={"input_ids": ("int64", ("batch", tokens))},
         ports_out={"pooled": ("float32", ("batch", width))},
         bounds={"batch": (1, 1024)},
-        build=lambda dtype: _Clip(CLIPTextModel(config)).to(dtype),
+        build=lambda dtype: _Clip(CLIPTextModel(config), dtype),
         weights=open_folder(folder),
         aliases=lambda name: (name, _PREFIX + name),
         reference=reference,

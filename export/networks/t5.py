@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.networks.base import Network, Sizes
+from export.networks.base import Network, Sizes, as_port
 from export.weights import open_folder
 
 _EMBEDDING = "encoder.embed_tokens.weight"
@@ -18,12 +18,12 @@ _SHARED = "shared.weight"
 
 
 class _T5(nn.Module):
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(dtype)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor]:
-        return (self.network(input_ids=input_ids).last_hidden_state,)
+        return (as_port(self.network(input_ids=input_ids).last_hidden_state),)
 
 
 def t5_network(folder: Path) -> Network:
@@ -49,7 +49,7 @@ def t5_network(folder: Path) -> Network:
         ports_in={"input_ids": ("int64", ("batch", "text_tokens"))},
         ports_out={"sequence": ("float32", ("batch", "text_tokens", int(config.d_model)))},
         bounds={"batch": (1, 1024), "text_tokens": (1, 4096)},
-        build=lambda dtype: _T5(T5EncoderModel(config)).to(dtype),
+        build=lambda dtype: _T5(T5EncoderModel(config), dtype),
         weights=open_folder(folder),
         aliases=lambda name: (name, _SHARED) if name == _EMBEDDING else (name,),
         reference=reference,

@@ -10,19 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from export.configs import read_vae_config, vae_factor
-from export.networks.base import Network, Sizes, describe
+from export.networks.base import Network, Sizes, as_computed, as_port, describe
 from export.weights import open_folder
 
 
 class _Decoder(nn.Module):
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(dtype)
+        self.dtype = dtype
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
+        latents = as_computed(latents, self.dtype)
         if self.network.post_quant_conv is not None:
             latents = self.network.post_quant_conv(latents)
-        return (self.network.decoder(latents),)
+        return (as_port(self.network.decoder(latents)),)
 
 
 def vae_decoder_network(folder: Path) -> Network:
@@ -51,7 +53,7 @@ def vae_decoder_network(folder: Path) -> Network:
             "images": ("float32", ("batch", int(config["out_channels"]), f"{factor}*rows", f"{factor}*columns"))
         },
         bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
-        build=lambda dtype: _Decoder(AutoencoderKL.from_config(describe(config))).to(dtype),
+        build=lambda dtype: _Decoder(AutoencoderKL.from_config(describe(config)), dtype),
         weights=open_folder(folder),
         reference=reference,
         examples=examples,
