@@ -93,7 +93,7 @@ def disk_bytes(folder: Path) -> int:
     for root, _, files in os.walk(folder):
         for file in files:
             try:
-                status = os.lstat(os.path.join(root, file))
+                status = (Path(root) / file).lstat()
             except OSError:
                 continue  # It was removed since the folder was read.
             taken[status.st_dev, status.st_ino] = status.st_blocks * _DISK_BLOCK

@@ -31,6 +31,8 @@ WEIGHTS = "diffusion_pytorch_model"
 _BLOCK = 1 << 16
 """Elements made at a time: the random bits, the table and the result stay in the processor's cache."""
 _BUFFER = 1 << 22
+_POLICY = {"policy_config": json.dumps({"type": "ArcFlow"})}
+"""Metadata of the published adapters."""
 _LORA_SHARE = 0.3
 """Standard deviation of B @ A relative to that of the weight it is added to."""
 
@@ -44,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", choices=sorted(SHARD))
     parser.add_argument("folder", type=Path, help="where base and adapter are written")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hollow", action="store_true", help="fill nothing: enough to trace graphs, takes no room")
     arguments = parser.parse_args(argv)
 
     def report(file: str, done: int, total: int) -> None:
         print(f"{file}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", flush=True)
 
-    synthesise(published(arguments.model), arguments.folder, arguments.seed, report=report)
+    model = published(arguments.model)
+    if arguments.hollow:
+        write_hollow_model(model, arguments.folder)
+    else:
+        synthesise(model, arguments.folder, arguments.seed, report=report)
     return 0
 
 
@@ -66,20 +73,33 @@ def synthesise(
     shard: bytes of tensors that a transformer's file holds at most (default: as published). Files that are there are
     overwritten.
     """
+    _write_configurations(model, folder)
     base, adapter = folder / "base", folder / "adapter"
-    for path, content in model.files.items():
-        target = folder / path if path.startswith("adapter/") else base / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(content, indent=2) + "\n")
     transformer = component_shapes(model, "transformer")
     write_shards(base / "transformer", transformer, seed, SHARD[model.name] if shard is None else shard, report)
-    shapes = adapter_shapes(model, transformer, rank)
-    metadata = {"policy_config": json.dumps({"type": "ArcFlow"})}
-    write_file(adapter / f"{WEIGHTS}.safetensors", shapes, seed + 1, metadata, report)
-    for component in model.components:
-        if component != "transformer":
-            name = WEIGHTS if component == "vae" else "model"
-            write_hollow(base / component / f"{name}.safetensors", component_shapes(model, component))
+    write_file(adapter / f"{WEIGHTS}.safetensors", adapter_shapes(model, transformer, rank), seed + 1, _POLICY, report)
+    _write_hollow_components(model, base, [c for c in model.components if c != "transformer"])
+
+
+def write_hollow_model(model: Model, folder: Path, rank: int = RANK) -> None:
+    """Write ``folder``/base and ``folder``/adapter of that model with no weight filled in."""
+    _write_configurations(model, folder)
+    _write_hollow_components(model, folder / "base", model.components)
+    shapes = adapter_shapes(model, component_shapes(model, "transformer"), rank)
+    write_hollow(folder / "adapter" / f"{WEIGHTS}.safetensors", shapes, _POLICY)
+
+
+def _write_configurations(model: Model, folder: Path) -> None:
+    for path, content in model.files.items():
+        target = folder / path if path.startswith("adapter/") else folder / "base" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_hollow_components(model: Model, base: Path, components: Sequence[str]) -> None:
+    for component in components:
+        name = WEIGHTS if component in ("vae", "transformer") else "model"
+        write_hollow(base / component / f"{name}.safetensors", component_shapes(model, component), {"format": "pt"})
 
 
 def bytes_of(shapes: Shapes) -> int:
@@ -117,9 +137,9 @@ def write_file(
                 report(path.name, done, total)
 
 
-def write_hollow(path: Path, shapes: Shapes) -> None:
+def write_hollow(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of the true header and size whose tensors are one hole (zeros that take no room)."""
-    header = _header(shapes, {"format": "pt"})
+    header = _header(shapes, metadata)
     with path.open("wb") as stream:
         stream.write(header)
         stream.truncate(len(header) + bytes_of(shapes))
