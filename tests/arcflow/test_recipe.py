@@ -33,6 +33,13 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "rate": (lambda d: d["distill"]["loop"].update(lr=2.0), "lr is 2.0"),
     "rope": (lambda d: d["teacher"]["size"].update(rope=[8, 8, 8]), "rope"),
     "architecture": (lambda d: d.update(architecture="sd3"), "sd3"),
+    "guidance": (lambda d: d.update(guidance_kind="cfg"), "guidance_kind is 'cfg': it must be 'embedded' for flux"),
+    "two teachers": (lambda d: d.update(backbone={"num_layers": 1}), "either"),
+    "no teacher": (lambda d: d.pop("teacher"), "either"),
+    "teacher of another architecture": (
+        lambda d: d.update(architecture="qwen", guidance_kind="cfg"),
+        "trains a small FLUX",
+    ),
 }
 
 
@@ -51,6 +58,37 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("a = [")
     with pytest.raises(RecipeError, match="not valid TOML"):
         load_recipe(str(tmp_path / "x.toml"))
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen", "flux-released", "qwen-released"])
+def test_full_size_recipes_are_the_method_s(name: str) -> None:
+    recipe = load_recipe(name)
+    loop = recipe.distill.loop
+    qwen = recipe.architecture == "qwen"
+    assert (loop.lr, loop.betas, loop.weight_decay, loop.warmup, loop.clip) == (1e-4, (0.9, 0.95), 0.0, 100, 50.0)
+    assert (loop.ema_gamma, loop.decay, loop.iterations) == (7.0, "constant", 15_000 if qwen else 10_000)
+    assert recipe.distill.teacher_share_iterations == (1000 if qwen else 2000)
+    assert (recipe.shift, recipe.guidance) == (3.2, 4.0 if qwen else 3.5)
+    assert (recipe.student.modes, recipe.student.dropout, recipe.distill.nfe) == (16, 0.05, 2)
+    assert (recipe.student.rank == 256) == name.endswith("-released")
+
+
+def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "flux"\nname = "mine"\n[student]\nrank = 8\n[distill.loop]\nbatch = 1\n')
+    recipe, parent = load_recipe(str(path)), load_recipe("flux")
+    assert (recipe.name, recipe.student.rank, recipe.distill.loop.batch) == ("mine", 8, 1)
+    assert recipe.backbone == parent.backbone and recipe.distill.loop.lr == parent.distill.loop.lr
+    for text, words in (
+        (f'extends = "{path}"', "extends itself"), ('extends = "huge"', "no recipe 'huge'"),
+        ("extends = 3", "extends is 3"), ('extends = "flux"\nrank = 8', "unknown key 'rank'"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=words):
+            load_recipe(str(path))
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(str(path))
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
