@@ -28,7 +28,7 @@ sys.path[0] = str(ROOT)  # In place of this folder, in which the package ``fulls
 
 from benchmarks.fullsize.graphs import graph_facts  # noqa: E402
 from benchmarks.fullsize.machine import check, describe  # noqa: E402
-from benchmarks.fullsize.measure import disk_bytes, measure  # noqa: E402
+from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure  # noqa: E402
 from benchmarks.fullsize.steps import GIB, PARTS, Part, Step  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.files import atomic_file  # noqa: E402
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python benchmarks/fullsize.py", description="Measure export and build at true size.")
     parser.add_argument("--work", type=Path, default=WORK, help="where to work (default: .work/fullsize)")
     parser.add_argument("--part", choices=(*PARTS, "all"), default="all")
-    parser.add_argument("--report", type=Path, default=REPORT, help="where the figures are kept (default: %(default)s)")
+    parser.add_argument(
+        "--report", type=Path, default=REPORT, help="where the figures are kept (default: benchmarks/fullsize.json)"
+    )
     parser.add_argument("--keep", action="store_true", help="remove nothing, and leave out steps whose result is there")
     arguments = parser.parse_args(argv)
     parts = list(PARTS.values()) if arguments.part == "all" else [PARTS[arguments.part]]
@@ -71,23 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(part: Part, folder: Path, keep: bool, earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Run a part's steps; returns a row a step. The folder is removed in the end, whatever happens, unless ``keep``."""
+    """Run a part's steps; returns a row a step. The folder is removed in the end, whatever happens, unless ``keep``.
+
+    What the commands said stays in ``logs`` beside it.
+    """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     known = {row["title"]: row for row in earlier["steps"]} if earlier else {}
     rows = []
     try:
         for step in part.steps:
-            if keep and step.title in known and (folder / step.result).exists():
+            if keep and step.title in known and any(folder.glob(step.result)):
                 print(f"{step.title}: its result is there; keeping the figures of {earlier and earlier['date']}")
                 rows.append(known[step.title])
                 continue
             print(f"{step.title} ...", flush=True)
             command = [sys.executable, *(argument.format(folder=folder) for argument in step.command)]
-            log = folder / "logs" / f"{part.steps.index(step)}.log"
+            log = folder.parent / "logs" / f"{part.name}-{part.steps.index(step)}.log"
             measured = measure(command, ROOT, log, folder, environment)
             rows.append(_row(step, folder, asdict(measured)))
-            for name in () if keep else step.remove:
-                shutil.rmtree(folder / name, ignore_errors=True)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -95,18 +98,19 @@ def _run(part: Part, folder: Path, keep: bool, earlier: Mapping[str, Any] | None
 
 
 def _row(step: Step, folder: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
-    result = folder / step.result
-    size = disk_bytes(result) if result.is_dir() else result.stat().st_size
-    where = result if result.is_dir() else result.parent
-    graphs = [graph_facts(path) for path in sorted(where.glob(step.graph))] if step.graph else []
-    facts = graphs[0] if graphs else None
+    results = sorted(folder.glob(step.result))
+    if not results:
+        raise MeasureError(f"{step.title}: there is no {step.result} in {folder} although the command succeeded")
+    graphs = [path for result in results for path in (result.glob(step.graph) if result.is_dir() else [result])]
+    facts = graph_facts(graphs[0]) if step.graph and graphs else None
     return {
         "title": step.title,
         **measured,
         "memory_limit": step.memory_limit,
-        "result_bytes": size,
+        "result_bytes": sum(map(disk_bytes, results)),
         "nodes": facts and facts.nodes,
         "weights": facts and facts.weights,
+        "linears": facts and facts.linears,
         "fp8_linear_share": facts and facts.fp8_linear_share,
         "fp8_weight_share": facts and facts.fp8_weight_share,
     }

@@ -87,10 +87,12 @@ def measure(command: Sequence[str], folder: Path, log: Path, watch: Path, env: M
     )
 
 
-def disk_bytes(folder: Path) -> int:
-    """Bytes that the files under ``folder`` take up: holes not counted, hard links counted once."""
+def disk_bytes(path: Path) -> int:
+    """Bytes that a file, or the files under a folder, take up: holes not counted, hard links counted once."""
+    if path.is_file():
+        return path.stat().st_blocks * _DISK_BLOCK
     taken: dict[tuple[int, int], int] = {}
-    for root, _, files in os.walk(folder):
+    for root, _, files in os.walk(path):
         for file in files:
             try:
                 status = (Path(root) / file).lstat()

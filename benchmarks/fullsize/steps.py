@@ -8,7 +8,7 @@ GB = 1_000_000_000
 GIB = 1 << 30
 
 _SHAPES = ("--resolutions", "1024x1024", "--batch", "1", "--text-tokens", "512")
-"""What the plan serves: one picture of 1024x1024 at a time."""
+"""What is built for: one picture of 1024x1024 at a time."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Step:
     """One command.
 
     title: its row in the table; command: what follows the interpreter, with ``{folder}`` for the part's folder; result:
-    file or folder that it makes, in the part's folder; graph: glob of the ONNX files to count, below the result;
-    memory_limit: bytes of anonymous memory that it may need; remove: what is not needed any more after it.
+    glob of what it makes, in the part's folder; graph: glob of the one ONNX file to count, below the result (or the
+    result itself); memory_limit: bytes of anonymous memory that it may need.
     """
 
     title: str
@@ -25,7 +25,6 @@ class Step:
     result: str
     graph: str = ""
     memory_limit: int | None = None
-    remove: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,23 @@ class Part:
     steps: tuple[Step, ...] = field(repr=False)
 
 
+def _build(model: str, target: str) -> tuple[str, ...]:
+    """Build the student for a target, without the networks around it. A finished ONNX is used again."""
+    return (
+        "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target, "--only", "backbone",
+        "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--calibration", "{folder}/nominal.json",
+        "--workdir", "{folder}/work", *_SHAPES,
+    )  # fmt: skip
+
+
 def _export(model: str, limit: int) -> Step:
-    """Merge, quantise and export the student, without the networks around it."""
     return Step(
         title=f"{model}: merge, FP8, ONNX of the student",
-        command=(
-            "-m", "export.build", "--model", model, "--precision", "fp8", "--target", "onnx", "--only", "backbone",
-            "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--calibration", "{folder}/nominal.json",
-            "--workdir", "{folder}/work", "--out", f"{{folder}}/{model}-fp8-onnx",
-        ),
-        result=f"{model}-fp8-onnx",
+        command=_build(model, "onnx"),
+        result="work",
         graph="**/backbone.onnx",
         memory_limit=limit,
-        remove=("base", "adapter", "work"),
-    )  # fmt: skip
+    )
 
 
 def _synthesise(model: str) -> Step:
@@ -93,12 +95,9 @@ def _hollow(model: str) -> Step:
 
 _PLAN = Step(
     title="flux: TensorRT-RTX plan for sm120",
-    command=(
-        "-m", "export.engine", "{folder}/flux-fp8-onnx", "--target", "sm120", *_SHAPES,
-        "--out", "{folder}/flux-fp8-sm120",
-    ),
-    result="flux-fp8-sm120",
-)  # fmt: skip
+    command=_build("flux", "sm120"),
+    result="work/plans-*",
+)
 
 _GRAPHS = {
     "flux": ("clip", "t5", "backbone", "vae_decoder"),
@@ -110,7 +109,7 @@ PARTS = {
     for part in (
         Part(
             name="flux",
-            disk=40 * GB,
+            disk=52 * GB,
             memory=16 * GIB,
             steps=(_synthesise("flux"), _calibrate("flux"), _export("flux", 3 * GIB), _PLAN),
         ),

@@ -195,9 +195,9 @@ def command(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def write_step(title: str, name: str, limit: int | None, remove: tuple[str, ...] = ()) -> Step:
-    code = f"open('{{folder}}/{name}', 'wb').write(bytes(5000))"
-    return Step(title, ("-c", code), name, memory_limit=limit, remove=remove)
+def write_step(title: str, name: str, limit: int | None) -> Step:
+    code = f"open('{{folder}}/{name}', 'wb').write(bytes(8192))"
+    return Step(title, ("-c", code), name, memory_limit=limit)
 
 
 def test_the_command_keeps_the_figures_and_removes_the_rest(
@@ -211,9 +211,29 @@ def test_the_command_keeps_the_figures_and_removes_the_rest(
     assert command.main(arguments) == 0
     figures = json.loads(report.read_text())
     assert set(figures["parts"]) == {"other", "graphs"}
-    assert [row["result_bytes"] for row in figures["parts"]["graphs"]["steps"]] == [5000, 5000]
+    assert [row["result_bytes"] for row in figures["parts"]["graphs"]["steps"]] == [8192, 8192]
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
     assert not (tmp_path / "work" / "graphs").exists()
+
+
+def test_the_command_says_so_where_a_step_makes_nothing(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(PARTS, "graphs", Part("graphs", 0, 0, (Step("idle", ("-c", "pass"), "a*"),)))
+    arguments = ["--part", "graphs", "--work", str(tmp_path / "work"), "--report", str(tmp_path / "report.json")]
+    with pytest.raises(MeasureError, match="there is no a"):
+        command.main(arguments)
+    assert not (tmp_path / "work" / "graphs").exists()
+
+
+def test_the_nominal_calibration_is_the_students(tmp_path: Path) -> None:
+    from benchmarks.fullsize.nominal import nominal_calibration
+
+    synthesise(small("qwen"), tmp_path, rank=2)
+    calibration = nominal_calibration(tmp_path / "base", tmp_path / "adapter")
+    assert calibration.synthetic
+    assert calibration.amax["transformer_blocks.0.img_mlp.net.2"] > 0
+    assert "transformer_blocks.0.attn.norm_q" not in calibration.amax
 
 
 def test_the_command_fails_where_a_step_needs_too_much_memory(

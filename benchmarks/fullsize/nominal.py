@@ -1,0 +1,46 @@
+"""A calibration of nominal scales for a synthetic student: ``python -m benchmarks.fullsize.nominal MODEL DIR OUT``.
+
+It is marked synthetic: the same bound for every linear, of no meaning for pictures, but of the true size and keyed by
+the digest of the student that DIR/base and DIR/adapter make, as the build asks for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from foundation.cli import ArgumentParser, run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write one file. Raises ArcFlowError."""
+    from export.calibration import write_calibration
+
+    parser = ArgumentParser(prog="python -m benchmarks.fullsize.nominal", description="Write nominal FP8 scales.")
+    parser.add_argument("model", choices=("flux", "qwen"))
+    parser.add_argument("folder", type=Path, help="has base and adapter")
+    parser.add_argument("out", type=Path, help="the calibration file to write")
+    arguments = parser.parse_args(argv)
+    write_calibration(nominal_calibration(arguments.folder / "base", arguments.folder / "adapter"), arguments.out)
+    return 0
+
+
+def nominal_calibration(base: Path, adapter: Path):  # type: ignore[no-untyped-def]
+    """The calibration of the student that the adapter makes of ``base``/transformer. Raises ArcFlowError.
+
+    Reads all of both to digest them.
+    """
+    from export.calibration import nominal
+    from export.fp8_policy import layer_of
+    from export.merge import merged_student, plan_merge
+    from foundation.files import sha256_tree
+
+    plan = plan_merge(base / "transformer", adapter)
+    student = merged_student(plan, sha256_tree(base / "transformer"), sha256_tree(adapter))
+    linears = (name for name, info in student.weights.items() if name.endswith(".weight") and len(info.shape) == 2)
+    return nominal(map(layer_of, linears), student.digest)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
