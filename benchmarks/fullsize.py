@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # In place of this folder, in which the package ``fullsize`` would hide this file.
 
-from benchmarks.fullsize.graphs import graph_facts  # noqa: E402
+from benchmarks.fullsize.graphs import GraphFacts, graph_facts  # noqa: E402
 from benchmarks.fullsize.machine import check, describe  # noqa: E402
 from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure  # noqa: E402
 from benchmarks.fullsize.steps import GIB, PARTS, Part, Step  # noqa: E402
@@ -101,8 +101,7 @@ def _row(step: Step, folder: Path, measured: Mapping[str, Any]) -> dict[str, Any
     results = sorted(folder.glob(step.result))
     if not results:
         raise MeasureError(f"{step.title}: there is no {step.result} in {folder} although the command succeeded")
-    graphs = [path for result in results for path in (result.glob(step.graph) if result.is_dir() else [result])]
-    facts = graph_facts(graphs[0]) if step.graph and graphs else None
+    facts = _facts(step, results) if step.graph else None
     return {
         "title": step.title,
         **measured,
@@ -114,6 +113,13 @@ def _row(step: Step, folder: Path, measured: Mapping[str, Any]) -> dict[str, Any
         "fp8_linear_share": facts and facts.fp8_linear_share,
         "fp8_weight_share": facts and facts.fp8_weight_share,
     }
+
+
+def _facts(step: Step, results: Sequence[Path]) -> GraphFacts:
+    graphs = [path for result in results for path in (result.glob(step.graph) if result.is_dir() else [result])]
+    if len(graphs) != 1:
+        raise MeasureError(f"{step.title}: made {len(graphs)} graphs that match {step.graph}, 1 is expected")
+    return graph_facts(graphs[0])
 
 
 def _read(path: Path) -> dict[str, Any]:

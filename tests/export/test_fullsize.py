@@ -216,6 +216,21 @@ def test_the_command_keeps_the_figures_and_removes_the_rest(
     assert not (tmp_path / "work" / "graphs").exists()
 
 
+def test_a_folder_may_be_a_result_and_its_graph_is_counted(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        "import os, onnx; os.makedirs('{folder}/out/deep'); "
+        "onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], 'g', [], [])), '{folder}/out/deep/x.onnx')"
+    )
+    steps = (Step("counted", ("-c", code), "out", "**/x.onnx"), Step("not", ("-c", "pass"), "out"))
+    monkeypatch.setitem(PARTS, "graphs", Part("graphs", 0, 0, steps))
+    report = tmp_path / "report.json"
+    command.main(["--part", "graphs", "--work", str(tmp_path / "work"), "--report", str(report)])
+    rows = json.loads(report.read_text())["parts"]["graphs"]["steps"]
+    assert [row["nodes"] for row in rows] == [0, None]
+
+
 def test_the_command_says_so_where_a_step_makes_nothing(
     command: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
