@@ -52,6 +52,7 @@ def tokenizer_file(
         raise ExportError(
             f"{folder}/tokenizer_config.json names no padding token of the vocabulary (pad_token: {padding})"
         )
+    tokenizer.no_padding()  # A file may ask for padding, which would be counted.
     count = len(tokenizer.encode(template.partition("{}")[0], add_special_tokens=False).ids)
     if count != drop:
         raise ExportError(
