@@ -7,10 +7,12 @@ and a count, and nothing has to be known of the range beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from export.errors import CalibrationError
 from export.fp8 import FP8_MAX
@@ -42,11 +44,23 @@ class Method(StrEnum):
     MSE = "mse"
 
 
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An observer as plain data: the figures, and the filled bins as (index, count), or None for no histogram."""
+
+    amax: float
+    values: int
+    bins: Sequence[tuple[int, int]] | None
+
+
 @dataclass
 class Observer:
-    """Inputs of one layer, as they stream by. amax: greatest magnitude; counts: int64 [BINS] or None (amax only)."""
+    """Inputs of one layer, as they stream by.
+
+    amax: greatest magnitude; values: how many were seen; counts: int64 [BINS], or None where no histogram is kept.
+    """
 
     amax: float = 0.0
+    values: int = 0
     counts: torch.Tensor | None = field(default=None, repr=False)
 
     def see(self, values: torch.Tensor, histogram: bool) -> None:
@@ -59,10 +73,15 @@ class Observer:
         amax = float(magnitudes.max())
         if not math.isfinite(amax):
             raise CalibrationError("an input has values that are not finite; check the student, or use --dtype float32")
-        self.amax = max(self.amax, amax)
-        if histogram:
-            bins = torch.bincount(magnitudes.view(torch.int32) >> _SHIFT, minlength=BINS).cpu()
-            self.counts = bins if self.counts is None else self.counts + bins
+        bins = torch.bincount(magnitudes.view(torch.int32) >> _SHIFT, minlength=BINS).cpu() if histogram else None
+        self.add(Observer(amax, magnitudes.numel(), bins))
+
+    def add(self, other: Observer) -> None:
+        """Take in what another observer has seen."""
+        self.amax = max(self.amax, other.amax)
+        self.values += other.values
+        if other.counts is not None:
+            self.counts = other.counts.clone() if self.counts is None else self.counts + other.counts
 
     def bound(self, method: Method, percentile: float) -> float:
         """The magnitude up to which values are kept, <= amax. percentile: in (0, 100], for that method alone."""
@@ -72,28 +91,25 @@ class Observer:
             return min(self.amax, _percentile(self.counts, percentile))
         return _least_squares(self.counts, self.amax)
 
-    def to_plain(self) -> dict[str, object]:
-        """Plain data for a file: amax, and the filled bins as [index, count] pairs."""
-        pairs: list[list[int]] = []
+    def to_record(self) -> Record:
+        """What a file keeps of it."""
+        bins = None
         if self.counts is not None:
             filled = self.counts.nonzero().flatten()
-            pairs = [[int(i), int(n)] for i, n in zip(filled.tolist(), self.counts[filled].tolist(), strict=True)]
-        return {"amax": self.amax, "bins": pairs if self.counts is not None else None}
+            bins = list(zip(filled.tolist(), self.counts[filled].tolist(), strict=True))
+        return Record(self.amax, self.values, bins)
 
     @classmethod
-    def from_plain(cls, data: Mapping[str, object]) -> Observer:
-        """The inverse of :meth:`to_plain`. Raises KeyError, TypeError, ValueError or IndexError on other data."""
+    def from_record(cls, record: Record) -> Observer:
+        """The inverse of :meth:`to_record`. Raises IndexError for a bin that is none."""
         import torch
 
-        amax, pairs = data["amax"], data["bins"]
-        if not isinstance(amax, int | float) or not (pairs is None or isinstance(pairs, list)):
-            raise TypeError("not an observer")
         counts = None
-        if pairs is not None:
+        if record.bins is not None:
             counts = torch.zeros(BINS, dtype=torch.int64)
-            for index, count in pairs:
+            for index, count in record.bins:
                 counts[index] = count
-        return cls(float(amax), counts)
+        return cls(record.amax, record.values, counts)
 
 
 def _edges() -> torch.Tensor:
