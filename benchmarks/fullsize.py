@@ -80,6 +80,7 @@ def _run(part: Part, folder: Path, keep: bool, earlier: Mapping[str, Any] | None
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     known = {row["title"]: row for row in earlier["steps"]} if earlier else {}
     rows = []
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         for step in part.steps:
             if keep and step.title in known and any(folder.glob(step.result)):
