@@ -31,6 +31,9 @@ FLOATS: Mapping[ir.DataType, str] = {
 
 FP8 = "F8_E4M3"
 
+INLINE_MAX = 1 << 31
+"""Bytes: an ONNX file with its weights inside must stay under this (a protobuf cannot be larger)."""
+
 
 class Kind(Enum):
     """How a stored tensor comes from its weight."""

@@ -8,13 +8,10 @@ import onnx_ir as ir
 
 from export.errors import ExportError
 from export.networks.base import Network
-from export.stored import StoredTensors, blanks, plan_stored, size_of
+from export.stored import INLINE_MAX, StoredTensors, blanks, plan_stored, size_of
 
 if TYPE_CHECKING:
     import torch
-
-INLINE_MAX = 1 << 31
-"""Bytes: an ONNX file with its weights inside must stay under this (a protobuf cannot be larger)."""
 
 
 def attach_inline(model: ir.Model, network: Network) -> None:
