@@ -12,6 +12,19 @@ from torch import Tensor, nn
 from export.merge import MergedStudent
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
 
+FP8_LAYERS = (
+    "transformer_blocks.*.attn.to_[qkv].weight",
+    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
+    "transformer_blocks.*.attn.to_out.0.weight",
+    "transformer_blocks.*.attn.to_add_out.weight",
+    "transformer_blocks.*.ff.net.*.weight",
+    "transformer_blocks.*.ff_context.net.*.weight",
+    "single_transformer_blocks.*.attn.to_[qkv].weight",
+    "single_transformer_blocks.*.proj_mlp.weight",
+    "single_transformer_blocks.*.proj_out.weight",
+)
+"""The attention's and the MLPs' linears of both kinds of block: all that grows with the number of tokens."""
+
 
 class _Rope(nn.Module):
     """FLUX's rotary embedding in float32 (diffusers' is float64, which engines do not take).
@@ -167,6 +180,7 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
             {"batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
             {"batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
         ),
+        fp8_layers=FP8_LAYERS,
     )
 
 
