@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"foundation", "msgspec"},
     "export": {
         "foundation", "arcflow", "engines", *TORCH_STACK,
-        "huggingface_hub", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
-        "polygraphy", "rich", "tensorrt", "tensorrt_rtx_bindings", "tokenizers",
+        "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime",
+        "onnxscript", "polygraphy", "rich", "tensorrt", "tensorrt_rtx_bindings", "tokenizers",
     },
     "runtime": {"foundation", "engines", "cuda", "msgspec", "numpy", "onnxruntime", "PIL", "tensorrt", "tokenizers"},
 }  # fmt: skip
