@@ -1,83 +1,60 @@
-"""The manifest of a bundle, from the parts that were built."""
+"""The manifest of a bundle of ONNX networks, from what was built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.manifest import Latent, Manifest, Momentum, ParityResult, Port, Schedule
+from engines.manifest import Gate, Manifest, Momentum, Port, Quantisation, Schedule
 from engines.manifest import Network as NetworkEntry
-from export.configs import read_json, read_vae_config, vae_factor
+from export.configs import read_json
 from export.errors import ExportError
-from export.graph import OPSET
-from export.merge import MergedStudent
-from export.models import ModelSpec
-from export.networks.base import Dims, Network
-from export.tokenizer_files import TokenizerFile
+from export.precision import opset
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from arcflow.adapter import Policy
+    from export.networks.base import Dims
+    from export.request import Sources
+    from export.stages import Exported
 
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-_PATCH = 2
-"""Latent cells along each side of a FLUX token."""
 
 MAX_NFE = 64
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a manifest is made from. networks: in the bundle's order; base: the pipeline folder."""
-
-    spec: ModelSpec
-    precision: str
-    target: str
-    base: Path
-    student: MergedStudent
-    policy: Policy | None
-    networks: Sequence[Network]
-    tokenizers: Mapping[str, TokenizerFile]
-    parents: Mapping[str, str]
-    parity: Sequence[ParityResult]
-
-
 def tool_versions() -> dict[str, str]:
     """The versions of everything that has a say in the bytes of a bundle."""
-    return {**{name: version(name) for name in _TOOLS}, "onnx-opset": str(OPSET)}
+    return {name: version(name) for name in _TOOLS}
 
 
-def assemble(parts: Parts) -> Manifest:
-    """The bundle's manifest, complete but for its files (which the writer lists). Raises ExportError."""
+def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
+    """The manifest, complete but for its files (which the writer lists). Raises ExportError."""
     from arcflow.head import PATCH_POSITIONS
 
-    vae = read_vae_config(parts.base / "vae")
+    request, student = sources.request, sources.student
     return Manifest(
-        model=parts.spec.name,
-        architecture="flux",
-        precision=parts.precision,
-        target=parts.target,
-        networks={network.name: _entry(network) for network in parts.networks},
-        limits=parts.spec.limits,
-        latent=Latent(
-            channels=vae["latent_channels"],
-            patch=_PATCH,
-            vae_factor=vae_factor(vae),
-            scaling_factor=[vae["scaling_factor"]],
-            shift_factor=[vae.get("shift_factor") or 0.0],
-        ),
-        schedule=schedule(parts.policy, parts.base, parts.spec.guidance),
+        model=request.spec.name,
+        architecture=request.spec.architecture,  # type: ignore[arg-type]
+        precision=request.precision.value,
+        target="onnx" if request.needs_plans else request.target,
+        networks={network.name: _entry(network) for network in networks},
+        limits=sources.limits,
+        latent=sources.latent,
+        schedule=schedule(student.policy, request.base, request.spec.guidance),
         momentum=Momentum(
-            modes=parts.student.modes,
-            packed_channels=parts.student.config["in_channels"],
+            modes=student.modes,
+            packed_channels=student.config["in_channels"],
             patch_positions=PATCH_POSITIONS,
         ),
-        tokenizers={name: tokenizer.spec for name, tokenizer in parts.tokenizers.items()},
-        parents=parts.parents,
-        tools=tool_versions(),
-        parity=parts.parity,
+        tokenizers={name: tokenizer.spec for name, tokenizer in sources.tokenizers.items()},
+        parents=sources.parents,
+        tools={**tool_versions(), "onnx-opset": str(opset(request.precision, request.target))},
+        parity=[result for network in networks for result in network.record.parity],
+        quantisation=_quantisation(sources, networks),
+        gate=gate,
     )
 
 
@@ -98,8 +75,29 @@ def schedule(policy: Policy | None, base: Path, guidance: float) -> Schedule:
     return Schedule(shift=float(shift), guidance=guidance, nfe=2, final_step_ratio=1.0, max_nfe=MAX_NFE)
 
 
-def _entry(network: Network) -> NetworkEntry:
-    return NetworkEntry(file=f"{network.name}.onnx", inputs=_ports(network.ports_in), outputs=_ports(network.ports_out))
+def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisation | None:
+    calibration = sources.calibration
+    if calibration is None:
+        return None
+    return Quantisation(
+        calibration=calibration.digest,
+        method=str(calibration.method),
+        synthetic=calibration.synthetic,
+        layers=[name for network in networks for name in network.record.quantised],
+        kept_high=list(sources.keep_high),
+    )
+
+
+def _entry(exported: Exported) -> NetworkEntry:
+    network = exported.network
+    graph, *data = exported.record.files
+    return NetworkEntry(
+        file=graph,
+        inputs=_ports(network.ports_in),
+        outputs=_ports(network.ports_out),
+        data=data,
+        compute=exported.compute,  # type: ignore[arg-type]
+    )
 
 
 def _ports(ports: Mapping[str, tuple[str, Dims]]) -> list[Port]:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.locate import BUILT_IN
 from engines.names import BundleName
-from export.errors import ExportError
-from export.models import MODELS, choose, choose_precision
+from export.models import MODELS, ModelSpec, choose, choose_precision
+from export.precision import Precision
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from export.stages import Estimate, Event, Report
+    from rich.console import Console
+
+    from export.estimate import Estimate
+    from export.request import Request
+    from export.stages import Event
 
 WORKDIR = Path(".work") / "export"
 
 _EXAMPLES = """examples:
-  python -m export.build --model tiny --precision fp32 --target cpu
-  python -m export.build --model tiny --adapter my-adapter --out my-bundles/tiny-fp32-cpu
+  the embedded model, for a CPU:
+    python -m export.build --model tiny
+  FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine, with an own style LoRA:
+    python -m export.calibrate --model flux --out flux.json
+    python -m export.build --model flux --precision fp8 --target rtx --calibration flux.json \\
+        --lora my-style.safetensors:0.8
+  FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
+    python -m export.build --model flux --precision fp8 --target onnx --calibration flux.json
+    python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
+  Qwen-Image in BF16 from folders, offline, for one picture size:
+    python -m export.build --model qwen --precision bf16 --target sm120 --base /models/Qwen-Image \\
+        --adapter /models/arcflow-qwen-2steps --resolutions 1328x1328 --batch 1
 """
 
 
@@ -29,36 +45,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build one bundle; prints an estimate, progress, the parity table and the bundle's folder."""
     arguments = _parser().parse_args(argv)
     spec = choose(arguments.model)
-    precision = choose_precision(arguments.precision)
-    if spec.name != "tiny" or precision != "fp32" or arguments.target != "cpu":
-        raise ExportError("only --model tiny --precision fp32 --target cpu can be built yet")
+    precision = choose_precision(arguments.precision or spec.precision)
     from rich.console import Console
 
+    from export.bundle_stage import Finished, Plans, build
+    from export.estimate import check_fit, estimate
     from export.parity import parity_table
-    from export.stages import Request, build, check_space, estimate, inspect_sources
+    from export.request import inspect_sources, read_sources
+    from export.tensorrt.table import report_table
 
-    out = arguments.out or BUILT_IN / str(BundleName(spec.name, arguments.precision, arguments.target))
-    request = Request(
-        spec=spec,
-        precision=arguments.precision,
-        target=arguments.target,
-        base=arguments.base or Path(spec.base),
-        adapter=arguments.adapter or Path(spec.adapter),
-        out=out,
-        workdir=arguments.workdir,
-    )
-    _hush_libraries()
-    sources = inspect_sources(request)
-    needed = estimate(sources)
     console = Console(stderr=True)
-    console.print(_describe(needed), highlight=False, soft_wrap=True)
-    check_space(sources, needed)
+    request = _request(arguments, spec, precision)
+    plans = Plans.prepare(request, arguments.flavour, arguments.opt_level) if request.needs_plans else None
+    _hush_libraries()
+    headers = inspect_sources(request)
+    needed = estimate(headers)
+    console.print(_describe(request, needed), highlight=False, soft_wrap=True)
+    check_fit(headers, needed)
+    if plans is not None:
+        plans.check_fit(headers, console.print)
+    with _reading(console) as reading:
+        sources = read_sources(headers, reading)
     with _progress(console) as report:
-        bundle = build(sources, report)
-    console.print(parity_table(bundle.manifest.parity))
-    size = sum(entry.size for entry in bundle.manifest.files)
-    sys.stdout.write(f"{out}\n")
-    console.print(f"{bundle.name}: {len(bundle.manifest.files)} files, {size:,} bytes", highlight=False, soft_wrap=True)
+        finished: Finished = build(sources, plans, report)
+    console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
+    if finished.plans:
+        console.print(report_table(finished.plans))
+    for path in finished.paths:
+        sys.stdout.write(f"{path}\n")
+    console.print(f"{finished.name}: {finished.files} files, {finished.size:,} bytes", highlight=False, soft_wrap=True)
+    if arguments.json:
+        sys.stdout.write(json.dumps(finished.summary(), sort_keys=True) + "\n")
     return 0
 
 
@@ -66,17 +83,87 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m export.build",
         description="Merge an adapter into its base model, export every network to ONNX, check each against the\n"
-        "original, and write a verified bundle. An interrupted build continues with the complete stages.",
+        "original, build TensorRT plans where the target asks for them, and write a verified bundle.\n"
+        "Needs no GPU, and memory for a small part of the model only. An interrupted build goes on where it stopped.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")
-    parser.add_argument("--precision", default="fp32", help="of weights and arithmetic (default: fp32)")
-    parser.add_argument("--target", default="cpu", help="what the bundle runs on (default: cpu)")
-    parser.add_argument("--base", type=Path, help="FluxPipeline folder (default: models/MODEL/teacher)")
-    parser.add_argument("--adapter", type=Path, help="adapter folder (default: models/MODEL/adapter)")
+    parser.add_argument(
+        "--precision", help=f"one of: {', '.join(Precision)} (default: the model's; tiny: fp32, else bf16)"
+    )
+    parser.add_argument(
+        "--target",
+        help="what runs the bundle: cpu (ONNX Runtime), onnx (engines are built from it elsewhere), sm80, sm86, sm89, "
+        "sm90, sm100, sm120, or rtx (sm89 and sm120 in one); (default: the model's; tiny: cpu, else onnx)",
+    )
+    parser.add_argument("--base", help="pipeline folder, or hub id such as owner/name (default: the model's)")
+    parser.add_argument("--adapter", help="adapter folder, or hub id such as owner/name/folder (default: the model's)")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="style LoRA to merge as well, in diffusers, peft or kohya keys; may be given again",
+    )
+    parser.add_argument(
+        "--calibration", type=Path, help="activation scales for fp8, made by python -m export.calibrate"
+    )
+    parser.add_argument(
+        "--keep-high",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="layers that fp8 leaves alone, such as 'transformer_blocks.0.*'; may be given again",
+    )
+    parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
+    parser.add_argument("--batch", help="pictures a call: 1 or 1-4 (default: the model's)")
+    parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
+    parser.add_argument("--flavour", help="tensorrt or tensorrt-rtx (default: what the target takes and is installed)")
+    parser.add_argument("--opt-level", type=int, default=3, help="0 (fast build) to 5 (fast engine) (default: 3)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NETWORK", help="build this network alone, and no bundle"
+    )
     parser.add_argument("--out", type=Path, help="bundle to write (default: engines/bundles/MODEL-PRECISION-TARGET)")
     parser.add_argument("--workdir", type=Path, default=WORKDIR, help=f"keeps the stages' results (default: {WORKDIR})")
+    parser.add_argument("--json", action="store_true", help="print what was built as one JSON line as well")
     return parser
+
+
+def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Request:
+    """The request that the arguments make; hub ids become folders. Raises an ArcFlowError."""
+    from engines.manifest import ONNX_TARGETS
+    from export.errors import ExportError
+    from export.request import Request, check_out
+    from export.tensorrt.profiles import choose_shapes
+    from export.tensorrt.targets import TARGETS, check_target
+
+    target = arguments.target or spec.target
+    if target not in (*ONNX_TARGETS, *TARGETS):
+        raise ExportError(f"--target {target} is unknown; allowed: {', '.join((*ONNX_TARGETS, *TARGETS))}")
+    if target in TARGETS:
+        check_target(target, precision)
+    out = arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target))
+    check_out(out)
+    shapes = choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
+    from export.hub import resolve_adapter, resolve_base
+    from export.lora import parse_lora
+
+    base = resolve_base(arguments.base or spec.base, spec.architecture)
+    adapter = resolve_adapter(arguments.adapter or spec.adapter)
+    return Request(
+        spec=spec,
+        precision=precision,
+        target=target,
+        base=base,
+        adapter=adapter,
+        out=out,
+        workdir=arguments.workdir,
+        shapes=shapes,
+        loras=tuple(parse_lora(text, spec.architecture) for text in arguments.lora),
+        calibration=arguments.calibration or spec.calibration if precision is Precision.FP8 else arguments.calibration,
+        keep_high=tuple(arguments.keep_high),
+        only=tuple(arguments.only),
+    )
 
 
 def _hush_libraries() -> None:
@@ -85,37 +172,58 @@ def _hush_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # It warns of casts that a weightless module cannot suffer from.
     transformers_logging.disable_progress_bar()
 
 
-def _describe(needed: Estimate) -> str:
+def _describe(request: Request, needed: Estimate) -> str:
     megabyte = 1 << 20
     return (
-        f"needs about {needed.memory / megabyte:,.0f} MiB of memory, {needed.work / megabyte:,.0f} MiB of disk to "
-        f"work in and {needed.bundle / megabyte:,.0f} MiB for the bundle"
+        f"{request.spec.name} in {request.precision} for {request.target}: needs about "
+        f"{needed.memory / megabyte:,.0f} MiB of memory, {needed.work / megabyte:,.0f} MiB of disk to work in and "
+        f"{needed.bundle / megabyte:,.0f} MiB for the bundle, and about {max(needed.seconds / 60, 1):,.0f} min"
     )
 
 
 @contextmanager
-def _progress(console: object) -> Iterator[Report]:
+def _reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar while the sources are digested; gone when they are."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("reading {task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, int] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name)
+            progress.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[Event], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from export.stages import STAGES
-
     columns = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<16}"),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as progress:  # type: ignore[arg-type]
-        tasks = {stage: progress.add_task(stage, start=False, total=None, note="") for stage in STAGES}
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, int] = {}
 
         def report(event: Event) -> None:
-            task = tasks[event.stage]
-            if not progress.tasks[task].started:
-                progress.start_task(task)
-            progress.update(task, completed=event.done, total=event.total, note=event.note)
+            if event.stage not in tasks:
+                tasks[event.stage] = progress.add_task(event.stage, note="")
+            progress.update(
+                tasks[event.stage],  # type: ignore[arg-type]
+                completed=event.done,
+                total=event.total or None,
+                note=event.note,
+            )
 
         yield report
 

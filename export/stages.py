@@ -1,82 +1,40 @@
-"""The stages of a build, each resumable: merge, one export and parity check a network, the bundle.
+"""The stages of a build, each resumable: one a network (trace, quantise, store, parity), plans, the bundle.
 
-Results lie in ``workdir/<key>``, where the key digests the inputs, the tools and this code; a stage whose verified
-result is there is not done again.
+A network's results lie in ``workdir/<network>-<key>``, where the key digests its sources, the policy, the tools and
+this code. What is there and verified is not done again; what was being stored when a run was killed is continued.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.bundle import Bundle
-from engines.manifest import MANIFEST_NAME, ParityResult
-from engines.writer import write_bundle
-from export.assemble import Parts, assemble, tool_versions
-from export.configs import read_json, read_vae_config
-from export.errors import ExportError
-from export.merge import MergedStudent, MergePlan, merged_student, plan_merge
-from export.models import ModelSpec
-from export.tokenizer_files import TokenizerFile, tokenizer_file
-from foundation.files import atomic_file, sha256_file, sha256_tree
+from engines.manifest import ParityResult
+from export.assemble import tool_versions
+from export.precision import CPU, compute_dtype, opset
+from export.request import BACKBONE, Sources
+from foundation.files import atomic_file, sha256_file
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from export.networks.base import Network
 
-NETWORKS = ("clip", "t5", "backbone", "vae_decoder")
-STAGES = ("merge", *NETWORKS, "bundle")
+RECORD = "record.json"
 
-_PROGRAM_MEMORY = 700 << 20
-"""Bytes that torch, diffusers, transformers and the exporter take before any weight is read (measured)."""
-
-_COPIES = 5
-"""Copies of one network's weights at the peak: reference, graph, serialised model, session, and its packed matrices."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to build, from what, and where to. workdir keeps the stages' results between runs."""
-
-    spec: ModelSpec
-    precision: str
-    target: str
-    base: Path
-    adapter: Path
-    out: Path
-    workdir: Path
-
-
-@dataclass(frozen=True)
-class Sources:
-    """A request whose inputs were found to fit together, from their headers. parents: digests by name."""
-
-    request: Request
-    plan: MergePlan
-    parents: dict[str, str]
-    tokenizers: dict[str, TokenizerFile]
-    work: Path
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a build needs at most, in bytes: memory, disk for the work folder, disk for the bundle."""
-
-    memory: int
-    work: int
-    bundle: int
+_INLINE_MAX = 1 << 31
+"""Bytes of weights from which on even a CPU's graph keeps them beside it: a protobuf cannot be larger."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress of a stage (one of ``STAGES``): ``done`` of ``total`` steps; ``reused`` when nothing had to be done."""
+    """Progress of a stage (a network's name, "plan <network>" or "bundle"): ``done`` of ``total``, and what it does."""
 
     stage: str
     done: int
@@ -87,157 +45,156 @@ class Event:
 Report = Callable[[Event], None]
 
 
-def inspect_sources(request: Request) -> Sources:
-    """Check everything that can be checked before the work starts. Raises an ArcFlowError that says what to do."""
-    base, adapter = request.base, request.adapter
-    _check_out(request.out)
-    if not (base / "model_index.json").is_file():
-        raise ExportError(f"no base pipeline at {base}: model_index.json is missing; give --base a FluxPipeline folder")
-    plan = plan_merge(base / "transformer", adapter)
-    parents = {"adapter": sha256_tree(adapter), "base": sha256_tree(base)}
-    clip = read_json(base / "text_encoder" / "config.json")
-    read_json(base / "text_encoder_2" / "config.json")
-    read_vae_config(base / "vae")
-    lengths = {
-        "clip": ("tokenizer", int(clip.get("max_position_embeddings", 0))),
-        "t5": ("tokenizer_2", request.spec.limits.text_tokens.max),
-    }
-    tokenizers = {name: tokenizer_file(name, base / folder, length) for name, (folder, length) in lengths.items()}
-    return Sources(request, plan, parents, tokenizers, request.workdir / _key(request, parents))
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a finished network stage left: sha256 by file name, parity, quantised weights, nodes of the graph."""
+
+    files: Mapping[str, str]
+    parity: Sequence[ParityResult]
+    quantised: Sequence[str]
+    nodes: int
 
 
-def _check_out(out: Path) -> None:
-    """Raise ExportError unless ``out`` is free, empty, or a bundle: anything else must not be replaced."""
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not a bundle: it will not be replaced; choose another --out")
+@dataclass(frozen=True)
+class Exported:
+    """A network's finished ONNX. folder: where ``record.files`` lie, the graph first; compute: its floating type."""
+
+    name: str
+    folder: Path
+    network: Network
+    compute: str
+    record: Record
+
+    @property
+    def onnx(self) -> Path:
+        """The graph."""
+        return self.folder / f"{self.name}.onnx"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of its files."""
+        return sum((self.folder / name).stat().st_size for name in self.record.files)
 
 
-def estimate(sources: Sources) -> Estimate:
-    """What the build will need, from the sizes in the headers."""
-    from export.weights import open_folder
-
-    folders = ("text_encoder", "text_encoder_2", "vae")
-    others = [open_folder(sources.request.base / folder).size for folder in folders]
-    student = sources.plan.size
-    networks = sum(others) + student
-    return Estimate(memory=_PROGRAM_MEMORY + _COPIES * max(*others, student), work=student + networks, bundle=networks)
+def build_networks(sources: Sources, report: Report) -> list[Exported]:
+    """Every network that was asked for, exported or found. Raises an ArcFlowError."""
+    return [_exported(name, sources, report) for name in sources.request.networks]
 
 
-def check_space(sources: Sources, needed: Estimate) -> None:
-    """Raise ExportError where the work folder or the bundle cannot be written, or the disk has no room for them."""
-    places = ((sources.work, needed.work, "--workdir"), (sources.request.out, needed.bundle, "--out"))
-    for folder, size, option in places:
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ExportError(f"cannot write {folder}: {there} is closed to you; choose another {option}")
-        free = shutil.disk_usage(there).free
-        if free < size:
-            raise ExportError(f"{folder} needs {size:,} bytes, {free:,} are free there; choose another {option}")
-
-
-def build(sources: Sources, report: Report) -> Bundle:
-    """Run every stage that has no verified result yet, and write the bundle, whole or not at all.
-
-    Raises an ArcFlowError; a bundle that stands at the output keeps standing then.
-    """
-    student = _merged(sources, report)
-    networks = [_network(name, sources, student) for name in NETWORKS]
-    parity: list[ParityResult] = []
-    for network in networks:
-        parity += _exported(network, sources, report)
+def network_folder(name: str, sources: Sources) -> Path:
+    """Where a network's results lie, from all that they depend on."""
     request = sources.request
-    report(Event("bundle", 0, 1))
-    manifest = assemble(
-        Parts(
-            spec=request.spec,
-            precision=request.precision,
-            target=request.target,
-            base=request.base,
-            student=student,
-            policy=sources.plan.adapter_config.policy,
-            networks=networks,
-            tokenizers=sources.tokenizers,
-            parents={**sources.parents, "student": student.digest},
-            parity=parity,
-        )
-    )
-    files: dict[str, Path | bytes] = {f"{name}.onnx": sources.work / f"{name}.onnx" for name in NETWORKS}
-    files |= {tokenizer.spec.file: tokenizer.source for tokenizer in sources.tokenizers.values()}
-    bundle = write_bundle(request.out, manifest, files)
-    report(Event("bundle", 1, 1, str(request.out)))
-    return bundle
+    facts = {
+        "model": request.spec.architecture,
+        "network": name,
+        "source": sources.student.digest if name == BACKBONE else sources.digests[request.seam.FOLDERS[name]],
+        "compute": compute_dtype(name, request.precision, request.target),
+        "opset": opset(request.precision, request.target),
+        "inline": request.target == CPU,
+        "tools": tool_versions(),
+        "code": code_digest(),
+    }
+    if name == BACKBONE and sources.calibration is not None:
+        facts |= {"calibration": sources.calibration.digest, "keep_high": sorted(request.keep_high)}
+    return request.workdir / f"{name}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _merged(sources: Sources, report: Report) -> MergedStudent:
-    total = len(sources.plan.steps)
-    report(Event("merge", total, total, "planned"))
-    return merged_student(sources.plan, sources.parents["base"], sources.parents["adapter"])
+def code_digest() -> str:
+    """Digest of the code that stages run."""
+    root = Path(__file__).parent
+    names = ("adapter", "field", "flux", "head", "packing", "qwen", "students")
+    code = [*sorted(root.rglob("*.py")), *(root.parent / "arcflow" / f"{name}.py" for name in names)]
+    return hashlib.sha256("".join(sha256_file(path) for path in code).encode()).hexdigest()
 
 
-def _network(name: str, sources: Sources, student: MergedStudent) -> Network:
-    """The description of one network; architectures other than FLUX will choose their own here."""
-    from export.networks.backbone import backbone_network
-    from export.networks.clip import clip_network
-    from export.networks.t5 import t5_network
-    from export.networks.vae_decoder import vae_decoder_network
-
-    base = sources.request.base
-    match name:
-        case "clip":
-            return clip_network(base / "text_encoder")
-        case "t5":
-            return t5_network(base / "text_encoder_2")
-        case "backbone":
-            return backbone_network(student, base / "transformer", sources.request.adapter)
-        case _:
-            return vae_decoder_network(base / "vae")
-
-
-def _exported(network: Network, sources: Sources, report: Report) -> Sequence[ParityResult]:
-    """Export one network into the work folder and check it; what was found before is reused if it is unaltered."""
-    from export.graph import export_inline
-    from export.parity import check_parity
-
-    path, record = sources.work / f"{network.name}.onnx", sources.work / f"{network.name}.json"
-    found = read_record(path, record)
-    if found is not None:
-        report(Event(network.name, 2, 2, "reused"))
-        return found
-    report(Event(network.name, 0, 2, "export"))
-    model = export_inline(network)
-    report(Event(network.name, 1, 2, "parity"))
-    results = check_parity(network, model, sources.request.precision)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(model)
-    content = {"sha256": hashlib.sha256(model).hexdigest(), "parity": msgspec.to_builtins(results)}
-    with atomic_file(record) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-    report(Event(network.name, 2, 2, "done"))
-    return results
-
-
-def read_record(path: Path, record: Path) -> list[ParityResult] | None:
-    """The parity results of the exported network ``path`` if it is what its ``record`` says; else None."""
+def read_record(folder: Path) -> Record | None:
+    """The record of a finished stage whose files are all what it says; else None."""
     try:
-        content = json.loads(record.read_text())
-        if sha256_file(path) == content["sha256"]:
-            return msgspec.convert(content["parity"], list[ParityResult])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+        if all(sha256_file(folder / name) == digest for name, digest in record.files.items()):
+            return record
+    except (OSError, msgspec.MsgspecError):
         pass  # A record that is missing or damaged means only that the stage runs again.
     return None
 
 
-def _key(request: Request, parents: dict[str, str]) -> str:
-    """Digest of everything that the stages' results depend on, this code included."""
-    root = Path(__file__).parent
-    code = sorted(root.rglob("*.py"))
-    code += [root.parent / "arcflow" / f"{name}.py" for name in ("adapter", "field", "flux", "head", "students")]
-    facts = {
-        "model": request.spec.name,
-        "precision": request.precision,
-        "target": request.target,
-        "parents": parents,
-        "tools": tool_versions(),
-        "code": [sha256_file(path) for path in code],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+def _exported(name: str, sources: Sources, report: Report) -> Exported:
+    """Export one network into its folder and check it, unless that is there already."""
+    request = sources.request
+    folder = network_folder(name, sources)
+    network: Network = request.seam.network(name, request.base, sources.student, request.adapter, request.loras)
+    record = read_record(folder)
+    if record is None:
+        record = _export(network, sources, folder, report)
+        report(Event(name, 1, 1, "done"))
+    else:
+        report(Event(name, 1, 1, "reused"))
+    return Exported(name, folder, network, compute_dtype(name, request.precision, request.target), record)
+
+
+def _export(network: Network, sources: Sources, folder: Path, report: Report) -> Record:
+    """Trace, quantise, store, check; the graph takes its name only after parity was found."""
+    from export.graph import finish
+    from export.twin_parity import check_own, check_twin, is_small
+
+    name = network.name
+    parity: Sequence[ParityResult] = ()
+    if not is_small(network):
+        report(Event(name, 0, 0, "parity of its twin"))
+        parity = check_twin(name, sources)
+    report(Event(name, 0, 0, "trace"))
+    model, quantised = _graph(network, sources)
+    nodes = sum(1 for _ in model.graph.all_nodes())
+    data_files = _attach(model, network, sources, folder, report)
+    data = finish(model, network)
+    with atomic_file(folder / f"{name}.onnx") as temporary:
+        temporary.write_bytes(data)
+        if not parity:
+            report(Event(name, 0, 0, "parity"))
+            parity = check_own(network, temporary, sources)
+    record = Record({f"{name}.onnx": hashlib.sha256(data).hexdigest(), **data_files}, parity, quantised, nodes)
+    with atomic_file(folder / RECORD) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    return record
+
+
+def _graph(network: Network, sources: Sources) -> tuple[ir.Model, tuple[str, ...]]:
+    """The weightless graph in the request's precision, and the weights that it wants in FP8."""
+    from export.graph import trace
+
+    request = sources.request
+    compute = compute_dtype(network.name, request.precision, request.target)
+    model = trace(network, compute, opset(request.precision, request.target))
+    if network.name != BACKBONE or sources.calibration is None:
+        return model, ()
+    from export.passes.quantize_fp8 import quantize_fp8
+
+    scales = sources.calibration.input_scales(weights_to_quantise(network, model, sources.keep_high))
+    return model, quantize_fp8(model, scales)
+
+
+def weights_to_quantise(network: Network, model: ir.Model, kept: Sequence[str]) -> tuple[str, ...]:
+    """The weights of a traced graph that FP8 takes, by the network's own list less what is kept high."""
+    from export.fp8_policy import select_layers
+
+    blanks = [name for name, value in model.graph.initializers.items() if value.const_value is None]
+    return select_layers(blanks, network.fp8_layers, kept)
+
+
+def _attach(model: ir.Model, network: Network, sources: Sources, folder: Path, report: Report) -> dict[str, str]:
+    """Give the graph its weights: inside it for a CPU, else beside it. Returns sha256 by name of the files beside."""
+    from export.passes.attach_external import attach_external
+    from export.passes.attach_weights import attach_inline
+    from export.passes.transpose_weights import transpose_weights
+    from export.stored import plan_stored, size_of
+
+    name = network.name
+    if sources.request.target == CPU and size_of(plan_stored(model, network)) < _INLINE_MAX:
+        report(Event(name, 0, 0, "weights"))
+        attach_inline(model, network)
+        transpose_weights(model)
+        return {}
+    identity = sources.student.digest if name == BACKBONE else sources.digests[sources.request.seam.FOLDERS[name]]
+    stored = attach_external(
+        model, network, folder, identity, lambda phase, done, total: report(Event(name, done, total, phase))
+    )
+    return {stored.path.name: stored.sha256}
