@@ -26,8 +26,11 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
 TOKENIZERS: Mapping[str, tuple[str, ...]] = {"flux": ("clip", "t5"), "qwen": ("text",)}
 """Tokenizers of a bundle by architecture; each is called as the network that takes its ids."""
 
-ONNX_TARGETS = ("cpu", "onnx")
-"""Targets whose networks are ONNX files: what ONNX Runtime runs here, and what plans are built from elsewhere."""
+SOURCE_TARGET = "onnx"
+"""The target of portable bundles: nothing runs their ONNX files, plans are built from them."""
+
+ONNX_TARGETS = ("cpu", SOURCE_TARGET)
+"""Targets whose networks are ONNX files, not plans; "cpu" is what ONNX Runtime runs."""
 
 CAPABILITIES_OF_TARGET: Mapping[str, tuple[str, ...]] = {"rtx": ("sm120", "sm89")}
 """Compute capabilities of the targets that are not one themselves (every other GPU target is: ``sm90``)."""

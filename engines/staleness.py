@@ -15,10 +15,8 @@ from engines.errors import BundleError, StaleBundleError
 from engines.machine import Machine, this_machine
 from engines.manifest import Engine, Manifest, source_digest
 from engines.names import BundleName, rebuild_hint
+from engines.schema import SOURCE_TARGET
 from engines.trust import why_not_ours
-
-SOURCE_TARGET = "onnx"
-"""Target of the portable bundle that plans are built from; it is looked for beside them."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,10 +30,16 @@ class Network(Protocol):
 
 
 class OnnxRuntimeNetwork:
-    """A network in ONNX Runtime on the CPU, built from the verified bytes of its file (no path is opened)."""
+    """A network in ONNX Runtime on the CPU, built from the verified bytes of its files (no path is opened)."""
 
-    def __init__(self, name: str, model: bytes, spec: NetworkSpec, threads: int) -> None:
-        """Load ``model`` with ``threads`` compute threads. Raises BackendError where it is not what ``spec`` says."""
+    def __init__(
+        self, name: str, model: bytes, spec: NetworkSpec, threads: int, data: Mapping[str, memoryview] | None = None
+    ) -> None:
+        """Load ``model`` with ``threads`` compute threads.
+
+        data: the content of each of ``spec.data``, by path; it is copied. Raises BackendError where the model is not
+        what ``spec`` says, or needs any other file.
+        """
         import onnxruntime
 
         self.name = name
@@ -44,7 +51,13 @@ class OnnxRuntimeNetwork:
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Where else a model's weights could be looked for: nowhere.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
+            if data:
+                names = [PurePosixPath(path).name for path in data]  # As the model beside them calls them.
+                sizes = [len(view) for view in data.values()]
+                options.add_external_initializers_from_files_in_memory(names, list(data.values()), sizes)
             self._session = onnxruntime.InferenceSession(model, options, providers=[_CPU])
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own.
             raise BackendError(f"ONNX Runtime cannot load the {name} network {spec.file!r}: {error}") from error

@@ -29,6 +29,21 @@ def image_ids(rows: int, columns: int) -> NDArray[np.float32]:
     return ids.reshape(rows * columns, 3)
 
 
+def centred_image_ids(rows: int, columns: int) -> NDArray[np.float32]:
+    """Position ids of the image tokens about the middle, float32 [rows*columns, 3]: (0, row, column).
+
+    They run from -ceil(n/2) to floor(n/2) - 1: an odd side has one more before the middle (QwenEmbedRope, scale_rope).
+    """
+    ids = image_ids(rows, columns)
+    ids -= np.array([0, rows - rows // 2, columns - columns // 2], dtype=np.float32)
+    return ids
+
+
+def text_positions(rows: int, columns: int, tokens: int) -> NDArray[np.float32]:
+    """Positions of text beside a picture with centred ids, float32 [tokens]: they begin where the longer side ends."""
+    return np.arange(tokens, dtype=np.float32) + np.float32(max(rows // 2, columns // 2))
+
+
 def to_pixels(images: Floats) -> NDArray[np.uint8]:
     """[B, 3, H, W] in about [-1, 1] -> uint8 [B, H, W, 3], clipped, rounded to nearest."""
     levels = np.rint(np.clip(images * 0.5 + 0.5, 0.0, 1.0) * 255.0)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from engines.bundle import Bundle, open_bundle
 from engines.errors import BundleError
-from engines.locate import locate
+from engines.locate import locate, serves
 from engines.manifest import Manifest
+from engines.schema import SOURCE_TARGET
 from runtime import noise, solver
+from runtime.architecture import Conditions, Grid, Tokens, networks_of
 from runtime.backend import Network, OnnxRuntimeNetwork, default_threads
 from runtime.errors import BackendError, RequestError
-from runtime.flux import Conditions, FluxNetworks, Grid, Tokens
 from runtime.request import Request, check_request
 from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
 from runtime.text import PromptTokenizer
@@ -38,7 +39,7 @@ class Pipeline:
     ) -> None:
         """Compose a pipeline from parts that are already loaded; most callers want :meth:`open`."""
         self.manifest = manifest
-        self._networks = FluxNetworks(manifest, networks)
+        self._networks = networks_of(manifest, networks)
         self._tokenizers = tokenizers
 
     @classmethod
@@ -63,12 +64,14 @@ class Pipeline:
         bundle = _open_bundle(source, precision, target)
         manifest = bundle.manifest
         if manifest.target != _TARGET:
-            raise BackendError(f"{bundle.name} is for target {manifest.target!r}; this runtime runs {_TARGET!r} only")
+            raise BackendError(_cannot_run(bundle))
         tokenizers = {
             name: PromptTokenizer(name, bundle.read(spec.file), spec) for name, spec in manifest.tokenizers.items()
         }
         networks = {
-            name: OnnxRuntimeNetwork(name, bundle.read(spec.file), spec, count)
+            name: OnnxRuntimeNetwork(
+                name, bundle.read(spec.file), spec, count, {path: bundle.map(path) for path in spec.data}
+            )
             for name, spec in manifest.networks.items()
         }
         return cls(manifest, networks, tokenizers)
@@ -145,7 +148,7 @@ class Pipeline:
             ids = {name: tokenizer(unique) for name, tokenizer in self._tokenizers.items()}
         warnings = tuple(str(truncation) for tokens in ids.values() for truncation in tokens.truncations)
         with clock.stage("text"):
-            conditions = self._networks.encode(ids["clip"].ids, ids["t5"].ids)
+            conditions: Conditions = self._networks.encode(ids)
         position = {text: row for row, text in enumerate(unique)}
         return conditions.rows([position[text] for text in prompts]), warnings
 
@@ -223,16 +226,26 @@ def _advance(x: Tokens, field: solver.MomentumField, sigma_src: float, sigma: fl
 def _open_bundle(source: str | Path, precision: str | None, target: str | None) -> Bundle:
     """The verified bundle that ``source`` names, held to the precision and target that were asked for."""
     if isinstance(source, Path) or _is_path(source):
-        bundle = open_bundle(Path(source))
+        bundle = open_bundle(Path(source), contents="when used")
     else:
         folder = locate(source, precision, target)
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder, contents="when used")
         if str(bundle.name) != folder.name:
             raise BundleError(f"{folder} holds {bundle.name}, not what its name says: rename it, or open it by path")
-    for asked, actual in ((precision, bundle.manifest.precision), (target, bundle.manifest.target)):
-        if asked not in (None, actual):
+    for asked, fits in ((precision, precision == bundle.name.precision), (target, serves(bundle.name, target or ""))):
+        if asked is not None and not fits:
             raise BundleError(f"{bundle.root} is {bundle.name}, but {asked!r} was asked for")
     return bundle
+
+
+def _cannot_run(bundle: Bundle) -> str:
+    name = bundle.name
+    kind = "ONNX files for building plans" if name.target == SOURCE_TARGET else "TensorRT plans for a GPU"
+    instead = f"python -m export.build --model {name.model} --precision fp32 --target {_TARGET}"
+    return (
+        f"{bundle.root} is for target {name.target!r} ({kind}); this runtime runs {_TARGET!r} bundles: "
+        f"name one of those (--target {_TARGET}), or build one: {instead}"
+    )
 
 
 def _is_path(source: str) -> bool:

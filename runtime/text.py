@@ -1,14 +1,16 @@
 """Prompts to token ids, by the ``tokenizers`` package and the bundle's own ``tokenizer.json``.
 
-What a user types never yields a special token: ``<|endoftext|>`` or ``</s>`` in a prompt is spelt out like any other
-text. Special tokens are therefore taken out of the tokenizer's sight (not only flagged: a unigram model, T5's, finds
-them in its vocabulary whatever the flags); start and end are put in by the post-processor, which knows them by id.
+What a user types never yields a special token: ``<|endoftext|>``, ``</s>`` or ``<|im_end|>`` in a prompt is spelt out
+like any other text. Special tokens are therefore taken out of the tokenizer's sight (not only flagged: a unigram model,
+T5's, finds them in its vocabulary whatever the flags). Where the tokenizer has a post-processor, that puts in start and
+end, which it knows by id; where there is a template, the special tokens in it are put in here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +44,28 @@ class Truncation:
 
 @dataclass(frozen=True)
 class TokenIds:
-    """ids: int64 [prompts, max_tokens], padded; truncations: one for each prompt that did not fit."""
+    """ids: int64 [prompts, tokens], padded on the right; mask: int64 of that shape, 1 for a token, 0 for padding.
+
+    truncations: one for each prompt that did not fit.
+    """
 
     ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
     truncations: tuple[Truncation, ...]
 
 
-class PromptTokenizer:
-    """One encoder's tokenizer: prompts to ids of a fixed length, start and end tokens included.
+@dataclass(frozen=True)
+class _Encoded:
+    """The ids of one prompt. dropped: the end of the prompt that did not fit, or ""."""
 
-    name: for messages, "clip" or "t5". data: the bytes of its tokenizer.json.
+    ids: list[int]
+    dropped: str
+
+
+class PromptTokenizer:
+    """One encoder's tokenizer: prompts to ids, start and end tokens or the template's included.
+
+    name: for messages, "clip", "t5" or "text". data: the bytes of its tokenizer.json.
     Raises BackendError where these bytes are not a tokenizer.
     """
 
@@ -61,23 +75,66 @@ class PromptTokenizer:
         self.name = name
         self._spec = spec
         try:
-            self._tokenizer = Tokenizer.from_str(_without_special_text(data))
+            description = json.loads(data)
+            self._special = _special_tokens(description)
+            self._tokenizer = Tokenizer.from_str(_without_special_text(description, set(self._special)))
         except Exception as error:  # The package raises bare Exception for a file that it cannot read.
             raise BackendError(f"the {name} tokenizer {spec.file!r} cannot be read: {error}") from error
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(spec.max_tokens)
+        if not spec.template:
+            self._tokenizer.enable_truncation(spec.max_tokens)
 
     def __call__(self, prompts: Sequence[str]) -> TokenIds:
-        """Encode ``prompts``; the end token stays when a prompt is cut, as transformers does it."""
-        ids = np.full((len(prompts), self._spec.max_tokens), self._spec.pad_id, dtype=np.int64)
-        truncations = []
-        for row, prompt in enumerate(prompts):
-            encoding = self._tokenizer.encode(prompt)
-            ids[row, : len(encoding.ids)] = encoding.ids
-            if encoding.overflowing:
-                dropped = prompt[_first_offset(encoding.overflowing[0]) :].strip()
-                truncations.append(Truncation(prompt, self.name, self._spec.max_tokens, dropped))
-        return TokenIds(ids, tuple(truncations))
+        """Encode ``prompts`` and pad them to ``max_tokens``, or to the longest, as the bundle's manifest has it."""
+        encode = self._in_template if self._spec.template else self._alone
+        encoded = [encode(prompt) for prompt in prompts]
+        longest = max((len(one.ids) for one in encoded), default=0)
+        width = self._spec.max_tokens if self._spec.pad == "max" else longest
+        ids = np.full((len(prompts), width), self._spec.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, one in enumerate(encoded):
+            ids[row, : len(one.ids)] = one.ids
+            mask[row, : len(one.ids)] = 1
+        truncations = tuple(
+            Truncation(prompt, self.name, self._spec.max_tokens, one.dropped)
+            for prompt, one in zip(prompts, encoded, strict=True)
+            if one.dropped
+        )
+        return TokenIds(ids, mask, truncations)
+
+    def _alone(self, prompt: str) -> _Encoded:
+        """With the start and end of the tokenizer; the end stays when a prompt is cut, as transformers does it."""
+        encoding = self._tokenizer.encode(prompt)
+        rest = encoding.overflowing
+        return _Encoded(encoding.ids, prompt[_first_offset(rest[0]) :].strip() if rest else "")
+
+    def _in_template(self, prompt: str) -> _Encoded:
+        """Between the template's special tokens; all that is too long is cut, the template's end with it.
+
+        Text is encoded from one special token to the next, so that the prompt and the template's words about it are
+        one text, as they are where the whole is parsed at once.
+        """
+        most = self._spec.max_tokens
+        ids: list[int] = []
+        dropped = ""
+        for piece in _split(self._spec.template, self._special):
+            if piece in self._special:
+                ids.append(self._special[piece])
+                continue
+            before, here, after = piece.partition("{}")
+            encoding = self._tokenizer.encode(before + prompt + after if here else piece, add_special_tokens=False)
+            room = max(most - len(ids), 0)
+            if here and len(encoding.ids) > room:
+                dropped = prompt[max(encoding.offsets[room][0] - len(before), 0) :].strip()
+            ids += encoding.ids
+        return _Encoded(ids[:most], dropped)
+
+
+def _split(template: str, special: Mapping[str, int]) -> list[str]:
+    """The template's pieces in order: special tokens, and the texts between them."""
+    names = sorted(special, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, names))})", template) if names else [template]
+    return [piece for piece in pieces if piece]
 
 
 def _first_offset(encoding: Any) -> int:
@@ -86,10 +143,13 @@ def _first_offset(encoding: Any) -> int:
     return next((start for (start, _), special in pairs if not special), 0)
 
 
-def _without_special_text(data: bytes) -> str:
+def _special_tokens(description: Mapping[str, Any]) -> dict[str, int]:
+    """Ids of the tokens that the file itself calls special, by their text."""
+    return {token["content"]: token["id"] for token in description.get("added_tokens", ()) if token.get("special")}
+
+
+def _without_special_text(description: dict[str, Any], special: set[str]) -> str:
     """The tokenizer.json with no special token that text could match."""
-    description = json.loads(data)
-    special = {token["content"] for token in description.get("added_tokens", ()) if token.get("special")}
     description["added_tokens"] = [token for token in description.get("added_tokens", ()) if not token.get("special")]
     description["truncation"] = description["padding"] = None
     model = description["model"]

@@ -1,0 +1,64 @@
+"""The networks of a Qwen-Image bundle: how each is fed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import layout
+from runtime.architecture import ArchitectureNetworks, Grid, Tokens
+from runtime.backend import Array
+from runtime.text import TokenIds
+
+
+@dataclass(frozen=True)
+class QwenConditions:
+    """What the text encoder says of each picture.
+
+    sequence: float32 [B, T, W], zero where there is no token. mask: int64 [B, T], 1 for a token; tokens come first.
+    least: no fewer columns than these are kept.
+    """
+
+    sequence: Array
+    mask: NDArray[np.int64]
+    least: int
+
+    def rows(self, index: Sequence[int]) -> QwenConditions:
+        """The conditions of those rows, in that order, no longer than the longest of them needs."""
+        mask = self.mask[list(index)]
+        width = max(int(mask.sum(axis=1).max()), self.least)
+        return QwenConditions(self.sequence[list(index), :width], mask[:, :width], self.least)
+
+
+class QwenNetworks(ArchitectureNetworks[QwenConditions]):
+    """The text path of Qwen2.5-VL, the backbone and the VAE decoder."""
+
+    def encode(self, tokens: Mapping[str, TokenIds]) -> QwenConditions:
+        """Conditions of any number of prompts, from their ids for "text", the template's among them.
+
+        The template's head is dropped from the hidden states, and what is padding becomes zero.
+        """
+        drop = self._manifest.tokenizers["text"].drop
+        least = self._manifest.limits.text_tokens.min
+        missing = max(drop + least - tokens["text"].ids.shape[1], 0)
+        # Padding on the right changes nothing: a token sees those before it only.
+        ids, mask = (np.pad(values, ((0, 0), (0, missing))) for values in (tokens["text"].ids, tokens["text"].mask))
+        sequence = self.in_batches("text", {"input_ids": ids, "attention_mask": mask})[:, drop:]
+        mask = mask[:, drop:]
+        return QwenConditions(np.where(mask[..., None] == 1, sequence, np.float32(0)), mask, least)
+
+    def backbone_inputs(
+        self, x: Tokens, sigma: float, guidance: float, conditions: QwenConditions, grid: Grid
+    ) -> Mapping[str, Array]:
+        """The noise level goes in as it is; guidance was distilled into the student and is not fed."""
+        return {
+            "hidden_states": x,
+            "encoder_hidden_states": conditions.sequence,
+            "encoder_hidden_states_mask": conditions.mask,
+            "timestep": np.full(len(x), sigma, dtype=np.float32),
+            "img_ids": layout.centred_image_ids(grid.rows, grid.columns),
+            "txt_ids": layout.text_positions(grid.rows, grid.columns, conditions.mask.shape[1]),
+        }
