@@ -45,6 +45,8 @@ def tokenizer_file(
     config = read_json(folder / "tokenizer_config.json")
     source = _source(folder)
     tokenizer = _load(source, folder)
+    tokenizer.no_padding()  # A file may ask for it; the padding would count as template.
+    tokenizer.no_truncation()
     padding = config.get("pad_token")
     token = padding.get("content") if isinstance(padding, dict) else padding
     pad_id = tokenizer.token_to_id(token) if isinstance(token, str) else None
@@ -80,7 +82,8 @@ def _source(folder: Path) -> Path | bytes:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return str(tokenizer.backend_tokenizer.to_str()).encode()
     except Exception as error:  # Damaged files surface as whatever the library meets first.
-        raise ExportError(f"the tokenizer in {folder} cannot be read ({error}); download or save it again") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"the tokenizer in {folder} cannot be read ({reason}); download or save it again") from error
 
 
 def _load(source: Path | bytes, folder: Path) -> Tokenizer:
