@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 RECORD = "record.json"
 
-_INLINE_MAX = 1 << 31
-"""Bytes of weights from which on even a CPU's graph keeps them beside it: a protobuf cannot be larger."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -185,10 +182,10 @@ def _attach(model: ir.Model, network: Network, sources: Sources, folder: Path, r
     from export.passes.attach_external import attach_external
     from export.passes.attach_weights import attach_inline
     from export.passes.transpose_weights import transpose_weights
-    from export.stored import plan_stored, size_of
+    from export.stored import INLINE_MAX, plan_stored, size_of
 
     name = network.name
-    if sources.request.target == CPU and size_of(plan_stored(model, network)) < _INLINE_MAX:
+    if sources.request.target == CPU and size_of(plan_stored(model, network)) < INLINE_MAX:
         report(Event(name, 0, 0, "weights"))
         attach_inline(model, network)
         transpose_weights(model)
