@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -192,6 +193,14 @@ def _conclude(plan: Plan, observers: dict[str, Observer]) -> Calibration:
         sigmas=levels,
         prompts=Prompts(len(plan.prompts), prompts_digest(plan.prompts), plan.width, plan.height),
         synthetic=False,
-        amax={name: observer.bound(plan.method, plan.percentile) for name, observer in sorted(seen.items())},
+        amax={name: _round_up(observer.bound(plan.method, plan.percentile)) for name, observer in sorted(seen.items())},
         tools=tools(),
     )
+
+
+def _round_up(value: float) -> float:
+    """To five significant digits: the rest depends on the machine, and a bound must not fall below what it bounds."""
+    if value == 0.0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - 4)
+    return float(f"{math.ceil(value / unit) * unit:.4e}")

@@ -1,0 +1,115 @@
+"""``python -m export.sensitivity``: which layers FP8 hurts, each quantised alone, and which to keep high."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.models import MODELS, choose
+from foundation.cli import ArgumentParser, run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from export.layer_errors import Report
+
+_EXAMPLES = """examples:
+  python -m export.sensitivity --model tiny --calibration calibration.json
+  python -m export.sensitivity --model tiny --calibration calibration.json --json errors.json --plot errors.png
+"""
+_SHOWN = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print two tables, worst first, and a suggestion."""
+    arguments = _parser().parse_args(argv)
+    spec = choose(arguments.model)
+    import torch
+    from rich.console import Console
+
+    from export.calibrate import hush_libraries, parse_size, progress
+    from export.calibration import read_calibration
+    from export.errors import CalibrationError
+    from export.layer_errors import layer_errors, plot, suggest, write_report
+    from export.subject import BACKBONE, default_prompts, open_subject, read_prompts
+
+    hush_libraries()
+    console = Console(stderr=True)
+    path = arguments.calibration or spec.calibration
+    if path is None:
+        raise CalibrationError(f"give --calibration FILE, made by: python -m export.calibrate --model {spec.name}")
+    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora)
+    calibration = read_calibration(path, subject.student.digest)
+    prompts = read_prompts(arguments.prompts or default_prompts(spec.name), arguments.num)
+    limits = spec.limits
+    width, height = parse_size(arguments.size) if arguments.size else (limits.width.opt, limits.height.opt)
+    device, dtype = torch.device("cpu"), torch.float32
+    with progress(console) as report:
+        prompted = subject.prompted(prompts, width, height, dtype, device, report)
+        found = layer_errors(
+            subject.network(BACKBONE), calibration, prompted, subject.sigmas(),
+            lambda done, total: report("layers", done, total),
+        )  # fmt: skip
+    output = Console()
+    for title, errors in (("block", found.blocks), ("layer", found.layers)):
+        output.print(_table(title, errors))
+    kept = suggest(found, arguments.target)
+    console.print(_advice(found, kept, arguments.target), highlight=False, soft_wrap=True)
+    if arguments.json is not None:
+        write_report(found, kept, arguments.target, arguments.json)
+    if arguments.plot is not None:
+        plot(found, arguments.plot)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m export.sensitivity",
+        description="Quantise one layer (one block) at a time to FP8, simulated in float32 torch, and measure how\n"
+        "much the output field changes: relative L2 of its displacement over a segment, worst of the segments, from\n"
+        "noise that calibration did not see.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")
+    parser.add_argument("--base", help="pipeline folder or hub id (default: the model's)")
+    parser.add_argument("--adapter", help="adapter folder or hub id (default: the model's)")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="style LoRA to merge as well"
+    )
+    parser.add_argument("--calibration", type=Path, help="made by python -m export.calibrate (default: the model's)")
+    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
+    parser.add_argument("--num", type=int, default=16, help="only the first so many prompts (default: 16)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's usual size)")
+    parser.add_argument(
+        "--target", type=float, default=0.03, help="error to stay under, for the advice (default: 0.03)"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw the layers' errors as bars to this PNG")
+    return parser
+
+
+def _table(title: str, errors: Sequence[tuple[str, float]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"error when only this {title} is in FP8 (relative L2)")
+    table.add_column(title)
+    table.add_column("error", justify="right")
+    for name, error in errors[:_SHOWN]:
+        table.add_row(name, f"{error:.2%}")
+    if len(errors) > _SHOWN:
+        table.add_row(f"... {len(errors) - _SHOWN} more", "")
+    return table
+
+
+def _advice(found: Report, kept: Sequence[str], target: float) -> str:
+    total = f"all {len(found.layers)} layers together: {found.together:.2%}"
+    if not kept:
+        return f"{total}, within {target:.0%}: nothing need be kept high"
+    options = " ".join(f"--keep-high '{name}'" for name in kept)
+    return f"{total}; to stay within {target:.0%}, try {options}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
