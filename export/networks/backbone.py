@@ -130,7 +130,7 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
 
     def build(dtype: torch.dtype) -> nn.Module:
         network: Any = build_student(config, modes)
-        network.pos_embed = _Rope(config["axes_dims_rope"])
+        network.pos_embed = _Rope(network.config.axes_dims_rope)  # Published files leave it to the class's default.
         if dtype != torch.float32:
             network.time_text_embed = _TimeTextEmbed(network.time_text_embed)
         return _Backbone(network, dtype)

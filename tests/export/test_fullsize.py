@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -130,6 +131,21 @@ def test_hollow_files_are_of_true_size_and_take_no_room(tmp_path: Path) -> None:
     plan_merge(tmp_path / "base" / "transformer", tmp_path / "adapter")
     policy = tensor_set(tmp_path / "adapter" / "diffusion_pytorch_model.safetensors").files[0].metadata
     assert json.loads(policy["policy_config"]) == {"type": "ArcFlow"}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_every_network_can_be_built_from_the_published_configurations(name: str, tmp_path: Path) -> None:
+    write_hollow_model(published(name), tmp_path)
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    student = merged_student(plan_merge(base / "transformer", adapter), "base", "adapter")
+    architecture = importlib.import_module(f"export.{name}")
+    for network_name in architecture.NETWORKS:
+        network = architecture.network(network_name, base, student, adapter)
+        with torch.device("meta"):
+            module = network.build(torch.bfloat16)
+        names = [key.removeprefix("network.") for key in module.state_dict()]
+        assert names and all(network.weight_key(key) is not None for key in names), network_name
+    assert architecture.latent(base).channels == 16
 
 
 def test_measure_counts_memory_disk_and_writing(tmp_path: Path) -> None:
