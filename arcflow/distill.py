@@ -58,24 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--iterations", type=int, help="instead of the recipe's number of iterations")
     args = parser.parse_args(argv)
-    from arcflow.recipe import load_recipe
+    from arcflow.recipe import load_recipe, own_teacher
+
+    recipe = load_recipe(args.recipe)
+    own_teacher(recipe)
     from arcflow.tiny.stages import find_teacher
     from arcflow.tiny.teacher_folder import open_teacher
 
-    recipe = load_recipe(args.recipe)
     if args.iterations is not None:
         loop = replace(recipe.distill.loop, iterations=args.iterations)
         recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
     workdir = args.workdir or Path(".work") / recipe.name
     teacher = open_teacher(args.teacher or find_teacher(recipe, workdir))
     out = args.out or workdir / f"{args.student}-adapter"
-    distil(
-        recipe,
-        teacher,
-        student_recipe(recipe, args.student),
-        workdir / f"distill-{args.student}",
-        out,
-    )
+    student = student_recipe(recipe, args.student)
+    print(estimate(recipe, teacher, student), file=sys.stderr)
+    distil(recipe, teacher, student, workdir / f"distill-{args.student}", out)
     print(out)
     return 0
 
@@ -121,7 +119,9 @@ def distil(
 
     settings = recipe.distill
     torch.manual_seed(settings.loop.seed)
-    model = Student(teacher.transformer, student, recipe.architecture)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    model = Student(teacher.transformer, student, recipe.architecture).to(accelerator.device)
+    teacher.transformer.to(accelerator.device)
     step = distill_step(
         model.architecture,
         teacher.transformer,
@@ -136,7 +136,6 @@ def distil(
         {"params": [p for p in trained if id(p) not in gammas]},
         {"params": [p for p in trained if id(p) in gammas], "lr": settings.gamma_lr},
     ]
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     with reporting(workdir.name, settings.loop.iterations, workdir / "logs") as report:
         fit(
             model, step, settings.loop, workdir,

@@ -137,13 +137,14 @@ def distill_step(
     conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
     packed channels C); guidance: that of a teacher which has none as an input. Each segment is weighted by its
     length; a segment's graph is freed before the next begins, so memory does not grow with the number of segments.
-    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32.
+    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32. Runs where the teacher is.
     """
     parts = segments(recipe.nfe, recipe.final_step_ratio)
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        condition = conditions(recipe.loop.batch, it.generator)
-        x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator)
+        device = next(teacher.parameters()).device
+        condition = conditions(recipe.loop.batch, it.generator).to(device)
+        x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator).to(device)
         share = teacher_share(it.index, recipe)
 
         half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.precision == "bf16")
@@ -154,7 +155,7 @@ def distill_step(
 
         total = 0.0
         for segment in parts:
-            sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start), shift)
+            sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start, device=device), shift)
             with half:
                 field = module(x, sigma_src, condition)
             loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)

@@ -57,14 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     from arcflow.errors import RecipeError
+    from arcflow.recipe import load_recipe, own_teacher
+
+    recipe = load_recipe(args.recipe)
+    own_teacher(recipe)
     from arcflow.evaluation import evaluate
     from arcflow.plots import sample_grid, trajectory_plot
-    from arcflow.recipe import load_recipe
     from arcflow.tiny.data import load_pictures
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.teacher_folder import open_teacher
 
-    recipe = load_recipe(args.recipe)
     if args.seeds is not None:
         if args.seeds < 2:
             raise RecipeError(f"--seeds is {args.seeds}: at least 2 are needed")

@@ -57,6 +57,11 @@ class Condition:
             self.txt_ids,
         )
 
+    def to(self, device: torch.device) -> Condition:
+        """The condition on another device."""
+        parts = (self.pooled, self.sequence, self.guidance, self.img_ids, self.txt_ids)
+        return Condition(*(part.to(device) for part in parts))
+
 
 def build_backbone(config: Mapping[str, Any]) -> FluxTransformer2DModel:
     """An uninitialised backbone of that diffusers configuration.

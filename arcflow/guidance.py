@@ -38,6 +38,6 @@ def teacher_velocity(
     u: Tensor = architecture.evaluate(teacher, x, sigma, condition)
     if guidance is None:
         return u
-    empty = guidance.empty[torch.zeros(x.shape[0], dtype=torch.long)]
+    empty = guidance.empty[torch.zeros(x.shape[0], dtype=torch.long)].to(x.device)
     u_empty: Tensor = architecture.evaluate(teacher, x, sigma, empty)
     return u_empty + guidance.scale * (u - u_empty)

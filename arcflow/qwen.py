@@ -55,6 +55,10 @@ class Condition:
         """The condition of some of the batch's rows."""
         return Condition(self.sequence[index], self.mask[index], self.rows, self.columns)
 
+    def to(self, device: torch.device) -> Condition:
+        """The condition on another device."""
+        return Condition(self.sequence.to(device), self.mask.to(device), self.rows, self.columns)
+
 
 def build_backbone(config: Mapping[str, Any]) -> QwenImageTransformer2DModel:
     """An uninitialised backbone of that diffusers configuration.

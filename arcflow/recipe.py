@@ -162,6 +162,16 @@ class Recipe:
             raise RecipeError("[teacher] trains a small FLUX; with another architecture give [backbone]")
 
 
+def own_teacher(recipe: Recipe) -> TeacherRecipe:
+    """How the recipe's teacher is trained. Raises RecipeError where it is downloaded instead."""
+    if recipe.teacher is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r} has no [teacher]: its teacher is downloaded, and this command is for teachers "
+            "that are trained here; choose such a recipe (tiny)"
+        )
+    return recipe.teacher
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """The recipe of that name in ``arcflow/recipes``, or in the TOML file of that path. Raises RecipeError.
 

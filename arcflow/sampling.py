@@ -33,7 +33,7 @@ def sample_student(
     grid = sigmas(nfe, shift, final_step_ratio)
     x, seen = noise, {}
     for a, b in itertools.pairwise(grid):
-        start = torch.full((x.shape[0],), a)
+        start = torch.full((x.shape[0],), a, device=x.device)
         field = architecture.evaluate(student, x, start, condition)
         for level in levels:
             if b <= level <= a:
@@ -56,7 +56,7 @@ def sample_teacher(
     grid = sigmas(steps, shift)
     x, seen = noise, {grid[0]: noise}
     for a, b in itertools.pairwise(grid):
-        level = torch.full((x.shape[0],), a)
+        level = torch.full((x.shape[0],), a, device=x.device)
         x = x - teacher_velocity(architecture, teacher, x, level, condition, guidance) * (a - b)
         seen[b] = x
     return x, seen

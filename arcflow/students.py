@@ -75,7 +75,8 @@ class Student(nn.Module):
     def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
         """Make a student of ``teacher``, which stays as it is. Random draws come from the global generator.
 
-        Weights that are frozen in the teacher are shared with it, not copied; ``norm_out`` is always copied.
+        Weights that are frozen in the teacher are shared with it, not copied; ``norm_out`` is always copied. What is
+        trained is float32: of a teacher in half precision, call the student under autocast.
         """
         super().__init__()
         self.recipe = recipe
@@ -95,6 +96,9 @@ class Student(nn.Module):
         self.backbone = inject_adapter_in_model(lora, backbone)
         self.backbone.proj_out = head
         self.backbone.norm_out.requires_grad_(True)
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # small steps would be lost in a half-precision teacher's dtype
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Any) -> MomentumField:
         """The field of the segment that starts at ``sigma`` [B] with tokens ``x`` [B, S, C]."""

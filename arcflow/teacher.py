@@ -32,10 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of the Fashion-MNIST .gz files (default: found by itself)",
     )
     args = parser.parse_args(argv)
-    from arcflow.recipe import load_recipe
-    from arcflow.tiny.stages import train_teacher
+    from arcflow.recipe import load_recipe, own_teacher
 
     recipe = load_recipe(args.recipe)
+    own_teacher(recipe)
+    from arcflow.tiny.stages import train_teacher
+
     folder = train_teacher(recipe, args.workdir or Path(".work") / recipe.name, args.data)
     print(folder)
     return 0

@@ -13,9 +13,8 @@ from diffusers import (
     FluxTransformer2DModel,
 )
 
-from arcflow.errors import RecipeError
 from arcflow.progress import reporting
-from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe
+from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Pictures, all_captions, load_pictures
 from arcflow.tiny.teacher import (
@@ -48,9 +47,7 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
 
     Raises RecipeError when the recipe has no [teacher] (a teacher that is downloaded, not trained).
     """
-    settings = recipe.teacher
-    if settings is None:
-        raise RecipeError(f"recipe {recipe.name!r} has no [teacher]: its teacher is downloaded, not trained")
+    settings = own_teacher(recipe)
     pictures = load_pictures("train", data)
     train_classifier(settings.classifier, pictures, workdir)
     vae = _train_vae(settings.vae, pictures, workdir)

@@ -39,6 +39,15 @@ def test_an_unknown_recipe_is_one_line_and_exit_2(name: str, capsys: pytest.Capt
     assert message.count("\n") == 1 and "choose one of" in message
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_recipe_without_a_teacher_of_its_own_is_one_line_and_exit_2(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(COMMANDS[name], ["--recipe", "qwen"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "its teacher is downloaded" in message
+
+
 def test_a_missing_teacher_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--teacher", str(tmp_path / "none"), "--workdir", str(tmp_path / "w"), "--out", str(tmp_path / "o")]
     assert run(distill.main, arguments) == 2

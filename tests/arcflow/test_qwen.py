@@ -213,3 +213,13 @@ def test_built_without_memory_it_can_be_filled_and_run(teacher: nn.Module, tmp_p
     blank.load_state_dict(teacher.state_dict(), assign=True)
     x, sigma, c = latents(1), torch.tensor([0.5]), condition(1)
     assert torch.equal(qwen.evaluate(blank.eval(), x, sigma, c), qwen.evaluate(teacher, x, sigma, c))
+
+
+def test_what_is_trained_is_float32_whatever_the_teacher_is(teacher: nn.Module) -> None:
+    half = copy.deepcopy(teacher).bfloat16()
+    student = Student(half, StudentRecipe(rank=2, modes=2), "qwen")
+    assert {t.dtype for t in trained_tensors(student).values()} == {torch.float32}
+    assert student.backbone.img_in.weight.dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        field = student(latents(1), torch.tensor([0.5]), condition(1))
+    assert field.means.dtype == torch.float32 and bool(torch.isfinite(field.means).all())

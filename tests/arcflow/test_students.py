@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,20 @@ def test_load_into_restores_every_tensor(teacher: TeacherFolder, recipe: Recipe,
     load_into(second, read_adapter(tmp_path / "adapter"))
     for (name, a), b in zip(trained_tensors(first).items(), trained_tensors(second).values(), strict=True):
         assert torch.equal(a, b), name
+
+
+@torch.no_grad()
+def test_a_linear_student_comes_back_from_its_adapter(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+    linear = replace(recipe, student=replace(recipe.student, modes=1))
+    live = saved(teacher, linear, tmp_path / "adapter")
+    adapter = read_adapter(tmp_path / "adapter")
+    assert adapter.config.modes == 1 and adapter.whole["proj_out_loggamma.weight"].shape == (0, 64)
+    merged = merge_into(build_student(teacher.transformer.config, 1), teacher.transformer.state_dict(), adapter)  # type: ignore[arg-type]
+    condition = teacher.condition(["a boot"], 2.0)
+    x, sigma = torch.randn(1, 16, 16), torch.tensor([0.7])
+    ours, theirs = live(x, sigma, condition), live.architecture.evaluate(merged.eval(), x, sigma, condition)
+    torch.testing.assert_close(ours.means, theirs.means, rtol=2e-5, atol=2e-5)
+    assert theirs.loggammas.shape == (1, 16, 0, 4)
 
 
 def _rewrite(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
