@@ -1,4 +1,4 @@
-"""A Qwen-Image bundle of a small random pipeline, exported as a build does it; one network has its weights beside it."""
+"""A Qwen-Image bundle of a small random pipeline, exported as builds do it; one network has its weights beside it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,32 @@ from engines.bundle import Bundle
 from engines.manifest import Limits, Manifest, Momentum, Network, Port, Range, Schedule
 from engines.writer import write_bundle
 from export import qwen
-from export.graph import export_inline
-from export.merge import merged_student, plan_merge
-from export.networks.base import Network as Exported
-from tests.export.pipelines import Sources
+from export.networks.base import Network as Traced
+from tests.export.qwen_export import Exported
 
 LIMITS = Limits(Range(1, 1, 2), Range(16, 64, 128), Range(16, 64, 128), Range(8, 32, 48), 16)
 _DATA = {"text": "text.weights"}
 """Networks whose weights lie in a file of their own."""
 
 
-def build(folder: Path, sources: Sources, work: Path) -> Bundle:
-    """Write the bundle of the pipeline and adapter in ``sources`` at ``folder``; ``work`` is an empty folder."""
-    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
-    networks = {name: qwen.network(name, sources.base, student, sources.adapter) for name in qwen.NETWORKS}
+def build(folder: Path, exported: Exported, work: Path) -> Bundle:
+    """Write the bundle of the exported networks at ``folder``; ``work`` is an empty folder."""
     files: dict[str, Path | bytes] = {}
-    for name, network in networks.items():
-        model = export_inline(network)
+    for name in exported.networks:
+        model = exported.model(name)
         files |= _beside(model, name, work) if name in _DATA else {f"{name}.onnx": model}
-    tokenizers = qwen.tokenizers(sources.base, LIMITS)
+    tokenizers = qwen.tokenizers(exported.sources.base, LIMITS)
     files |= {tokenizer.spec.file: tokenizer.source for tokenizer in tokenizers.values()}
     manifest = Manifest(
         model="small-qwen",
         architecture="qwen",
         precision="fp32",
         target="cpu",
-        networks={name: _entry(network) for name, network in networks.items()},
+        networks={name: _entry(network) for name, network in exported.networks.items()},
         limits=LIMITS,
-        latent=qwen.latent(sources.base),
+        latent=qwen.latent(exported.sources.base),
         schedule=Schedule(shift=3.2, guidance=4.0, nfe=2, final_step_ratio=1.0),
-        momentum=Momentum(modes=student.modes, packed_channels=64, patch_positions=4),
+        momentum=Momentum(modes=exported.student.modes, packed_channels=64, patch_positions=4),
         tokenizers={name: tokenizer.spec for name, tokenizer in tokenizers.items()},
         parents={},
         tools={},
@@ -57,7 +53,7 @@ def _beside(data: bytes, name: str, work: Path) -> dict[str, Path | bytes]:
     return {file: work / file for file in (f"{name}.onnx", _DATA[name])}
 
 
-def _entry(network: Exported) -> Network:
+def _entry(network: Traced) -> Network:
     inputs, outputs = (
         [Port(name, dtype, list(shape)) for name, (dtype, shape) in ports.items()]  # type: ignore[arg-type]
         for ports in (network.ports_in, network.ports_out)

@@ -24,7 +24,7 @@ from runtime.errors import BackendError, RequestError
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
 from runtime.text import PromptTokenizer
-from tests.runtime import small_plans
+from tests.runtime import small_bundle, small_plans
 
 PROMPT = "a dark ankle boot"
 
@@ -263,8 +263,25 @@ def test_a_folder_that_is_not_what_its_name_says(small: Path, tmp_path: Path, mo
 
 def test_a_bundle_for_another_target(tmp_path: Path) -> None:
     folder = small_plans.build(tmp_path / "tiny-fp16-sm89").root
-    with pytest.raises(BackendError, match="is for target 'sm89'"):
+    with pytest.raises(BackendError, match=r"is for target 'sm89' \(TensorRT plans for a GPU\)") as caught:
         Pipeline.open(folder)
+    assert "this runtime runs 'cpu' bundles" in str(caught.value)
+    assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
+
+
+def test_a_bundle_that_plans_are_built_from(tmp_path: Path) -> None:
+    folder = small_bundle.build(tmp_path / "tiny-fp16-onnx", precision="fp16", target="onnx").root
+    with pytest.raises(BackendError, match=r"is for target 'onnx' \(ONNX files for building plans\)"):
+        Pipeline.open(folder)
+
+
+def test_plans_for_several_gpus_are_found_by_one_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_plans.build(tmp_path / "tiny-fp16-rtx", "rtx")
+    monkeypatch.setenv("ARCFLOW_ENGINES", str(tmp_path))
+    with pytest.raises(BackendError, match="is for target 'rtx'"):
+        Pipeline.open("tiny", target="sm120")
+    with pytest.raises(BundleError, match="but 'sm90' was asked for"):
+        Pipeline.open(tmp_path / "tiny-fp16-rtx", target="sm90")
 
 
 def _with_network(small: Path, folder: Path, data: bytes) -> Path:

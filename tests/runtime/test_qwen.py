@@ -20,7 +20,8 @@ from engines.manifest import Range
 from runtime import layout, noise, solver
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
-from tests.export.pipelines import Sources, small_qwen
+from tests.export.pipelines import Sources
+from tests.export.qwen_export import Exported
 from tests.runtime import qwen_bundle
 from tests.runtime.small_bundle import flip
 
@@ -38,12 +39,10 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(exported_qwen: Exported, tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("qwen")
-    sources = small_qwen(root)
-    (root / "work").mkdir()
-    bundle = qwen_bundle.build(root / "small-qwen-fp32-cpu", sources, root / "work")
-    return Made(sources, bundle, Pipeline.open(bundle.root, threads=1))
+    bundle = qwen_bundle.build(root / "small-qwen-fp32-cpu", exported_qwen, tmp_path_factory.mktemp("work"))
+    return Made(exported_qwen.sources, bundle, Pipeline.open(bundle.root, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,23 @@ def test_conditions_are_those_of_encode_prompt(made: Made, diffusers_pipeline: A
     np.testing.assert_array_equal(conditions.mask, mask.numpy())
     short = conditions.rows([1])
     assert short.mask.shape[1] == max(int(mask[1].sum()), qwen_bundle.LIMITS.text_tokens.min)
+
+
+def test_the_text_network_is_told_what_is_padding(made: Made) -> None:
+    """Its answer would not show it: its tokens see only those before them, and padding comes after."""
+    fed: list[Any] = []
+
+    class Listening:
+        def run(self, inputs: Any) -> Any:
+            fed.append(inputs)
+            return made.pipeline._networks._networks["text"].run(inputs)
+
+    networks = {**made.pipeline._networks._networks, "text": Listening()}
+    tokens = made.pipeline._tokenizers["text"](PROMPTS)
+    Pipeline(made.bundle.manifest, networks, {})._networks.encode({"text": tokens})
+    assert [len(inputs["input_ids"]) for inputs in fed] == [2, 1]
+    for name, values in (("input_ids", tokens.ids), ("attention_mask", tokens.mask)):
+        np.testing.assert_array_equal(np.concatenate([inputs[name] for inputs in fed]), values)
 
 
 def test_text_is_never_shorter_than_the_bundle_takes(made: Made) -> None:

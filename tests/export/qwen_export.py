@@ -1,0 +1,43 @@
+"""The networks of the small Qwen-Image pipeline in float32, exported once a session, each when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from export import qwen
+from export.graph import export_inline
+from export.merge import MergedStudent, merged_student, plan_merge
+from export.networks.base import Network
+from tests.export.pipelines import Sources, small_qwen
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The sources, the merged student, every network's description, and every network's ONNX bytes by name."""
+
+    sources: Sources
+    student: MergedStudent
+    networks: dict[str, Network]
+    model: Callable[[str], bytes]
+
+    def run(self, name: str, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+        """The outputs of one network in ONNX Runtime."""
+        session = onnxruntime.InferenceSession(self.model(name), providers=["CPUExecutionProvider"])
+        outputs: list[np.ndarray[Any, Any]] = session.run(None, {key: value.numpy() for key, value in inputs.items()})
+        return outputs
+
+
+def export_qwen(folder: Path) -> Exported:
+    """The small pipeline, written under ``folder``, and its networks."""
+    sources = small_qwen(folder)
+    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
+    networks = {name: qwen.network(name, sources.base, student, sources.adapter) for name in qwen.NETWORKS}
+    return Exported(sources, student, networks, cache(lambda name: export_inline(networks[name])))
