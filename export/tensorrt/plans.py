@@ -7,13 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from engines.manifest import Engine, Manifest, TokenizerSpec
 from engines.manifest import Network as NetworkEntry
-from export.tensorrt.build import Options, PlanReport, build_plan
+from export.tensorrt.build import Options, PlanReport, build_plan, decode, encode
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.profiles import Profile, Shapes, dimension_ranges, make_profile, narrowed
 from export.tensorrt.progress import Progress
@@ -86,7 +85,7 @@ def build_plans(
                 report=lambda progress, name=name: report(name, progress),  # type: ignore[misc]
             )
             with atomic_file(record) as temporary:
-                temporary.write_bytes(msgspec.json.encode({"key": key, "report": found}, enc_hook=str))
+                temporary.write_bytes(encode({"key": key, "report": found}))
         else:
             report(name, Progress(1.0, "reused"))
         reports.append(found)
@@ -156,11 +155,7 @@ def _read_record(plan: Path, record: Path, key: str) -> PlanReport | None:
         content = msgspec.json.decode(record.read_bytes())
         if content["key"] != key:
             return None
-        found = msgspec.convert(content["report"], PlanReport, dec_hook=_as_path)
+        found: PlanReport = decode(content["report"], PlanReport)
         return found if sha256_file(plan) == found.sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # A record that is missing or damaged means only that the plan is built again.
-
-
-def _as_path(kind: type, value: Any) -> Any:
-    return Path(value) if kind is Path else value

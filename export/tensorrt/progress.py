@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Event, Lock
+from threading import Lock
 from typing import Any
 
 _STEP = 1 / 1000
@@ -35,13 +35,10 @@ class Flattened:
     """Phases as the builder announces them, from whichever thread, to calls of ``report``.
 
     A phase fills the step of its parent that is under way: the fraction of a phase is
-    ``(steps done + fraction of its furthest child) / steps``. Setting ``cancelled`` stops the builder at its next
-    step; so does an exception of ``report``, which is kept in ``error``.
+    ``(steps done + fraction of its furthest child) / steps``.
     """
 
     def __init__(self, report: Report) -> None:
-        self.cancelled = Event()
-        self.error: Exception | None = None
         self._report = report
         self._lock = Lock()
         self._phases: dict[str, _Phase] = {}
@@ -50,17 +47,16 @@ class Flattened:
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins, inside ``parent``."""
         with self._lock:
-            self._phases[name] = _Phase(parent if parent in self._phases else None, max(steps, 1))
+            self._phases[name] = _Phase(parent if parent in self._phases and parent != name else None, max(steps, 1))
             self._tell(name, always=True)
 
-    def step(self, name: str, step: int) -> bool:
-        """A step (from 0) of a phase is done; False asks the builder to stop."""
+    def step(self, name: str, step: int) -> None:
+        """A step (from 0) of a phase is done."""
         with self._lock:
             phase = self._phases.get(name)
             if phase is not None:
                 phase.done = max(phase.done, min(step + 1, phase.steps))
                 self._tell(name)
-        return not self.cancelled.is_set()
 
     def finish(self, name: str) -> None:
         """A phase has ended, whole or not."""
@@ -72,11 +68,7 @@ class Flattened:
         fraction = max((self._fraction(root) for root in roots), default=0.0)
         if always or fraction - self._last >= _STEP:
             self._last = max(self._last, fraction)
-            try:
-                self._report(Progress(self._last, name))
-            except Exception as error:  # noqa: BLE001  it may not pass through the builder; the build raises it
-                self.error = self.error or error
-                self.cancelled.set()
+            self._report(Progress(self._last, name))
 
     def _fraction(self, name: str) -> float:
         phase = self._phases[name]
@@ -85,8 +77,9 @@ class Flattened:
         return min(phase.done + inside, phase.steps) / phase.steps
 
 
-def make_monitor(trt: Any, flattened: Flattened) -> Any:
-    """TensorRT's progress monitor over ``flattened``."""
+def make_monitor(trt: Any, report: Report) -> Any:
+    """TensorRT's progress monitor, which never asks it to stop. ``report`` must not raise."""
+    flattened = Flattened(report)
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -96,7 +89,8 @@ def make_monitor(trt: Any, flattened: Flattened) -> Any:
             flattened.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return flattened.step(phase_name, step)
+            flattened.step(phase_name, step)
+            return True
 
         def phase_finish(self, phase_name: str) -> None:
             flattened.finish(phase_name)

@@ -1,0 +1,126 @@
+"""Progress, log, estimate and the inspector's JSON: the parts around the builder, without it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from export.tensorrt import estimate as estimates
+from export.tensorrt import report as reports
+from export.tensorrt.builder_log import BuilderLog
+from export.tensorrt.errors import EngineError
+from export.tensorrt.estimate import available_memory, check_fit, estimate
+from export.tensorrt.progress import Flattened, Progress
+from export.tensorrt.report import INSPECTOR, NETWORK, Gemms, Layers, inspect_plan, read_inspector
+from export.tensorrt.targets import DATA_CENTRE
+
+PARSED = Layers(NETWORK, {"bfloat16": 40, "float8": 4}, Gemms(5, 4, 500, 400), 2, 1, 0)
+
+
+def test_nested_phases_fill_the_step_of_their_parent() -> None:
+    seen: list[Progress] = []
+    phases = Flattened(seen.append)
+    phases.start("all", None, 2)
+    phases.start("first", "all", 4)
+    phases.step("first", 1)
+    assert seen[-1] == Progress(0.25, "first")
+    phases.finish("first")
+    phases.step("all", 0)
+    phases.start("second", "all", 5)
+    phases.start("inner", "second", 2)
+    phases.step("inner", 0)
+    assert seen[-1] == Progress(pytest.approx(0.55), "inner")
+    phases.finish("inner")
+    phases.finish("second")
+    phases.step("all", 1)
+    assert seen[-1].fraction == 1.0
+
+
+def test_phases_in_any_order_never_go_back_or_beyond_one() -> None:
+    dice = random.Random(3)
+    seen: list[Progress] = []
+    phases = Flattened(seen.append)
+    names = [f"phase {index}" for index in range(8)]
+    for _ in range(2000):
+        name = dice.choice(names)
+        match dice.randrange(4):
+            case 0:
+                phases.start(name, dice.choice([None, *(n for n in names if n < name)]), dice.randrange(6))
+            case 3:
+                phases.finish(name)
+            case _:
+                phases.step(name, dice.randrange(9))
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[0] >= 0
+    assert fractions[-1] <= 1
+
+
+def test_the_reason_is_the_first_error_without_source_positions() -> None:
+    log = BuilderLog()
+    assert log.reason == "it gave no reason"
+    log.error("[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35)")
+    log.error(
+        "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for "
+        "target(s) sm86. In compileGraph at /_src/optimizer/codeGenerator.cpp:2012)"
+    )
+    assert log.reason == "Cannot compile for target(s) sm86."
+    for _ in range(100):
+        log.warning("a warning")
+    assert (log.warning_count, len(log.warnings) < 100) == (100, True)
+
+
+def test_the_estimate_holds_what_was_measured() -> None:
+    gibibyte = 1 << 30
+    flux = 12_030_000_000
+    assert 12.8 * gibibyte <= estimate(flux, "sm120", "fp8").memory <= 15.5 * gibibyte
+    assert 19.1 * gibibyte <= estimate(flux, "sm89", "fp8").memory <= 22 * gibibyte
+    assert estimate(flux, "rtx", "fp8").memory == estimate(flux, "sm89", "fp8").memory
+    assert estimate(flux, "sm120", "fp8").disk >= flux
+    assert 200 <= (estimate(flux, "sm120", "fp8").seconds or 0) <= 300
+    assert estimate(flux, "sm90", "fp8", DATA_CENTRE).seconds is None
+    assert estimate(2 * flux, "sm89", "bf16").memory > 1.55 * 2 * flux
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_fit(1 << 20, 1 << 20, tmp_path / "not" / "there")
+    with pytest.raises(EngineError, match=r"needs about .* of memory, .* are free"):
+        check_fit(1 << 60, 0, tmp_path)
+    with pytest.raises(EngineError, match=r"needs about .*GB, .*GB are free there"):
+        check_fit(0, 1 << 60, tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EngineError, match="cannot write"):
+        check_fit(0, 0, tmp_path / "file" / "out")
+    monkeypatch.setattr(estimates, "available_memory", lambda: None)
+    check_fit(1 << 60, 0, tmp_path)
+
+
+def test_available_memory_is_some_number_of_bytes() -> None:
+    free = available_memory()
+    assert free is None or 0 <= free < 1 << 50
+
+
+def test_without_a_gpu_the_parsed_network_is_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "local_capabilities", lambda: ("sm86",))
+    assert inspect_plan(None, tmp_path / "none.plan", ("sm120", "sm89"), PARSED) is PARSED  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["Format/Datatype", "DataType"])
+def test_the_inspectors_json_of_both_generations(key: str) -> None:
+    layers = [
+        {"Name": "a", "LayerType": "gemm", "Outputs": [{key: "Row major linear FP8 format"}]},
+        {"Name": "b", "TacticName": "fmha_v2_flash", "Outputs": [{key: "BFloat16"}]},
+        {"Name": "c", "Outputs": [{key: "Float"}]},
+        {"Name": "d", "Outputs": [{key: "Half"}]},
+        {"Name": "e", "Outputs": [{key: "Int64"}]},
+        {"Name": "f", "Outputs": []},
+        "_gemm_mha_v2_0x1234",
+    ]  # fmt: skip
+    found = read_inspector(json.dumps({"Layers": layers}), PARSED)
+    assert found.source == INSPECTOR
+    assert found.precisions == {"float8": 1, "bfloat16": 1, "float32": 1, "float16": 1}
+    assert found.attention_fused == 2
+    assert (found.gemms, found.attention) == (PARSED.gemms, PARSED.attention)
