@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +30,16 @@ def write_bundle(
     manifest: Manifest,
     files: Mapping[str, Path | bytes],
     *,
-    consume: bool = False,
+    consume: Collection[str] = (),
     finish: Callable[[Manifest], Manifest] | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` and return it, verified.
 
     manifest: complete but for ``files`` and ``digest``, which are computed here from what was written.
-    files: content by posix path relative to the bundle: bytes, or a file. consume: the files (not their folders) are
-    taken over without a copy where they lie on the bundle's device, and are gone when this returns. They keep their
-    place until the bundle has its own, so that no failure and no kill loses them; a kill in the instant between
-    leaves a bundle that is refused for its hard links, and files from which it can be written again.
+    files: content by posix path relative to the bundle: bytes, or a file. consume: those of ``files`` whose source is
+    taken over, without a copy where it lies on the bundle's device, and is gone when this returns: never a file of
+    the user's. Sources keep their place until the bundle has its own, so that no failure and no kill loses them; a kill
+    in the instant between leaves a bundle that is refused for its hard links, and files to write it from again.
     finish: what else the manifest is to say once its files have their digests (a seal of its plans).
     The folder appears whole or not at all; a bundle that stood there is replaced only by a verified one.
     Raises BundleError (a path that leaves the bundle, a source that cannot be read), ManifestError (a manifest that
@@ -49,11 +49,10 @@ def write_bundle(
         reason = unsafe_path(path)
         if reason or path == MANIFEST_NAME:
             raise BundleError(f"cannot put {path!r} in a bundle: it {reason or 'is written by the writer itself'}")
-    sources = {path: content for path, content in files.items() if isinstance(content, Path)}
-    if consume:
-        _clear_leftovers(folder, sources)
+    taken = {path: content for path, content in files.items() if path in consume and isinstance(content, Path)}
+    _clear_leftovers(folder, taken)
     with atomic_directory(folder) as temporary:
-        placed = [_place(temporary, path, files[path], consume) for path in sorted(files)]
+        placed = [_place(temporary, path, files[path], path in taken) for path in sorted(files)]
         complete = msgspec.structs.replace(manifest, files=[part.entry for part in placed])
         if finish is not None:
             complete = finish(complete)
@@ -63,8 +62,7 @@ def write_bundle(
         for part in placed:
             if not part.linked:
                 check_digest(temporary, part.entry, digest_file(temporary, part.entry))
-    if consume:
-        _remove(sources.values(), folder)
+    _remove(taken.values(), folder)
     return inspect(folder.resolve())
 
 
@@ -76,13 +74,13 @@ class _Placed:
     linked: bool
 
 
-def _place(root: Path, path: str, content: Path | bytes, consume: bool) -> _Placed:
+def _place(root: Path, path: str, content: Path | bytes, take: bool) -> _Placed:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         target.write_bytes(content)
         digest, linked = hashlib.sha256(content).hexdigest(), False
-    elif consume and _link(content, target):
+    elif take and _link(content, target):
         digest, linked = sha256_file(target), True
     else:
         digest, linked = _copy(content, target), False

@@ -138,9 +138,9 @@ def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
     if reports:
         from engines.trust import sealed
 
-        bundle = write_bundle(request.out, manifest, contents, consume=True, finish=sealed)
+        bundle = write_bundle(request.out, manifest, contents, consume=files, finish=sealed)
     else:
-        consume = sum(sizes.values()) >= _MOVE_FROM
+        consume = files if sum(sizes.values()) >= _MOVE_FROM else {}
         bundle = write_bundle(request.out, manifest, contents, consume=consume)
     report(Event("bundle", 1, 1, str(request.out)))
     return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files})

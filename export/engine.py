@@ -71,10 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_fit(0, 0, out)
     with _progress(console, list(manifest.networks)) as report:
         reports = build_plans(manifest, sources, work, setup, report)
-    files: dict[str, Path | bytes] = {f"{plan.network}.plan": plan.path for plan in reports}
+    plans = {f"{plan.network}.plan": plan.path for plan in reports}
+    files: dict[str, Path | bytes] = {**plans}
     files |= {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
     described = plan_manifest(manifest, setup, reports, sources)
-    written = write_bundle(out, described, files, consume=True, finish=sealed)
+    written = write_bundle(out, described, files, consume=plans, finish=sealed)
     shutil.rmtree(work, ignore_errors=True)
     console.print(report_table(reports))
     sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")

@@ -88,7 +88,7 @@ def _sources(pristine: Path, folder: Path) -> dict[str, Path | bytes]:
 def test_consumed_files_are_moved_and_not_copied(pristine: Path, tmp_path: Path) -> None:
     files = _sources(pristine, tmp_path / "work")
     numbers = {path: source.stat().st_ino for path, source in files.items() if isinstance(source, Path)}
-    written = write_bundle(tmp_path / "tiny-fp32-cpu", small_bundle.manifest(), files, consume=True)
+    written = write_bundle(tmp_path / "tiny-fp32-cpu", small_bundle.manifest(), files, consume=files)
     assert {path: (written.root / path).stat().st_ino for path in files} == numbers
     assert _names(tmp_path / "work") == []
     assert open_bundle(written.root).manifest.files == written.manifest.files
@@ -106,21 +106,21 @@ def test_consumed_files_stay_where_they_are_when_a_later_step_fails(pristine: Pa
     files = _sources(pristine, tmp_path / "work")
     before = {path: (tmp_path / "work" / path.replace("/", "-")).read_bytes() for path in files}
     with pytest.raises(_StopError):
-        write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True, finish=_stop)
+        write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files, finish=_stop)
     assert {path: source.read_bytes() for path, source in files.items() if isinstance(source, Path)} == before
     assert _names(tmp_path) == ["work"]
-    assert write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True)
+    assert write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files)
 
 
 def test_a_killed_writer_loses_nothing_and_the_next_one_still_moves(pristine: Path, tmp_path: Path) -> None:
     files = _sources(pristine, tmp_path / "work")
     pid = os.fork()
     if pid == 0:
-        write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True, finish=lambda _: os._exit(9))
+        write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files, finish=lambda _: os._exit(9))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
     assert len(_names(tmp_path / "work")) == len(files)
     numbers = {path: source.stat().st_ino for path, source in files.items() if isinstance(source, Path)}
-    written = write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True)
+    written = write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files)
     assert {path: (written.root / path).stat().st_ino for path in files} == numbers
     assert _names(tmp_path) == ["new", "work"]
 
@@ -133,23 +133,30 @@ def test_consumed_files_are_copied_where_links_cannot_be(
 
     files = _sources(pristine, tmp_path / "work")
     monkeypatch.setattr(os, "link", refuse)
-    assert open_bundle(write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True).root)
+    assert open_bundle(write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files).root)
     assert _names(tmp_path / "work") == []
 
 
 def test_a_linked_source_is_copied_and_one_name_of_it_goes(pristine: Path, tmp_path: Path) -> None:
     files = _sources(pristine, tmp_path / "work")
     os.link(tmp_path / "work" / "clip.onnx", tmp_path / "second-name")
-    assert open_bundle(write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=True).root)
+    assert open_bundle(write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files).root)
     assert (tmp_path / "second-name").is_file()
 
 
 def test_a_bundle_can_be_written_again_from_its_own_files(bundle: Path) -> None:
     files = _content(bundle)
     tools = {"onnx": "another"}
-    written = write_bundle(bundle, small_bundle.manifest(tools=tools), files, consume=True)
+    written = write_bundle(bundle, small_bundle.manifest(tools=tools), files, consume=files)
     assert open_bundle(bundle).manifest == written.manifest
     assert written.manifest.tools == tools
+
+
+def test_what_is_not_to_be_consumed_stays(pristine: Path, tmp_path: Path) -> None:
+    files = _sources(pristine, tmp_path / "work")
+    write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=["clip.onnx"])
+    left = {path for path, source in files.items() if isinstance(source, Path) and source.exists()}
+    assert left == set(files) - {"clip.onnx"}
 
 
 def test_finish_sees_the_digests(pristine: Path, tmp_path: Path) -> None:
@@ -169,7 +176,7 @@ def test_a_big_file_is_read_no_more_than_needed(
     size = sum(source.stat().st_size for source in files.values() if isinstance(source, Path))
     hashed = _Counter()
     monkeypatch.setattr(hashlib, "sha256", hashed)
-    write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=consume)
+    write_bundle(tmp_path / "new", small_bundle.manifest(), files, consume=files if consume else ())
     manifest = (tmp_path / "new" / MANIFEST_NAME).stat().st_size
     assert size <= hashed.bytes <= size * (1 if consume else 2) + 4 * manifest
 
