@@ -115,6 +115,13 @@ def _parser() -> ArgumentParser:
         metavar="PATTERN",
         help="layers that fp8 leaves alone, such as 'transformer_blocks.0.*'; may be given again",
     )
+    parser.add_argument(
+        "--gate",
+        type=float,
+        default=0.03,
+        help="greatest relative L2 error that fp8 may cause in latent and picture, where they can be painted here "
+        "(default: 0.03)",
+    )
     parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
     parser.add_argument("--batch", help="pictures a call: 1 or 1-4 (default: the model's)")
     parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
@@ -163,6 +170,7 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
         calibration=arguments.calibration or spec.calibration if precision is Precision.FP8 else arguments.calibration,
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),
+        gate=arguments.gate,
     )
 
 

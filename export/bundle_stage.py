@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engines.manifest import Manifest, source_digest
+from engines.manifest import Gate, Manifest, source_digest
 from engines.writer import write_bundle
 from export.assemble import assemble
 from export.stages import Event, Exported, Report, build_networks
@@ -122,7 +122,7 @@ def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
     Raises an ArcFlowError; a bundle that stands at the output keeps standing then.
     """
     networks = build_networks(sources, report)
-    manifest = assemble(sources, networks)
+    manifest = assemble(sources, networks, _gate(sources, networks, report))
     reports: Sequence[PlanReport] = ()
     if plans is not None:
         reports, manifest = _plans(sources, networks, manifest, plans, report)
@@ -144,6 +144,19 @@ def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
         bundle = write_bundle(request.out, manifest, contents, consume=consume)
     report(Event("bundle", 1, 1, str(request.out)))
     return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files})
+
+
+def _gate(sources: Sources, networks: Sequence[Exported], report: Report) -> Gate | None:
+    """The quality gate's figures, where it applies."""
+    if sources.calibration is None or sources.request.only:
+        return None
+    from export.gate_stage import measure
+
+    report(Event("gate", 0, 0, "paint"))
+    gate = measure(sources, networks)
+    figures = "" if gate is None else ", ".join(f"{r.measure} {r.value:.2%}" for r in gate.results)
+    report(Event("gate", 1, 1, figures or "not measured: the student is too large to run here"))
+    return gate
 
 
 def _plans(

@@ -35,8 +35,9 @@ class Request:
     """What to build, from what, and where to.
 
     base, adapter: folders; loras: merged in the same pass; shapes: what the bundle takes; calibration: a file of
-    activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; attention: "model", or "fp8";
-    only: the networks to build, all where it is empty; workdir: keeps the stages' results between runs.
+    activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; only: the networks to build, all
+    where it is empty; gate: the greatest relative L2 error that fp8 may cause at the end of the path; workdir: keeps
+    the stages' results between runs.
     """
 
     spec: ModelSpec
@@ -51,6 +52,7 @@ class Request:
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    gate: float = 0.03
 
     @property
     def seam(self) -> ModuleType:

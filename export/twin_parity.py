@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engines.manifest import ParityResult
 from export.precision import compute_dtype, opset
 from export.request import BACKBONE, Sources
@@ -57,7 +59,8 @@ def check_twin(name: str, sources: Sources) -> Sequence[ParityResult]:
 
             quantize_fp8(model, _scales(network, weights_to_quantise(network, model, ())))
         attach_inline(model, network)
-        return check_parity(network, finish(model, network), request.precision, compute)
+        results = check_parity(network, finish(model, network), request.precision, compute)
+    return [msgspec.structs.replace(result, twin=True) for result in results]
 
 
 def _scales(network: Network, weights: Sequence[str]) -> Mapping[str, float]:

@@ -1,0 +1,78 @@
+"""Not a test: kills builds, once at each kind of event that a build reports, each in a forked process.
+
+Usage: python -m tests.export.killed_builds BASE ADAPTER ROOT. Prints a JSON object: the events at which a build was
+killed, those that an undisturbed build reports, and the digests of both bundles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from export.build import _hush_libraries
+from export.bundle_stage import Plans, build
+from export.models import choose
+from export.precision import Precision
+from export.request import Request, inspect_sources, read_sources
+from export.stages import Event
+from export.tensorrt.profiles import choose_shapes
+from foundation.files import sha256_tree
+
+TARGET = "sm120"
+
+
+def main() -> None:
+    base, adapter, root = map(Path, sys.argv[1:])
+    _hush_libraries()
+    read, write = os.pipe()
+    undisturbed = request(base, adapter, root / "undisturbed")
+    status = forked(undisturbed, lambda event: os.write(write, f"{event.stage}\t{kind(event)}\n".encode()))
+    os.close(write)
+    with os.fdopen(read) as stream:
+        events = list(dict.fromkeys(line.rstrip("\n") for line in stream))
+    disturbed, killed = request(base, adapter, root / "disturbed"), []
+    for wanted in events:
+        result = forked(disturbed, lambda event, wanted=wanted: kill_at(wanted, event))
+        if os.WIFSIGNALED(result) and os.WTERMSIG(result) == signal.SIGKILL:
+            killed.append(wanted)
+    last = forked(disturbed, lambda event: None)
+    digests = [sha256_tree(each.out) if each.out.is_dir() else "" for each in (undisturbed, disturbed)]
+    print(json.dumps({"events": events, "killed": killed, "statuses": [status, last], "digests": digests}))
+
+
+def request(base: Path, adapter: Path, root: Path) -> Request:
+    spec = choose("flux")
+    shapes = choose_shapes(spec.limits, "256x256", "1", "512")
+    return Request(spec, Precision.BF16, TARGET, base, adapter, root / "flux-bf16-sm120", root / "work", shapes)
+
+
+def forked(wanted: Request, report: Callable[[Event], object]) -> int:
+    """The wait status of a process that builds."""
+    process = os.fork()
+    if process == 0:
+        try:
+            build(read_sources(inspect_sources(wanted)), Plans.prepare(wanted, None, 0), report)
+        except BaseException:  # noqa: BLE001  the parent must not see it raised again
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(process, 0)[1]
+
+
+def kill_at(wanted: str, event: Event) -> None:
+    if f"{event.stage}\t{kind(event)}" == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kind(event: Event) -> str:
+    """What an event says, less what differs between two builds or is too fine to be told apart."""
+    return "progress" if event.stage.startswith("plan") and event.note != "done" else event.note.split("/")[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Model by precision by target, at small size through the whole command: built, opened, and held to torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from engines.bundle import open_bundle
+from engines.manifest import NETWORKS
+from export.build import main
+from export.calibrate import main as calibrate
+from foundation.cli import run
+from foundation.files import sha256_tree
+from tests.export.pipelines import Sources, small_flux, small_qwen
+
+MODELS = {"flux": small_flux, "qwen": small_qwen}
+SHAPES = ["--resolutions", "256x256,256x512", "--batch", "1-2"]
+TEXT = {"flux": "512", "qwen": "1-64"}
+
+ONNX_BUILDS = [("fp32", "cpu"), ("fp16", "cpu"), ("fp8", "cpu"), ("fp16", "onnx"), ("bf16", "onnx"), ("fp8", "onnx")]
+PLAN_BUILDS = [("fp16", "sm120"), ("bf16", "sm89"), ("fp8", "sm89"), ("fp8", "sm120"), ("fp8", "rtx")]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Sources and a calibration of one small model, and the work folder that all of its builds share."""
+
+    model: str
+    sources: Sources
+    calibration: Path
+    root: Path
+
+    def arguments(self, precision: str, target: str, *more: str) -> list[str]:
+        options = ["--model", self.model, "--precision", precision, "--target", target]
+        options += ["--base", str(self.sources.base), "--adapter", str(self.sources.adapter)]
+        options += ["--workdir", str(self.root / "work"), "--out", str(self.out(precision, target))]
+        if precision == "fp8":
+            options += ["--calibration", str(self.calibration)]
+        return [*options, *SHAPES, "--text-tokens", TEXT[self.model], *more]
+
+    def out(self, precision: str, target: str) -> Path:
+        return self.root / f"{self.model}-{precision}-{target}"
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    model = request.param
+    root = tmp_path_factory.mktemp(model)
+    sources = MODELS[model](root)
+    calibration = root / "calibration.json"
+    options = ["--model", model, "--base", str(sources.base), "--adapter", str(sources.adapter), "--num", "2"]
+    options += ["--size", "256x256", "--out", str(calibration), "--workdir", str(root / "calibrate")]
+    assert calibrate(options) == 0
+    return Workshop(model, sources, calibration, root)
+
+
+def check(workshop: Workshop, precision: str, target: str, capsys: pytest.CaptureFixture[str]) -> Mapping[str, Any]:
+    """Build, open what was built, and check what every bundle must hold to; returns the command's summary."""
+    assert main([*workshop.arguments(precision, target), "--json"]) == 0
+    summary: Mapping[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    manifest = open_bundle(workshop.out(precision, target)).manifest
+    assert (manifest.architecture, manifest.precision, manifest.target) == (workshop.model, precision, target)
+    assert set(manifest.networks) == set(NETWORKS[workshop.model])
+    assert {result.network for result in manifest.parity} == set(manifest.networks)
+    assert all(result.relative_error <= result.limit for result in manifest.parity)
+    assert sum(result.network == "backbone" for result in manifest.parity) == 3
+    assert (manifest.quantisation is not None) == (precision == "fp8")
+    return summary
+
+
+@pytest.mark.parametrize(("precision", "target"), ONNX_BUILDS)
+def test_onnx_bundles(workshop: Workshop, precision: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check(workshop, precision, target, capsys)
+    out = workshop.out(precision, target)
+    manifest = open_bundle(out).manifest
+    for name, network in manifest.networks.items():
+        assert bool(network.data) == (target == "onnx"), name
+        graph = onnx.load(out / network.file, load_external_data=False).graph
+        for values, ports in ((graph.input, network.inputs), (graph.output, network.outputs)):
+            shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+            assert shapes == {port.name: list(port.shape) for port in ports}
+        types = {t.data_type for t in graph.initializer}
+        assert (onnx.TensorProto.FLOAT8E4M3FN in types) == (precision == "fp8" and name == "backbone")
+        operators = {node.op_type for node in graph.node}
+        if target == "onnx" and name == "backbone":
+            assert "Attention" in operators
+
+
+@pytest.mark.parametrize(("precision", "target"), PLAN_BUILDS)
+def test_plan_bundles(workshop: Workshop, precision: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = check(workshop, precision, target, capsys)
+    manifest = open_bundle(workshop.out(precision, target)).manifest
+    assert manifest.engine is not None
+    assert {network.format for network in manifest.networks.values()} == {"plan"}
+    assert set(manifest.engine.profiles) == set(manifest.networks) == set(summary["plans"])
+    assert manifest.engine.compute_capabilities == (["sm120", "sm89"] if target == "rtx" else [target])
+    assert manifest.engine.profiles["backbone"]["hidden_states"].max[:2] == [2, 512]
+
+
+def test_the_same_build_gives_the_same_bytes(workshop: Workshop, tmp_path: Path) -> None:
+    first = workshop.out("fp8", "onnx")
+    if not first.exists():
+        assert main(workshop.arguments("fp8", "onnx")) == 0
+    again = ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / first.name)]
+    assert main([*workshop.arguments("fp8", "onnx"), *again]) == 0
+    assert sha256_tree(tmp_path / first.name) == sha256_tree(first)
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "message"),
+    [
+        ("fp8", "sm86", "--target sm86 cannot compute in fp8"),
+        ("bf16", "cpu", "--precision bf16 cannot run on a CPU"),
+        ("fp16", "sm90", "--target sm90 needs tensorrt"),
+        ("fp16", "sm70", "--target sm70 is unknown; allowed: cpu, onnx, sm80"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_first(
+    workshop: Workshop, precision: str, target: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert run(main, [*workshop.arguments(precision, target), *places]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_fp8_without_scales_names_the_command(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = workshop.arguments("fp8", "onnx")
+    at = arguments.index("--calibration")
+    assert run(main, arguments[:at] + arguments[at + 2 :]) == 2
+    assert f"python -m export.calibrate --model {workshop.model}" in capsys.readouterr().err
