@@ -38,7 +38,7 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 }
 """Type names of the format: (torch's name, bytes an element)."""
 
-CHUNK = 64 << 20
+CHUNK = 16 << 20
 """Bytes: how much of one tensor, counted as float32, is worked on at a time."""
 
 _HEADER_MAX = 100_000_000
