@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from export.errors import ExportError
-from export.tensor_writer import Entry, header, raw
+from export.tensor_layout import Entry, header, raw
 from export.weights import DTYPES
 from foundation.files import sha256_file
 

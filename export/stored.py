@@ -16,7 +16,7 @@ import onnx_ir as ir
 from export.errors import ExportError, WeightsError
 from export.fp8 import SCALE_SUFFIX, quantise_rows, row_scales
 from export.networks.base import Network
-from export.tensor_writer import Entry
+from export.tensor_layout import Entry
 from export.weights import DTYPES, Weights, all_finite, row_chunks
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from export import external
 from export.errors import ExportError, WeightsError
 from export.external import ALIGNMENT, StoredFile, layout, write_external
-from export.tensor_writer import Entry, raw
+from export.tensor_layout import Entry, raw
 from export.weights import DTYPES, open_file
 from foundation.files import sha256_file
 

@@ -1,4 +1,4 @@
-"""Reading and writing safetensors: against the format's own library, and damaged files."""
+"""Reading safetensors: against the format's own library, and damaged files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from export import weights
 from export.errors import WeightsError
-from export.tensor_writer import Entry, TensorWriter
-from export.weights import open_file, open_folder
-from foundation.files import sha256_file
+from export.weights import all_finite, open_file, open_folder, row_chunks, tensor_set
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -37,31 +36,6 @@ def test_reads_what_the_library_wrote(file: Path) -> None:
         read = opened.read(name)
         assert read.dtype == tensor.dtype
         assert torch.equal(read, tensor)
-
-
-def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
-    path = tmp_path / "out.safetensors"
-    names = {"a": "F32", "b": "BF16", "empty": "F32", "scalar": "I64"}
-    entries = [Entry(name, dtype, tuple(TENSORS[name].shape)) for name, dtype in names.items()]
-    with TensorWriter(path, entries, {"format": "pt"}) as writer:
-        for name in names:
-            writer.write(name, TENSORS[name])
-    assert writer.hexdigest() == sha256_file(path)
-    loaded = load_file(path)
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in TENSORS.items())
-
-
-def test_the_writer_holds_its_caller_to_the_announcement(tmp_path: Path) -> None:
-    entries = [Entry("a", "F32", (2, 3)), Entry("b", "BF16", (4,))]
-    with pytest.raises(WeightsError, match="announced next"), TensorWriter(tmp_path / "x", entries) as writer:
-        writer.write("b", TENSORS["b"])
-    with (
-        pytest.raises(WeightsError, match="b was announced but not written"),
-        TensorWriter(tmp_path / "y", entries) as w,
-    ):
-        w.write("a", TENSORS["a"])
-    with pytest.raises(WeightsError, match="twice"):
-        TensorWriter(tmp_path / "z", entries + entries)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
@@ -124,3 +98,41 @@ def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
         open_folder(tmp_path)
     with pytest.raises(WeightsError, match="no folder"):
         open_folder(tmp_path / "nowhere")
+
+
+def test_rows_are_those_of_the_whole(file: Path) -> None:
+    opened = tensor_set(file)
+    assert torch.equal(opened.read_rows("a", 1, 2), TENSORS["a"][1:])
+    assert opened.read_rows("empty", 0, 0).shape == (0, 4)
+    rows = opened.rows_float32("b", 1, 3)
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, torch.ones(2))
+    assert opened.rows_float32("scalar", 0, 1) == 7.0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300])
+def test_rows_that_are_not_finite_as_float32_are_refused(tmp_path: Path, value: float) -> None:
+    save_file({"x": torch.tensor([[1.0], [value]], dtype=torch.float64)}, tmp_path / "x.safetensors")
+    opened = tensor_set(tmp_path / "x.safetensors")
+    assert opened.rows_float32("x", 0, 1) == 1.0
+    with pytest.raises(WeightsError, match="x has values that are not finite"):
+        opened.rows_float32("x", 0, 2)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 0), (7,), (5, 4), (1, 100), (4, 2, 3)])
+def test_runs_cover_every_row_once_and_stay_within_bounds(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "CHUNK", 2 * 4 * 4)
+    runs = list(row_chunks(shape))
+    count = (shape[0] if shape else 1) if torch.Size(shape).numel() else 0
+    assert [row for start, stop in runs for row in range(start, stop)] == list(range(count))
+    width = max(1, torch.Size(shape[1:]).numel())
+    assert all(stop - start == 1 or (stop - start) * width <= 8 for start, stop in runs)
+
+
+def test_a_sum_that_overflows_is_no_proof_of_infinity() -> None:
+    assert all_finite(torch.full((100,), 60000.0, dtype=torch.float16))
+    assert all_finite(torch.full((4,), 3e38))
+    assert not all_finite(torch.tensor([1.0, float("inf"), float("-inf")]))
+    assert all_finite(torch.tensor([1, 2]))
