@@ -53,9 +53,7 @@ def require_fresh(bundle: Bundle, machine: Machine | None = None) -> Findings:
     findings = compare(bundle, machine)
     if findings.differences:
         what = "; ".join(findings.differences)
-        raise StaleBundleError(
-            f"{bundle.root} cannot be used here: {what}. Build it again; {rebuild_hint(str(bundle.name))}"
-        )
+        raise StaleBundleError(f"{bundle.root} cannot be used here: {what}. Build it again; {_rebuild(bundle)}")
     return findings
 
 
@@ -71,6 +69,14 @@ def onnx_digests(manifest: Manifest) -> dict[str, str]:
         name: source_digest({path: digests[path] for path in (network.file, *network.data)})
         for name, network in manifest.networks.items()
     }
+
+
+def _rebuild(bundle: Bundle) -> str:
+    """The command that makes the plans anew: from the ONNX beside them where there is one."""
+    source = source_folder(bundle)
+    if is_folder(source):
+        return f"run: python -m export.engine {source} --target {bundle.name.target} --out {bundle.root}"
+    return rebuild_hint(str(bundle.name))
 
 
 def _compare_seal(manifest: Manifest) -> Findings:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.trust import ENVIRONMENT as KEYS
+
 if TYPE_CHECKING:
     from tests.export.qwen_export import Exported
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Plans that tests build are sealed with a key of the tests' own, not with the user's."""
+    before = os.environ.get(KEYS)
+    os.environ[KEYS] = str(tmp_path_factory.mktemp("keys"))
+    yield
+    if before is None:
+        del os.environ[KEYS]
+    else:
+        os.environ[KEYS] = before
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,14 @@ def test_other_onnx_beside_it(tmp_path: Path) -> None:
     assert difference == "built from another source than tiny-fp16-onnx: the ONNX of backbone, the ONNX of t5"
 
 
+def test_with_the_source_beside_it_the_plans_are_built_again_from_that(tmp_path: Path) -> None:
+    source = _source(tmp_path)
+    bundle = _plans(tmp_path)
+    with pytest.raises(StaleBundleError) as caught:
+        require_fresh(bundle, HERE)
+    assert str(caught.value).endswith(f"run: python -m export.engine {source.root} --target sm89 --out {bundle.root}")
+
+
 def test_another_adapter_or_base_beside_it(tmp_path: Path) -> None:
     source = _source(tmp_path, parents={"base": "0" * 64, "adapter": "9" * 64})
     (difference,) = compare(_plans(tmp_path, onnx=onnx_digests(source.manifest)), HERE).differences
