@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.manifest import ParityResult
@@ -12,33 +13,51 @@ from export.errors import ParityError
 from export.networks.base import Network
 
 if TYPE_CHECKING:
+    import onnx
     import torch
     from rich.table import Table
 
-LIMITS: Mapping[str, float] = {"fp32": 1e-4}
-"""For each precision, the greatest relative L2 error of any output at any shape."""
+LIMITS: Mapping[str, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 6e-2, "fp8": 2e-1}
+"""For each precision, the greatest relative L2 error of any output at any shape, to torch in float32.
+
+fp32 is what the order of sums may differ by.
+"""
+
+_LIMIT_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _SEED = 20260209
 _DIGITS = 2
 """Significant digits of an error that are kept (rounded up): the rest depends on the machine."""
 
 
-def check_parity(network: Network, model: bytes, precision: str, seed: int = _SEED) -> list[ParityResult]:
-    """Run ``model`` (ONNX bytes) in ONNX Runtime and the network's reference in torch on the same random inputs.
+def check_parity(
+    network: Network, model: bytes | Path, precision: str, compute: str = "float32", seed: int = _SEED
+) -> list[ParityResult]:
+    """Run an ONNX model in ONNX Runtime's CPU and the network's reference in float32 torch on the same random inputs.
+
+    model: its bytes, or its file, beside which external data may lie. compute: the type the network computes in. It
+    sets the limit; where the model has FP8 weights, ``precision`` (the bundle's) does. bfloat16 is emulated, see
+    :mod:`export.passes.emulate_bfloat16`.
 
     Returns one result a shape: the greatest relative L2 error of its outputs. Raises ParityError where one is above
-    the limit of ``precision`` or is not finite.
+    the limit or is not finite.
     """
-    limit = LIMITS[precision]
+    import onnx
+
+    proto = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
+    kind = precision if _has_fp8(proto) else _LIMIT_OF[compute]
+    limit = LIMITS[kind]
+    session = _session(_emulated(proto) if compute == "bfloat16" else proto, model)
     with _one_thread():
-        results = list(_measure(network, model, limit, seed))
+        results = list(_measure(network, session, limit, seed))
     missed = [result for result in results if not result.relative_error <= limit]
     if missed:
         worst = max(missed, key=lambda result: result.relative_error)
         shape = " ".join(f"{name}={size}" for name, size in worst.shape.items())
         raise ParityError(
             f"the exported {network.name} differs from the original by {worst.relative_error:.1e} (relative L2) at "
-            f"{shape}; the limit for {precision} is {limit:.0e}; nothing was written"
+            f"{shape}; the limit for {kind} is {limit:.0e}; nothing was written"
         )
     return results
 
@@ -68,10 +87,9 @@ def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def _measure(network: Network, model: bytes, limit: float, seed: int) -> Iterator[ParityResult]:
+def _measure(network: Network, session: Any, limit: float, seed: int) -> Iterator[ParityResult]:
     import torch
 
-    session = _session(model)
     reference = network.reference()
     names = list(network.ports_out)
     for index, sizes in enumerate(network.parity_sizes):
@@ -84,13 +102,31 @@ def _measure(network: Network, model: bytes, limit: float, seed: int) -> Iterato
         yield ParityResult(network.name, dict(sizes), _round_up(error), limit)
 
 
-def _session(model: bytes) -> Any:
+def _has_fp8(model: onnx.ModelProto) -> bool:
+    return any(tensor.data_type == tensor.FLOAT8E4M3FN for tensor in model.graph.initializer)
+
+
+def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with bfloat16 arithmetic in float32; external weights stay where they are."""
+    import onnx_ir as ir
+
+    from export.passes.emulate_bfloat16 import emulate_bfloat16
+
+    graph = ir.from_proto(model)
+    emulate_bfloat16(graph)
+    return ir.to_proto(graph)
+
+
+def _session(model: onnx.ModelProto, source: bytes | Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if isinstance(source, Path):
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(source.absolute().parent))
+    data = model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -8,15 +8,26 @@ _ROUNDS = 3
 """Folding and rewriting feed each other; graphs of this size settle within these rounds."""
 
 
+_PLAIN = 20
+"""The last opset whose graphs stay as they are traced but for folding; from the next on they are for engines too."""
+
+_FUSED = 23
+"""The first opset with RMSNormalization."""
+
+
 def simplify(model: ir.Model) -> None:
     """Simplify the graph; it computes the same. Weights without values stay untouched.
 
-    The rewriter's rule that turns slices into a split is left out: its cost is quadratic in the graph's size.
+    Beyond opset 20 sequences are replaced by slices, and from 23 on RMS norms are one node each. The rewriter's rule
+    that turns slices into a split is left out: its cost is quadratic in the graph's size.
     """
     import onnx_ir.passes.common as common
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import RewritePass
     from onnxscript.rewriter.rules import common as rules
+
+    from export.passes.fuse_rms_norm import fuse_rms_norm
+    from export.passes.replace_sequences import replace_sequences
 
     chosen = [
         rules.add_0_rule,
@@ -41,6 +52,14 @@ def simplify(model: ir.Model) -> None:
     for _ in range(_ROUNDS):
         fold_constants(model)
         RewritePass(chosen)(model)
+        common.RemoveUnusedNodesPass()(model)
+    opset = model.opset_imports[""]
+    if opset > _PLAIN:
+        replace_sequences(model)
+    if opset >= _FUSED:
+        # A value that was cast twice must be one value before its norm can be told.
+        common.CommonSubexpressionEliminationPass()(model)
+        fuse_rms_norm(model)
         common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

@@ -1,0 +1,83 @@
+"""One RMSNormalization node (opset 23) where the trace spelled the norm out."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+_FLOAT = ir.DataType.FLOAT
+
+
+def fuse_rms_norm(model: ir.Model) -> int:
+    """Replace ``weight * cast(x * rsqrt(mean(x^2) + epsilon))`` over the last axis by one node. Returns how many.
+
+    The statistics must be float32, as they are in the node; x and the result have the weight's type.
+    """
+    graph = model.graph
+    count = 0
+    for node in list(graph):
+        if node.op_type == "ReduceMean":
+            count += _fuse(graph, node)
+    return count
+
+
+def _fuse(graph: ir.Graph, mean: ir.Node) -> bool:
+    squared = _maker(mean.inputs[0], "Pow")
+    add = _only_user(mean, "Add")
+    root = _only_user(add, "Sqrt")
+    inverse = _only_user(root, "Reciprocal")
+    normalise = _only_user(inverse, "Mul")
+    if squared is None or add is None or inverse is None or normalise is None or not _is_last_axis(mean):
+        return False
+    wide = squared.inputs[0]
+    epsilon = _number(_other(add, mean.outputs[0]))
+    if wide is None or wide.dtype != _FLOAT or _number(squared.inputs[1]) != 2.0 or epsilon is None:
+        return False
+    if _other(normalise, inverse.outputs[0]) is not wide:
+        return False
+    narrowed = _only_user(normalise, "Cast") or normalise
+    scale = _only_user(narrowed, "Mul")
+    weight = _other(scale, narrowed.outputs[0]) if scale is not None else None
+    widened = _maker(wide, "Cast")
+    x = widened.inputs[0] if widened is not None else wide
+    if scale is None or weight is None or x is None or x.dtype is None or x.dtype != weight.dtype:
+        return False
+    if weight.shape is None or weight.shape.rank() != 1 or scale.outputs[0].dtype != x.dtype:
+        return False
+    _replace(graph, scale, x, weight, epsilon)
+    return True
+
+
+def _replace(graph: ir.Graph, scale: ir.Node, x: ir.Value, weight: ir.Value, epsilon: float) -> None:
+    old = scale.outputs[0]
+    attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(_FLOAT)}
+    node = ir.node("RMSNormalization", [x, weight], attributes, name=scale.name)
+    new = node.outputs[0]
+    new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_nodes_and_values(graph, scale, [scale], [node], [old], [new])
+
+
+def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == kind else None
+
+
+def _only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
+    """The one node that reads what ``node`` makes, if it is of that kind."""
+    uses = list(node.outputs[0].uses()) if node is not None else []
+    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == kind else None
+
+
+def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """The other input of a node with two."""
+    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+
+
+def _number(value: ir.Value | None) -> float | None:
+    constant = ir.convenience.get_const_tensor(value) if value is not None else None
+    return float(constant.numpy().reshape(())) if constant is not None and constant.size == 1 else None
+
+
+def _is_last_axis(mean: ir.Node) -> bool:
+    axes = mean.inputs[1] if len(mean.inputs) > 1 else None
+    constant = ir.convenience.get_const_tensor(axes) if axes is not None else None
+    return constant is not None and constant.numpy().tolist() == [-1] and bool(mean.attributes.get_int("keepdims", 1))
