@@ -42,17 +42,15 @@ class Rope(nn.Module):
         self.axes = tuple(axes)
         self.theta = theta
 
-    def forward(self, ids: tuple[Tensor, Tensor], **_: Any) -> tuple[Rotation, Rotation]:
-        """(img_ids [image_tokens, axes], txt_ids [text_tokens]) -> rotations of image and text."""
-        img_ids, txt_ids = ids
-        return self._rotation(img_ids), self._rotation(txt_ids[:, None].expand(-1, len(self.axes)))
-
-    def _rotation(self, ids: Tensor) -> Rotation:
+    def forward(self, ids: tuple[Tensor, Tensor], **_: Any) -> Rotation:
+        """(img_ids [image_tokens, axes], txt_ids [text_tokens]) -> rotation of text and image, in that order."""
+        image, text = ids
+        positions = torch.cat([text[:, None].expand(-1, len(self.axes)), image])
         angles = []
         for axis, width in enumerate(self.axes):
-            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=ids.device) / width
+            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
             frequencies = 1.0 / self.theta**exponents
-            angles.append(torch.outer(ids[:, axis], frequencies).repeat_interleave(2, dim=1))
+            angles.append(torch.outer(positions[:, axis], frequencies).repeat_interleave(2, dim=1))
         both = torch.cat(angles, dim=-1)
         return both.cos(), both.sin()
 
@@ -66,30 +64,27 @@ class _JointAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor,
-        image_rotary_emb: tuple[Rotation, Rotation],
+        image_rotary_emb: Rotation,
         encoder_hidden_states_mask: None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image states [B, S, D], text states [B, T, D], mask bool [B, 1, T + S, T + S] -> both streams' results."""
         from diffusers.models.embeddings import apply_rotary_emb
 
-        def heads(states: Tensor) -> Tensor:
-            split: Tensor = states.unflatten(-1, (attn.heads, -1))
-            return split
+        def joint(of_text: nn.Module, norm_text: nn.Module, of_image: nn.Module, norm_image: nn.Module) -> Tensor:
+            text = norm_text(of_text(encoder_hidden_states).unflatten(-1, (attn.heads, -1)))
+            image = norm_image(of_image(hidden_states).unflatten(-1, (attn.heads, -1)))
+            return torch.cat([text, image], dim=1)
 
-        image, text = image_rotary_emb
-        joined = []
-        for of_text, norm_text, of_image, norm_image in (
-            (attn.add_q_proj, attn.norm_added_q, attn.to_q, attn.norm_q),
-            (attn.add_k_proj, attn.norm_added_k, attn.to_k, attn.norm_k),
-        ):
-            before = apply_rotary_emb(norm_text(heads(of_text(encoder_hidden_states))), text, sequence_dim=1)
-            after = apply_rotary_emb(norm_image(heads(of_image(hidden_states))), image, sequence_dim=1)
-            joined.append(torch.cat([before, after], dim=1))
-        joined.append(torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), heads(attn.to_v(hidden_states))], 1))
-        query, key, value = (states.transpose(1, 2) for states in joined)
-        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).transpose(1, 2).flatten(2)
+        query = joint(attn.add_q_proj, attn.norm_added_q, attn.to_q, attn.norm_q)
+        key = joint(attn.add_k_proj, attn.norm_added_k, attn.to_k, attn.norm_k)
+        value = joint(attn.add_v_proj, nn.Identity(), attn.to_v, nn.Identity())
+        query, key = (apply_rotary_emb(states, image_rotary_emb, sequence_dim=1) for states in (query, key))
+        mixed = scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attention_mask
+        )
+        states = mixed.transpose(1, 2).flatten(2)
         tokens = encoder_hidden_states.shape[1]
-        return attn.to_out[0](mixed[:, tokens:]), attn.to_add_out(mixed[:, :tokens])
+        return attn.to_out[0](states[:, tokens:]), attn.to_add_out(states[:, :tokens])
 
 
 class _Backbone(nn.Module):

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
 from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
 from export.weights import TensorInfo, Weights, open_folder
 
 _TIME = 2
-"""The axis of time in a 3-D convolution's weight [out, in, time, rows, columns], and in the decoder's states."""
+"""The axis of time in a 3-D convolution's weight [out, in, time, rows, columns], and in a video."""
 
 
 class FrameWeights(Weights):
@@ -53,11 +54,45 @@ def _last(tensor: Tensor) -> Tensor:
     return tensor.select(_TIME, -1).contiguous() if tensor.ndim == 5 else tensor
 
 
-class _FrameConv(nn.Conv2d):
-    """What a causal 3-D convolution is to a single frame [batch, channels, 1, rows, columns]."""
+class _FrameNorm(nn.Module):
+    """diffusers' RMS norm over the channels of a picture: to length one, times the root of their number and a gain."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.gamma = norm.gamma
+        self.scale = norm.scale
 
     def forward(self, states: Tensor) -> Tensor:
-        return super().forward(states.squeeze(_TIME)).unsqueeze(_TIME)
+        unit = normalize(states.float(), dim=1).to(states.dtype)
+        result: Tensor = unit * self.scale * self.gamma.reshape(-1, 1, 1)
+        return result
+
+
+class _FrameAttention(nn.Module):
+    """The middle block's attention over the pixels of a picture, with one head."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm, self.to_qkv, self.proj = block.norm, block.to_qkv, block.proj
+
+    def forward(self, states: Tensor) -> Tensor:
+        pixels = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2)[:, None]
+        mixed = scaled_dot_product_attention(*pixels.chunk(3, dim=-1))
+        result: Tensor = states + self.proj(mixed[:, 0].transpose(1, 2).reshape(states.shape))
+        return result
+
+
+class _FrameUpsample(nn.Module):
+    """Doubling of both sides and the convolution after it; there is no temporal part for a first frame."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        # "nearest-exact" and "nearest" copy the same pixels where the factor is two; the second is one ONNX operation.
+        self.resample = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), block.resample[1])
+
+    def forward(self, states: Tensor, *_: Any) -> Tensor:
+        result: Tensor = self.resample(states)
+        return result
 
 
 class _Decoder(nn.Module):
@@ -68,9 +103,8 @@ class _Decoder(nn.Module):
         self.to(dtype)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        frame = as_computed(latents, self.dtype).unsqueeze(_TIME)
-        images = self.network.decoder(self.network.post_quant_conv(frame)).squeeze(_TIME)
-        return (as_port(images.clamp(-1.0, 1.0)),)
+        states = self.network.post_quant_conv(as_computed(latents, self.dtype))
+        return (as_port(self.network.decoder(states).clamp(-1.0, 1.0)),)
 
 
 def qwen_vae_decoder_network(folder: Path) -> Network:
@@ -86,6 +120,7 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
 
     def build(dtype: torch.dtype) -> nn.Module:
         model: Any = AutoencoderKLQwenImage.from_config(describe(config))
+        del model.encoder
         _use_frames(model)
         return _Decoder(model, dtype)
 
@@ -121,18 +156,26 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
 
 
 def _use_frames(model: nn.Module) -> None:
-    """Replace, under the same names, causal 3-D convolutions by :class:`_FrameConv`, and upsampling by plain doubling.
-
-    "nearest-exact" and "nearest" copy the same pixels where the factor is two; only the second is one ONNX operation.
-    """
-    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d, QwenImageUpsample
+    """Put what each part of the decoder is to a picture in its place, under the same name."""
+    from diffusers.models.autoencoders import autoencoder_kl_qwenimage as video
 
     for name, module in list(model.named_modules()):
         parent, _, attribute = name.rpartition(".")
-        if isinstance(module, QwenImageCausalConv3d):
-            left, _, top, *_ = module._padding
-            _, *kernel = module.kernel_size
-            flat = _FrameConv(module.in_channels, module.out_channels, tuple(kernel), padding=(top, left))
-            setattr(model.get_submodule(parent), attribute, flat)
-        elif isinstance(module, QwenImageUpsample):
-            setattr(model.get_submodule(parent), attribute, nn.Upsample(scale_factor=2.0, mode="nearest"))
+        if getattr(model.get_submodule(parent), attribute, None) is not module:
+            continue  # It went with the part that it was in.
+        match module:
+            case video.QwenImageCausalConv3d():
+                left, _, top, *_ = module._padding
+                rows, columns = module.kernel_size[1:]
+                flat: nn.Module = nn.Conv2d(
+                    module.in_channels, module.out_channels, (rows, columns), padding=(top, left)
+                )
+            case video.QwenImageRMS_norm():
+                flat = _FrameNorm(module)
+            case video.QwenImageAttentionBlock():
+                flat = _FrameAttention(module)
+            case video.QwenImageResample():
+                flat = _FrameUpsample(module)
+            case _:
+                continue
+        setattr(model.get_submodule(parent), attribute, flat)

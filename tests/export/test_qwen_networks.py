@@ -129,6 +129,14 @@ def test_any_size_runs_and_gates_are_normalised(exported: Exported, batch: int, 
     np.testing.assert_allclose(np.exp(logweights).sum(axis=2), 1.0, rtol=1e-5)
 
 
+def test_a_single_token_is_encoded(exported: Exported) -> None:
+    network = exported.networks["text"]
+    inputs = network.examples({"batch": 2, "text_tokens": 1}, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        (truth,) = network.reference()(**inputs)
+    torch.testing.assert_close(torch.from_numpy(exported.run("text", inputs)[0]), truth, rtol=1e-4, atol=1e-5)
+
+
 def test_the_backbone_sees_nothing_of_masked_text(exported: Exported) -> None:
     sizes = {"batch": 2, "image_tokens": 12, "rows": 3, "text_tokens": 7}
     inputs = exported.networks["backbone"].examples(sizes, torch.Generator().manual_seed(2))
@@ -150,13 +158,13 @@ def test_rotations_are_those_of_diffusers(rows: int, columns: int) -> None:
     from arcflow.qwen import image_positions, text_positions
 
     axes, text = (16, 56, 56), 9
-    image_truth, text_truth = QwenEmbedRope(10000, list(axes), scale_rope=True)([(1, rows, columns)], None, text)
-    image_found, text_found = Rope(axes)((image_positions(rows, columns), text_positions(rows, columns, text)))
-    for (cosines, sines), truth in ((image_found, image_truth), (text_found, text_truth)):
-        assert cosines.dtype == sines.dtype == torch.float32
-        assert cosines.shape == (truth.shape[0], sum(axes))
-        torch.testing.assert_close(cosines, truth.real.repeat_interleave(2, 1), rtol=0, atol=1e-6)
-        torch.testing.assert_close(sines, truth.imag.repeat_interleave(2, 1), rtol=0, atol=1e-6)
+    image, truth = QwenEmbedRope(10000, list(axes), scale_rope=True)([(1, rows, columns)], None, text)
+    truth = torch.cat([truth, image])
+    cosines, sines = Rope(axes)((image_positions(rows, columns), text_positions(rows, columns, text)))
+    assert cosines.dtype == sines.dtype == torch.float32
+    assert cosines.shape == (text + rows * columns, sum(axes))
+    torch.testing.assert_close(cosines, truth.real.repeat_interleave(2, 1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sines, truth.imag.repeat_interleave(2, 1), rtol=0, atol=1e-6)
 
 
 def test_text_rotations_are_those_of_transformers() -> None:
