@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from engines.manifest import Limits, Range
 from export import qwen
 from export.errors import ExportError
-from export.graph import FORBIDDEN_TYPES, export_inline
-from export.merge import merged_student, plan_merge
-from export.networks.base import Network
+from export.graph import FORBIDDEN_TYPES
 from export.networks.qwen_backbone import FP8_LAYERS, Rope
 from export.networks.qwen_text import _Rope as TextRope
 from export.networks.qwen_text import qwen_text_network
 from export.networks.qwen_vae_decoder import FrameWeights
 from export.parity import check_parity
 from export.weights import open_folder
-from tests.export.pipelines import CAPTIONS, MODES, Sources, small_qwen
+from tests.export.pipelines import CAPTIONS, MODES
+from tests.export.qwen_export import Exported
 
 PORTS: dict[str, tuple[dict[str, list[Any]], dict[str, list[Any]]]] = {
     "text": (
@@ -58,27 +53,9 @@ UNUSED = {f"transformer_blocks.2.{m}.{p}" for m in ("attn.to_add_out", "txt_mlp.
 """The last block's text results go nowhere."""
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The sources, every network's description, and every network's ONNX bytes (exported once, when asked for)."""
-
-    sources: Sources
-    networks: dict[str, Network]
-    model: Callable[[str], bytes]
-
-    def run(self, name: str, inputs: dict[str, torch.Tensor]) -> list[np.ndarray[Any, Any]]:
-        """The outputs of one network in ONNX Runtime."""
-        session = onnxruntime.InferenceSession(self.model(name), providers=["CPUExecutionProvider"])
-        outputs: list[np.ndarray[Any, Any]] = session.run(None, {key: value.numpy() for key, value in inputs.items()})
-        return outputs
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    sources = small_qwen(tmp_path_factory.mktemp("qwen"))
-    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
-    networks = {name: qwen.network(name, sources.base, student, sources.adapter) for name in qwen.NETWORKS}
-    return Exported(sources, networks, cache(lambda name: export_inline(networks[name])))
+def exported(exported_qwen: Exported) -> Exported:
+    return exported_qwen
 
 
 @pytest.fixture(scope="module")
