@@ -31,6 +31,9 @@ from foundation.files import atomic_file
 __all__ = ["DEFAULT_OPT_LEVEL", "OPT_LEVELS", "Options", "PlanReport", "build_plan", "decode", "encode"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+_SAME_HEAP = "glibc.malloc.tcache_count=0"
+"""Without its caches a thread, glibc's heap does not depend on which of TensorRT's threads is the faster one."""
+
 _LAST_WORDS = 2000
 """Bytes of a crashed builder's output that are looked at for a reason."""
 
@@ -112,12 +115,10 @@ def decode(data: object, kind: type[Any]) -> Any:
 
 def _run(job: Job, report: Report) -> Built:
     command = [sys.executable, "-m", "export.tensorrt.worker"]
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0"}
     with tempfile.TemporaryFile() as said:
         with fixed_addresses():
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=_environment()
             )
         with process:
             try:
@@ -133,6 +134,16 @@ def _run(job: Job, report: Report) -> Built:
     if "errno" in answer:
         raise OSError(answer["errno"], answer["error"])
     raise EngineError(answer["error"])
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and what makes the worker find this code and use its memory in the same way each time."""
+    added = {"PYTHONPATH": (str(_ROOT), os.pathsep), "GLIBC_TUNABLES": (_SAME_HEAP, ":")}
+    before = dict(os.environ)
+    joined = {
+        name: separator.join(filter(None, [value, before.get(name)])) for name, (value, separator) in added.items()
+    }
+    return {**before, **joined, "PYTHONHASHSEED": "0"}
 
 
 def _converse(process: subprocess.Popen[bytes], job: Job, report: Report) -> dict[str, Any] | None:

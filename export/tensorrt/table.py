@@ -15,7 +15,9 @@ _ORDER = ("float8", "float16", "bfloat16", "float32")
 
 
 def report_table(reports: Sequence[PlanReport]) -> Table:
-    """One row a plan: size, time, layers by precision, matrix products in FP8, attention."""
+    """One row a plan: size, time, layers by precision; of the weights' matrix products those in FP8 (and the part of the
+    weights' elements that is); of the attention layers those that are one kernel for certain.
+    """
     from rich.table import Table
 
     sources = sorted({report.layers.source for report in reports})
@@ -23,8 +25,8 @@ def report_table(reports: Sequence[PlanReport]) -> Table:
     if NETWORK in sources:
         caption += " (no GPU here opens these plans: what the builder fused is not seen)"
     table = Table(title="plans", caption=caption)
-    for heading in ("plan", "MB", "seconds", "layers by type", "products in FP8", "attention", "warnings"):
-        table.add_column(heading, justify="left" if heading in ("plan", "layers by type", "attention") else "right")
+    for heading in ("plan", "MB", "seconds", "layers by type", "weights in FP8", "one-kernel attention", "warnings"):
+        table.add_column(heading, justify="left" if heading in ("plan", "layers by type") else "right")
     for report in reports:
         layers = report.layers
         gemms = layers.gemms
@@ -33,8 +35,8 @@ def report_table(reports: Sequence[PlanReport]) -> Table:
             f"{report.size / 1e6:,.1f}",
             f"{report.seconds:,.1f}",
             " ".join(f"{name} {layers.precisions[name]}" for name in _ORDER if name in layers.precisions),
-            f"{gemms.fp8} of {gemms.count}, {gemms.fp8_share:.1%} of weights",
-            f"{layers.attention_fused} of {layers.attention} one kernel" if layers.attention else "no such layer",
+            f"{gemms.fp8}/{gemms.count} ({gemms.fp8_share:.1%})",
+            f"{layers.attention_fused}/{layers.attention}",
             str(report.warnings),
         )
     return table
