@@ -47,7 +47,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student: the student's digest; method: how a layer's bound follows from what was seen (percentile: the share in
     percent, for that method alone); sigmas: noise levels at which the backbone was evaluated; synthetic: invented, for
     trials of the tools; amax: the bound by layer (state-dict name without ``.weight``); tools: versions of what made
-    it.
+    it; attention: bounds of query, key and value by attention, in the order of the graph.
     """
 
     student: str
@@ -58,6 +58,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     synthetic: bool
     amax: Mapping[str, Amax]
     tools: Mapping[str, str]
+    attention: tuple[tuple[Amax, Amax, Amax], ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

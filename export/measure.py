@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from export.attention import SIDES, Watch, watched
 from export.calibration import Calibration, Prompts
 from export.conditions import Prompted
 from export.errors import CalibrationError
@@ -36,7 +37,7 @@ SAVE_SECONDS = 20.0
 """Least time between two writes of the state."""
 
 _TOOLS = ("torch", "diffusers", "transformers")
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2
 
 Report = Callable[[int, int], None]
 """Told (prompts done, prompts in all)."""
@@ -79,6 +80,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     done: int
     layers: dict[str, Record]
+    attention: dict[str, Record]
 
 
 def measure(plan: Plan, prompted: Prompted, folder: Path, report: Report | None = None) -> Calibration:
@@ -89,21 +91,21 @@ def measure(plan: Plan, prompted: Prompted, folder: Path, report: Report | None 
     module = open_module(plan.backbone, plan.dtype, plan.device, plan.placement)
     backbone: nn.Module = getattr(module, INNER)
     state = folder / f"calibrate-{plan.key}.json"
-    done, observers = _resume(state, backbone)
-    total, saved = len(plan.prompts), time.monotonic()
-    with observed(backbone, observers, plan.method is not Method.AMAX):
+    done, observers, watch = _resume(state, backbone)
+    total, saved, histogram = len(plan.prompts), time.monotonic(), plan.method is not Method.AMAX
+    with observed(backbone, observers, histogram), watched(watch, histogram):
         while done < total:
             if report is not None:
                 report(done, total)
             rows = slice(done, min(done + plan.batch, total))
-            _paint(module, plan, prompted, rows)
+            _paint(module, plan, prompted, rows, watch)
             done = rows.stop
             if done < total and time.monotonic() - saved >= SAVE_SECONDS:
-                _save(state, done, observers)
+                _save(state, done, observers, watch)
                 saved = time.monotonic()
     if report is not None:
         report(total, total)
-    calibration = _conclude(plan, observers)
+    calibration = _conclude(plan, observers, watch)
     state.unlink(missing_ok=True)
     return calibration
 
@@ -154,7 +156,7 @@ def prompts_digest(prompts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
-def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice) -> None:
+def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice, watch: Watch) -> None:
     import torch
 
     channels = plan.backbone.ports_in["hidden_states"][1][-1]
@@ -163,27 +165,40 @@ def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice) -> None:
     tokens = prompted.rows * prompted.columns
     noise = torch.stack([noise_of(index, tokens, channels) for index in range(rows.start, rows.stop)])
     ports = {name: tensor.to(plan.device) for name, tensor in prompted.ports(rows).items()}
-    rollout(module, noise.to(plan.device), ports, plan.sigmas)
+
+    def evaluate(**inputs: Tensor) -> Sequence[Tensor]:
+        watch.restart()
+        field: Sequence[Tensor] = module(**inputs)
+        return field
+
+    rollout(evaluate, noise.to(plan.device), ports, plan.sigmas)
 
 
-def _resume(state: Path, backbone: nn.Module) -> tuple[int, dict[str, Observer]]:
+def _resume(state: Path, backbone: nn.Module) -> tuple[int, dict[str, Observer], Watch]:
     names = linears(backbone)
     try:
         found = msgspec.json.decode(state.read_bytes(), type=_State)
         if set(found.layers) == set(names):
-            return found.done, {name: Observer.from_record(found.layers[name]) for name in names}
+            watch = Watch({name: Observer.from_record(record) for name, record in found.attention.items()})
+            return found.done, {name: Observer.from_record(found.layers[name]) for name in names}, watch
     except (OSError, msgspec.MsgspecError, IndexError):
         pass  # A state that is missing or damaged means only that the run starts anew.
-    return 0, {name: Observer() for name in names}
+    return 0, {name: Observer() for name in names}, Watch()
 
 
-def _save(state: Path, done: int, observers: dict[str, Observer]) -> None:
-    data = _State(done, {name: observer.to_record() for name, observer in observers.items()})
+def _save(state: Path, done: int, observers: dict[str, Observer], watch: Watch) -> None:
+    layers, attention = (
+        {name: observer.to_record() for name, observer in group.items()} for group in (observers, watch.observers)
+    )
+    data = _State(done, layers, attention)
     with atomic_file(state) as temporary:
         temporary.write_bytes(msgspec.json.encode(data))
 
 
-def _conclude(plan: Plan, observers: dict[str, Observer]) -> Calibration:
+def _conclude(plan: Plan, observers: dict[str, Observer], watch: Watch) -> Calibration:
+    def bound(observer: Observer) -> float:
+        return _round_up(observer.bound(plan.method, plan.percentile))
+
     seen = {name: observer for name, observer in observers.items() if observer.values}
     levels = tuple(a for a, _ in itertools.pairwise(plan.sigmas))
     return Calibration(
@@ -193,8 +208,16 @@ def _conclude(plan: Plan, observers: dict[str, Observer]) -> Calibration:
         sigmas=levels,
         prompts=Prompts(len(plan.prompts), prompts_digest(plan.prompts), plan.width, plan.height),
         synthetic=False,
-        amax={name: _round_up(observer.bound(plan.method, plan.percentile)) for name, observer in sorted(seen.items())},
+        amax={name: bound(observer) for name, observer in sorted(seen.items())},
         tools=tools(),
+        attention=tuple(
+            (
+                bound(watch.observers[f"{i}.query"]),
+                bound(watch.observers[f"{i}.key"]),
+                bound(watch.observers[f"{i}.value"]),
+            )
+            for i in range(len(watch.observers) // len(SIDES))
+        ),
     )
 
 

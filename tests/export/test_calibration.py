@@ -22,6 +22,7 @@ from export.calibration import Calibration, nominal, read_calibration, write_cal
 from export.conditions import encode_prompts
 from export.errors import CalibrationError, WeightsError
 from export.fp8 import FP8_MAX, fake_quantise
+from export.fp8_policy import block_of, layer_of, select_layers, weight_of
 from export.models import MODELS
 from export.observers import Method, Observer, Record
 from export.streaming import Placement, open_module
@@ -274,13 +275,14 @@ def test_the_command_calibrates_every_architecture(
     assert calibration.sigmas == pytest.approx((1.0, 0.761905), abs=1e-6)
     assert (calibration.prompts.number, calibration.prompts.width, calibration.prompts.height) == (4, 64, 32)
     network = subject.network(BACKBONE)
-    from export.fp8_policy import select_layers, weight_of
-
     weights = select_layers([weight_of(layer) for layer in calibration.amax], network.fp8_layers)
     scales = calibration.input_scales(weights)
     assert all(0 < scale < 10 for scale in scales.values())
     q, k = ("transformer_blocks.0.attn.to_q.weight", "transformer_blocks.0.attn.to_k.weight")
     assert scales[q] == scales[k]
+    blocks = {block_of(layer_of(weight)) for weight in weights}
+    assert len(calibration.attention) == len(blocks)
+    assert all(0 < bound < 100 for bounds in calibration.attention for bound in bounds)
     assert not list((tmp_path / "work").glob("*"))
 
 
@@ -326,11 +328,11 @@ def test_an_interrupted_run_continues_to_the_same_file(
     painted: list[int] = []
     original = measure._paint
 
-    def paint(module: Any, plan: Any, prompted: Any, rows: slice) -> None:
+    def paint(module: Any, plan: Any, prompted: Any, rows: slice, watch: Any) -> None:
         if len(painted) == 2:
             raise KeyboardInterrupt
         painted.append(rows.start)
-        original(module, plan, prompted, rows)
+        original(module, plan, prompted, rows, watch)
 
     monkeypatch.setattr(measure, "_paint", paint)
     assert run(calibrate.main, _arguments("flux", flux, out, *options)) == 130
