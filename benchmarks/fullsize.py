@@ -132,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ("step", "wall s", "cpu s", "anon GiB", "rss GiB", "disk GB", "written GB", "result GB", "nodes", "fp8")
+    head = ("step", "wall s", "cpu s", "anon GiB", "rss GiB", "disk", "written", "result", "nodes", "fp8")
     lines = [head]
     for row in rows:
         share = row["fp8_linear_share"]
@@ -143,9 +143,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['cpu_s']:.0f}",
                 f"{row['peak_anonymous'] / GIB:.2f}",
                 f"{row['peak_rss'] / GIB:.2f}",
-                f"{row['peak_disk'] / 1e9:.1f}",
-                f"{row['written'] / 1e9:.1f}",
-                f"{row['result_bytes'] / 1e9:.2f}",
+                _size(row["peak_disk"]),
+                _size(row["written"]),
+                _size(row["result_bytes"]),
                 f"{row['nodes']:,}" if row["nodes"] else "",
                 f"{share:.0%} of linears, {row['fp8_weight_share']:.0%} of weights" if share else "",
             )
@@ -155,6 +155,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         "  ".join(text.ljust(w) if i in (0, len(head) - 1) else text.rjust(w) for i, (text, w) in enumerate(pairs))
         for pairs in (list(zip(line, widths, strict=True)) for line in lines)
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":
