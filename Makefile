@@ -8,13 +8,14 @@ RECIPE ?= tiny
 PROMPT ?= a dark ankle boot
 SEED   ?= 5
 OUT    ?= out/demo.png
+PART   ?= all
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format tiny data constraints clean distclean
+.PHONY: help demo test lint format tiny fullsize data constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,10 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 	$(BIN)/python -m arcflow.distill --recipe $(RECIPE) --student linear --out models/$(RECIPE)/linear
 	$(BIN)/python -m export.build --model $(RECIPE) --precision fp32 --target cpu
 	$(BIN)/python -m arcflow.evaluate --recipe $(RECIPE) --json
+
+# Parts: flux (52 GB of disk, 16 GiB of memory), qwen (66 GB, 5 GiB), graphs (1 GB, 5 GiB); each removes what it made.
+fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; about an hour, 66 GB of disk)
+	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 
 data: ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist, MIT) into .data, installing nothing
 	@scripts/fetch-data.sh .data

@@ -85,6 +85,7 @@ def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisatio
         synthetic=calibration.synthetic,
         layers=[name for network in networks for name in network.record.quantised],
         kept_high=list(sources.keep_high),
+        options={"attention": str(sources.request.attention)},
     )
 
 

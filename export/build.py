@@ -14,6 +14,7 @@ from engines.locate import BUILT_IN
 from engines.names import BundleName
 from export.models import MODELS, ModelSpec, choose, choose_precision
 from export.precision import Precision
+from export.request import Attention
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plans.check_fit(headers, console.print)
     with _reading(console) as reading:
         sources = read_sources(headers, reading)
+    if sources.calibration is not None and sources.calibration.synthetic:
+        console.print("the calibration is synthetic: good for sizes and times, not for pictures", highlight=False)
     with _progress(console) as report:
         finished: Finished = build(sources, plans, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
@@ -114,6 +117,12 @@ def _parser() -> ArgumentParser:
         default=[],
         metavar="PATTERN",
         help="layers that fp8 leaves alone, such as 'transformer_blocks.0.*'; may be given again",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=[str(kind) for kind in Attention],
+        default=str(Attention.MODEL),
+        help="what fp8 does to attention: leave it in the model's type, or FP8 as well (default: model)",
     )
     parser.add_argument(
         "--gate",
@@ -170,6 +179,7 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
         calibration=arguments.calibration or spec.calibration if precision is Precision.FP8 else arguments.calibration,
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),
+        attention=Attention(arguments.attention),
         gate=arguments.gate,
     )
 

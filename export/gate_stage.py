@@ -6,10 +6,11 @@ FP8 graph is held to by tests.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from export.precision import CPU
-from export.request import BACKBONE, Sources
+from export.request import BACKBONE, Attention, Sources
 from export.twin_parity import is_small
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
     """The gate's figures, or None: not fp8, or a network too large to run here. Raises GateError where it is missed."""
     import torch
 
+    from export.attention import fake_attention
     from export.fake_quantise import fake_quantised
     from export.fp8_policy import layer_of
     from export.gate import check_gate
@@ -53,8 +55,11 @@ def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
         images: torch.Tensor = vae(latents=latents)[0]
         return images
 
+    def attention() -> AbstractContextManager[None]:
+        return fake_attention(calibration.attention) if request.attention is Attention.FP8 else nullcontext()
+
     def simulated(**ports: torch.Tensor) -> Sequence[torch.Tensor]:
-        with fake_quantised(reference.network, layers):  # type: ignore[arg-type]
+        with fake_quantised(reference.network, layers), attention():  # type: ignore[arg-type]
             found: Sequence[torch.Tensor] = reference(**ports)
         return found
 

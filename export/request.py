@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from export.architectures import seam
 from export.configs import read_json
 from export.errors import ExportError
 from export.models import ModelSpec
-from export.precision import Precision, compute_dtype
+from export.precision import CPU, Precision, compute_dtype
 from export.tokenizer_files import TokenizerFile
 
 if TYPE_CHECKING:
@@ -30,14 +31,21 @@ BACKBONE = "backbone"
 """The network that an adapter is merged into, and that FP8 quantises."""
 
 
+class Attention(StrEnum):
+    """What attention multiplies in under fp8: the type that the rest of the backbone computes in, or FP8."""
+
+    MODEL = "model"
+    FP8 = "fp8"
+
+
 @dataclass(frozen=True)
 class Request:
     """What to build, from what, and where to.
 
     base, adapter: folders; loras: merged in the same pass; shapes: what the bundle takes; calibration: a file of
-    activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; only: the networks to build, all
-    where it is empty; gate: the greatest relative L2 error that fp8 may cause at the end of the path; workdir: keeps
-    the stages' results between runs.
+    activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; attention: what fp8 does to it;
+    only: the networks to build, all where it is empty; gate: the greatest relative L2 error that fp8 may cause at the
+    end of the path; workdir: keeps the stages' results between runs.
     """
 
     spec: ModelSpec
@@ -52,6 +60,7 @@ class Request:
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    attention: Attention = Attention.MODEL
     gate: float = 0.03
 
     @property
@@ -194,8 +203,12 @@ def _digests(request: Request, report: Report | None) -> dict[str, str]:
 def _check_fp8(request: Request) -> None:
     """Refuse fp8 without scales, naming the command that makes them, and fp8's options without fp8."""
     if request.precision is not Precision.FP8:
-        if request.calibration is not None or request.keep_high:
-            raise ExportError(f"--calibration and --keep-high are for --precision fp8, not for {request.precision}")
+        if request.calibration is not None or request.keep_high or request.attention is Attention.FP8:
+            raise ExportError(
+                f"--calibration, --keep-high and --attention are for --precision fp8, not for {request.precision}"
+            )
+    elif request.attention is Attention.FP8 and request.target == CPU:
+        raise ExportError("--attention fp8 is for GPUs: choose another --target than cpu")
     elif request.calibration is None:
         raise ExportError(
             "--precision fp8 needs the scales of this student's activations; to measure them, run: "

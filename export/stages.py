@@ -18,7 +18,7 @@ import msgspec
 from engines.manifest import ParityResult
 from export.assemble import tool_versions
 from export.precision import CPU, compute_dtype, opset
-from export.request import BACKBONE, Sources
+from export.request import BACKBONE, Attention, Sources
 from foundation.files import atomic_file, sha256_file
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def network_folder(name: str, sources: Sources) -> Path:
     }
     if name == BACKBONE and sources.calibration is not None:
         facts |= {"calibration": sources.calibration.digest, "keep_high": sorted(request.keep_high)}
+        facts |= {"attention": request.attention}
     return request.workdir / f"{name}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
@@ -166,7 +167,12 @@ def _graph(network: Network, sources: Sources) -> tuple[ir.Model, tuple[str, ...
     from export.passes.quantize_fp8 import quantize_fp8
 
     scales = sources.calibration.input_scales(weights_to_quantise(network, model, sources.keep_high))
-    return model, quantize_fp8(model, scales)
+    quantised = quantize_fp8(model, scales)
+    if request.attention is Attention.FP8:
+        from export.passes.quantize_attention import quantize_attention
+
+        quantize_attention(model, sources.calibration.attention)
+    return model, quantised
 
 
 def weights_to_quantise(network: Network, model: ir.Model, kept: Sequence[str]) -> tuple[str, ...]:
