@@ -15,8 +15,10 @@ _ORDER = ("float8", "float16", "bfloat16", "float32")
 
 
 def report_table(reports: Sequence[PlanReport]) -> Table:
-    """One row a plan: size, time, layers by precision; of the weights' matrix products those in FP8 (and the part of the
-    weights' elements that is); of the attention layers those that are one kernel for certain.
+    """One row a plan: size, time, layers by precision, and how many
+
+    - of the weights' matrix products are in FP8 (with the part of the weights' elements that is),
+    - of the attention layers are one kernel for certain.
     """
     from rich.table import Table
 
