@@ -9,6 +9,7 @@ PROMPT ?= a dark ankle boot
 SEED   ?= 5
 OUT    ?= out/demo.png
 PART   ?= all
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -26,7 +27,7 @@ demo: $(VENV)/.base ## Paint a picture from a prompt with the embedded model (PR
 	@echo "The picture is in $(OUT)"
 
 test: lint ## Lint, then run every test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev ## Check style, format and types
 	@$(BIN)/ruff check

@@ -1,4 +1,7 @@
-"""Model by precision by target, at small size through the whole command: built, opened, and held to torch."""
+"""Model by precision by target, at small size through the whole command: built, opened, and held to torch.
+
+One module a model runs these tests, so that the models can be tested side by side.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from foundation.cli import run
 from foundation.files import sha256_tree
 from tests.export.pipelines import Sources, small_flux, small_qwen
 
-MODELS = {"flux": small_flux, "qwen": small_qwen}
 SHAPES = ["--resolutions", "256x256,256x512", "--batch", "1-2"]
 TEXT = {"flux": "512", "qwen": "1-64"}
 
@@ -48,11 +50,9 @@ class Workshop:
         return self.root / f"{self.model}-{precision}-{target}"
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def workshop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    model = request.param
-    root = tmp_path_factory.mktemp(model)
-    sources = MODELS[model](root)
+def make_workshop(model: str, root: Path) -> Workshop:
+    """The small model's sources and its calibration, measured as a user would measure it."""
+    sources = {"flux": small_flux, "qwen": small_qwen}[model](root)
     calibration = root / "calibration.json"
     options = ["--model", model, "--base", str(sources.base), "--adapter", str(sources.adapter), "--num", "2"]
     options += ["--size", "256x256", "--out", str(calibration), "--workdir", str(root / "calibrate")]

@@ -1,0 +1,28 @@
+"""The matrix of :mod:`tests.export.matrix` for Qwen-Image."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.export.matrix import (
+    Workshop,
+    make_workshop,
+    test_fp8_without_scales_names_the_command,
+    test_onnx_bundles,
+    test_plan_bundles,
+    test_the_same_build_gives_the_same_bytes,
+    test_what_cannot_be_built_is_refused_first,
+)
+
+__all__ = [
+    "test_fp8_without_scales_names_the_command",
+    "test_onnx_bundles",
+    "test_plan_bundles",
+    "test_the_same_build_gives_the_same_bytes",
+    "test_what_cannot_be_built_is_refused_first",
+]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return make_workshop("qwen", tmp_path_factory.mktemp("qwen"))
