@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -29,12 +30,15 @@ def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
     assert manifest.networks["backbone"].outputs[0].shape == ["batch", "image_tokens", MODES, 16]
     schedule = manifest.schedule
     assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)
-    assert (manifest.latent.vae_factor, manifest.latent.scaling_factor, manifest.latent.shift_factor) == (2, [1.2], [0.1])
+    latent = manifest.latent
+    assert (latent.vae_factor, latent.scaling_factor, latent.shift_factor) == (2, [1.2], [0.1])
     assert manifest.momentum.modes == MODES
     assert manifest.tokenizers["t5"].pad_id == 0
     assert manifest.tokenizers["clip"].max_tokens == 24
-    assert manifest.parents["base"] == sha256_tree(built.sources.base)
     assert manifest.parents["adapter"] == sha256_tree(built.sources.adapter)
+    folders = ("text_encoder", "text_encoder_2", "transformer", "vae")
+    base = "".join(f"{name}\0{sha256_tree(built.sources.base / name)}\n" for name in folders)
+    assert manifest.parents["base"] == hashlib.sha256(base.encode()).hexdigest()
     assert "torch" in manifest.tools
 
 
@@ -55,20 +59,20 @@ def test_complete_stages_are_not_done_again(built: Built, tmp_path: Path, monkey
     def fail(*_: object) -> bytes:
         raise AssertionError("this stage was complete")
 
-    monkeypatch.setattr(graph, "export_inline", fail)
+    monkeypatch.setattr(graph, "trace", fail)
     out = tmp_path / "tiny-fp32-cpu"
     assert command.main(arguments(built.sources, out, built.workdir)) == 0
     assert sha256_tree(out) == sha256_tree(built.bundle)
 
 
 def test_an_altered_stage_result_is_not_trusted(built: Built, tmp_path: Path) -> None:
-    work = next(path for path in built.workdir.iterdir() if path.is_dir())
-    path, record = (Path(shutil.copy(work / name, tmp_path)) for name in ("t5.onnx", "t5.json"))
-    assert stages.read_record(path, record) is not None
-    path.write_bytes(path.read_bytes() + b"\0")
-    assert stages.read_record(path, record) is None
-    record.write_text("{}")
-    assert stages.read_record(path, record) is None
+    work = Path(shutil.copytree(next(built.workdir.glob("t5-*")), tmp_path / "t5"))
+    assert stages.read_record(work) is not None
+    graph_file = work / "t5.onnx"
+    graph_file.write_bytes(graph_file.read_bytes() + b"\0")
+    assert stages.read_record(work) is None
+    (work / stages.RECORD).write_text("{}")
+    assert stages.read_record(work) is None
 
 
 def test_a_parity_miss_exits_and_writes_nothing(
@@ -86,10 +90,17 @@ def test_a_parity_miss_exits_and_writes_nothing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--precision", "fp8"], "can be built yet"),
-        (["--target", "sm90"], "can be built yet"),
-        (["--model", "flux"], "can be built yet"),
-        (["--base", "no/such"], "no base pipeline at no/such"),
+        (["--model", "sd3"], "--model sd3 cannot be built; allowed: tiny, flux, qwen"),
+        (["--precision", "int4"], "--precision int4 is unknown; allowed: fp32, fp16, bf16, fp8"),
+        (["--target", "sm70"], "--target sm70 is unknown; allowed: cpu, onnx, sm80"),
+        (["--precision", "bf16"], "--precision bf16 cannot run on a CPU"),
+        (["--precision", "fp8", "--target", "sm86"], "--target sm86 cannot compute in fp8"),
+        (["--keep-high", "*.to_q"], "--keep-high and --attention are for --precision fp8"),
+        (["--precision", "fp8", "--attention", "fp8"], "--attention fp8 is for GPUs"),
+        (["--resolutions", "33x32"], "--resolutions 33x32"),
+        (["--only", "unet"], "--only unet: the networks are clip, t5, backbone, vae_decoder"),
+        (["--lora", "no-such.safetensors"], "no-such.safetensors"),
+        (["--base", "./no/such"], "no/such"),
     ],
 )
 def test_what_cannot_be_built_is_one_clear_line(
@@ -116,7 +127,7 @@ BASE_FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated VAE": ("vae/diffusion_pytorch_model.safetensors", _truncate, "truncated"),
     "truncated T5": ("text_encoder_2/model.safetensors", _truncate, "truncated"),
     "no T5 configuration": ("text_encoder_2/config.json", Path.unlink, "text_encoder_2/config.json"),
-    "no tokenizer": ("tokenizer/tokenizer.json", Path.unlink, "tokenizer/tokenizer.json is missing"),
+    "no tokenizer": ("tokenizer/tokenizer.json", Path.unlink, "tokenizer has neither tokenizer.json nor vocab.json"),
     "damaged tokenizer": ("tokenizer_2/tokenizer.json", lambda path: path.write_text("{"), "is damaged"),
     "no padding token": ("tokenizer_2/tokenizer_config.json", _drop_pad, "no padding token"),
     "no VAE factor": ("vae/config.json", lambda path: path.write_text("{}"), "lacks latent_channels"),
