@@ -12,7 +12,7 @@ from export.tensorrt.errors import EngineError
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.plan_file import PlanWriter, make_stream
 from export.tensorrt.profiles import Profile
-from export.tensorrt.progress import Report, make_monitor
+from export.tensorrt.progress import Report, Split, Whole, make_monitor
 from export.tensorrt.report import Layers, count_network, inspect_plan
 from export.tensorrt.targets import DATA_CENTRE, RTX
 from foundation.files import atomic_file
@@ -22,6 +22,9 @@ DEFAULT_OPT_LEVEL = 3
 
 _FUSED_HEADS = range(16, 257)
 """Head sizes that 16-bit attention has one kernel for, on every target; found by trying."""
+
+
+_SPLITS = {RTX: Split(phases=0.1, writing=0.6), DATA_CENTRE: Split(phases=0.9, writing=0.9)}
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
     work = _Work(job, toolkit, log)
     work.configure()
     with job.plan.open("wb") as stream:
-        writer = PlanWriter(stream)
-        work.build(writer, report)
+        whole = Whole(report, _SPLITS[job.flavour], work.layers.constant_bytes)
+        writer = PlanWriter(stream, whole.written)
+        work.build(writer, whole.phase)
     work.save_timing_cache()
     layers = inspect_plan(toolkit, job.plan, job.capabilities, work.layers)
     return Built(writer.size, writer.digest, log.warning_count, layers, log.warnings)
@@ -91,7 +95,7 @@ class _Work:
             raise EngineError(f"{refused}: {self._parser_errors()}; export the network again")
         if not self._network.num_inputs or not self._network.num_outputs:
             raise EngineError(f"{refused}: it has no inputs or no outputs; export the network again")
-        self.layers = count_network(trt, self._network, self._allow_plain_attention())
+        self.layers = count_network(self._network, self._allow_plain_attention())
 
     def configure(self) -> None:
         """Set profile, targets and limits. Raises EngineError where the profile does not fit the network."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import IO, Any
 
 
 class PlanWriter:
-    """Where the pieces of a plan go. size, in bytes, and digest, sha256, are of what was written so far."""
+    """Where the pieces of a plan go. size, in bytes, and digest, sha256, are of what was written so far.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    written: called with the size after each piece.
+    """
+
+    def __init__(self, stream: IO[bytes], written: Callable[[int], None] = lambda size: None) -> None:
         self.size = 0
         self.error: OSError | None = None
         self._stream = stream
+        self._written = written
         self._hash = hashlib.sha256()
 
     @property
@@ -30,6 +35,7 @@ class PlanWriter:
             return 0
         self._hash.update(view)
         self.size += view.nbytes
+        self._written(self.size)
         return view.nbytes
 
 

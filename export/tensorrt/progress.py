@@ -22,6 +22,34 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Split:
+    """Which part of a build the builder's phases take, and where the writing of the plan begins, as fractions.
+
+    Between the two it says nothing. Of TensorRT for RTX (measured with 0.8 GB of weights) the phases are a few per
+    cent of the time and the writing is 40; data-centre TensorRT spends its time in the phases that time kernels.
+    """
+
+    phases: float
+    writing: float
+
+
+class Whole:
+    """Phases, and then bytes, of one build as one fraction. expected: bytes of the plan, about."""
+
+    def __init__(self, report: Report, split: Split, expected: int) -> None:
+        self._report, self._split, self._expected = report, split, max(expected, 1)
+
+    def phase(self, progress: Progress) -> None:
+        """The builder is that far in its phases."""
+        self._report(Progress(progress.fraction * self._split.phases, progress.phase))
+
+    def written(self, size: int) -> None:
+        """So many bytes of the plan are on disk."""
+        done = min(size / self._expected, 1.0)
+        self._report(Progress(self._split.writing + (1 - self._split.writing) * done, "writing"))
+
+
 @dataclass
 class _Phase:
     """A phase at work: the name of the phase it is a step of (None: the whole build), its steps, those done."""

@@ -8,9 +8,10 @@ which layers the builder fuses.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class Layers:
     """Counts of one network's layers, and where they come from (NETWORK or INSPECTOR).
 
     precisions: layers by the floating type they put out; attention: all of them; attention_fused: those that are one
-    kernel for certain; fp8_attention: those whose inputs are FP8. gemms: always of the parsed network.
+    kernel for certain; fp8_attention: those whose inputs are FP8. gemms, and constant_bytes (of all constants: nearly
+    the plan's size), are always of the parsed network.
     """
 
     source: str
@@ -58,16 +60,20 @@ class Layers:
     attention: int
     attention_fused: int
     fp8_attention: int
+    constant_bytes: int = 0
 
 
-def count_network(trt: Any, network: Any, strict_attention: int) -> Layers:
+def count_network(network: Any, strict_attention: int) -> Layers:
     """Count a parsed, strongly typed INetworkDefinition; strict_attention: those that must become one kernel."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
     precisions: Counter[str] = Counter()
-    products, attention = [], []
+    products, attention, constant_bytes = [], [], 0
     for layer in layers:
         kind = layer.type.name
+        if kind == "CONSTANT":
+            tensor = layer.get_output(0)
+            constant_bytes += _volume(tensor) * int(getattr(tensor.dtype, "itemsize", 1))
         if kind == "CONSTANT" or not layer.num_outputs:
             continue
         name = _TYPES.get(layer.get_output(0).dtype.name)
@@ -79,7 +85,7 @@ def count_network(trt: Any, network: Any, strict_attention: int) -> Layers:
             attention.append(layer)
     fp8_attention = sum(all(_dequantised(layer.get_input(i), producers) for i in range(2)) for layer in attention)
     gemms = _count_gemms(products, producers)
-    return Layers(NETWORK, dict(precisions), gemms, len(attention), strict_attention, fp8_attention)
+    return Layers(NETWORK, dict(precisions), gemms, len(attention), strict_attention, fp8_attention, constant_bytes)
 
 
 def _count_gemms(products: list[Any], producers: Mapping[str, Any]) -> Gemms:
@@ -102,10 +108,11 @@ def _weight_size(tensor: Any, producers: Mapping[str, Any]) -> int:
         layer = producers.get(layer.get_input(0).name)
     if layer is None or layer.type.name != "CONSTANT":
         return 0
-    size = 1
-    for extent in layer.get_output(0).shape:
-        size *= int(extent)
-    return size
+    return _volume(layer.get_output(0))
+
+
+def _volume(tensor: Any) -> int:
+    return math.prod(int(extent) for extent in tensor.shape)
 
 
 def _dequantised(tensor: Any, producers: Mapping[str, Any]) -> bool:
@@ -146,4 +153,4 @@ def read_inspector(text: str, parsed: Layers) -> Layers:
                 precisions[name] += 1
                 break
     fused = attention or parsed.attention_fused
-    return Layers(INSPECTOR, dict(precisions), parsed.gemms, parsed.attention, fused, parsed.fp8_attention)
+    return replace(parsed, source=INSPECTOR, precisions=dict(precisions), attention_fused=fused)

@@ -13,7 +13,7 @@ from export.tensorrt import report as reports
 from export.tensorrt.builder_log import BuilderLog
 from export.tensorrt.errors import EngineError
 from export.tensorrt.estimate import available_memory, check_fit, estimate
-from export.tensorrt.progress import Flattened, Progress
+from export.tensorrt.progress import Flattened, Progress, Split, Whole
 from export.tensorrt.report import INSPECTOR, NETWORK, Gemms, Layers, inspect_plan, read_inspector
 from export.tensorrt.targets import DATA_CENTRE
 
@@ -59,6 +59,17 @@ def test_phases_in_any_order_never_go_back_or_beyond_one() -> None:
     assert fractions[-1] <= 1
 
 
+def test_phases_then_bytes_are_one_fraction() -> None:
+    seen: list[Progress] = []
+    whole = Whole(seen.append, Split(phases=0.1, writing=0.6), 1000)
+    whole.phase(Progress(0.5, "optimizing"))
+    whole.phase(Progress(1.0, "refitting"))
+    for size in (0, 500, 1000, 1200):
+        whole.written(size)
+    assert [progress.fraction for progress in seen] == pytest.approx([0.05, 0.1, 0.6, 0.8, 1.0, 1.0])
+    assert seen[-1].phase == "writing"
+
+
 def test_the_reason_is_the_first_error_without_source_positions() -> None:
     log = BuilderLog()
     assert log.reason == "it gave no reason"
@@ -78,7 +89,7 @@ def test_the_estimate_holds_what_was_measured() -> None:
     flux = 12_030_000_000
     assert 12.8 * gibibyte <= estimate(flux, "sm120", "fp8").memory <= 15.5 * gibibyte
     assert 19.1 * gibibyte <= estimate(flux, "sm89", "fp8").memory <= 22 * gibibyte
-    assert estimate(flux, "rtx", "fp8").memory == estimate(flux, "sm89", "fp8").memory
+    assert estimate(flux, "rtx", "fp8").memory == estimate(flux, "sm120", "fp8").memory
     assert estimate(flux, "sm120", "fp8").disk >= flux
     assert 200 <= (estimate(flux, "sm120", "fp8").seconds or 0) <= 300
     assert estimate(flux, "sm90", "fp8", DATA_CENTRE).seconds is None
