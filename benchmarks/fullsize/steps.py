@@ -109,13 +109,13 @@ PARTS = {
     for part in (
         Part(
             name="flux",
-            disk=52 * GB,
-            memory=16 * GIB,
+            disk=58 * GB,
+            memory=19 * GIB,
             steps=(_synthesise("flux"), _calibrate("flux"), _export("flux", 3 * GIB), _PLAN),
         ),
         Part(
             name="qwen",
-            disk=66 * GB,
+            disk=72 * GB,
             memory=5 * GIB,
             steps=(_synthesise("qwen"), _calibrate("qwen"), _export("qwen", 4 * GIB)),
         ),
