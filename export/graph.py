@@ -31,7 +31,7 @@ COMPUTE = ("float32", "float16", "bfloat16")
 FORBIDDEN_TYPES = ("DOUBLE", "COMPLEX64", "COMPLEX128")
 """Element types that no engine we build for takes."""
 
-_CHATTY = ("torch.onnx", "onnx_ir", "onnxscript")
+_CHATTY = ("torch.onnx", "onnx_ir", "onnxscript", "diffusers", "transformers")
 
 _TRACE_SIZES = {"batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_tokens": 5}
 """Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""

@@ -55,10 +55,11 @@ def compute_dtype(network: str, precision: Precision, target: str) -> str:
 
 
 def opset(precision: Precision, target: str) -> int:
-    """The ONNX opset: 20 in fp32 (the last without Attention: plain graphs), 21 for FP8 on a CPU, else 23.
+    """The ONNX opset: 20 in fp32 for a CPU; 23 in fp16, bf16 and fp8 for a GPU; else 21.
 
-    From 23 on attention is one node, from which TensorRT makes a fused kernel.
+    From 21 on there are FP8 types, and graphs hold no sequences, which TensorRT does not take. From 23 on attention is
+    one node, of which TensorRT makes a fused kernel, though not in float32.
     """
-    if precision is Precision.FP32:
-        return 20
-    return 21 if target == CPU else 23
+    if target == CPU:
+        return 20 if precision is Precision.FP32 else 21
+    return 21 if precision is Precision.FP32 else 23

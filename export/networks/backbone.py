@@ -82,7 +82,8 @@ class _TimeTextEmbed(nn.Module):
 class _Backbone(nn.Module):
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network.to(dtype)
+        self.network = network
+        self.to(dtype)
         self.dtype = dtype
 
     def forward(

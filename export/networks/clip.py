@@ -19,7 +19,8 @@ _PREFIX = "text_model."
 class _Clip(nn.Module):
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network.to(dtype)
+        self.network = network
+        self.to(dtype)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor]:
         # Given, because the model's own is a buffer that no weights file holds.

@@ -20,7 +20,8 @@ _SHARED = "shared.weight"
 class _T5(nn.Module):
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network.to(dtype)
+        self.network = network
+        self.to(dtype)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor]:
         return (as_port(self.network(input_ids=input_ids).last_hidden_state),)

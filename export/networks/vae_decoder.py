@@ -17,7 +17,8 @@ from export.weights import open_folder
 class _Decoder(nn.Module):
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network.to(dtype)
+        self.network = network
+        self.to(dtype)
         self.dtype = dtype
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:

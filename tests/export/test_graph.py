@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from export import flux
 from export.errors import ExportError, WeightsError
-from export.graph import FORBIDDEN_TYPES, OPSET
+from export.graph import FORBIDDEN_TYPES, OPSET, finish, trace
+from export.merge import merged_student, plan_merge
 from export.networks.t5 import t5_network
+from export.parity import check_parity
 from export.passes.attach_weights import attach_inline
 from export.passes.blank_weights import blank_weights
 from export.passes.check_ports import check_ports
+from export.passes.fuse_rms_norm import fuse_rms_norm
+from export.passes.replace_sequences import replace_sequences
 from export.passes.transpose_weights import transpose_weights
-from tests.export.conftest import MODES, WIDTH, Built
+from tests.export.conftest import MODES, WIDTH, Built, Sources
 
 PORTS = {
     "clip": ({"input_ids": ["batch", 24]}, {"pooled": ["batch", WIDTH]}),
@@ -130,3 +139,130 @@ def test_weights_are_stored_transposed_only_where_nothing_else_reads_them() -> N
     assert shared.const_value is not None
     assert own.const_value is not None
     assert (shared.const_value.shape, own.const_value.shape) == ((2, 3), (3, 2))
+
+
+COMPUTED = [("clip", "float16"), ("backbone", "float16"), ("backbone", "bfloat16")]
+TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+SEQUENCES = {"SplitToSequence", "SequenceAt", "SequenceConstruct", "ConcatFromSequence"}
+
+
+@pytest.mark.parametrize(("name", "dtype"), COMPUTED)
+def test_a_network_computes_in_the_type_that_is_asked_for(sources: Sources, name: str, dtype: str) -> None:
+    """Ports stay float32, what is stored and multiplied is of the type, and parity holds."""
+    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
+    network = flux.network(name, sources.base, student, sources.adapter)
+    model = trace(network, dtype, 23)
+    weights = [v for v in model.graph.initializers.values() if v.const_value is None]
+    assert {value.dtype for value in weights} == {TYPES[dtype]}
+    assert {node.inputs[0].dtype for node in model.graph if node.op_type in ("MatMul", "Conv")} == {TYPES[dtype]}
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["Attention"] == (2 if name == "backbone" else 1)
+    assert not SEQUENCES & set(counts)
+    assert counts["RMSNormalization"] == (6 if name == "backbone" else 0)
+    assert counts["Reciprocal"] == counts["ReduceMean"] == 0
+    angles = [node for node in model.graph if node.op_type in ("Sin", "Cos", "LogSoftmax")]
+    assert len(angles) == (7 if name == "backbone" else 0)
+    assert all(node.outputs[0].dtype == ir.DataType.FLOAT for node in angles)
+    # diffusers keeps hidden states within float16's range, in float16 alone.
+    if name == "backbone":
+        assert counts["Min"] == counts["Max"] == (2 if dtype == "float16" else 0)
+    attach_inline(model, network)
+    data = finish(model, network)
+    assert max(r.relative_error for r in check_parity(network, data, "fp16", dtype)) > 1e-5
+
+
+def test_other_types_and_opsets_are_refused(sources: Sources) -> None:
+    network = t5_network(sources.base / "text_encoder_2")
+    with pytest.raises(ExportError, match="no compute type float64; allowed: float32, float16, bfloat16"):
+        trace(network, "float64")
+    with pytest.raises(ExportError, match="no opset 22; allowed: 20, 21, 23"):
+        trace(network, "float32", 22)
+
+
+def test_a_graph_is_not_finished_before_its_weights_are_attached(sources: Sources, t5: ir.Model) -> None:
+    network = t5_network(sources.base / "text_encoder_2")
+    t5.graph.initializers["encoder.final_layer_norm.weight"].const_value = None
+    with pytest.raises(ExportError, match=r"encoder\.final_layer_norm\.weight of t5 has no value yet"):
+        finish(t5, network)
+
+
+def test_external_weights_need_not_be_there_to_finish(built: Built, t5: ir.Model, tmp_path: Path) -> None:
+    """The graph is checked, its data is not read; an unknown operator is still found."""
+    network = t5_network(built.sources.base / "text_encoder_2")
+    ir.save(t5, tmp_path / "t5.onnx", external_data="t5.data")
+    model = ir.load(tmp_path / "t5.onnx")
+    (tmp_path / "t5.data").unlink()
+    assert finish(model, network) == finish(model, network)
+    next(node for node in model.graph if node.op_type == "MatMul").op_type = "Nonsense"
+    with pytest.raises(ExportError, match="t5 is not valid ONNX"):
+        finish(model, network)
+
+
+def test_sequences_become_slices_that_cut_the_same(built: Built) -> None:
+    path = built.bundle / "backbone.onnx"
+    model = ir.load(path)
+    assert replace_sequences(model) == 1
+    assert not SEQUENCES & {node.op_type for node in model.graph}
+    inputs = {}
+    for port in onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs():
+        sizes = {"batch": 2, "image_tokens": 6, "text_tokens": 5}
+        shape = [sizes.get(d, d) for d in port.shape]
+        inputs[port.name] = np.random.default_rng(0).random(shape, dtype=np.float32)
+    values = [
+        onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, inputs)
+        for data in (path.read_bytes(), ir.to_proto(model).SerializeToString())
+    ]
+    for before, after in zip(*values, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_split_whose_pieces_are_not_listed_is_refused() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[B, N] x, int64[2] sizes, int64 at) => (float[B, M] y) {
+            pieces = SplitToSequence <axis = 1> (x, sizes)
+            y = SequenceAt (pieces, at)
+        }"""
+    )
+    with pytest.raises(ExportError, match="cannot cut pieces"):
+        replace_sequences(model)
+
+
+RMS_NORM = """<ir_version: 10, opset_import: ["" : 23]>
+g (float[2, 8] x) => (float[2, 8] y)
+<
+    float[8] weight = {{1, 2, 3, 4, 5, 6, 7, 8}}, float two = {{{power}}}, float epsilon = {{1e-3}},
+    int64[1] axis = {{{axis}}}
+> {{
+    square = Pow (x, two)
+    mean = ReduceMean (square, axis)
+    sum = Add (mean, epsilon)
+    root = Sqrt (sum)
+    inverse = Reciprocal (root)
+    normed = Mul (x, inverse)
+    y = Mul (weight, normed)
+}}"""
+
+
+def test_a_spelt_out_norm_becomes_one_node_that_computes_the_same() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 8), dtype=np.float32)
+    outputs = []
+    for fuse in (False, True):
+        model = ir.from_onnx_text(RMS_NORM.format(axis=-1, power=2))
+        for value in (*model.graph.inputs, *model.graph.initializers.values()):
+            value.dtype = value.dtype or ir.DataType.FLOAT
+        model.graph.outputs[0].dtype = ir.DataType.FLOAT
+        assert not fuse or fuse_rms_norm(model) == 1
+        RemoveUnusedNodesPass()(model)
+        assert len(model.graph) == (1 if fuse else 7)
+        session = onnxruntime.InferenceSession(
+            ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        outputs.append(session.run(None, {"x": x})[0])
+    np.testing.assert_allclose(*outputs, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "power"), [(0, 2), (-1, 3)])
+def test_what_is_no_norm_of_the_last_axis_stays(axis: int, power: int) -> None:
+    model = ir.from_onnx_text(RMS_NORM.format(axis=axis, power=power))
+    assert fuse_rms_norm(model) == 0
