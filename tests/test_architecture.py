@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {
         "foundation", "arcflow", "engines", *TORCH_STACK,
         "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime",
-        "onnxscript", "polygraphy", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
+        "onnxscript", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
     },
     "runtime": {"foundation", "engines", "cuda", "msgspec", "numpy", "onnxruntime", "PIL", "tensorrt", "tokenizers"},
 }  # fmt: skip
