@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines.manifest import Gate, Manifest, Momentum, Port, Quantisation, Schedule
 from engines.manifest import Network as NetworkEntry
-from export.configs import read_json
-from export.errors import ExportError
 from export.precision import opset
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from arcflow.adapter import Policy
     from export.networks.base import Dims
     from export.request import Sources
@@ -31,7 +27,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
-    """The manifest, complete but for its files (which the writer lists). Raises ExportError."""
+    """The manifest, complete but for its files (which the writer lists)."""
     from arcflow.head import PATCH_POSITIONS
 
     request, student = sources.request, sources.student
@@ -43,7 +39,7 @@ def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None =
         networks={network.name: _entry(network) for network in networks},
         limits=sources.limits,
         latent=sources.latent,
-        schedule=schedule(student.policy, request.base, request.spec.guidance),
+        schedule=schedule(student.policy),
         momentum=Momentum(
             modes=student.modes,
             packed_channels=student.config["in_channels"],
@@ -58,21 +54,15 @@ def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None =
     )
 
 
-def schedule(policy: Policy | None, base: Path, guidance: float) -> Schedule:
-    """The adapter's own sampling policy; without one, the pipeline's shift and ``guidance`` at two evaluations."""
-    if policy is not None:
-        return Schedule(
-            shift=policy.shift,
-            guidance=policy.guidance,
-            nfe=policy.nfe,
-            final_step_ratio=policy.final_step_ratio,
-            max_nfe=MAX_NFE,
-        )
-    config = read_json(base / "scheduler" / "scheduler_config.json")
-    shift: Any = config.get("shift")
-    if not isinstance(shift, int | float) or not shift > 0:
-        raise ExportError(f"neither the adapter nor {base}/scheduler/scheduler_config.json names a positive shift")
-    return Schedule(shift=float(shift), guidance=guidance, nfe=2, final_step_ratio=1.0, max_nfe=MAX_NFE)
+def schedule(policy: Policy) -> Schedule:
+    """How the adapter says that its student is sampled, as a manifest has it."""
+    return Schedule(
+        shift=policy.shift,
+        guidance=policy.guidance,
+        nfe=policy.nfe,
+        final_step_ratio=policy.final_step_ratio,
+        max_nfe=MAX_NFE,
+    )
 
 
 def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisation | None:

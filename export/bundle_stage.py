@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,8 @@ def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
         from engines.trust import sealed
 
         bundle = write_bundle(request.out, manifest, contents, consume=files, finish=sealed)
+        for folder in {plan.path.parent for plan in reports}:
+            shutil.rmtree(folder, ignore_errors=True)  # Records of plans that are in the bundle now.
     else:
         consume = files if sum(sizes.values()) >= _MOVE_FROM else {}
         bundle = write_bundle(request.out, manifest, contents, consume=consume)

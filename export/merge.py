@@ -82,7 +82,7 @@ class MergedStudent:
     modes: int
     config: Mapping[str, Any]
     architecture: str
-    policy: Policy | None = None
+    policy: Policy
 
 
 def plan_merge(transformer: Path, adapter: Path, loras: Sequence[StyleLora] = ()) -> MergePlan:

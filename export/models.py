@@ -18,9 +18,9 @@ class ModelSpec:
     """A model by name.
 
     architecture: which seam builds it ("flux", "qwen"); base, adapter: a folder or a hub id, taken unless another is
-    given; limits: shapes the bundle promises; precision, target: built unless told otherwise; guidance: fed to the
-    backbone where the adapter names none; calibration: scales for fp8 that come with the project; keep_high: patterns
-    of weights that fp8 leaves out for this model, beyond the architecture's own.
+    given; limits: shapes the bundle promises; precision, target: built unless told otherwise; calibration: scales
+    for fp8 that come with the project; keep_high: patterns of weights that fp8 leaves out for this model, beyond the
+    architecture's own.
     """
 
     name: str
@@ -30,7 +30,6 @@ class ModelSpec:
     limits: Limits
     precision: Precision
     target: str
-    guidance: float
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
 
@@ -50,7 +49,6 @@ MODELS: Mapping[str, ModelSpec] = {
         ),
         precision=Precision.FP32,
         target="cpu",
-        guidance=2.0,
         calibration=_FOLDER / "tiny" / "calibration.json",
     ),
     "flux": ModelSpec(
@@ -67,7 +65,6 @@ MODELS: Mapping[str, ModelSpec] = {
         ),
         precision=Precision.BF16,
         target="onnx",
-        guidance=3.5,
     ),
     "qwen": ModelSpec(
         name="qwen",
@@ -83,7 +80,6 @@ MODELS: Mapping[str, ModelSpec] = {
         ),
         precision=Precision.BF16,
         target="onnx",
-        guidance=4.0,
     ),
 }
 """By the name that users type."""

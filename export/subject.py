@@ -53,12 +53,12 @@ class Subject:
         from arcflow.schedule import sigmas
         from export.assemble import schedule
 
-        own = schedule(self.student.policy, self.base, self.spec.guidance)
+        own = schedule(self.student.policy)
         return sigmas(own.nfe, own.shift, own.final_step_ratio)
 
     def guidance(self) -> float:
         """What the backbone is fed as guidance where it has such a port."""
-        return self.spec.guidance if self.student.policy is None else self.student.policy.guidance
+        return self.student.policy.guidance
 
     def default_dtype(self) -> torch.dtype:
         """float32 for a small student, else bfloat16."""
