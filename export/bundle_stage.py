@@ -94,7 +94,7 @@ class Plans:
 
     def check_fit(self, headers: Headers, tell: Callable[[str], None]) -> None:
         """Say what the plans will need; raise EngineError where this machine has not got it."""
-        from export.estimate import stored_sizes
+        from export.estimate import high_bytes, stored_sizes
         from export.precision import Precision, compute_dtype
         from export.request import BACKBONE
         from export.tensorrt.estimate import check_fit, estimate
@@ -103,9 +103,10 @@ class Plans:
         precisions = {"float32": Precision.FP32, "float16": Precision.FP16, "bfloat16": Precision.BF16}
         for name, size in stored_sizes(headers).items():
             precision = precisions[compute_dtype(name, request.precision, request.target)]
+            high = 0
             if name == BACKBONE and request.precision is Precision.FP8:
-                precision = Precision.FP8
-            found.append(estimate(size, request.target, precision, self.setup.toolkit.flavour))
+                precision, high = Precision.FP8, high_bytes(headers)
+            found.append(estimate(size, request.target, precision, self.setup.toolkit.flavour, high))
         memory, disk = max(each.memory for each in found), sum(each.disk for each in found)
         seconds = [each.seconds for each in found if each.seconds is not None]
         time = f", some {sum(seconds) / 60:,.0f} min" if len(seconds) == len(found) else ""

@@ -74,6 +74,13 @@ def stored_sizes(headers: Headers) -> dict[str, int]:
     return sizes
 
 
+def high_bytes(headers: Headers) -> int:
+    """Bytes of the backbone's stored weights that fp8 leaves in a wider type."""
+    weights = _weights(headers)[BACKBONE]
+    quantised = _quantised(headers, weights)
+    return stored_sizes(headers)[BACKBONE] - sum(math.prod(weights[name].shape) for name in quantised)
+
+
 def _weights(headers: Headers) -> dict[str, Weights]:
     from export.weights import open_folder
 

@@ -20,6 +20,9 @@ _PLAN_OVERHEAD = 8 << 20
 _SECONDS_PER_BYTE = 19e-9
 """Measured for a plan of 12 GB in FP8 by TensorRT for RTX on two cores: 226 s."""
 
+_HIGH_SHARE = 0.45
+"""Part of an FP8 backbone's bytes that stay bfloat16 (FLUX: 0.43), where it is not told."""
+
 _MEMORY_SM120 = 1.2
 """Anonymous bytes a byte of FP8 weights where sm120 is among the targets; measured for 12 GB: 1.14."""
 
@@ -40,17 +43,29 @@ class PlanEstimate:
 
 
 def estimate(
-    weights_bytes: int, target: str, precision: Precision | str = Precision.BF16, flavour: str | None = None
+    weights_bytes: int,
+    target: str,
+    precision: Precision | str = Precision.BF16,
+    flavour: str | None = None,
+    high_bytes: int | None = None,
 ) -> PlanEstimate:
-    """What one network takes to build. weights_bytes: of its weights as they are stored in the ONNX."""
+    """What one network takes to build.
+
+    weights_bytes: of its weights as they are stored in the ONNX; high_bytes: those of them that fp8 leaves in a wider
+    type, which cost the builder more.
+    """
     precision, wanted = Precision(precision), choose_target(target)
     factor = _MEMORY[precision]
     if precision is Precision.FP8 and "sm120" in wanted.capabilities:
         factor = _MEMORY_SM120
     if flavour == DATA_CENTRE:
         factor = _MEMORY_DATA_CENTRE
+    high = 0
+    if precision is Precision.FP8:
+        high = int(_HIGH_SHARE * weights_bytes) if high_bytes is None else high_bytes
+    memory = factor * (weights_bytes - high) + max(factor, _MEMORY[Precision.BF16]) * high
     seconds = None if flavour == DATA_CENTRE else 2 + _SECONDS_PER_BYTE * weights_bytes
-    return PlanEstimate(int(_PROGRAM_MEMORY + factor * weights_bytes), weights_bytes + _PLAN_OVERHEAD, seconds)
+    return PlanEstimate(int(_PROGRAM_MEMORY + memory), weights_bytes + _PLAN_OVERHEAD, seconds)
 
 
 def check_fit(memory: int, disk: int, folder: Path) -> None:
