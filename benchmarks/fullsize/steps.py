@@ -109,7 +109,7 @@ PARTS = {
     for part in (
         Part(
             name="flux",
-            disk=58 * GB,
+            disk=57 * GB,
             memory=19 * GIB,
             steps=(_synthesise("flux"), _calibrate("flux"), _export("flux", 3 * GIB), _PLAN),
         ),
