@@ -48,7 +48,7 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 	$(BIN)/python -m export.build --model $(RECIPE) --precision fp32 --target cpu
 	$(BIN)/python -m arcflow.evaluate --recipe $(RECIPE) --json
 
-# Parts: flux (57 GB of disk, 19 GiB of memory), qwen (72 GB, 5 GiB), graphs (1 GB, 5 GiB); each removes what it made.
+# Parts: flux (57 GB of disk, 22 GiB of memory), qwen (72 GB, 5 GiB), graphs (1 GB, 5 GiB); each removes what it made.
 fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; about an hour, 72 GB of disk)
 	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 

@@ -110,7 +110,7 @@ PARTS = {
         Part(
             name="flux",
             disk=57 * GB,
-            memory=19 * GIB,
+            memory=22 * GIB,
             steps=(_synthesise("flux"), _calibrate("flux"), _export("flux", 3 * GIB), _PLAN),
         ),
         Part(
