@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.bundle_stage import Finished, Plans, build
     from export.estimate import check_fit, estimate
     from export.parity import parity_table
-    from export.request import inspect_sources, read_sources
+    from export.request import check_request, inspect_sources, read_sources
     from export.tensorrt.table import report_table
 
     console = Console(stderr=True)
     request = _request(arguments, spec, precision)
+    check_request(request)
     plans = Plans.prepare(request, arguments.flavour, arguments.opt_level) if request.needs_plans else None
+    request = _resolved(request, arguments)
     _hush_libraries()
     headers = inspect_sources(request)
     needed = estimate(headers)
@@ -147,41 +150,44 @@ def _parser() -> ArgumentParser:
 
 
 def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Request:
-    """The request that the arguments make; hub ids become folders. Raises an ArcFlowError."""
+    """The request that the arguments make, its sources still to be found. Raises an ArcFlowError."""
     from engines.manifest import ONNX_TARGETS
     from export.errors import ExportError
-    from export.request import Request, check_out
+    from export.request import Request
     from export.tensorrt.profiles import choose_shapes
-    from export.tensorrt.targets import TARGETS, check_target
+    from export.tensorrt.targets import TARGETS
 
     target = arguments.target or spec.target
     if target not in (*ONNX_TARGETS, *TARGETS):
         raise ExportError(f"--target {target} is unknown; allowed: {', '.join((*ONNX_TARGETS, *TARGETS))}")
-    if target in TARGETS:
-        check_target(target, precision)
-    out = arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target))
-    check_out(out)
-    shapes = choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
-    from export.hub import resolve_adapter, resolve_base
-    from export.lora import parse_lora
-
-    base = resolve_base(arguments.base or spec.base, spec.architecture)
-    adapter = resolve_adapter(arguments.adapter or spec.adapter)
     return Request(
         spec=spec,
         precision=precision,
         target=target,
-        base=base,
-        adapter=adapter,
-        out=out,
+        base=Path(arguments.base or spec.base),
+        adapter=Path(arguments.adapter or spec.adapter),
+        out=arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target)),
         workdir=arguments.workdir,
-        shapes=shapes,
-        loras=tuple(parse_lora(text, spec.architecture) for text in arguments.lora),
+        shapes=choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens),
         calibration=arguments.calibration or spec.calibration if precision is Precision.FP8 else arguments.calibration,
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),
         attention=Attention(arguments.attention),
         gate=arguments.gate,
+    )
+
+
+def _resolved(request: Request, arguments: Namespace) -> Request:
+    """The request with its sources found: hub ids become folders, LoRAs are read. Raises an ArcFlowError."""
+    from export.hub import resolve_adapter, resolve_base
+    from export.lora import parse_lora
+
+    spec = request.spec
+    return replace(
+        request,
+        base=resolve_base(arguments.base or spec.base, spec.architecture),
+        adapter=resolve_adapter(arguments.adapter or spec.adapter),
+        loras=tuple(parse_lora(text, spec.architecture) for text in arguments.lora),
     )
 
 

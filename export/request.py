@@ -129,12 +129,12 @@ Report = Callable[[str, int, int], None]
 """Told (what is being read, bytes done, bytes in all)."""
 
 
-def inspect_sources(request: Request) -> Headers:
-    """Check all that headers tell, before anything large is read. Raises an ArcFlowError that says what to do."""
-    from export.merge import plan_merge
-    from export.tensorrt.profiles import narrowed
+def check_request(request: Request) -> Target | None:
+    """Check what was asked for, before any source is looked for; returns the target of plans.
+
+    Raises ExportError: what cannot be built so, and what is allowed.
+    """
     from export.tensorrt.targets import check_target
-    from export.weights import open_folder
 
     check_out(request.out)
     unknown = set(request.only) - set(request.seam.NETWORKS)
@@ -144,6 +144,16 @@ def inspect_sources(request: Request) -> Headers:
     for name in request.networks:
         compute_dtype(name, request.precision, request.target)
     _check_fp8(request)
+    return target
+
+
+def inspect_sources(request: Request) -> Headers:
+    """Check all that headers tell, before anything large is read. Raises an ArcFlowError that says what to do."""
+    from export.merge import plan_merge
+    from export.tensorrt.profiles import narrowed
+    from export.weights import open_folder
+
+    target = check_request(request)
     base = request.base
     if not (base / "model_index.json").is_file():
         raise ExportError(f"no base pipeline at {base}: model_index.json is missing; give --base a pipeline folder")
