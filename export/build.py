@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(_describe(request, needed), highlight=False, soft_wrap=True)
     check_fit(headers, needed)
     if plans is not None:
-        plans.check_fit(headers, console.print)
+        plans.check_fit(headers, lambda text: console.print(text, highlight=False, soft_wrap=True))
     with _reading(console) as reading:
         sources = read_sources(headers, reading)
     if sources.calibration is not None and sources.calibration.synthetic:
