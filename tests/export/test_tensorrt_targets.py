@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -103,11 +104,12 @@ def test_a_data_centre_build_needs_its_gpu(machine) -> None:  # type: ignore[no-
 
 def test_a_flavour_that_is_too_old_or_broken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # so that the test's end removes what is there
+    del sys.modules["tensorrt"]
     (tmp_path / "tensorrt.py").write_text("__version__ = '10.9.0.34'\n")
     with pytest.raises(FlavourError, match=r"tensorrt 10\.9\.0\.34 is too old, 10\.13 is the least"):
         flavours.load.__wrapped__(DATA_CENTRE)
-    monkeypatch.delitem(sys.modules, "tensorrt")
+    del sys.modules["tensorrt"]
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')\n")
     with pytest.raises(
         FlavourError, match=r"cannot be loaded: libnvinfer.* install it with: pip install tensorrt-cu13"
