@@ -1,0 +1,21 @@
+// Errors inside the core. They become statuses where the C interface begins and cross no module's border.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "arcflow/arcflow.h"
+
+namespace arcflow::core {
+
+// What went wrong, as a user can mend it: what was wrong, what is allowed, what to do.
+class Error : public std::runtime_error {
+ public:
+  Error(ArcflowCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ArcflowCode code() const noexcept { return code_; }
+
+ private:
+  ArcflowCode code_;
+};
+
+}  // namespace arcflow::core
