@@ -1,9 +1,11 @@
 """How long a picture takes: ``python benchmarks/latency.py``.
 
-Three measurements on one machine in one run, each in processes of its own:
+Measurements on one machine in one run, each in processes of its own:
 
-- cold: ``python -m runtime.generate`` from process start to exit, and its peak memory;
-- warm: the runtime's stages, one picture at a time;
+- cold: ``python -m runtime.generate`` and the C++ ``arcflow-cli`` from process start to exit, and their peak memory,
+  taken in turns;
+- warm: the stages of the Python runtime, and of the native library from a C++ program, one picture at a time (what is
+  native is left out, and said so, where ``make native`` has not been run);
 - teacher: the diffusers FluxPipeline that the student was distilled from, 50 steps with its guidance, in eager PyTorch
   with as many threads (left out, and said so, where the teacher or diffusers is not there).
 
@@ -12,6 +14,7 @@ Prints a table, then one line of JSON with the figures, their ratios and the mac
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.errors import ArcFlowError  # noqa: E402
 
+NATIVE = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or ROOT / "build" / "native")
 TEACHERS = (ROOT / "models" / "tiny" / "teacher", ROOT / ".work" / "tiny" / "teacher")
 TEACHER_STEPS, GUIDANCE, SIDE, TEXT_TOKENS = 50, 2.0, 32, 12
 WARM_UP = 3
@@ -49,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="tiny", help="a model's name, or a bundle's folder (default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="a FluxPipeline folder (default: models/tiny/teacher)")
     parser.add_argument("--no-teacher", action="store_true", help="leave the teacher out")
+    parser.add_argument("--no-native", action="store_true", help="leave the native library and arcflow-cli out")
     parser.add_argument("--prompt", default="a dark ankle boot")
     parser.add_argument("--threads", type=int, default=_cores(), help="compute threads (default: the cores)")
     parser.add_argument("--cold-runs", type=int, default=7, metavar="N")
@@ -64,45 +69,104 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.teacher is None:
         arguments.teacher = next((folder for folder in TEACHERS if folder.is_dir()), TEACHERS[0])
-    result: dict[str, Any] = {"cold": _cold(arguments), "warm": _in_a_worker("runtime", arguments)}
+    with_native = not arguments.no_native and NATIVE.is_dir()
+    commands = {"cold": _python_command(arguments)} | ({"cold_native": _cli_command(arguments)} if with_native else {})
+    result: dict[str, Any] = dict(_cold(commands, arguments.cold_runs))
+    result["warm"] = _in_a_worker("runtime", arguments)
+    result["warm_native"] = _native(arguments) if with_native else None
     with_teacher = arguments.teacher.is_dir() and not arguments.no_teacher
     result["teacher"] = _in_a_worker("teacher", arguments) if with_teacher else None
-    result["ratios"] = _ratios(result["warm"], result["teacher"])
+    result["ratios"] = _ratios(result)
     result["machine"] = _machine(arguments.threads)
     sys.stdout.write(_table(result, arguments) + "\n" + json.dumps(result) + "\n")
     return 0
 
 
-def _cold(arguments: Namespace) -> dict[str, float]:
-    """Median wall seconds of a fresh process, from spawn to exit, its own count to the file, and its peak memory."""
-    walls, totals, peaks = [], [], []
+def _python_command(arguments: Namespace) -> list[str]:
+    return [sys.executable, "-m", "runtime.generate", *_cli_options(arguments)]
+
+
+def _cli_command(arguments: Namespace) -> list[str]:
+    return [str(_built("arcflow-cli")), *_cli_options(arguments), "--library", str(_onnxruntime())]
+
+
+def _cli_options(arguments: Namespace) -> list[str]:
+    return [arguments.prompt, "--model", _model(arguments), "--threads", str(arguments.threads), "--json"]
+
+
+def _cold(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, dict[str, float]]:
+    """For each command, in turns: wall seconds from spawn to exit, its own count to the file, its peak memory."""
+    walls: dict[str, list[float]] = {name: [] for name in commands}
+    totals: dict[str, list[float]] = {name: [] for name in commands}
+    peaks: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "runtime.generate", arguments.prompt, "--model", _model(arguments)]
-        command += ["--threads", str(arguments.threads), "--json", "--out", str(Path(folder) / "x.png")]
-        for attempt in range(arguments.cold_runs + 1):
-            start = time.perf_counter()
-            with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-                process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
-                # wait4 gives this child's own peak; RUSAGE_CHILDREN would give the largest of all so far.
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                wall = time.perf_counter() - start
-                if process.returncode:
-                    errors.seek(0)
-                    raise BenchmarkError(f"runtime.generate failed: {_last_line(errors.read())}")
-                output.seek(0)
-                document = json.load(output)
-            if attempt:  # The first run fills the page cache and writes the bytecode.
-                walls.append(wall)
-                totals.append(document["timings"]["total"])
-                peaks.append(usage.ru_maxrss * 1024 / _MIB)
+        for attempt in range(runs + 1):
+            for name, command in commands.items():
+                wall, total, peak = _run_once([*command, "--out", str(Path(folder) / "x.png")])
+                if attempt:  # The first run fills the page cache and writes the bytecode.
+                    walls[name].append(wall)
+                    totals[name].append(total)
+                    peaks[name].append(peak)
     return {
-        "wall_s": statistics.median(walls),
-        "wall_max_s": max(walls),
-        "to_file_s": statistics.median(totals),
-        "peak_rss_mib": max(peaks),
-        "runs": len(walls),
+        name: {
+            "wall_s": statistics.median(walls[name]),
+            "wall_max_s": max(walls[name]),
+            "to_file_s": statistics.median(totals[name]),
+            "peak_rss_mib": max(peaks[name]),
+            "runs": runs,
+        }
+        for name in commands
     }
+
+
+def _run_once(command: Sequence[str]) -> tuple[float, float, float]:
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors, cwd=ROOT)
+        # wait4 gives this child's own peak; RUSAGE_CHILDREN would give the largest of all so far.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            errors.seek(0)
+            raise BenchmarkError(f"{Path(command[0]).name} failed: {_last_line(errors.read())}")
+        output.seek(0)
+        return wall, json.load(output)["timings"]["total"], usage.ru_maxrss * 1024 / _MIB
+
+
+def _native(arguments: Namespace) -> dict[str, Any]:
+    """The native library's stages, from a C++ program that opens it; the folder of a bundle is looked up here."""
+    from engines.locate import locate
+
+    folder = Path(arguments.model) if Path(arguments.model).is_dir() else locate(arguments.model, target="cpu")
+    command = [_built("probe_latency"), _built("libarcflow_runtime.so"), folder.resolve(), _onnxruntime()]
+    command += [arguments.threads, arguments.warm_runs, arguments.prompt]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise BenchmarkError(f"the native measurement failed: {_last_line(done.stderr)}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _built(name: str) -> Path:
+    """A file of the native build. Raises BenchmarkError where it is not there."""
+    found = sorted(path for path in NATIVE.rglob(name) if path.is_file())
+    if not found:
+        raise BenchmarkError(f"{NATIVE} has no {name}: run make native, or leave it out with --no-native")
+    return found[0]
+
+
+def _onnxruntime() -> Path:
+    """The library inside the installed package: both runtimes are measured on the same one."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        raise BenchmarkError("the package onnxruntime is not installed")
+    found = sorted((Path(spec.origin).parent / "capi").glob("libonnxruntime.so*"))
+    if not found:
+        raise BenchmarkError(
+            "the package onnxruntime holds no libonnxruntime.so: leave the native part out, --no-native"
+        )
+    return found[0]
 
 
 def _in_a_worker(name: str, arguments: Namespace) -> dict[str, Any]:
@@ -193,13 +257,18 @@ _WORKERS: Mapping[str, Callable[[Namespace], dict[str, Any]]] = {
 }
 
 
-def _ratios(warm: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, float] | None:
-    if teacher is None:
-        return None
-    return {
-        "denoise": teacher["denoise_s"] / warm["denoise_s"],
-        "total": teacher["total_s"] / warm["total_s"],
-    }
+def _ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    warm, native, teacher = result["warm"], result["warm_native"], result["teacher"]
+    ratios = {}
+    if teacher is not None:
+        ratios["denoise"] = teacher["denoise_s"] / warm["denoise_s"]
+        ratios["total"] = teacher["total_s"] / warm["total_s"]
+    if native is not None:
+        ratios["python_to_native_total"] = warm["total_s"] / native["total_s"]
+        ratios["python_to_native_cold"] = result["cold"]["wall_s"] / result["cold_native"]["wall_s"]
+    if teacher is not None and native is not None:
+        ratios["teacher_to_native_total"] = teacher["total_s"] / native["total_s"]
+    return ratios
 
 
 def _machine(threads: int) -> dict[str, Any]:
@@ -215,32 +284,48 @@ def _machine(threads: int) -> dict[str, Any]:
 
 
 def _table(result: Mapping[str, Any], arguments: Namespace) -> str:
-    cold, warm, teacher, machine = (result[name] for name in ("cold", "warm", "teacher", "machine"))
-    rows = [
-        (
-            "cold start: process start to exit",
-            f"{cold['wall_s'] * 1e3:.0f} ms (slowest {cold['wall_max_s'] * 1e3:.0f})",
-        ),
-        ("cold start: process start to file", f"{cold['to_file_s'] * 1e3:.0f} ms"),
-        ("cold start: peak memory", f"{cold['peak_rss_mib']:.0f} MiB"),
-        ("bundle verified and loaded", f"{warm['open_s'] * 1e3:.0f} ms"),
-        (f"warm picture, {warm['nfe']} evaluations", f"{warm['total_s'] * 1e3:.2f} ms"),
-        *((f"  {stage}", f"{seconds * 1e3:.2f} ms") for stage, seconds in warm["stages_s"].items()),
-    ]
+    teacher, machine, ratios = result["teacher"], result["machine"], result["ratios"]
+    rows = _rows("Python", result["cold"], result["warm"])
+    if result["warm_native"] is None:
+        reason = "left out" if arguments.no_native else f"there is no {NATIVE}; run make native"
+        rows.append(("C++", f"not measured: {reason}"))
+    else:
+        rows += _rows("C++", result["cold_native"], result["warm_native"])
+        rows += [
+            ("  outside the networks", _ms(result["warm_native"]["outside_networks_s"])),
+            ("Python / C++, cold start", f"{ratios['python_to_native_cold']:.1f} x"),
+            ("Python / C++, warm picture", f"{ratios['python_to_native_total']:.2f} x"),
+        ]
     if teacher is None:
         reason = "left out" if arguments.no_teacher else f"there is no folder {arguments.teacher}"
         rows.append(("teacher", f"not measured: {reason}"))
     else:
-        ratios = result["ratios"]
         rows += [
-            (f"teacher picture, {teacher['steps']} steps", f"{teacher['total_s'] * 1e3:.1f} ms"),
-            ("  denoising", f"{teacher['denoise_s'] * 1e3:.1f} ms"),
-            ("teacher / ArcFlow, denoising", f"{ratios['denoise']:.1f} x"),
-            ("teacher / ArcFlow, whole picture", f"{ratios['total']:.1f} x"),
+            (f"teacher picture, {teacher['steps']} steps", _ms(teacher["total_s"])),
+            ("  denoising", _ms(teacher["denoise_s"])),
+            ("teacher / Python, denoising", f"{ratios['denoise']:.1f} x"),
+            ("teacher / Python, whole picture", f"{ratios['total']:.1f} x"),
         ]
+        if "teacher_to_native_total" in ratios:
+            rows.append(("teacher / C++, whole picture", f"{ratios['teacher_to_native_total']:.1f} x"))
     rows.append(("machine", f"{machine['cpu']}, {machine['threads']} threads"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _rows(runtime: str, cold: Mapping[str, float], warm: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{runtime}: cold start, process start to exit", f"{_ms(cold['wall_s'])} (slowest {_ms(cold['wall_max_s'])})"),
+        (f"{runtime}: cold start, process start to file", _ms(cold["to_file_s"])),
+        (f"{runtime}: cold start, peak memory", f"{cold['peak_rss_mib']:.0f} MiB"),
+        (f"{runtime}: bundle verified and loaded", _ms(warm["open_s"])),
+        (f"{runtime}: warm picture, {warm['nfe']} evaluations", _ms(warm["total_s"])),
+        *((f"  {stage}", _ms(seconds)) for stage, seconds in warm["stages_s"].items()),
+    ]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"
 
 
 def _model(arguments: Namespace) -> str:
