@@ -1,0 +1,83 @@
+// Finding and opening libonnxruntime, and turning its statuses into errors.
+#include "hosts/ort/library.hpp"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+namespace arcflow::ort {
+namespace {
+
+using core::Error;
+using GetApiBase = const OrtApiBase* (*)();
+
+constexpr const char* kVariable = "ARCFLOW_ONNXRUNTIME";
+constexpr const char* kAdvice =
+    "; name the file libonnxruntime.so of ONNX Runtime 1.21 or newer in the option \"library\" or in "
+    "$ARCFLOW_ONNXRUNTIME (the Python package onnxruntime holds one in its folder capi)";
+
+std::vector<std::string> candidates(const char* path) {
+  if (path != nullptr && *path != '\0') return {path};
+  const char* variable = std::getenv(kVariable);
+  if (variable != nullptr && *variable != '\0') return {variable};
+  return {"libonnxruntime.so", "libonnxruntime.so.1"};
+}
+
+// The newest table that both this build and the library know.
+const OrtApi* newest_api(const OrtApiBase& base) {
+  // A library says on stderr that it does not have a version, so no more is asked for than its own number promises.
+  const std::string version = base.GetVersionString();
+  std::uint32_t most = ORT_API_VERSION;
+  if (version.rfind("1.", 0) == 0) {
+    const unsigned long minor = std::strtoul(version.c_str() + 2, nullptr, 10);
+    most = static_cast<std::uint32_t>(std::min<unsigned long>(most, minor));
+  }
+  for (std::uint32_t number = most; number >= kLeastApi; --number) {
+    if (const OrtApi* api = base.GetApi(number)) return api;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Library open_library(const char* path) {
+  std::string tried;
+  for (const std::string& name : candidates(path)) {
+    void* module = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (module == nullptr) {
+      const char* reason = dlerror();
+      tried += (tried.empty() ? "" : "; ") + std::string(reason != nullptr ? reason : name + " cannot be opened");
+      continue;
+    }
+    const auto get_base = reinterpret_cast<GetApiBase>(dlsym(module, "OrtGetApiBase"));
+    const OrtApiBase* base = get_base != nullptr ? get_base() : nullptr;
+    if (base == nullptr) {
+      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, name + " is not ONNX Runtime: it has no OrtGetApiBase" + kAdvice);
+    }
+    const OrtApi* api = newest_api(*base);
+    if (api == nullptr) {
+      throw Error(ARCFLOW_BACKEND_UNAVAILABLE,
+                  name + " is ONNX Runtime " + base->GetVersionString() + ", which is too old" + kAdvice);
+    }
+    return {api, base->GetVersionString()};
+  }
+  throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "ONNX Runtime was not found: " + tried + kAdvice);
+}
+
+void check(const OrtApi& api, OrtStatus* status, const std::string& context) {
+  if (status == nullptr) return;
+  const Handle<OrtStatus> owner(status, api.ReleaseStatus);
+  const std::string message = api.GetErrorMessage(status);
+  // Its codes do not tell memory from other failures; these are what its allocators say.
+  constexpr std::string_view kMemory[] = {"bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory"};
+  const bool memory = std::any_of(std::begin(kMemory), std::end(kMemory), [&message](std::string_view sign) {
+    return message.find(sign) != std::string::npos;
+  });
+  throw Error(memory ? ARCFLOW_OUT_OF_MEMORY : ARCFLOW_BACKEND_UNAVAILABLE, context + ": " + message);
+}
+
+}  // namespace arcflow::ort

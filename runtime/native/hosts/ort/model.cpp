@@ -1,0 +1,229 @@
+// Loading networks into ONNX Runtime from verified bytes, and holding their ports to the manifest.
+#include "hosts/ort/model.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+namespace arcflow::ort {
+namespace {
+
+using core::Error;
+
+constexpr std::uint32_t kMostDefaultThreads = 8;
+
+// The cores this process may use, at most 8.
+std::uint32_t default_threads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const unsigned int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? static_cast<unsigned int>(CPU_COUNT(&set))
+                                                                          : std::thread::hardware_concurrency();
+  return std::clamp<std::uint32_t>(cores, 1, kMostDefaultThreads);
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
+      return "float32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      return "float16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      return "bfloat16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+      return "int64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+      return "int32";
+    default:
+      return "of another type";
+  }
+}
+
+// As Python writes a list of names.
+std::string quoted(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return "[" + text + "]";
+}
+
+std::vector<std::string> sorted(std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<std::string> names_of(const std::vector<Port>& ports) {
+  std::vector<std::string> names;
+  for (const Port& port : ports) names.push_back(port.name);
+  return names;
+}
+
+}  // namespace
+
+ONNXTensorElementDataType element_type(std::int32_t type) {
+  switch (type) {
+    case kArcflowFloat32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case kArcflowFloat16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case kArcflowBfloat16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    case kArcflowInt64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case kArcflowInt32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    default:
+      throw Error(ARCFLOW_INTERNAL, "a port has the unknown type number " + std::to_string(type));
+  }
+}
+
+std::uint64_t element_bytes(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+      return 8;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      return 2;
+    default:
+      return 4;
+  }
+}
+
+Model::Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networks, std::size_t count)
+    : library_(open_library(options.library)),
+      log_{options.log, options.log_user},
+      environment_(nullptr, library_.api->ReleaseEnv),
+      memory_(nullptr, library_.api->ReleaseMemoryInfo) {
+  // The environment's own log would go to stderr and outlive this model: sessions have a log of their own.
+  OrtEnv* environment = nullptr;
+  check(api(), api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "arcflow", &environment), "ONNX Runtime cannot start");
+  environment_.reset(environment);
+  check(api(), api().DisableTelemetryEvents(environment), "ONNX Runtime cannot start");
+  OrtMemoryInfo* memory = nullptr;
+  check(api(), api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime cannot start");
+  memory_.reset(memory);
+
+  const std::uint32_t threads = options.threads != 0 ? options.threads : default_threads();
+  networks_.reserve(count);
+  for (std::size_t index = 0; index < count; ++index) networks_.push_back(load(networks[index], threads));
+  backend_ = "ONNX Runtime " + library_.version + ", CPU, " + std::to_string(threads) +
+             (threads == 1 ? " thread" : " threads");
+}
+
+const Network& Model::network(std::size_t index) const {
+  if (index >= networks_.size()) {
+    throw Error(ARCFLOW_INTERNAL, "there is no network " + std::to_string(index) + " in this model");
+  }
+  return networks_[index];
+}
+
+Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& network, std::uint32_t threads) {
+  const std::string context = std::string("ONNX Runtime cannot prepare the ") + network.name + " network";
+  const auto require = [this, &context](OrtStatus* status) { check(api(), status, context); };
+  OrtSessionOptions* raw = nullptr;
+  require(api().CreateSessionOptions(&raw));
+  Handle<OrtSessionOptions> options(raw, api().ReleaseSessionOptions);
+  require(api().SetIntraOpNumThreads(raw, static_cast<int>(threads)));
+  require(api().SetInterOpNumThreads(raw, 1));
+  if (log_.write != nullptr) {
+    require(api().SetUserLoggingFunction(raw, &Model::forward, &log_));
+    require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_WARNING));
+  } else {
+    require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL));
+  }
+  // One or two evaluations a picture: an arena and its plans cost more than they save, idle spinning costs a core.
+  require(api().DisableCpuMemArena(raw));
+  require(api().DisableMemPattern(raw));
+  require(api().AddSessionConfigEntry(raw, "session.intra_op.allow_spinning", "0"));
+  // Where else a model's weights could be looked for: nowhere.
+  require(api().AddSessionConfigEntry(raw, "session.model_external_initializers_file_folder_path", "/dev/null"));
+  if (network.data_count > 0) {
+    std::vector<const char*> names;
+    std::vector<char*> contents;
+    std::vector<std::size_t> sizes;
+    for (std::size_t index = 0; index < network.data_count; ++index) {
+      const ArcflowHostBlob& blob = network.data[index];
+      names.push_back(blob.name);
+      contents.push_back(static_cast<char*>(const_cast<void*>(blob.data)));  // It is only read: see its documentation.
+      sizes.push_back(static_cast<std::size_t>(blob.size));
+    }
+    require(
+        api().AddExternalInitializersFromFilesInMemory(raw, names.data(), contents.data(), sizes.data(), names.size()));
+  }
+  return options;
+}
+
+Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) {
+  const std::string name = network.name;
+  const Handle<OrtSessionOptions> options = session_options(network, threads);
+  OrtSession* raw = nullptr;
+  check(api(),
+        api().CreateSessionFromArray(environment_.get(), network.model.data,
+                                     static_cast<std::size_t>(network.model.size), options.get(), &raw),
+        "ONNX Runtime cannot load the " + name + " network '" + network.model.name + "'");
+  Handle<OrtSession> session(raw, api().ReleaseSession);
+  Network loaded{name, std::move(session), {}, {}};
+  loaded.inputs = ports(network, raw, true);
+  loaded.outputs = ports(network, raw, false);
+  bytes_ += network.model.size;
+  for (std::size_t index = 0; index < network.data_count; ++index) bytes_ += network.data[index].size;
+  return loaded;
+}
+
+// The ports of one side, after they were found to be those of the manifest: names in any order, and types.
+std::vector<Port> Model::ports(const ArcflowHostNetwork& network, const OrtSession* session, bool inputs) const {
+  const std::string context = std::string("ONNX Runtime cannot tell the ports of the ") + network.name + " network";
+  const auto require = [this, &context](OrtStatus* status) { check(api(), status, context); };
+  OrtAllocator* allocator = nullptr;
+  require(api().GetAllocatorWithDefaultOptions(&allocator));
+  std::size_t count = 0;
+  require(inputs ? api().SessionGetInputCount(session, &count) : api().SessionGetOutputCount(session, &count));
+  std::vector<Port> actual;
+  for (std::size_t index = 0; index < count; ++index) {
+    char* text = nullptr;
+    require(inputs ? api().SessionGetInputName(session, index, allocator, &text)
+                   : api().SessionGetOutputName(session, index, allocator, &text));
+    const std::string port = text;
+    require(api().AllocatorFree(allocator, text));
+    OrtTypeInfo* raw = nullptr;
+    require(inputs ? api().SessionGetInputTypeInfo(session, index, &raw)
+                   : api().SessionGetOutputTypeInfo(session, index, &raw));
+    const Handle<OrtTypeInfo> info(raw, api().ReleaseTypeInfo);
+    const OrtTensorTypeAndShapeInfo* tensor = nullptr;  // Stays null for what is no tensor.
+    require(api().CastTypeInfoToTensorInfo(raw, &tensor));
+    ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    if (tensor != nullptr) require(api().GetTensorElementType(tensor, &type));
+    actual.push_back({port, type});
+  }
+
+  const char* kind = inputs ? "inputs" : "outputs";
+  const ArcflowHostPort* expected = inputs ? network.inputs : network.outputs;
+  std::vector<std::string> names;
+  for (std::size_t index = 0; index < (inputs ? network.input_count : network.output_count); ++index) {
+    names.emplace_back(expected[index].name);
+  }
+  if (sorted(names_of(actual)) != sorted(names)) {
+    throw Error(ARCFLOW_BACKEND_UNAVAILABLE, std::string("the ") + network.name + " network has " + kind + " " +
+                                                 quoted(names_of(actual)) + "; the bundle's manifest says " +
+                                                 quoted(names));
+  }
+  for (const Port& port : actual) {
+    const auto place = std::find(names.begin(), names.end(), port.name) - names.begin();
+    const ONNXTensorElementDataType wanted = element_type(expected[place].type);
+    if (port.type != wanted) {
+      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, std::string("the ") + network.name + " network's '" + port.name +
+                                                   "' is " + type_name(port.type) + "; the bundle's manifest says " +
+                                                   type_name(wanted));
+    }
+  }
+  return actual;
+}
+
+void ORT_API_CALL Model::forward(void* log, OrtLoggingLevel severity, const char* category, const char* id,
+                                 const char* location, const char* message) {
+  (void)category, (void)id, (void)location;
+  const Log* sink = static_cast<const Log*>(log);
+  // VERBOSE, INFO, WARNING, ERROR, FATAL to DEBUG, INFO, WARNING, ERROR, ERROR.
+  sink->write(sink->user, std::min<std::int32_t>(severity, ARCFLOW_LOG_ERROR), message);
+}
+
+}  // namespace arcflow::ort

@@ -1,0 +1,65 @@
+// The networks of a bundle in ONNX Runtime on the CPU, with the options of runtime/backend.py: equal to the bit.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hosts/host.h"
+#include "hosts/ort/library.hpp"
+
+namespace arcflow::ort {
+
+struct Port {
+  std::string name;
+  ONNXTensorElementDataType type;
+};
+
+// One loaded network. Running it is safe from several threads at once.
+struct Network {
+  std::string name;
+  Handle<OrtSession> session;
+  std::vector<Port> inputs, outputs;
+};
+
+// Loaded networks; immutable.
+class Model {
+ public:
+  // Loads them from the given bytes alone: no path is opened. Throws core::Error.
+  Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networks, std::size_t count);
+
+  const OrtApi& api() const noexcept { return *library_.api; }
+  const OrtMemoryInfo* memory() const noexcept { return memory_.get(); }
+  const Network& network(std::size_t index) const;
+  const std::string& backend() const noexcept { return backend_; }
+  std::uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  struct Log {
+    void (*write)(void* user, std::int32_t level, const char* message);
+    void* user;
+  };
+
+  Handle<OrtSessionOptions> session_options(const ArcflowHostNetwork& network, std::uint32_t threads);
+  Network load(const ArcflowHostNetwork& network, std::uint32_t threads);
+  std::vector<Port> ports(const ArcflowHostNetwork& network, const OrtSession* session, bool inputs) const;
+  static void ORT_API_CALL forward(void* log, OrtLoggingLevel severity, const char* category, const char* id,
+                                   const char* location, const char* message);
+
+  Library library_;
+  Log log_;
+  // In this order: sessions go first, then the environment that they live in. ONNX Runtime has one environment a
+  // process and counts how often it was asked for.
+  Handle<OrtEnv> environment_;
+  Handle<OrtMemoryInfo> memory_;
+  std::vector<Network> networks_;
+  std::string backend_;
+  std::uint64_t bytes_ = 0;
+};
+
+// The ONNX element type of an ArcflowHostType, and its size in bytes. Throws core::Error for any other number.
+ONNXTensorElementDataType element_type(std::int32_t type);
+std::uint64_t element_bytes(ONNXTensorElementDataType type);
+
+}  // namespace arcflow::ort
