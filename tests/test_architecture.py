@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime",
         "onnxscript", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
     },
-    "runtime": {"foundation", "engines", "cuda", "msgspec", "numpy", "onnxruntime", "PIL", "tensorrt", "tokenizers"},
+    "runtime": {
+        "foundation", "engines", "cuda", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tensorrt", "tokenizers",
+    },
 }  # fmt: skip
 """What each package may import besides itself and the standard library."""
 
