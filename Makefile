@@ -10,13 +10,17 @@ SEED   ?= 5
 OUT    ?= out/demo.png
 PART   ?= all
 WORKERS ?= 2
+SECONDS ?= 60
+COUNT   ?= 1000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+CXX_FILES = $(shell find runtime/native examples tests/native \( -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' \
+	-o -name '*.cuh' \) -not -path '*/build/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format tiny fullsize data constraints clean distclean
+.PHONY: help demo test pytest ctest native lint format sanitize fuzz soak tiny fullsize data constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,17 +30,42 @@ demo: $(VENV)/.base ## Paint a picture from a prompt with the embedded model (PR
 	@$(BIN)/python scripts/show.py "$(OUT)"
 	@echo "The picture is in $(OUT)"
 
-test: lint ## Lint, then run every test
+test: ## Lint, build the C++ library, then run every test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory native
+	@$(MAKE) --no-print-directory ctest
+	@$(MAKE) --no-print-directory pytest
+
+pytest: $(VENV)/.native
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+ctest: $(VENV)/.dev
+	@scripts/native.sh ctest release
 
 lint: $(VENV)/.dev ## Check style, format and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 format: $(VENV)/.dev ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+	@$(BIN)/clang-format -i $(CXX_FILES)
+
+native: $(VENV)/.dev ## Build the C++ library, its programs and tests into build/native, and the Python module over it
+	@scripts/native.sh build release
+	@$(MAKE) --no-print-directory $(VENV)/.native
+
+sanitize: $(VENV)/.dev ## Run the C++ tests under AddressSanitizer, UBSan and ThreadSanitizer (clang)
+	@scripts/native.sh asan
+	@scripts/native.sh tsan
+
+fuzz: $(VENV)/.dev ## Fuzz every parser of foreign bytes, SECONDS each (clang)
+	@scripts/native.sh fuzz $(SECONDS)
+
+soak: $(VENV)/.dev ## Generate COUNT pictures under LeakSanitizer (clang)
+	@scripts/native.sh soak $(COUNT)
 
 # Each stage continues where an interrupted run stopped. State lies in .work/$(RECIPE), results in models/ and engines/.
 tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bundle, evaluation (about 85 minutes on 2 idle cores)
@@ -63,8 +92,8 @@ clean: ## Remove caches and outputs (keeps .venv, .data and .work)
 	@find $(wildcard foundation arcflow export engines runtime tests scripts benchmarks) \
 		-name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv as well
-	@rm -rf $(VENV)
+distclean: clean ## Remove .venv and .deps as well
+	@rm -rf $(VENV) .deps
 
 # Stamps: a second run installs nothing unless the requirements have changed.
 $(VENV)/.created:
@@ -83,4 +112,12 @@ $(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.base
 	@echo "Installing training, export and development tools into $(VENV) (torch: a few minutes)"
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The module holds a library of its own, so that the wheel is complete; it is made anew when a source has changed.
+NATIVE_SOURCES = CMakeLists.txt $(wildcard cmake/*) $(shell find runtime/native engines/bundles -type f \
+	-not -path '*/tests/*' -not -path '*/fuzz/*' -not -name '*.pyc')
+$(VENV)/.native: $(VENV)/.dev $(NATIVE_SOURCES)
+	@echo "Installing arcflow-native into $(VENV)"
+	@scripts/native.sh wheel
 	@touch $@

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Build and check the native library with the tools of .venv. Called by the Makefile and by tests/native.
+# Usage: scripts/native.sh build PRESET [TARGET...]   configure and build into build/<preset> (release: build/native)
+#        scripts/native.sh ctest PRESET               run its C++ tests
+#        scripts/native.sh asan | tsan                build and run the tests under sanitizers
+#        scripts/native.sh fuzz SECONDS               run every fuzzer over a copy of its corpus
+#        scripts/native.sh soak COUNT                 that many generations under LeakSanitizer
+#        scripts/native.sh wheel                      install arcflow-native into .venv
+# Exit code 77: this machine lacks what the check needs (clang); the reason is printed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PATH=$PWD/.venv/bin:$PATH # cmake, ninja
+jobs=${JOBS:-2}
+fail() { echo "error: $1" >&2; exit 2; }
+skip() { echo "skipped: $1" >&2; exit 77; }
+folder() { if [ "$1" = release ]; then echo build/native; else echo "build/$1"; fi; }
+onnxruntime() { find .venv/lib/python3*/site-packages/onnxruntime/capi -name 'libonnxruntime.so.*' 2>/dev/null | head -n 1; }
+
+configure() { # configure PRESET OPTIONS...
+    local log library
+    library=$(onnxruntime)
+    scripts/native-deps.sh
+    mkdir -p build
+    log=$(mktemp)
+    cmake --preset "$1" ${library:+-DARCFLOW_ONNXRUNTIME_LIBRARY="$PWD/$library"} "${@:2}" >"$log" 2>&1 ||
+        { cat "$log" >&2; rm -f "$log"; fail "cmake cannot configure preset $1 (above)"; }
+    grep -E '^-- (Host|CUDA|ArcFlow)' "$log" || true
+    rm -f "$log"
+}
+build() { # build PRESET TARGETS...: quiet unless it fails
+    local log status=0 preset=$1
+    shift
+    log=$(mktemp)
+    cmake --build "$(folder "$preset")" --parallel "$jobs" ${1:+--target "$@"} >"$log" 2>&1 || status=$?
+    [ $status = 0 ] || { grep -v -E '^\[[0-9]+/[0-9]+\] (Building|Linking)' "$log" >&2; rm -f "$log"; fail "the build failed (above)"; }
+    rm -f "$log"
+}
+clang() { # the compiler for preset asan or tsan, as options of cmake
+    scripts/native-deps.sh >&2
+    local name
+    name=${ARCFLOW_CLANG:-$(cat .deps/clang)}
+    [ -n "$name" ] || skip "there is no clang++ with sanitizers: install clang-14 and libclang-rt-14-dev"
+    name=$(command -v "$name")
+    clang_options=(-DCMAKE_CXX_COMPILER="$name" -DCMAKE_C_COMPILER="${name/clang++/clang}")
+}
+run_ctest() { ctest --test-dir "$(folder "$1")" --output-on-failure --no-tests=error --parallel "$jobs" --quiet "${@:2}"; }
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1:strict_string_checks=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
+
+check=${1:-}
+[ $# -gt 0 ] && shift
+case $check in
+build)
+    configure "$1"
+    build "$@"
+    ;;
+ctest)
+    run_ctest "$1"
+    ;;
+asan)
+    clang
+    configure asan "${clang_options[@]}"
+    build asan
+    run_ctest asan
+    ;;
+tsan)
+    clang
+    configure tsan "${clang_options[@]}"
+    build tsan test_threads arcflow_host_ort
+    run_ctest tsan --tests-regex '^test_threads$'
+    ;;
+fuzz)
+    seconds=${1:?usage: scripts/native.sh fuzz SECONDS}
+    clang
+    configure asan "${clang_options[@]}"
+    build asan
+    for fuzzer in build/asan/bin/fuzz_*; do
+        name=$(basename "$fuzzer")
+        work=build/asan/fuzz/$name
+        mkdir -p "$work/corpus"
+        # What is found goes into the first folder; the committed corpus is read only.
+        "$fuzzer" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+            -artifact_prefix="$work/" "$work/corpus" "runtime/native/fuzz/corpus/${name#fuzz_}" >"$work/log" 2>&1 ||
+            { cat "$work/log" >&2; fail "$name found a fault; the input is in $work"; }
+        echo "$name: $(sed -nE 's/^stat::number_of_executed_units: *//p' "$work/log") inputs, no fault"
+    done
+    ;;
+soak)
+    count=${1:?usage: scripts/native.sh soak COUNT}
+    clang
+    configure asan "${clang_options[@]}"
+    build asan probe_soak arcflow_runtime arcflow_host_ort
+    build/asan/bin/probe_soak "$PWD/engines/bundles/tiny-fp32-cpu" "$PWD/$(onnxruntime)" "$count"
+    ;;
+wheel)
+    scripts/native-deps.sh
+    log=$(mktemp)
+    CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs .venv/bin/python -m pip install \
+        --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall runtime/native/python >"$log" 2>&1 ||
+        { cat "$log" >&2; rm -f "$log"; fail "arcflow-native cannot be built (above)"; }
+    rm -f "$log"
+    ;;
+*)
+    sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//' >&2
+    exit 2
+    ;;
+esac
