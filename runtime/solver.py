@@ -101,13 +101,18 @@ def _coefficients(field: MomentumField) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def _mix(means: Floats, coefficients: NDArray[np.float64]) -> Floats:
-    """sum_k coefficients_k v_k: [B, S, K, C] with [B, S, K, P] -> [B, S, C], in float32 or the means' own precision."""
+    """sum_k coefficients_k v_k: [B, S, K, C] with [B, S, K, P] -> [B, S, C], in float32 or the means' own precision.
+
+    Mode by mode in ascending order, product and sum rounded apart: C++ gets the same bits (core/solver.cpp).
+    """
     dtype = np.promote_types(means.dtype, np.float32)
-    batch, tokens, modes, channels = means.shape
-    positions = coefficients.shape[-1]
-    v = means.astype(dtype, copy=False).reshape(batch, tokens, modes, channels // positions, positions)
-    mixed: Floats = np.einsum("bskcp,bskp->bscp", v, coefficients.astype(dtype))
-    return mixed.reshape(batch, tokens, channels)
+    modes, channels = means.shape[2:]
+    v = means.astype(dtype, copy=False)
+    rows = np.tile(coefficients.astype(dtype), channels // coefficients.shape[-1])
+    mixed: Floats = v[:, :, 0] * rows[:, :, 0]
+    for k in range(1, modes):
+        mixed += v[:, :, k] * rows[:, :, k]
+    return mixed
 
 
 def _level(sigma: Level) -> NDArray[np.float64]:
