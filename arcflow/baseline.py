@@ -1,0 +1,273 @@
+"""``python -m arcflow.baseline``: what engines are measured against, the same pictures by diffusers in torch.
+
+The student, eager or compiled: text encoders, evaluations, closed form and VAE of the base pipeline in its own modules.
+Or the teacher: the stock pipeline with its many steps. Prints one line of JSON, which ``runtime.bench`` reads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import statistics
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foundation.cli import ArgumentParser, run
+
+_EXAMPLES = """examples:
+  python -m arcflow.baseline --base models/tiny/teacher --adapter models/tiny/adapter --width 32 --height 32 \\
+      --text-tokens 12 --guidance 2
+  python -m arcflow.baseline --base FLUX.1-dev --adapter arcflow-flux --mode compile --device cuda --dtype bfloat16
+  python -m arcflow.baseline --base FLUX.1-dev --what teacher --steps 50 --device cuda --dtype bfloat16
+"""
+_KINDS = ("student", "teacher")
+_MODES = ("eager", "compile")
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; returns 0. Raises ArcFlowError."""
+    parser = ArgumentParser(
+        prog="python -m arcflow.baseline", description="Time a student or its teacher in torch.", epilog=_EXAMPLES
+    )
+    add = parser.add_argument
+    add("--base", type=Path, required=True, help="the teacher's pipeline: a diffusers folder")
+    add("--adapter", type=Path, help="the student's adapter folder (needed for --what student)")
+    add("--what", choices=_KINDS, default="student", help="default: %(default)s")
+    add("--mode", choices=_MODES, default="eager", help="compile: torch.compile of the backbone (default: %(default)s)")
+    add("--prompt", default="a dark ankle boot")
+    add("--width", type=int, default=1024, metavar="PX")
+    add("--height", type=int, default=1024, metavar="PX")
+    add("--text-tokens", type=int, default=512, metavar="N", help="longest prompt (default: %(default)s)")
+    add("--nfe", type=int, help="the student's evaluations (default: its adapter's)")
+    add("--steps", type=int, default=50, help="the teacher's steps (default: %(default)s)")
+    add("--guidance", type=float, help="default: the adapter's; the teacher's: its family's")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
+    add("--dtype", choices=_DTYPES, default="float32", help="of all networks (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="compute threads on a CPU (default: torch's)")
+    add("--runs", type=int, default=50, metavar="N", help="measured pictures (default: %(default)s)")
+    add("--warm-up", type=int, default=3, metavar="N", help="pictures before them (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    for name in ("width", "height", "text_tokens", "nfe", "steps", "runs", "warm_up"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if arguments.what == "student" and arguments.adapter is None:
+        parser.error("--what student needs --adapter FOLDER")
+    sys.stdout.write(json.dumps(measure(arguments)) + "\n")
+    return 0
+
+
+def measure(arguments: Namespace) -> dict[str, Any]:
+    """Seconds by stage and of the whole picture (median and 99th percentile), and the peak memory in bytes.
+
+    Raises BackboneError for a pipeline that is none of FLUX or Qwen-Image or a device that is not there, AdapterError.
+    """
+    import torch
+
+    from arcflow.errors import BackboneError
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        device = torch.device(arguments.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"--device {arguments.device} cannot be used: {error}") from error
+    pipeline = _open(arguments.base, getattr(torch, arguments.dtype))
+    prepare = _student if arguments.what == "student" else _teacher
+    make, evaluations = prepare(pipeline, arguments, device)
+    walls: list[float] = []
+    stages: dict[str, list[float]] = {}
+    for attempt in range(arguments.warm_up + arguments.runs):
+        clock = _Clock(device)
+        make(attempt, clock)
+        if attempt >= arguments.warm_up:
+            walls.append(clock.total)
+            for name, seconds in clock.stages.items():
+                stages.setdefault(name, []).append(seconds)
+    return {
+        "what": arguments.what,
+        "mode": arguments.mode if arguments.what == "student" else "eager",
+        "stages_s": {name: statistics.median(values) for name, values in stages.items()},
+        "total_s": statistics.median(walls),
+        "total_p99_s": percentile(walls, 0.99),
+        "evaluations": evaluations,
+        "runs": len(walls),
+        "peak_bytes": _peak(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": arguments.dtype,
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value at or below which that share of ``values`` lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+class _Clock:
+    """Seconds by stage; the device has finished at both ends of each."""
+
+    def __init__(self, device: Any) -> None:
+        self.stages: dict[str, float] = {}
+        self._device = device
+        self._start = self._last = self._now()
+
+    @property
+    def total(self) -> float:
+        """From the beginning to the last mark."""
+        return self._last - self._start
+
+    def mark(self, name: str) -> None:
+        """The stage that began at the last mark is over."""
+        now = self._now()
+        self.stages[name] = self.stages.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+_Make = Callable[[int, _Clock], None]
+"""Makes one picture from a seed and marks the stages."""
+
+
+def _open(base: Path, dtype: Any) -> Any:
+    from diffusers import DiffusionPipeline
+
+    from arcflow.errors import BackboneError
+
+    if not (base / "model_index.json").is_file():
+        raise BackboneError(f"{base} is no diffusers pipeline: it has no model_index.json; give --base FOLDER")
+    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _family(pipeline: Any) -> str:
+    """The student's architecture. Raises BackboneError for another pipeline."""
+    from arcflow.errors import BackboneError
+
+    families = {"FluxPipeline": "flux", "QwenImagePipeline": "qwen"}
+    kind = type(pipeline).__name__
+    if kind not in families:
+        raise BackboneError(f"--base is a {kind}; allowed are {', '.join(sorted(families))}")
+    return families[kind]
+
+
+def _teacher(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, int]:
+    import torch
+
+    from arcflow.students import architecture
+
+    pipeline.to(device)
+    name = _family(pipeline)
+    guidance = architecture(name).GUIDANCE if arguments.guidance is None else arguments.guidance
+    options: dict[str, Any] = {"height": arguments.height, "width": arguments.width}
+    options |= {"num_inference_steps": arguments.steps, "max_sequence_length": arguments.text_tokens}
+    # FLUX takes guidance as an input; Qwen-Image evaluates twice, with and without the prompt.
+    options |= {"guidance_scale": guidance} if name == "flux" else {"true_cfg_scale": guidance, "negative_prompt": " "}
+
+    def make(seed: int, clock: _Clock) -> None:
+        pipeline(arguments.prompt, generator=torch.Generator().manual_seed(seed), **options)
+        clock.mark("pipeline")
+
+    return make, arguments.steps
+
+
+def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, int]:
+    import torch
+
+    from arcflow.adapter import merge_into, read_adapter
+    from arcflow.field import displacement
+    from arcflow.packing import unpack
+    from arcflow.schedule import sigmas
+    from arcflow.students import architecture, build_student
+
+    name = _family(pipeline)
+    family = architecture(name)
+    adapter = read_adapter(arguments.adapter)
+    policy = adapter.config.policy
+    teacher = pipeline.transformer
+    student: Any = merge_into(
+        build_student(dict(teacher.config), adapter.config.modes, name).to(teacher.dtype), teacher.state_dict(), adapter
+    )
+    pipeline.transformer = None
+    pipeline.to(device)
+    student = student.eval().requires_grad_(False).to(device)
+    if arguments.mode == "compile":
+        student = torch.compile(student)
+    nfe = arguments.nfe or policy.nfe
+    guidance = policy.guidance if arguments.guidance is None else arguments.guidance
+    levels = sigmas(nfe, policy.shift, policy.final_step_ratio)
+    factor = 2 * pipeline.vae_scale_factor
+    rows, columns = arguments.height // factor, arguments.width // factor
+    channels, dtype = teacher.config.in_channels, teacher.dtype
+
+    @torch.no_grad()
+    def make(seed: int, clock: _Clock) -> None:
+        condition = _condition(pipeline, arguments, guidance, rows, columns)
+        clock.mark("text")
+        x = torch.randn(1, rows * columns, channels, generator=torch.Generator().manual_seed(seed)).to(device)
+        clock.mark("noise")
+        for index, (a, b) in enumerate(itertools.pairwise(levels), start=1):
+            start, end = (torch.full((1,), level, device=device) for level in (a, b))
+            field = family.evaluate(student, x.to(dtype), start.to(dtype), condition)
+            clock.mark(f"evaluation {index}")
+            x = x + displacement(field, start, start, end)
+            clock.mark(f"solver {index}")
+        _decode(pipeline.vae, unpack(x, rows, columns).to(dtype))
+        clock.mark("vae")
+
+    return make, nfe
+
+
+def _condition(pipeline: Any, arguments: Namespace, guidance: float, rows: int, columns: int) -> Any:
+    """The prompt's condition, encoded by the pipeline itself."""
+    import torch
+
+    from arcflow import flux, qwen
+
+    tokens = arguments.text_tokens
+    if _family(pipeline) == "qwen":
+        sequence, mask = pipeline.encode_prompt(arguments.prompt, max_sequence_length=tokens)
+        mask = torch.ones(sequence.shape[:2], dtype=torch.bool, device=sequence.device) if mask is None else mask
+        return qwen.Condition(sequence, mask, rows, columns)
+    sequence, pooled, txt_ids = pipeline.encode_prompt(arguments.prompt, None, max_sequence_length=tokens)
+    scale = torch.full((1,), guidance, device=sequence.device)
+    return flux.Condition(pooled, sequence, scale, flux.image_ids(rows, columns).to(sequence.device), txt_ids)
+
+
+def _decode(vae: Any, latents: Any) -> Any:
+    """The picture of latents [B, C, H, W]: one frame where the VAE is a video's."""
+    import torch
+
+    config = vae.config
+    if getattr(config, "latents_mean", None) is not None:  # a video decoder: it takes frames
+        mean, std = (
+            torch.tensor(values, dtype=latents.dtype, device=latents.device).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return vae.decode(latents[:, :, None] * std + mean).sample[:, :, 0]
+    return vae.decode(latents / config.scaling_factor + config.shift_factor).sample
+
+
+def _peak(device: Any) -> int:
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
