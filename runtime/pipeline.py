@@ -123,6 +123,7 @@ class Pipeline:
             settings=settings,
             timings=dict(clock.seconds),
             warnings=warnings,
+            spans=tuple(clock.spans),
         )
 
     def _settings(self, request: Request) -> Settings:

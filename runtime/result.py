@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.timing import Span
+
 Picture = NDArray[np.uint8]
 """[height, width, 3], RGB."""
 
@@ -80,7 +82,8 @@ class Generation:
 
     images: uint8 [height, width, 3] each. latents: float32 [N, C, H, W], normalised (before the VAE's scale and shift).
     previews: for each image its frames, noisiest first. settings: prompts and seeds by image, and all they share.
-    timings: seconds by stage. warnings: sentences for the user (a prompt that was cut).
+    timings: seconds by stage. warnings: sentences for the user (a prompt that was cut). spans: each passage through a
+    stage, in order, in seconds since the call.
     """
 
     images: tuple[Picture, ...]
@@ -89,3 +92,4 @@ class Generation:
     settings: Settings
     timings: Mapping[str, float]
     warnings: tuple[str, ...]
+    spans: tuple[Span, ...] = ()

@@ -6,16 +6,33 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _IMPORTED = time.perf_counter()
 
 
+@dataclass(frozen=True)
+class Span:
+    """One passage through a stage, in seconds since the stopwatch was made."""
+
+    stage: str
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
 class Stopwatch:
-    """Seconds by stage; a stage that is entered again adds up."""
+    """Seconds by stage, and each passage through one; a stage that is entered again adds up."""
 
     def __init__(self, *stages: str) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
+        self.spans: list[Span] = []
+        self._origin = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -24,7 +41,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            end = time.perf_counter()
+            self.seconds[name] = self.seconds.get(name, 0.0) + end - start
+            self.spans.append(Span(name, start - self._origin, end - self._origin))
 
 
 def since_process_start() -> float:
