@@ -49,6 +49,7 @@ def build_parser() -> ArgumentParser:
     add("--scale", type=int, default=1, metavar="N", help="enlarge each pixel to N x N (default: %(default)s)")
     add("--out", type=Path, metavar="FILE.png", help=f"where to write (default: {_FOLDER}/PROMPT-SEED.png)")
     add("--threads", type=int, metavar="N", help="compute threads (default: the cores, at most 8)")
+    add("--host", choices=("python", "native"), default="python", help="what runs it: this package, or the C++ core")
     add("--json", action="store_true", help="print one JSON object: settings, files, timings in seconds")
     return parser
 
@@ -67,7 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from runtime.request import check_request
     with clock.stage("open"):
         pipeline = Pipeline.open(
-            arguments.model, precision=arguments.precision, target=arguments.target, threads=arguments.threads
+            arguments.model,
+            precision=arguments.precision,
+            target=arguments.target,
+            threads=arguments.threads,
+            host=arguments.host,
         )
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     # What would fail after the work fails before it.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from runtime.backend import Network, OnnxRuntimeNetwork, default_threads
 from runtime.errors import BackendError, RequestError
 from runtime.request import Request, check_request
 from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
+from runtime.settings import settings_of
 from runtime.text import PromptTokenizer
 from runtime.timing import Stopwatch
 
 DEFAULT_MODEL = "tiny"
+HOSTS = ("python", "native")
 _STAGES = ("tokenize", "text", "noise", "backbone", "solver", "vae")
 _TARGET = "cpu"
 _MAX_THREADS = 1024
@@ -50,19 +53,27 @@ class Pipeline:
         precision: str | None = None,
         target: str | None = None,
         threads: int | None = None,
+        host: Literal["python", "native"] = "python",
     ) -> Pipeline:
         """Verify and load a bundle.
 
         source: a model's name ("tiny"), looked up by :func:`engines.locate.locate`; or a bundle's folder: a Path, or
         a string with a path separator in it. precision, target: which of the model's bundles ("fp32", "cpu").
         threads: compute threads a network (default: the cores, at most 8).
+        host: what runs it: this package, or the C++ core (the extra `native`), with the same results.
         Raises BundleError (missing, altered, of another kind), BackendError (cannot be loaded), RequestError.
         """
         count = default_threads() if threads is None else threads
         if not 1 <= count <= _MAX_THREADS:
             raise RequestError(f"threads is {count}; it must be from 1 to {_MAX_THREADS}")
+        if host not in HOSTS:
+            raise RequestError(f"host is {host!r}; it must be one of {', '.join(HOSTS)}")
         bundle = _open_bundle(source, precision, target)
         manifest = bundle.manifest
+        if host == "native":
+            from runtime.native_host import NativePipeline
+
+            return NativePipeline.load(bundle, threads=count)
         if manifest.target != _TARGET:
             raise BackendError(_cannot_run(bundle))
         tokenizers = {
@@ -108,7 +119,7 @@ class Pipeline:
             previews=previews,
         )
         clock = Stopwatch(*_STAGES)
-        settings = self._settings(request)
+        settings = settings_of(self.manifest, request)
         conditions, warnings = self._encode(request.prompts, clock)
         most = self.manifest.limits.batch.max
         results = []
@@ -124,22 +135,6 @@ class Pipeline:
             timings=dict(clock.seconds),
             warnings=warnings,
             spans=tuple(clock.spans),
-        )
-
-    def _settings(self, request: Request) -> Settings:
-        manifest, schedule = self.manifest, self.manifest.schedule
-        return Settings(
-            model=manifest.model,
-            precision=manifest.precision,
-            target=manifest.target,
-            bundle=manifest.digest,
-            nfe=request.nfe,
-            sigmas=solver.sigmas(request.nfe, schedule.shift, schedule.final_step_ratio),
-            guidance=schedule.guidance,
-            width=request.width,
-            height=request.height,
-            prompts=tuple(text for text in request.prompts for _ in range(request.num_images)),
-            seeds=noise.image_seeds(request.seed, request.total),
         )
 
     def _encode(self, prompts: Sequence[str], clock: Stopwatch) -> tuple[Conditions, tuple[str, ...]]:

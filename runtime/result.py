@@ -62,7 +62,8 @@ class Step:
 
     index, total: the evaluation (from 0) among those of the whole request (evaluations times batches).
     first_image: position of the batch's first picture in the request. sigma_from, sigma_to: the segment.
-    latents: float32 [B, C, H, W], the state at ``sigma_to`` (normalised; a copy).
+    latents: float32 [B, C, H, W], the state at ``sigma_to`` (normalised; a copy); None from the native host, which
+    leaves it where it is computed.
     """
 
     index: int
@@ -70,7 +71,7 @@ class Step:
     first_image: int
     sigma_from: float
     sigma_to: float
-    latents: NDArray[np.float32]
+    latents: NDArray[np.float32] | None
 
 
 OnStep = Callable[[Step], None]

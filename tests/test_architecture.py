@@ -51,6 +51,14 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+CXX_FOLDERS = ("runtime/native", "examples", "tests/native")
+CXX_SUFFIXES = {".c", ".h", ".cpp", ".hpp", ".cu", ".cuh"}
+CXX = [
+    pytest.param(path, id=path.relative_to(ROOT).as_posix())
+    for folder in CXX_FOLDERS
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in CXX_SUFFIXES
+]
 LIBRARY = [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for p in MAY_IMPORT for path in files_of(p)]
 
 
@@ -125,6 +133,13 @@ def test_files_hold_one_concept(path: Path) -> None:
 @pytest.mark.parametrize("path", LIBRARY)
 def test_modules_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)) or not tree_of(path).body, f"{path} has no module docstring"
+
+
+@pytest.mark.parametrize("path", CXX)
+def test_cxx_files_hold_one_concept_and_say_which(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_LINES, f"{path} has {len(lines)} lines: split it by concept"
+    assert lines and lines[0].startswith(("// ", "/* ")), f"{path} opens with no comment on what it is for"
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:

@@ -1,0 +1,56 @@
+"""``python -m runtime.native --cmake-dir``: where the installed C++ library is, for build systems."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from foundation.cli import ArgumentParser, run
+from runtime.errors import BackendError
+
+_PLACES = {
+    "cmake_dir": Path("lib/cmake/ArcFlow"),
+    "include_dir": Path("include"),
+    "library": Path("lib/libarcflow_runtime.so"),
+}
+_EXAMPLES = """examples:
+  cmake -S . -B build -DArcFlow_DIR=$(python -m runtime.native --cmake-dir)
+  cc service.c -I$(python -m runtime.native --include-dir) $(python -m runtime.native --library)
+"""
+
+
+def build_parser() -> ArgumentParser:
+    """The command line of ``runtime.native``."""
+    parser = ArgumentParser(
+        prog="python -m runtime.native", description="Where the installed C++ library is.", epilog=_EXAMPLES
+    )
+    place = parser.add_mutually_exclusive_group(required=True)
+    for name, help in (
+        ("cmake_dir", "the folder of ArcFlowConfig.cmake"),
+        ("include_dir", "the folder of arcflow/arcflow.h"),
+        ("library", "the shared library"),
+    ):
+        option = "--" + name.replace("_", "-")
+        place.add_argument(option, dest="place", action="store_const", const=name, help=help)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the place; returns 0. Raises BackendError where arcflow-native is not installed."""
+    name = build_parser().parse_args(argv).place
+    spec = find_spec("arcflow_native")
+    if spec is None or spec.origin is None:
+        raise BackendError(
+            "the package arcflow-native is not installed; in ArcFlow's source tree: pip install ./runtime/native/python"
+        )
+    path = Path(spec.origin).resolve().parent / _PLACES[name]
+    if not path.exists():
+        raise BackendError(f"{path} is missing: reinstall arcflow-native (pip install ./runtime/native/python)")
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
