@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -110,17 +111,17 @@ def _check_listing(root: Path, entries: Mapping[str, FileEntry], linked: Collect
     while pending:
         try:
             with os.scandir(pending.pop()) as listing:
-                children = sorted(listing, key=lambda child: child.name)
+                children = sorted((Path(child.path), child.stat(follow_symlinks=False)) for child in listing)
         except OSError as error:
             raise BundleError(f"cannot list {root}: {error.strerror or error}; {hint(root)}") from error
-        for child in children:
-            path = Path(child.path).relative_to(root).as_posix()
-            if child.is_dir(follow_symlinks=False):
+        for child, status in children:
+            path = child.relative_to(root).as_posix()
+            if stat.S_ISDIR(status.st_mode):
                 if path not in folders:
                     raise BundleError(f"{root}: the folder {path!r} is not in the manifest: {mend}")
-                pending.append(Path(child.path))
+                pending.append(child)
                 continue
-            check_kind(root, path, child.stat(follow_symlinks=False), names=2 if path in linked else 1)
+            check_kind(root, path, status, names=2 if path in linked else 1)
             if path not in expected:
                 raise BundleError(f"{root}: the file {path!r} is not in the manifest: {mend}")
             found.add(path)

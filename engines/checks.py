@@ -29,9 +29,9 @@ def check_manifest(manifest: Manifest) -> None:
     architecture = manifest.architecture
     _check_keys("networks", architecture, manifest.networks, NETWORKS[architecture])
     _check_keys("tokenizers", architecture, manifest.tokenizers, TOKENIZERS[architecture])
-    for key, network in manifest.networks.items():
+    for key, network in sorted(manifest.networks.items()):
         _check_network(key, network, listed)
-    for key, tokenizer in manifest.tokenizers.items():
+    for key, tokenizer in sorted(manifest.tokenizers.items()):
         _need(key, tokenizer.file, listed)
         if tokenizer.template and tokenizer.template.count("{}") != 1:
             _refuse(f'the template of tokenizer {key!r} must hold "{{}}" once, where the prompt goes')
@@ -55,8 +55,10 @@ def capabilities(target: str) -> tuple[str, ...]:
 
 
 def unsafe_path(path: str) -> str | None:
-    """Why ``path`` may not name a file of a bundle, or None where it may (relative, posix, inside, normal form)."""
-    if not path or "\0" in path or not path.isprintable():
+    """Why ``path`` may not name a file of a bundle, or None where it may (ASCII, relative, inside, normal form)."""
+    if not path.isascii():
+        return "has characters beyond ASCII"
+    if not path or not path.isprintable():
         return "is empty or has control characters"
     if "\\" in path:
         return "has a backslash"
@@ -147,7 +149,7 @@ def _check_engine(manifest: Manifest) -> None:
 
 
 def _check_profiles(manifest: Manifest, engine: Engine) -> None:
-    for key, network in manifest.networks.items():
+    for key, network in sorted(manifest.networks.items()):
         profile = engine.profiles[key]
         inputs = {port.name: port.shape for port in network.inputs}
         if sorted(profile) != sorted(inputs):

@@ -65,6 +65,7 @@ __all__ = [
     "unsafe_path",
 ]
 
+_DAMAGED = "is damaged or is not a bundle's manifest"
 _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')
 
 
@@ -84,7 +85,9 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         header = msgspec.json.decode(data, type=_Header)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{MANIFEST_NAME} is damaged or is not a bundle's manifest: {error}") from error
+        raise ManifestError(f"{MANIFEST_NAME} {_DAMAGED}: {error}") from error
+    except RecursionError as error:  # In fields that are not looked at here; the schema itself is a few levels deep.
+        raise ManifestError(f"{MANIFEST_NAME} {_DAMAGED}: it is nested too deeply") from error
     if header.kind != KIND:
         raise ManifestError(f"{MANIFEST_NAME} is of kind {header.kind!r}; a bundle's is {KIND!r}")
     if header.schema_version != SCHEMA_VERSION:

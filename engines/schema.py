@@ -35,12 +35,18 @@ ONNX_TARGETS = ("cpu", SOURCE_TARGET)
 CAPABILITIES_OF_TARGET: Mapping[str, tuple[str, ...]] = {"rtx": ("sm120", "sm89")}
 """Compute capabilities of the targets that are not one themselves (every other GPU target is: ``sm90``)."""
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+$")]
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Capability = Annotated[str, msgspec.Meta(pattern=r"^sm[0-9]{2,3}$")]
-Seal = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}:[0-9a-f]{64})?$")]
+COUNT_MAX = 1 << 20
+"""The greatest count, dimension or token id: the product of three still fits in 64 bits, in whatever language."""
+
+# "\Z" and not "$", which would let a line's end pass after the text.
+Count = Annotated[int, msgspec.Meta(ge=1, le=COUNT_MAX)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+\Z")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Capability = Annotated[str, msgspec.Meta(pattern=r"^sm[0-9]{2,3}\Z")]
+Seal = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}:[0-9a-f]{64})?\Z")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -49,7 +55,7 @@ class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     dtype: Literal["float32", "float16", "bfloat16", "int64", "int32"]
-    shape: Sequence[int | str]
+    shape: Sequence[Count | str]
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,9 +135,9 @@ class TokenizerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     file: str
     max_tokens: Count
-    pad_id: Annotated[int, msgspec.Meta(ge=0)]
+    pad_id: Whole
     template: str = ""
-    drop: Annotated[int, msgspec.Meta(ge=0)] = 0
+    drop: Whole = 0
     pad: Literal["max", "longest"] = "max"
 
 
@@ -197,7 +203,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     sha256: Sha256
-    size: Annotated[int, msgspec.Meta(ge=0)]
+    size: Size
 
 
 class ParityResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -237,6 +243,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     quantisation: Quantisation | None = None
     gate: Gate | None = None
     files: Sequence[FileEntry] = ()
-    digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     kind: Literal["arcflow-bundle"] = KIND
     schema_version: int = SCHEMA_VERSION

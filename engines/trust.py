@@ -111,8 +111,9 @@ def _key_id(key: bytes) -> str:
 def _read_key() -> bytes | None:
     """The key, None where there is none; a key that others may read or replace is refused."""
     path = key_folder() / _KEY_FILE
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # A fifo must not block it.
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(path, flags)
     except FileNotFoundError:
         return None
     except OSError as error:
