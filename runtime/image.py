@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from foundation.files import atomic_file
+from runtime import png
 from runtime.errors import RequestError
 from runtime.result import Picture
 
@@ -39,22 +39,17 @@ def check_scale(width: int, height: int, scale: int) -> None:
 def encode_png(picture: Picture, settings: Mapping[str, Any]) -> bytes:
     """The PNG of uint8 [H, W, 3] with ``settings`` in two text chunks: ``parameters`` to read, ``arcflow`` in JSON.
 
-    The same picture and settings give the same bytes (of one Pillow release): there is no date in it.
+    The same picture and settings give the same bytes, here and in C++ (with one release of zlib): see runtime/png.py.
     """
-    from PIL import Image, PngImagePlugin
-
-    text = PngImagePlugin.PngInfo()
-    text.add_text("parameters", describe(settings))
-    text.add_text("arcflow", json.dumps(settings, sort_keys=True))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", pnginfo=text)
-    return buffer.getvalue()
+    return png.encode(
+        picture, {"parameters": describe(settings), "arcflow": json.dumps(settings, sort_keys=True, allow_nan=False)}
+    )
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """The settings for a person: the prompt, then one line of ``name: value``."""
+    """The settings for a person: the prompt, then one line of ``name: value``, with six digits of every float."""
     rest = ", ".join(f"{name}: {_short(value)}" for name, value in settings.items() if name != "prompt")
-    return f"{settings.get('prompt', '')}\n{rest}"
+    return f"{_short(settings.get('prompt', ''))}\n{rest}"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -99,4 +94,4 @@ def _short(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return " ".join(_short(item) for item in value)
-    return str(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
