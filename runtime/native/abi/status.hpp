@@ -1,0 +1,41 @@
+// Errors as they leave the library.
+#pragma once
+
+#include <exception>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "arcflow/arcflow.h"
+#include "core/error.hpp"
+
+// The message lies behind the struct, in the same piece of memory.
+struct ArcflowStatus {
+  std::int32_t code;
+  const char* message;
+};
+
+namespace arcflow::abi {
+
+// A status that the caller destroys. Where there is no memory for it, one that says so and that nobody owns.
+ArcflowStatus* make_status(ArcflowCode code, const char* message) noexcept;
+void destroy_status(ArcflowStatus* status) noexcept;
+
+// Does the work of one function of the table; what it throws becomes the function's status.
+template <class Work>
+ArcflowStatus* guarded(Work&& work) noexcept {
+  try {
+    std::forward<Work>(work)();
+    return nullptr;
+  } catch (const core::Error& error) {
+    return make_status(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return make_status(ARCFLOW_OUT_OF_MEMORY, "there is not enough main memory for the call");
+  } catch (const std::exception& error) {
+    return make_status(ARCFLOW_INTERNAL, error.what());
+  } catch (...) {
+    return make_status(ARCFLOW_INTERNAL, "an exception of an unknown kind");
+  }
+}
+
+}  // namespace arcflow::abi
