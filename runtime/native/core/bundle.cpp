@@ -1,6 +1,7 @@
 #include "core/bundle.hpp"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
