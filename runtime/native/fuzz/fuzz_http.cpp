@@ -1,0 +1,79 @@
+// What callers of arcflow-serve control: a JSON body and header values. Byte 0 chooses which; the rest is the content.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "server/api_error.hpp"
+#include "server/log.hpp"
+#include "server/metrics.hpp"
+#include "server/request.hpp"
+
+namespace {
+
+using namespace arcflow::serve;
+
+ModelDescription tiny() {
+  ModelDescription model;
+  model.name = "tiny";
+  model.bundle = "tiny-fp32-cpu";
+  model.width = model.height = {16, 32, 64};
+  model.multiple = 8;
+  model.nfe = 2;
+  model.max_nfe = 8;
+  return model;
+}
+
+void require(bool holds) {
+  if (!holds) {
+    std::abort();
+  }
+}
+
+void read_body(std::string_view body) {
+  const ModelDescription model = tiny();
+  const auto parsed = parse_generation(body, model, 60);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) {
+    require(error->status == 400 || error->status == 404);
+    require(nlohmann::json::parse(to_json(*error))["error"]["message"].is_string());
+    return;
+  }
+  const auto& request = std::get<GenerationRequest>(parsed);
+  require(!request.prompt.empty() && request.prompt.find('\0') == std::string::npos);
+  require(request.n >= 1 && request.n <= kMaxImages);
+  require(request.timeout > 0 && request.timeout <= 60);
+  require(request.shape.nfe >= 1 && request.shape.nfe <= model.max_nfe);
+  for (const std::uint32_t side : {request.shape.width, request.shape.height}) {
+    require(side >= 16 && side <= 64 && side % 8 == 0);
+  }
+}
+
+void read_header(std::string_view value) {
+  is_json_type(value);
+  if (is_request_id(value)) {
+    require(value.size() <= kMaxRequestId);
+  }
+  const std::string text(value);
+  require(escape_label(text).find('\n') == std::string::npos);
+  for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
+    require(format_line(format, "T", "info", "request", {{"path", text}}).find('\n') == std::string::npos);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) {
+    return 0;
+  }
+  const std::string_view content(reinterpret_cast<const char*>(data) + 1, size - 1);
+  if (data[0] == 'h') {
+    read_header(content);
+  } else {
+    read_body(content);
+  }
+  return 0;
+}

@@ -1,0 +1,62 @@
+// Bodies of errors, and the words for those that HTTP itself decides.
+#include "server/api_error.hpp"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace arcflow::serve {
+
+namespace {
+
+constexpr const char* kInvalid = "invalid_request_error";
+
+}  // namespace
+
+ApiError bad_request(std::string message, std::string param, std::string code) {
+  return {400, kInvalid, std::move(code), std::move(message), std::move(param), 0};
+}
+
+ApiError plain_error(int status) {
+  switch (status) {
+    case 400:
+      return {400, kInvalid, "malformed", "the request is not valid HTTP, or its body did not arrive whole in time",
+              "",  0};
+    case 404:
+      return {404,
+              kInvalid,
+              "not_found",
+              "there is nothing at this path; there are /v1/images/generations, /v1/models, /health, /ready, /metrics",
+              "",
+              0};
+    case 405:
+      return {405, kInvalid, "method_not_allowed", "this path does not take this method; see the Allow header", "", 0};
+    case 413:
+      return {413, kInvalid, "too_large", "the body is larger than this server takes (--max-body)", "", 0};
+    case 414:
+      return {414, kInvalid, "uri_too_long", "the request's path is too long", "", 0};
+    case 415:
+      return {415,
+              kInvalid,
+              "unsupported_media_type",
+              "the body must be JSON, not compressed, with the header Content-Type: application/json",
+              "",
+              0};
+    default:
+      break;
+  }
+  if (status < 500) {
+    return {status, kInvalid, "refused", "the request was refused by the HTTP layer", "", 0};
+  }
+  return {status, "server_error", "internal", "the server failed; its log says more under this request's id", "", 0};
+}
+
+std::string to_json(const ApiError& error) {
+  nlohmann::ordered_json body;
+  body["error"]["message"] = error.message;
+  body["error"]["type"] = error.type;
+  body["error"]["param"] = error.param.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(error.param);
+  body["error"]["code"] = error.code;
+  return body.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace arcflow::serve

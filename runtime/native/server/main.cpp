@@ -1,0 +1,191 @@
+// arcflow-serve: opens a bundle and serves pictures from it until it is told to stop.
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "server/library_engine.hpp"
+#include "server/options.hpp"
+#include "server/service.hpp"
+
+namespace arcflow::serve {
+
+namespace {
+
+constexpr int kUsage = 2;
+// Threads for callers that wait for no picture: health checks, metrics, and those that are being refused.
+constexpr std::size_t kSpareThreads = 32;
+constexpr std::size_t kUsualBatch = 32;  // at most, of the models there are
+constexpr double kLastAnswers = 5;       // seconds for the callers to take their answers at the end
+
+// Turns SIGTERM and SIGINT into a wait. Every thread that is started after it leaves these signals to it.
+class Signals {
+ public:
+  Signals() {
+    std::signal(SIGPIPE, SIG_IGN);
+    sigset_t set{};
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    std::thread(watch, state_, set).detach();
+  }
+
+  // From now on the first signal is only told to wait(). Before that, and from the second on, one ends the process.
+  void arm() {
+    const std::lock_guard lock(state_->mutex);
+    state_->armed = true;
+  }
+  void wait() {
+    std::unique_lock lock(state_->mutex);
+    state_->changed.wait(lock, [this] { return state_->received; });
+  }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool armed = false, received = false;
+  };
+
+  static void watch(const std::shared_ptr<State>& state, const sigset_t& set) {
+    for (;;) {
+      int number = 0;
+      sigwait(&set, &number);
+      const std::lock_guard lock(state->mutex);
+      if (!state->armed || state->received) {
+        std::_Exit(128 + number);
+      }
+      state->received = true;
+      state->changed.notify_all();
+    }
+  }
+
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+// Ends the process if shutting down takes longer than it may.
+void end_after(double seconds) {
+  std::thread([seconds] {
+    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    std::fputs("arcflow-serve: error: could not shut down in time\n", stderr);
+    std::_Exit(1);
+  }).detach();
+}
+
+int fail(const std::string& message) {
+  std::string line = "error: " + message;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  std::fprintf(stderr, "%s\n", line.c_str());
+  return kUsage;
+}
+
+ConnectionRules rules_of(const Options& options) {
+  ConnectionRules rules;
+  // Whoever waits for a picture holds a thread, so that all who may wait have one and the rest can be told.
+  const std::size_t batch = options.max_batch == 0 ? kUsualBatch : options.max_batch;
+  rules.threads = options.queue + options.workers * batch + kSpareThreads;
+  rules.max_body = options.max_body;
+  return rules;
+}
+
+// Listens in a thread of its own, and stops when it leaves the scope.
+class Listening {
+ public:
+  explicit Listening(HttpServer& server) : server_(server), thread_([this] { server_.listen_after_bind(); }) {
+    server_.wait_until_ready();
+  }
+  ~Listening() {
+    server_.halt();
+    thread_.join();
+  }
+
+ private:
+  HttpServer& server_;
+  std::thread thread_;
+};
+
+SchedulerOptions scheduling_of(const Options& options, const ModelDescription& model) {
+  SchedulerOptions wanted;
+  wanted.workers = options.workers;
+  wanted.queue = options.queue;
+  wanted.max_batch = model.batch.max;
+  if (options.max_batch != 0) {
+    wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
+  }
+  wanted.batch_wait =
+      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.batch_wait));
+  wanted.warm_up = warm_up_shapes(options.warm_up, model);
+  return wanted;
+}
+
+// Finishes what was accepted, within the grace. Gives whether all of it was.
+bool drain(Service& service, Scheduler& scheduler, double grace) {
+  service.drain();
+  scheduler.drain();
+  const bool whole = scheduler.wait_idle(
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(grace)));
+  if (!whole) {
+    scheduler.abort();
+  }
+  return whole;
+}
+
+int run(const Options& options) {
+  Signals signals;
+  Log log(options.log_format, stderr);
+  Metrics metrics;
+  HttpServer server(rules_of(options));
+  Service service(server, metrics, log, options.timeout);
+  const int port = server.bind(options.host, options.port);
+  if (port == 0) {
+    return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " +
+                std::strerror(errno) + "; choose another --host or --port");
+  }
+  // Handlers use both until the server has stopped, so both outlive `listening`.
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Scheduler> scheduler;
+  const Listening listening(server);
+  log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
+  engine = open_library(options.library, log);
+  const ModelDescription& model = engine->model();
+  const SchedulerOptions wanted = scheduling_of(options, model);
+  scheduler = std::make_unique<Scheduler>(*engine, metrics, wanted);
+  scheduler->wait_ready();
+  signals.arm();
+  service.open(*engine, *scheduler);
+  log.write("info", "ready",
+            {{"model", model.bundle},
+             {"backend", model.backend},
+             {"max_batch", static_cast<std::int64_t>(wanted.max_batch)},
+             {"workers", static_cast<std::int64_t>(wanted.workers)}});
+  signals.wait();
+  log.write("info", "draining");
+  const bool whole = drain(service, *scheduler, options.grace);
+  log.write(whole ? "info" : "warning", "stopping", {{"finished", std::string(whole ? "all" : "not all")}});
+  end_after(kLastAnswers);
+  return whole ? 0 : 1;
+}
+
+}  // namespace
+
+}  // namespace arcflow::serve
+
+int main(int count, char** arguments) {
+  using namespace arcflow::serve;
+  try {
+    const auto parsed = parse_options(count, arguments);
+    if (const auto* end = std::get_if<Exit>(&parsed)) {
+      std::fputs(end->text.c_str(), end->code == 0 ? stdout : stderr);
+      return end->code;
+    }
+    return run(std::get<Options>(parsed));
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}
