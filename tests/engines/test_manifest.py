@@ -218,7 +218,25 @@ def test_safe_paths(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", ".", "..", "../a", "a/../b", "a/..", "/a", "//a", "a//b", "a/", "./a", "a\\b", "C:a", "a\0b", "a\nb"]
+    "path",
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "a/../b",
+        "a/..",
+        "/a",
+        "//a",
+        "a//b",
+        "a/",
+        "./a",
+        "a\\b",
+        "C:a",
+        "a\0b",
+        "a\nb",
+        "\u00e9",
+    ],
 )
 def test_unsafe_paths(path: str) -> None:
     assert unsafe_path(path)

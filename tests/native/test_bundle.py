@@ -1,0 +1,257 @@
+"""The native core takes and refuses the bundles that Python takes and refuses, in the same words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from engines.bundle import open_bundle
+from engines.errors import BundleError
+from engines.locate import BUILT_IN, ENVIRONMENT
+from engines.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from engines.trust import ENVIRONMENT as KEYS
+from engines.trust import require_ours
+from runtime.pipeline import _open_bundle
+from tests.engines.bundle_cases import CASES, Case, build_sources, prepare
+from tests.engines.damages import Document, sign
+
+_REJECTED = 2
+"""ARCFLOW_BUNDLE_REJECTED of arcflow.h."""
+
+_TINY = BUILT_IN / "tiny-fp32-cpu"
+
+
+class Probe:
+    """The program ``probe_bundle``, asked line by line."""
+
+    def __init__(self, program: Path) -> None:
+        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, op: str, **request: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        assert answer.get("ok") or answer["code"] == _REJECTED
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(10) == 0
+
+
+@pytest.fixture(scope="module")
+def probe(native_build: Path) -> Iterator[Probe]:
+    opened = Probe(native_build / "probe_bundle")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield build_sources(tmp_path_factory.mktemp("sources"), monkeypatch)
+
+
+def _refusal(data: bytes) -> str | None:
+    try:
+        parse_manifest(data)
+    except BundleError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_same_bundles_are_refused_in_the_same_words(
+    case: Case, sources: Mapping[str, Path], probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepare(case, sources, tmp_path)
+    monkeypatch.setenv(KEYS, str(tmp_path / "keys"))
+    try:
+        require_ours(open_bundle(root).manifest)
+        message = None
+    except BundleError as error:
+        message = str(error)
+    answer = probe.ask("verify", path=str(root), env={KEYS: str(tmp_path / "keys")})
+    assert answer.get("message") == message
+    assert (message is None) == (case.error is None)
+
+
+def test_contents_are_read_when_they_are_used(sources: Mapping[str, Path], probe: Probe, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp32-cpu"))
+    whole = (root / "clip.onnx").read_bytes()
+    for op in ("read", "map"):
+        answer = probe.ask(op, path=str(root), file="clip.onnx")
+        assert (answer["sha256"], answer["size"]) == (hashlib.sha256(whole).hexdigest(), len(whole))
+    for data in (whole[:-1], whole[:-1] + b"\0", whole + b"\0"):
+        (root / "clip.onnx").write_bytes(data)
+        assert probe.ask("open", path=str(root))["ok"]
+        opened = open_bundle(root, contents="when used")
+        for op, read in (("read", opened.read), ("map", opened.map)):
+            with pytest.raises(BundleError) as caught:
+                read("clip.onnx")
+            assert probe.ask(op, path=str(root), file="clip.onnx")["message"] == str(caught.value)
+    with pytest.raises(BundleError) as caught:
+        opened.read("it's")
+    assert probe.ask("read", path=str(root), file="it's")["message"] == str(caught.value)
+
+
+def _kept(manifest: Manifest) -> Document:
+    """What the native core keeps of a manifest."""
+    document = msgspec.to_builtins(manifest)
+    return {k: v for k, v in document.items() if k not in ("kind", "schema_version", "parity", "quantisation", "gate")}
+
+
+@pytest.mark.parametrize("kind", ["onnx", "plans", "embedded"])
+def test_a_manifest_is_read_field_by_field(kind: str, sources: Mapping[str, Path], probe: Probe) -> None:
+    data = ({**sources, "embedded": _TINY}[kind] / MANIFEST_NAME).read_bytes()
+    assert probe.ask("parse", hex=data.hex())["manifest"] == _kept(parse_manifest(data))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["{}", "{}/", "{}//.", "{}/./tokenizers/..", "nowhere", "./nowhere//at/all/", "", ".", "..", "x" * 5000, "/"],
+)
+def test_a_folder_is_named_as_python_names_it(path: str, probe: Probe) -> None:
+    path = path.format(os.path.relpath(_TINY))
+    answer = probe.ask("open", path=path)
+    try:
+        assert answer.get("root") == str(open_bundle(Path(path), contents="when used").root)
+    except BundleError as error:
+        assert answer.get("message") == str(error)
+
+
+@pytest.fixture(scope="module")
+def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of bundles of which most are empty, a missing one, and a bundle under a wrong name."""
+    folder = tmp_path_factory.mktemp("roots")
+    for name in ("a/tiny-fp16-cpu", "b/tiny-fp8-rtx", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120", "a/notes"):
+        (folder / name).mkdir(parents=True)
+    (folder / "a" / "other-fp32-cpu").write_text("not a folder")
+    shutil.copytree(sources["onnx"], folder / "a" / "wrong-fp32-cpu")
+    (folder / "b" / "tiny-fp32-cpu").symlink_to(sources["onnx"])
+    return [folder / "a", folder / "missing", folder / "b"]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        ("tiny", None, None), ("tiny", "fp32", None), ("tiny", "fp16", None), ("tiny", None, "sm89"),
+        ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp32", "cpu"),
+        ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp32-cpu",) * 3,
+        (f"{_TINY}", None, None), (f"{_TINY}/", "fp32", "cpu"), (f"{_TINY}", "fp16", None), (f"{_TINY}", None, "rtx"),
+        (".", None, None),
+    ],
+)  # fmt: skip
+def test_a_bundle_is_found_as_python_finds_it(
+    wanted: tuple[str, str | None, str | None], roots: list[Path], probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = f":{roots[0]}/:{roots[1]}::{os.path.relpath(roots[2])}"
+    monkeypatch.setenv(ENVIRONMENT, searched)
+    source, precision, target = wanted
+    answer = probe.ask(
+        "find",
+        source=source,
+        precision=precision or "",
+        target=target or "",
+        built_in=str(BUILT_IN),
+        env={ENVIRONMENT: searched},
+    )
+    try:
+        assert answer.get("root") == str(_open_bundle(source, precision, target).root)
+    except BundleError as error:
+        assert answer.get("message") == str(error)
+
+
+_GOOD = (_TINY / MANIFEST_NAME).read_bytes()
+_PIECES = st.one_of(
+    st.binary(min_size=1, max_size=3),
+    st.sampled_from([bytes([c]) for c in b'",:{}[]\\-+.eEntfu0 \n\x00\x7f\x80\xff']),
+    st.sampled_from([b"null", b"true", b"-0", b"1e999", b"9" * 25, b'"\\ud83d"', b'"\xed\xa0\x80"', b"[]", b'{"a":1}']),
+)
+_EDITS = st.lists(st.tuples(st.integers(0, len(_GOOD) - 1), st.integers(0, 9), _PIECES), min_size=1, max_size=3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(edits=_EDITS)
+@example(edits=[(0, 0, b"")])
+def test_bytes_changed_anywhere(edits: list[tuple[int, int, bytes]], probe: Probe) -> None:
+    """Both accept or both refuse, with one message (its cause, which a library words, included)."""
+    data = _GOOD
+    for position, removed, piece in edits:
+        data = data[:position] + piece + data[position + removed :]
+    assert probe.ask("parse", hex=data.hex()).get("message") == _refusal(data)
+
+
+def _leaves(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield (*place, key)
+        yield from _leaves(child, (*place, key))
+
+
+_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 40), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=6), st.sampled_from(["cpu", "rtx", "sm89", "plan", "fp8", "qwen", "clip.onnx", "a/../b", "{}"]),
+    st.just([]), st.just({}), st.lists(st.integers(1, 40), max_size=3),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_values_changed_anywhere_and_signed_again(
+    data: st.DataObject, sources: Mapping[str, Path], probe: Probe
+) -> None:
+    root = sources[data.draw(st.sampled_from(["onnx", "plans"]))]
+    document = json.loads((root / MANIFEST_NAME).read_bytes())
+    for _ in range(data.draw(st.integers(1, 2))):
+        *path, last = data.draw(st.sampled_from(list(_leaves(document))))
+        inner = document
+        for key in path:
+            inner = inner[key]
+        inner[last] = data.draw(_VALUES)
+    changed = sign(document)
+    assert probe.ask("parse", hex=changed.hex()).get("message") == _refusal(changed)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(max_codepoint=0x24F, exclude_categories=["Cs"])))
+def test_text_is_quoted_as_python_quotes_it(text: str, probe: Probe) -> None:
+    """Of characters that every version of Unicode knows: what can be printed is a matter of its tables."""
+    assert probe.ask("repr", hex=text.encode().hex())["text"] == repr(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.one_of(
+        st.binary(max_size=6), st.lists(st.sampled_from([*b"a\xc2\xe0\xed\xf0\xf4\x80\x8f\x90\xa0"])).map(bytes)
+    )
+)
+def test_what_is_not_utf8_is_told_as_python_tells_it(data: bytes, probe: Probe) -> None:
+    try:
+        data.decode()
+        fault = ""
+    except UnicodeDecodeError as error:
+        fault = str(error)
+    assert probe.ask("fault", hex=data.hex())["text"] == fault
+
+
+def test_the_core_names_the_rejection_as_the_header_does() -> None:
+    header = Path(__file__).parents[2] / "runtime/native/include/arcflow/arcflow.h"
+    found = re.search(r"ARCFLOW_BUNDLE_REJECTED = (\d+)", header.read_text())
+    assert found is not None
+    assert int(found[1]) == _REJECTED
