@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.cli import ArgumentParser, run
+from foundation.quantiles import percentile
 
 _EXAMPLES = """examples:
   python -m arcflow.baseline --base models/tiny/teacher --adapter models/tiny/adapter --width 32 --height 32 \\
@@ -102,12 +103,6 @@ def measure(arguments: Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": arguments.dtype,
     }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value at or below which that share of ``values`` lies (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
 class _Clock:

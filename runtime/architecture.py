@@ -63,6 +63,23 @@ class ArchitectureNetworks(ABC, Generic[Condition]):
     ) -> Mapping[str, Array]:
         """What the backbone is fed for a batch at noise level ``sigma``."""
 
+    @abstractmethod
+    def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
+        """Text tokens that the backbone is fed for prompts of these ids."""
+
+    def sizes(self, tokens: Mapping[str, TokenIds], grid: Grid, batch: int) -> dict[str, dict[str, int]]:
+        """For each network the value of every symbolic dimension, for ``batch`` pictures of that grid."""
+        patch = self._manifest.latent.patch
+        shared = {
+            "batch": batch,
+            "image_tokens": grid.tokens,
+            "rows": grid.rows * patch,
+            "columns": grid.columns * patch,
+            "text_tokens": self.text_tokens(tokens),
+        }
+        own = {name: {"text_tokens": ids.ids.shape[1]} for name, ids in tokens.items()}
+        return {name: {**shared, **own.get(name, {})} for name in self._manifest.networks}
+
     def grid(self, width: int, height: int) -> Grid:
         """The tokens of a picture of that many pixels (multiples of the manifest's ``limits.multiple``)."""
         token_pixels = self._manifest.latent.patch * self._manifest.latent.vae_factor

@@ -35,6 +35,10 @@ class FluxNetworks(ArchitectureNetworks[FluxConditions]):
             sequence=self.in_batches("t5", {"input_ids": tokens["t5"].ids}),
         )
 
+    def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
+        """As many as T5's ids."""
+        return int(tokens["t5"].ids.shape[1])
+
     def backbone_inputs(
         self, x: Tokens, sigma: float, guidance: float, conditions: FluxConditions, grid: Grid
     ) -> Mapping[str, Array]:

@@ -137,6 +137,18 @@ class Pipeline:
             spans=tuple(clock.spans),
         )
 
+    def sizes(
+        self, prompt: str | Sequence[str], *, num_images: int = 1, width: int | None = None, height: int | None = None
+    ) -> dict[str, dict[str, int]]:
+        """For each network the symbolic dimensions of its inputs in such a request: what its cost depends on.
+
+        Nothing runs. Raises RequestError.
+        """
+        request = check_request(self.manifest, prompt, num_images=num_images, width=width, height=height)
+        ids = {name: tokenizer(request.prompts) for name, tokenizer in self._tokenizers.items()}
+        batch = min(request.total, self.manifest.limits.batch.max)
+        return self._networks.sizes(ids, self._networks.grid(request.width, request.height), batch)
+
     def _encode(self, prompts: Sequence[str], clock: Stopwatch) -> tuple[Conditions, tuple[str, ...]]:
         """Both encodings of every prompt, equal prompts encoded once, and a warning for each that was cut."""
         unique = list(dict.fromkeys(prompts))

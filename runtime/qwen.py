@@ -50,6 +50,11 @@ class QwenNetworks(ArchitectureNetworks[QwenConditions]):
         mask = mask[:, drop:]
         return QwenConditions(np.where(mask[..., None] == 1, sequence, np.float32(0)), mask, least)
 
+    def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
+        """What is left when the template's head is dropped."""
+        kept = int(tokens["text"].ids.shape[1]) - self._manifest.tokenizers["text"].drop
+        return max(kept, self._manifest.limits.text_tokens.min)
+
     def backbone_inputs(
         self, x: Tokens, sigma: float, guidance: float, conditions: QwenConditions, grid: Grid
     ) -> Mapping[str, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arcflow.baseline import main, percentile
+from arcflow.baseline import main
 from foundation.cli import run
 from tests.export.pipelines import small_qwen
 
@@ -60,10 +60,3 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
         raise SystemExit(run(main, arguments))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_nearest_rank() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert percentile(values, 0.99) == 99.0
-    assert percentile(values, 1.0) == 100.0
-    assert percentile([3.0], 0.99) == 3.0
