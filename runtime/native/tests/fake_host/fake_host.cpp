@@ -1,0 +1,464 @@
+// An engine host whose networks are a few sums: the whole pipeline in microseconds, with every breach of the host
+// interface reported as an error. It fails on purpose where the option `library` says so, a list of words:
+//
+//   slow=MS   a network takes that long unless it is interrupted      nan       the field is not finite
+//   fail=NAME the network of that name fails                          memory    no buffer can be made
+//   recall    work is recorded and replayed, as CUDA graphs are       unknown   failures have a code nobody knows
+//
+// A session that ends logs how often it ran networks, recorded, replayed and waited.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/compute.hpp"
+#include "core/error.hpp"
+#include "hosts/host.h"
+
+using arcflow::core::Error;
+
+struct ArcflowHostModel {
+  struct Port {
+    std::string name;
+    std::int32_t type;
+    std::vector<std::int64_t> dims;
+  };
+  struct Network {
+    std::string name;
+    std::vector<Port> inputs, outputs;
+  };
+  std::vector<Network> networks;
+  std::string options;
+  void (*log)(void*, std::int32_t, const char*) = nullptr;
+  void* log_user = nullptr;
+
+  bool has(const std::string& word) const { return (',' + options + ',').find(',' + word + ',') != std::string::npos; }
+  std::string value(const std::string& word) const {
+    const std::string all = ',' + options + ',';
+    const std::size_t at = all.find(',' + word + '=');
+    if (at == std::string::npos) return "";
+    const std::size_t begin = at + word.size() + 2;
+    return all.substr(begin, all.find(',', begin) - begin);
+  }
+};
+
+struct ArcflowHostBuffer {
+  std::vector<char> bytes;
+};
+
+namespace {
+
+using Buffer = ArcflowHostBuffer;
+
+struct Recorded {
+  std::vector<std::function<void()>> work;
+};
+
+}  // namespace
+
+struct ArcflowHostSession {
+  ArcflowHostModel* model;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool interrupted = false;
+  std::map<std::uint64_t, Recorded> recorded;
+  Recorded* recording = nullptr;
+  bool replaying = false, fresh = false;
+  std::uint64_t bytes = 0;
+  int runs = 0, records = 0, replays = 0, waits = 0;
+};
+
+namespace {
+
+[[noreturn]] void breach(const std::string& what) { throw Error(ARCFLOW_INTERNAL, "fake host: " + what); }
+
+template <class Work>
+std::int32_t guarded(ArcflowHostError* error, const Work& work) {
+  std::int32_t code = ARCFLOW_INTERNAL;
+  std::string message = "fake host: unknown exception";
+  try {
+    work();
+    return 0;
+  } catch (const Error& caught) {
+    code = caught.code();
+    message = caught.what();
+  } catch (const std::exception& caught) {
+    message = caught.what();
+  }
+  std::strncpy(error->message, message.c_str(), sizeof error->message - 1);
+  error->message[sizeof error->message - 1] = '\0';
+  return code;
+}
+
+template <class T>
+T* at(Buffer* buffer, std::uint64_t offset, std::uint64_t count) {
+  if (buffer == nullptr) breach("a buffer is null");
+  if (offset > buffer->bytes.size() || count > (buffer->bytes.size() - offset) / sizeof(T)) {
+    breach("a buffer is too small");
+  }
+  return reinterpret_cast<T*>(buffer->bytes.data() + offset);
+}
+
+// Work on the stream: done now, or put aside while recording.
+void enqueue(ArcflowHostSession* session, std::function<void()> work) {
+  if (session->replaying) breach("work during a replay");
+  if (session->recording != nullptr) {
+    session->recording->work.push_back(std::move(work));
+  } else {
+    work();
+  }
+}
+
+void outside_recording(ArcflowHostSession* session, const char* what) {
+  if (session->recording != nullptr || session->replaying) breach(std::string(what) + " within a recording");
+}
+
+void pause_as_told(ArcflowHostSession* session) {
+  const std::string slow = session->model->value("slow");
+  std::unique_lock<std::mutex> lock(session->mutex);
+  if (!slow.empty()) {
+    session->changed.wait_for(lock, std::chrono::milliseconds(std::stoi(slow)), [&] { return session->interrupted; });
+  }
+  if (session->interrupted) throw Error(ARCFLOW_CANCELLED, "fake host: interrupted");
+}
+
+// The bindings of one call, found by port.
+class Bound {
+ public:
+  Bound(const char* kind, const std::vector<ArcflowHostModel::Port>& ports, const ArcflowHostBinding* bindings,
+        std::size_t count) {
+    if (count != ports.size()) breach(std::string("a wrong number of ") + kind);
+    for (std::size_t i = 0; i < count; ++i) {
+      const ArcflowHostBinding& one = bindings[i];
+      std::vector<std::int64_t> dims(one.dims, one.dims + one.rank);
+      const auto port = std::find_if(ports.begin(), ports.end(), [&](const auto& p) { return p.name == one.name; });
+      if (port == ports.end()) breach(std::string("no port ") + one.name);
+      if (dims.size() != port->dims.size()) breach(std::string("another rank of ") + one.name);
+      for (std::size_t d = 0; d < dims.size(); ++d) {
+        if (dims[d] < 0 || (port->dims[d] >= 0 && port->dims[d] != dims[d])) breach(std::string("the shape of ") + one.name);
+      }
+      if (one.offset % 256 != 0) breach(std::string("an address that is not aligned for ") + one.name);
+      if (!all_.emplace(one.name, Entry{one.buffer, one.offset, std::move(dims)}).second) breach("a port twice");
+    }
+  }
+  const std::vector<std::int64_t>& dims(const std::string& name) const { return all_.at(name).dims; }
+  template <class T>
+  T* data(const std::string& name) const {
+    const Entry& one = all_.at(name);
+    const auto count = std::accumulate(one.dims.begin(), one.dims.end(), std::int64_t{1}, std::multiplies<>());
+    return at<T>(one.buffer, one.offset, static_cast<std::uint64_t>(count));
+  }
+
+ private:
+  struct Entry {
+    Buffer* buffer;
+    std::uint64_t offset;
+    std::vector<std::int64_t> dims;
+  };
+  std::map<std::string, Entry> all_;
+};
+
+void encode(const Bound& in, const Bound& out, const std::string& output) {
+  const auto& ids_dims = in.dims("input_ids");
+  const auto& dims = out.dims(output);
+  const std::int64_t* ids = in.data<std::int64_t>("input_ids");
+  float* values = out.data<float>(output);
+  if (dims[0] != ids_dims[0]) breach("another batch");
+  const std::int64_t length = ids_dims[1];
+  const std::int64_t tokens = dims.size() == 3 ? dims[1] : 1;
+  if (dims.size() == 3 && tokens != length) breach("another length");
+  for (std::int64_t b = 0; b < dims[0]; ++b) {
+    const std::int64_t sum = std::accumulate(ids + b * length, ids + (b + 1) * length, std::int64_t{0});
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::int64_t what = dims.size() == 3 ? ids[b * length + t] : sum;
+      for (std::int64_t w = 0; w < dims.back(); ++w) *values++ = static_cast<float>((what + w) % 97) / 97.0F;
+    }
+  }
+}
+
+void backbone(const Bound& in, const Bound& out, bool nan) {
+  const auto& dims = out.dims("means");  // [batch, tokens, modes, channels]
+  const float* x = in.data<float>("hidden_states");
+  const float* sigma = in.data<float>("timestep");
+  const float* guidance = in.data<float>("guidance");
+  const float* pooled = in.data<float>("pooled_projections");
+  const float* sequence = in.data<float>("encoder_hidden_states");
+  const float* positions = in.data<float>("img_ids");
+  const auto& text = in.dims("encoder_hidden_states");
+  const std::int64_t width = in.dims("pooled_projections")[1];
+  float* means = out.data<float>("means");
+  for (std::int64_t b = 0; b < dims[0]; ++b) {
+    const float said = std::accumulate(pooled + b * width, pooled + (b + 1) * width, 0.0F) / static_cast<float>(width) +
+                       std::accumulate(sequence + b * text[1] * text[2], sequence + (b + 1) * text[1] * text[2], 0.0F) /
+                           static_cast<float>(text[1] * text[2]) + 0.1F * guidance[b] + sigma[b];
+    for (std::int64_t s = 0; s < dims[1]; ++s) {
+      for (std::int64_t k = 0; k < dims[2]; ++k) {
+        for (std::int64_t c = 0; c < dims[3]; ++c) {
+          *means++ = 0.9F * x[(b * dims[1] + s) * dims[3] + c] + 0.01F * static_cast<float>(k) + said +
+                     0.001F * positions[s * 3 + 1];
+        }
+      }
+    }
+  }
+  if (nan) out.data<float>("means")[0] = std::numeric_limits<float>::quiet_NaN();
+  const auto fill = [&out](const std::string& name, float value) {
+    const auto& size = out.dims(name);
+    const auto count = std::accumulate(size.begin(), size.end(), std::int64_t{1}, std::multiplies<>());
+    std::fill_n(out.data<float>(name), count, value);
+  };
+  fill("logweights", -std::log(static_cast<float>(dims[2])));
+  fill("loggammas", 0.25F);
+}
+
+void decode(const Bound& in, const Bound& out) {
+  const auto& from = in.dims("latents");
+  const auto& to = out.dims("images");
+  const float* latents = in.data<float>("latents");
+  float* images = out.data<float>("images");
+  const std::int64_t factor = to[2] / from[2];
+  for (std::int64_t b = 0; b < to[0]; ++b) {
+    for (std::int64_t c = 0; c < 3; ++c) {
+      for (std::int64_t y = 0; y < to[2]; ++y) {
+        for (std::int64_t x = 0; x < to[3]; ++x) {
+          *images++ = std::tanh(latents[((b * from[1] + c) * from[2] + y / factor) * from[3] + x / factor]);
+        }
+      }
+    }
+  }
+}
+
+std::int32_t model_create(const ArcflowHostOptions* options, const ArcflowHostNetwork* networks, std::size_t count,
+                          ArcflowHostModel** out, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    auto model = std::make_unique<ArcflowHostModel>();
+    model->options = options->library != nullptr ? options->library : "";
+    model->log = options->log;
+    model->log_user = options->log_user;
+    if (model->has("broken")) throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: told to refuse the model");
+    const auto ports = [](const ArcflowHostPort* all, std::size_t size) {
+      std::vector<ArcflowHostModel::Port> result;
+      for (std::size_t i = 0; i < size; ++i) {
+        result.push_back({all[i].name, all[i].type, {all[i].dims, all[i].dims + all[i].rank}});
+      }
+      return result;
+    };
+    for (std::size_t i = 0; i < count; ++i) {
+      const ArcflowHostNetwork& one = networks[i];
+      if (one.model.size == 0 || std::strchr(one.model.name, '/') != nullptr) breach("no model's bytes");
+      model->networks.push_back({one.name, ports(one.inputs, one.input_count), ports(one.outputs, one.output_count)});
+    }
+    *out = model.release();
+  });
+}
+
+std::int32_t session_create(ArcflowHostModel* model, void*, ArcflowHostSession** out, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    *out = new ArcflowHostSession{};
+    (*out)->model = model;
+  });
+}
+
+void session_destroy(ArcflowHostSession* session) {
+  const ArcflowHostModel& model = *session->model;
+  if (model.log != nullptr) {
+    const std::string text = "fake session: " + std::to_string(session->runs) + " runs, " +
+                             std::to_string(session->records) + " recorded, " + std::to_string(session->replays) +
+                             " replayed, " + std::to_string(session->waits) + " waits, " +
+                             std::to_string(session->bytes) + " bytes left";
+    model.log(model.log_user, ARCFLOW_LOG_DEBUG, text.c_str());
+  }
+  delete session;
+}
+
+// Buffers are counted by the session that made them; the table's destroy does not name it.
+std::map<Buffer*, ArcflowHostSession*>& owners() {
+  static std::map<Buffer*, ArcflowHostSession*> all;
+  return all;
+}
+std::mutex& owners_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+std::int32_t buffer_create(ArcflowHostSession* session, std::uint64_t bytes, ArcflowHostBuffer** out,
+                           ArcflowHostError* error) {
+  return guarded(error, [&] {
+    if (session->model->has("memory")) throw Error(ARCFLOW_OUT_OF_MEMORY, "fake host: told to have no memory");
+    *out = new Buffer{std::vector<char>(bytes, '\x7f')};
+    session->bytes += bytes;
+    const std::lock_guard<std::mutex> lock(owners_mutex());
+    owners()[*out] = session;
+  });
+}
+
+void buffer_destroy(ArcflowHostBuffer* buffer) {
+  const std::lock_guard<std::mutex> lock(owners_mutex());
+  const auto owner = owners().find(buffer);
+  owner->second->bytes -= buffer->bytes.size();
+  owners().erase(owner);
+  delete buffer;
+}
+
+std::int32_t write(ArcflowHostSession* session, ArcflowHostBuffer* to, std::uint64_t offset, const void* data,
+                   std::uint64_t bytes, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "a write");
+    std::memcpy(at<char>(to, offset, bytes), data, bytes);
+  });
+}
+
+std::int32_t read(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t offset, void* data,
+                  std::uint64_t bytes, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "a read");
+    ++session->waits;
+    std::memcpy(data, at<char>(from, offset, bytes), bytes);
+  });
+}
+
+std::int32_t copy(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t from_offset, ArcflowHostBuffer* to,
+                  std::uint64_t to_offset, std::uint64_t bytes, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "a copy");
+    std::memcpy(at<char>(to, to_offset, bytes), at<char>(from, from_offset, bytes), bytes);
+  });
+}
+
+std::int32_t run(ArcflowHostSession* session, std::size_t index, const ArcflowHostBinding* inputs, std::size_t input_count,
+                 const ArcflowHostBinding* outputs, std::size_t output_count, ArcflowHostError* error) {
+  const std::int32_t code = guarded(error, [&] {
+    const ArcflowHostModel& model = *session->model;
+    const ArcflowHostModel::Network& network = model.networks.at(index);
+    if (model.value("fail") == network.name) {
+      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: told to fail in " + network.name);
+    }
+    const Bound in("inputs", network.inputs, inputs, input_count);
+    const Bound out("outputs", network.outputs, outputs, output_count);
+    enqueue(session, [session, in, out, name = network.name, first = network.outputs.front().name] {
+      ++session->runs;
+      pause_as_told(session);
+      if (name == "backbone") {
+        backbone(in, out, session->model->has("nan"));
+      } else if (name == "vae_decoder") {
+        decode(in, out);
+      } else {
+        encode(in, out, first);
+      }
+    });
+  });
+  return code != 0 && session->model->has("unknown") ? 4711 : code;
+}
+
+std::int32_t normal(ArcflowHostSession* session, std::uint64_t seed, ArcflowHostBuffer* to, std::uint64_t offset,
+                    std::uint64_t count, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "noise");
+    arcflow::core::normal(seed, 0, count, at<float>(to, offset, count));
+  });
+}
+
+std::int32_t advance(ArcflowHostSession* session, const ArcflowHostAdvance* given, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    enqueue(session, [a = *given] {
+      const auto values = [&](ArcflowHostBuffer* buffer, std::int64_t each) {
+        return at<float>(buffer, 0, static_cast<std::uint64_t>(a.batch * a.tokens * each));
+      };
+      arcflow::core::advance({a.batch, a.tokens, a.modes, a.channels, a.positions, a.sigma_src, a.sigma_a, a.sigma_b},
+                             values(a.x, a.channels), values(a.means, a.modes * a.channels),
+                             values(a.logweights, a.modes * a.positions),
+                             values(a.loggammas, (a.modes - 1) * a.positions), values(a.out, a.channels));
+    });
+  });
+}
+
+std::int32_t unpack(ArcflowHostSession* session, const ArcflowHostUnpack* u, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "an unpack");
+    const auto count = static_cast<std::uint64_t>(u->batch * u->rows * u->columns * u->channels * u->patch * u->patch);
+    arcflow::core::unpack(at<float>(u->tokens, 0, count), u->batch, u->rows, u->columns, u->channels, u->patch,
+                          u->scaling, u->shift, u->factor_count, at<float>(u->latents, 0, count));
+  });
+}
+
+std::int32_t to_rgb8(ArcflowHostSession*, ArcflowHostBuffer* images, ArcflowHostBuffer* pixels, std::int64_t batch,
+                     std::int64_t height, std::int64_t width, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    const auto count = static_cast<std::uint64_t>(batch * height * width * 3);
+    arcflow::core::to_rgb8(at<float>(images, 0, count), batch, height, width, at<std::uint8_t>(pixels, 0, count));
+  });
+}
+
+std::int32_t finite(ArcflowHostSession* session, ArcflowHostBuffer* buffer, std::uint64_t count, std::int32_t* all_finite,
+                    ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "a question");
+    ++session->waits;
+    *all_finite = arcflow::core::all_finite(at<float>(buffer, 0, count), count) ? 1 : 0;
+  });
+}
+
+std::int32_t synchronize(ArcflowHostSession* session, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "a wait");
+    ++session->waits;
+  });
+}
+
+std::int32_t graph_begin(ArcflowHostSession* session, std::uint64_t key, std::int32_t* mode, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    outside_recording(session, "another recording");
+    *mode = 0;
+    if (!session->model->has("recall")) return;
+    const auto [place, fresh] = session->recorded.try_emplace(key);
+    session->fresh = fresh;
+    session->recording = &place->second;
+    session->replaying = !fresh;
+    *mode = fresh ? 1 : 2;
+  });
+}
+
+std::int32_t graph_end(ArcflowHostSession* session, ArcflowHostError* error) {
+  return guarded(error, [&] {
+    Recorded* recorded = std::exchange(session->recording, nullptr);
+    session->replaying = false;
+    if (recorded == nullptr) return;
+    ++(session->fresh ? session->records : session->replays);
+    for (const auto& work : recorded->work) work();
+  });
+}
+
+void interrupt(ArcflowHostSession* session) {
+  const std::lock_guard<std::mutex> lock(session->mutex);
+  session->interrupted = true;
+  session->changed.notify_all();
+}
+
+void rearm(ArcflowHostSession* session) {
+  const std::lock_guard<std::mutex> lock(session->mutex);
+  session->interrupted = false;
+}
+
+const ArcflowHostApi kApi{
+    kArcflowHostVersion, "fake", model_create, [](ArcflowHostModel* model) { delete model; },
+    [](const ArcflowHostModel*) { return "a fake"; },
+    [](const ArcflowHostModel*, std::uint64_t* host, std::uint64_t* device) { *host = 1000; *device = 0; },
+    session_create, session_destroy,
+    [](const ArcflowHostSession* session, std::uint64_t* host, std::uint64_t* device) { *host = session->bytes; *device = 0; },
+    buffer_create, buffer_destroy, write, read, copy, run, normal, advance, unpack, to_rgb8, finite, synchronize,
+    graph_begin, graph_end, [](ArcflowHostSession* session) { session->recorded.clear(); }, interrupt, rearm};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const ArcflowHostApi* arcflow_host_get_api(std::uint32_t) {
+  return &kApi;
+}
