@@ -7,8 +7,11 @@ set(hosts_dir ${CMAKE_INSTALL_LIBDIR}/${ARCFLOW_HOSTS_DIR})
 set(bundles_dir ${ARCFLOW_DATA_DIR}/bundles)
 
 if(TARGET arcflow_runtime)
-  set_target_properties(arcflow_runtime PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}
-                        EXPORT_NAME runtime INSTALL_RPATH "$ORIGIN")
+  set_target_properties(arcflow_runtime PROPERTIES INSTALL_RPATH "$ORIGIN")
+  if(SKBUILD)  # a wheel holds no links: its library has one plain name
+    set_property(TARGET arcflow_runtime PROPERTY VERSION)
+    set_property(TARGET arcflow_runtime PROPERTY SOVERSION)
+  endif()
   install(TARGETS arcflow_runtime EXPORT ArcFlowTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(EXPORT ArcFlowTargets NAMESPACE ArcFlow:: DESTINATION ${package_dir})
   configure_package_config_file(cmake/ArcFlowConfig.cmake.in ${PROJECT_BINARY_DIR}/ArcFlowConfig.cmake

@@ -1,0 +1,165 @@
+// Generates many pictures with one model, sessions coming and going and some requests failing or being cancelled, and
+// prints one JSON object: what was made, and resident memory after the warm-up and at the end. A leak checker does the
+// rest. Usage: probe_soak BUNDLE ONNXRUNTIME COUNT
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <vector>
+
+#include "arcflow/arcflow.h"
+
+namespace {
+
+constexpr int kWarmUp = 50;       // until every allocator has its arenas
+constexpr int kNewSession = 25;   // pictures of one session
+constexpr int kNewModel = 200;    // pictures of one model
+constexpr int kDisturbance = 10;  // every tenth request is one that fails
+
+const ArcflowApi& api() { return *arcflow_get_api(ARCFLOW_API_VERSION); }
+
+// The code of a status that is destroyed with that.
+int code(ArcflowStatus* status) {
+  const int value = api().status_code(status);
+  if (value != ARCFLOW_OK && value != ARCFLOW_CANCELLED && value != ARCFLOW_INVALID_ARGUMENT) {
+    std::fprintf(stderr, "error: %s\n", api().status_message(status));
+  }
+  api().status_destroy(status);
+  return value;
+}
+
+void require(ArcflowStatus* status) {
+  if (code(status) != ARCFLOW_OK) std::exit(2);
+}
+
+long resident_kilobytes() {
+  std::ifstream file("/proc/self/statm");
+  long size = 0;
+  long resident = 0;
+  file >> size >> resident;
+  return resident * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+std::int32_t end_at_once(void*, const ArcflowStep*) { return 1; }
+
+struct Program {
+  const char* bundle;
+  const char* onnxruntime;
+  ArcflowContext* context = nullptr;
+  ArcflowModel* model = nullptr;
+  ArcflowSession* session = nullptr;
+  std::vector<std::uint8_t> pixels;
+  std::vector<float> latents;
+
+  void open_model() {
+    api().session_destroy(session);
+    session = nullptr;
+    api().model_destroy(model);
+    model = nullptr;
+    auto options = ARCFLOW_INIT(ArcflowModelOptions);
+    options.bundle = bundle;
+    options.library = onnxruntime;
+    options.threads = 1;
+    require(api().model_open(context, &options, &model));
+  }
+
+  void open_session() {
+    api().session_destroy(session);
+    session = nullptr;
+    require(api().session_create(model, nullptr, &session));
+  }
+
+  int generate(ArcflowRequest request) {
+    auto shape = ARCFLOW_INIT(ArcflowShape);
+    const int checked = code(api().model_shape(model, &request, &shape));
+    if (checked != ARCFLOW_OK) return checked;
+    pixels.resize(shape.rgb8_bytes);
+    latents.resize(shape.latent_floats);
+    auto output = ARCFLOW_INIT(ArcflowOutput);
+    output.rgb8 = pixels.data();
+    output.rgb8_bytes = pixels.size();
+    output.latents = latents.data();
+    output.latent_floats = latents.size();
+    return code(api().session_generate(session, &request, &output));
+  }
+
+  // A request that is refused, one that a callback ends, or one whose token was cancelled before.
+  int disturb(ArcflowRequest request, int kind) {
+    ArcflowCancel* cancel = nullptr;
+    if (kind == 0) request.width = 1;
+    if (kind == 1) request.on_step = end_at_once;
+    if (kind == 2) {
+      require(api().cancel_create(&cancel));
+      api().cancel_request(cancel);
+      request.cancel = cancel;
+    }
+    const int result = generate(request);
+    api().cancel_destroy(cancel);
+    return result;
+  }
+
+  // The picture's file, as a service would send it.
+  std::size_t encode(const ArcflowRequest& request) {
+    auto shape = ARCFLOW_INIT(ArcflowShape);
+    require(api().model_shape(model, &request, &shape));
+    ArcflowBytes* settings = nullptr;
+    require(api().describe_image(model, &request, 0, &settings));
+    ArcflowBytes* png = nullptr;
+    require(api().encode_png(pixels.data(), shape.width, shape.height,
+                             reinterpret_cast<const char*>(api().bytes_data(settings)), &png));
+    const std::size_t size = api().bytes_size(png);
+    api().bytes_destroy(png);
+    api().bytes_destroy(settings);
+    return size;
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int count = argc == 4 ? std::atoi(argv[3]) : 0;
+  if (count <= 0) {
+    std::fprintf(stderr, "usage: probe_soak BUNDLE ONNXRUNTIME COUNT\n");
+    return 2;
+  }
+  Program program{argv[1], argv[2], nullptr, nullptr, nullptr, {}, {}};
+  require(api().context_create(nullptr, &program.context));
+  const char* prompts[] = {"a dark ankle boot", "photo of a light t-shirt", "a grey bag \xF0\x9F\x91\x9C"};
+  int made = 0;
+  int failed = 0;
+  std::size_t bytes = 0;
+  long warm = 0;
+  for (int i = 0; made < count; ++i) {
+    if (i % kNewModel == 0) program.open_model();
+    if (i % kNewSession == 0) program.open_session();
+    if (i == kWarmUp) warm = resident_kilobytes();
+    auto request = ARCFLOW_INIT(ArcflowRequest);
+    const char* const prompt = prompts[i % 3];
+    request.prompts = &prompt;
+    request.prompt_count = 1;
+    request.seed = static_cast<std::uint64_t>(i);
+    if (i % kDisturbance == kDisturbance - 1) {
+      const int kind = i / kDisturbance % 3;
+      const int expected = kind == 0 ? ARCFLOW_INVALID_ARGUMENT : ARCFLOW_CANCELLED;
+      const int result = program.disturb(request, kind);
+      if (result != expected) {
+        std::fprintf(stderr, "error: request %d ended with code %d, not %d\n", i, result, expected);
+        return 1;
+      }
+      ++failed;
+      continue;
+    }
+    if (program.generate(request) != ARCFLOW_OK) return 1;
+    bytes += program.encode(request);
+    ++made;
+  }
+  const long end = resident_kilobytes();
+  api().session_destroy(program.session);
+  api().model_destroy(program.model);
+  api().context_destroy(program.context);
+  std::printf("{\"made\": %d, \"failed\": %d, \"png_bytes\": %zu, \"warm_kilobytes\": %ld, \"end_kilobytes\": %ld}\n",
+              made, failed, bytes, warm, end);
+  return 0;
+}
