@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
 
   uint64_t digest = 14695981039346656037u; /* FNV-1a */
   for (size_t i = 0; i < shape.rgb8_bytes; ++i) digest = (digest ^ pixels[i]) * 1099511628211u;
-  printf("%s %ux%u %016llx\n", api->library_version(), shape.width, shape.height, (unsigned long long)digest);
+  printf("%ux%u %016llx\n", shape.width, shape.height, (unsigned long long)digest);
   free(pixels);
   api->session_destroy(session);
   api->model_destroy(model);
