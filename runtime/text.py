@@ -1,9 +1,9 @@
 """Prompts to token ids, by the ``tokenizers`` package and the bundle's own ``tokenizer.json``.
 
 What a user types never yields a special token: ``<|endoftext|>``, ``</s>`` or ``<|im_end|>`` in a prompt is spelt out
-like any other text. Special tokens are therefore taken out of the tokenizer's sight (not only flagged: a unigram model,
-T5's, finds them in its vocabulary whatever the flags). Where the tokenizer has a post-processor, that puts in start and
-end, which it knows by id; where there is a template, the special tokens in it are put in here.
+like any other text. Special tokens are therefore hidden from the tokenizer under other names (not only flagged: a
+unigram model, T5's, finds them in its vocabulary whatever the flags). Where the tokenizer has a post-processor, that
+puts in start and end, which it knows by id; where there is a template, the special tokens in it are put in here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from engines.manifest import TokenizerSpec
 
 _UNTYPEABLE = "\0special\0"
-"""Put before a special piece's name in the vocabulary; a prompt cannot hold it (requests with NUL are refused)."""
+"""Put before a special token's name wherever text could match it; a prompt cannot hold it (requests with NUL are
+refused)."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,14 @@ def _special_tokens(description: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _without_special_text(description: dict[str, Any], special: set[str]) -> str:
-    """The tokenizer.json with no special token that text could match."""
-    description["added_tokens"] = [token for token in description.get("added_tokens", ()) if not token.get("special")]
+    """The tokenizer.json with no special token that text could match.
+
+    Special tokens stay in their list under a hidden name: those that are not special are numbered by their place there.
+    """
+    description["added_tokens"] = [
+        {**token, "content": _hidden(token["content"], special), "normalized": False} if token.get("special") else token
+        for token in description.get("added_tokens", ())
+    ]
     description["truncation"] = description["padding"] = None
     model = description["model"]
     vocab = model.get("vocab")

@@ -87,6 +87,18 @@ def test_t5_special_tokens_cannot_be_typed(t5: PromptTokenizer, text: str) -> No
     assert not {0, 1, 2} & set(inner)
 
 
+def test_a_token_that_is_not_special_keeps_its_id() -> None:
+    """Qwen2's file has such tokens (<tool_call>) after its special ones, all beyond the vocabulary."""
+    description = json.loads(json.dumps(_CLIP))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    first = len(description["model"]["vocab"])
+    for index, (content, special) in enumerate([("<|im_end|>", True), ("<tool_call>", False)]):
+        description["added_tokens"].append({"id": first + index, "content": content, "special": special, **flags})
+    ids = _tokenizer("text", description, CLIP_TOKENS, _END)(["<tool_call><|im_end|>"]).ids[0].tolist()
+    assert ids[1] == first + 1
+    assert first not in ids
+
+
 @given(prompts)
 def test_any_text_has_ids_with_one_end(prompt: str) -> None:
     clip = _tokenizer("clip", _CLIP, CLIP_TOKENS, _END)

@@ -1,0 +1,38 @@
+// A whole tokenizer.json but for the tokens around a prompt: text to tokens.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tokenizer/added_tokens.hpp"
+#include "core/tokenizer/model.hpp"
+#include "core/tokenizer/normalizer.hpp"
+#include "core/tokenizer/post_processor.hpp"
+#include "core/tokenizer/pre_tokenizer.hpp"
+
+namespace arcflow::core::tokenizer {
+
+// Immutable; safe to call from several threads.
+class Encoder {
+ public:
+  // document: a parsed tokenizer.json. Throws Error where it is not one, or has a component that is not known here.
+  explicit Encoder(const Json& document);
+
+  // The tokens of `text` without those that the post-processor adds: all of them, or the first `wanted` and some more.
+  std::vector<Token> operator()(Text text, std::size_t wanted) const;
+
+  const std::map<std::string, std::uint32_t>& special() const noexcept { return special_; }
+  const PostProcessor& around() const noexcept { return around_; }
+
+ private:
+  std::map<std::string, std::uint32_t> special_;
+  Normalizer normalizer_;
+  PreTokenizer pre_tokenizer_;
+  std::unique_ptr<const Model> model_;
+  AddedTokens added_;
+  PostProcessor around_;
+};
+
+}  // namespace arcflow::core::tokenizer

@@ -1,0 +1,89 @@
+// Reading the JSON of a tokenizer.json.
+#include "core/tokenizer/reader.hpp"
+
+#include "core/error.hpp"
+
+namespace arcflow::core::tokenizer {
+namespace {
+
+constexpr int kDepth = 32;  // a real file needs six or so
+
+// Components are read by recursion, so their nesting is bounded before anything is built.
+bool too_deep(std::string_view bytes) noexcept {
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const char c = bytes[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      if (c == '"') quoted = false;
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kDepth) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+void fail(const std::string& reason) { throw Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); }
+
+Json parse(std::string_view bytes) {
+  if (too_deep(bytes)) fail("its JSON is nested more than " + std::to_string(kDepth) + " deep");
+  Json document;
+  try {
+    document = Json::parse(bytes.begin(), bytes.end());
+  } catch (const Json::exception& error) {
+    fail(std::string("it is not JSON: ") + error.what());
+  }
+  if (!document.is_object()) fail("it holds no JSON object");
+  return document;
+}
+
+std::string type_of(const Json& component, const std::string& where) {
+  if (!component.is_object()) fail("its " + where + " is not an object");
+  return string_field(component, "type", where);
+}
+
+const Json& field(const Json& object, const char* key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) fail("its " + where + " has no \"" + key + "\"");
+  return *found;
+}
+
+const Json& array(const Json& object, const char* key, const std::string& where) {
+  const Json& value = field(object, key, where);
+  if (!value.is_array()) fail("\"" + std::string(key) + "\" of its " + where + " is not a list");
+  return value;
+}
+
+std::string string_field(const Json& object, const char* key, const std::string& where) {
+  const Json& value = field(object, key, where);
+  if (!value.is_string()) fail("\"" + std::string(key) + "\" of its " + where + " is not a string");
+  return value.get<std::string>();
+}
+
+std::string string_field(const Json& object, const char* key, const std::string& where, const char* fallback) {
+  const auto found = object.find(key);
+  return found == object.end() || found->is_null() ? fallback : string_field(object, key, where);
+}
+
+bool flag(const Json& object, const char* key, const std::string& where, bool fallback) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return fallback;
+  if (!found->is_boolean()) fail("\"" + std::string(key) + "\" of its " + where + " is neither true nor false");
+  return found->get<bool>();
+}
+
+std::uint32_t id_of(const Json& value, const std::string& where) {
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > 0xFFFFFFFF) {
+    fail("its " + where + " has an id that is not a whole number from 0 to 4294967295");
+  }
+  return static_cast<std::uint32_t>(value.get<std::uint64_t>());
+}
+
+}  // namespace arcflow::core::tokenizer

@@ -1,0 +1,32 @@
+// Reading the JSON of a tokenizer.json, which is not trusted: its depth is bounded and every type is asked for.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace arcflow::core::tokenizer {
+
+using Json = nlohmann::json;
+
+// Throws Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); PromptTokenizer puts before it which file is meant.
+[[noreturn]] void fail(const std::string& reason);
+
+// The document. Fails where it is no JSON, or nested more deeply than any tokenizer is.
+Json parse(std::string_view bytes);
+
+// A component's "type". where: for messages, as "pre_tokenizer".
+std::string type_of(const Json& component, const std::string& where);
+
+// A field that must be there, and of that type; fields that may be missing (or null) have a fallback.
+const Json& field(const Json& object, const char* key, const std::string& where);
+const Json& array(const Json& object, const char* key, const std::string& where);
+std::string string_field(const Json& object, const char* key, const std::string& where);
+std::string string_field(const Json& object, const char* key, const std::string& where, const char* fallback);
+bool flag(const Json& object, const char* key, const std::string& where, bool fallback);
+
+// A token's id: 0 to 2^32 - 1.
+std::uint32_t id_of(const Json& value, const std::string& where);
+
+}  // namespace arcflow::core::tokenizer
