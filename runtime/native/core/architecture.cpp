@@ -11,6 +11,7 @@ namespace {
 
 constexpr const char* kBackbone = "backbone";
 constexpr const char* kVae = "vae_decoder";
+constexpr std::size_t kUsualEvaluations = 64;
 
 std::vector<float> as_floats(const std::vector<double>& values, std::int64_t count) {
   std::vector<float> floats;
@@ -81,7 +82,9 @@ void Architecture::prepare(Device& device, const BatchShape& shape, const std::v
   put(device, Slot::kTextIds, text_positions(shape));
   const auto count = static_cast<std::size_t>(batch);
   put(device, Slot::kGuidance, std::vector<float>(count, static_cast<float>(manifest_.schedule.guidance)));
+  // Room for any usual number of evaluations: a buffer that grows costs what was recorded.
   const std::size_t stride = timestep_stride(batch) / sizeof(float);
+  device.need(Slot::kTimestep, kUsualEvaluations * stride * sizeof(float));
   std::vector<float> levels((sigmas.size() - 1) * stride);
   for (std::size_t step = 0; step + 1 < sigmas.size(); ++step) {
     std::fill_n(levels.begin() + static_cast<std::ptrdiff_t>(step * stride), count, static_cast<float>(sigmas[step]));
