@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from engines.locate import BUILT_IN
+from foundation.errors import ArcFlowError
 from runtime import Pipeline
-from runtime.errors import ArcFlowError
 from runtime.image import encode_png
 
 LIMIT = 1e-5
