@@ -7,8 +7,9 @@ target_compile_options(arcflow_options INTERFACE
 if(ARCFLOW_WARNINGS_AS_ERRORS)
   target_compile_options(arcflow_options INTERFACE $<$<COMPILE_LANGUAGE:C,CXX>:-Werror>)
 endif()
-# What is linked in statically stays inside: two versions of libcrypto in one process do not meet.
-if(NOT APPLE)
+# What is linked in statically stays inside: two versions of libcrypto in one process do not meet. A sanitizer's runtime
+# is linked in statically too, and is what our modules look for in the program.
+if(NOT APPLE AND NOT ARCFLOW_SANITIZE)
   target_link_options(arcflow_options INTERFACE LINKER:--exclude-libs,ALL)
 endif()
 
