@@ -12,7 +12,7 @@ namespace arcflow::serve {
 
 // Empty strings and zeros leave the choice to the library; see ArcflowModelOptions.
 struct LibraryOptions {
-  std::string bundle, precision, target, engine_host, library, host_directory;
+  std::string bundle, precision, target, library;
   std::uint32_t threads = 0, device = 0;
 };
 
