@@ -71,7 +71,7 @@ def _file(model: dict[str, Any], added: Sequence[dict[str, Any]], **parts: Any) 
 
 @functools.cache
 def _byte_pairs(size: int, split: str, suffix: str, lower: bool) -> str:
-    options = {"end_of_word_suffix": suffix} if suffix else {}
+    options: dict[str, Any] = {"end_of_word_suffix": suffix} if suffix else {}
     learner = Tokenizer(models.BPE(**options))
     steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lower else [])]
     learner.normalizer = normalizers.Sequence(steps)

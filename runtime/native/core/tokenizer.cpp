@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/tokenizer/document.hpp"
 #include "core/tokenizer/encoder.hpp"
 #include "core/tokenizer/python_text.hpp"
-#include "core/tokenizer/reader.hpp"
 
 namespace arcflow::core {
 
@@ -80,8 +80,9 @@ struct PromptTokenizer::Impl {
   Impl(std::string its_name, std::string_view json, const TokenizerSpec& its_spec)
       : name(std::move(its_name)), spec(its_spec), encoder(tokenizer::parse(json)) {
     if (spec.max_tokens < 1 || spec.max_tokens > kMostTokens || spec.pad_id < 0) {
-      tokenizer::fail("max_tokens is " + std::to_string(spec.max_tokens) + " and pad_id " + std::to_string(spec.pad_id) +
-                      " in the manifest; allowed are 1 to " + std::to_string(kMostTokens) + ", and 0 and above");
+      tokenizer::fail("max_tokens is " + std::to_string(spec.max_tokens) + " and pad_id " +
+                      std::to_string(spec.pad_id) + " in the manifest; allowed are 1 to " +
+                      std::to_string(kMostTokens) + ", and 0 and above");
     }
     most = static_cast<std::size_t>(spec.max_tokens);
     if (spec.tmpl.empty() && encoder.around().size() > most) {

@@ -1,5 +1,5 @@
-// Tokenizers for pytest. A JSON line {"json" or "file", "name", "spec", "prompts" or "base64"} in, its ids, mask, warnings
-// and the milliseconds for loading and encoding out; {"error", "code"} where it throws.
+// Tokenizers for pytest. A JSON line {"json" or "file", "name", "spec", "prompts" or "base64"} in, its ids, mask,
+// warnings and the milliseconds for loading and encoding out; {"error", "code"} where it throws.
 #include <chrono>
 #include <fstream>
 #include <iostream>

@@ -13,25 +13,6 @@ namespace {
 
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-std::uint64_t pair_key(std::uint32_t left, std::uint32_t right) noexcept {
-  return static_cast<std::uint64_t>(left) << 32 | right;
-}
-
-// The two pieces of a merge: ["a", "b"], or "a b" in older files.
-std::pair<std::string, std::string> pieces_of(const Json& merge) {
-  if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-    return {merge[0].get<std::string>(), merge[1].get<std::string>()};
-  }
-  if (merge.is_string()) {
-    const auto& text = merge.get_ref<const std::string&>();
-    const std::size_t space = text.find(' ');
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos) {
-      return {text.substr(0, space), text.substr(space + 1)};
-    }
-  }
-  fail("its model has a merge that is not two pieces: " + merge.dump().substr(0, 100));
-}
-
 void refuse_options(const Json& description) {
   const auto dropout = description.find("dropout");
   const bool drops = dropout != description.end() && !dropout->is_null() && *dropout != 0.0;
@@ -46,34 +27,35 @@ void refuse_options(const Json& description) {
 
 }  // namespace
 
-Bpe::Bpe(const Json& description, const Special& special) : special_(special) {
+Bpe::Bpe(Document& document, const Special& special) : special_(special) {
+  const Json& description = document.fields["model"];
   refuse_options(description);
   whole_words_ = flag(description, "ignore_merges", "model BPE", false);
-  const Json& vocabulary = field(description, "vocab", "model BPE");
-  if (!vocabulary.is_object()) fail("\"vocab\" of its model BPE is not an object");
-  vocabulary_.reserve(vocabulary.size());
-  for (const auto& [piece, id] : vocabulary.items()) vocabulary_.emplace(piece, id_of(id, "model's vocabulary"));
-  read_merges(array(description, "merges", "model BPE"));
+  if (!document.vocabulary) fail("its model BPE has no \"vocab\" that is an object");
+  if (!document.merges) fail("its model BPE has no \"merges\" that is a list");
+  vocabulary_ = *std::move(document.vocabulary);
+  read_merges(*document.merges);
   read_characters(string_field(description, "end_of_word_suffix", "model", ""));
   unknown_ = string_field(description, "unk_token", "model", "");
   unknown_id_ = id(unknown_);
 }
 
-void Bpe::read_merges(const Json& merges) {
-  // A merge whose pieces or result no text may match belongs to nothing.
-  const auto piece_id = [&](const std::string& piece) {
+void Bpe::read_merges(const Texts& merges) {
+  // A piece that no text may match takes part in no merge.
+  const auto piece_id = [&](std::string_view piece) {
     const auto found = vocabulary_.find(piece);
-    if (found == vocabulary_.end() || special_.count(piece) != 0) {
+    if (!found || special_.find(piece) != special_.end()) {
       fail("its model has a merge of or to " + Json(piece).dump() + ", which its vocabulary lacks");
     }
-    return found->second;
+    return *found;
   };
-  merges_.reserve(merges.size());
-  std::uint32_t rank = 0;
-  for (const Json& merge : merges) {
-    if (merge.is_string() && merge.get_ref<const std::string&>().rfind("#version", 0) == 0) continue;
-    const auto [left, right] = pieces_of(merge);
-    merges_[pair_key(piece_id(left), piece_id(right))] = {rank++, piece_id(left + right)};
+  merges_ = Merges(merges.size() / 2);
+  std::string merged;
+  for (std::size_t i = 0; i + 1 < merges.size(); i += 2) {
+    const std::uint32_t left = piece_id(merges[i]);
+    const std::uint32_t right = piece_id(merges[i + 1]);
+    merged.assign(merges[i]).append(merges[i + 1]);
+    merges_.add(left, right, {static_cast<std::uint32_t>(i / 2), piece_id(merged)});
   }
 }
 
@@ -83,23 +65,18 @@ void Bpe::read_characters(const std::string& suffix) {
     const std::u32string chars = decode(piece);
     return chars.size() == 1 ? std::optional(chars[0]) : std::nullopt;
   };
-  for (const auto& [piece, id] : vocabulary_) {
-    if (special_.count(piece) != 0) continue;
-    if (const auto c = one(piece)) inner_.emplace(*c, id);
-    if (piece.size() <= suffix.size() || piece.compare(piece.size() - suffix.size(), suffix.size(), suffix) != 0) continue;
-    if (const auto c = one(std::string_view(piece).substr(0, piece.size() - suffix.size()))) last_.emplace(*c, id);
+  for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
+    const std::string_view piece = vocabulary_.piece(i);
+    const auto inner = one(piece);
+    const bool ends = piece.size() > suffix.size() && piece.substr(piece.size() - suffix.size()) == suffix;
+    const auto last = ends ? one(piece.substr(0, piece.size() - suffix.size())) : std::nullopt;
+    if ((!inner && !last) || special_.find(piece) != special_.end()) continue;
+    if (inner) inner_.emplace(*inner, vocabulary_.id(i));
+    if (last) last_.emplace(*last, vocabulary_.id(i));
   }
 }
 
-std::optional<std::uint32_t> Bpe::id(const std::string& piece) const {
-  const auto found = vocabulary_.find(piece);
-  return found == vocabulary_.end() ? std::nullopt : std::optional(found->second);
-}
-
-const Bpe::Merge* Bpe::find(std::uint32_t left, std::uint32_t right) const {
-  const auto found = merges_.find(pair_key(left, right));
-  return found == merges_.end() ? nullptr : &found->second;
-}
+std::optional<std::uint32_t> Bpe::id(std::string_view piece) const { return vocabulary_.find(piece); }
 
 std::vector<Bpe::Symbol> Bpe::symbols(const Text& word) const {
   std::vector<Symbol> symbols;
@@ -127,7 +104,8 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
   const auto propose = [&](std::size_t left) {
     const std::size_t right = symbols[left].after;
     if (right == kNone) return;
-    if (const Merge* known = find(symbols[left].id, symbols[right].id)) queue.emplace(known->rank, left, known->id);
+    if (const Merge* known = merges_.find(symbols[left].id, symbols[right].id))
+      queue.emplace(known->rank, left, known->id);
   };
   for (std::size_t i = 0; i < symbols.size(); ++i) propose(i);
   while (!queue.empty()) {
@@ -136,7 +114,7 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
     Symbol& left = symbols[at];
     if (left.length == 0 || left.after == kNone) continue;
     Symbol& right = symbols[left.after];
-    const Merge* known = find(left.id, right.id);
+    const Merge* known = merges_.find(left.id, right.id);
     if (known == nullptr || known->id != id) continue;  // one of the two has merged since
     left.id = id;
     left.length += right.length;
@@ -152,7 +130,7 @@ void Bpe::tokenize(const Text& word, std::vector<Token>& tokens) const {
   if (whole_words_) {
     const std::string piece = encode(word.chars);
     const auto whole = id(piece);
-    if (whole && special_.count(piece) == 0) {
+    if (whole && special_.find(piece) == special_.end()) {
       tokens.push_back({*whole, word.origins.front()});
       return;
     }

@@ -12,34 +12,30 @@ namespace arcflow::core::tokenizer {
 
 class Bpe final : public Model {
  public:
-  // Throws Error where vocabulary and merges are damaged or do not fit together, or with an option that neither CLIP nor
-  // Qwen2 has (dropout, byte_fallback, fuse_unk, continuing_subword_prefix).
-  Bpe(const Json& description, const Special& special);
+  // Takes the tables of `document`. Throws Error where vocabulary and merges are missing or do not fit together, or
+  // with an option that neither CLIP nor Qwen2 has (dropout, byte_fallback, fuse_unk, continuing_subword_prefix).
+  Bpe(Document& document, const Special& special);
 
   // Time n log n in the word's length n.
   void tokenize(const Text& word, std::vector<Token>& tokens) const override;
-  std::optional<std::uint32_t> id(const std::string& piece) const override;
+  std::optional<std::uint32_t> id(std::string_view piece) const override;
   std::size_t size() const override { return vocabulary_.size(); }
 
  private:
-  struct Merge {
-    std::uint32_t rank, id;
-  };
   struct Symbol {
     std::uint32_t id;
     std::size_t length;  // in bytes of UTF-8; 0: merged into the one before
     std::size_t before, after;
   };
 
-  void read_merges(const Json& merges);
+  void read_merges(const Texts& merges);
   void read_characters(const std::string& suffix);
   std::vector<Symbol> symbols(const Text& word) const;
   void merge(std::vector<Symbol>& symbols) const;
-  const Merge* find(std::uint32_t left, std::uint32_t right) const;
 
   Special special_;
-  std::unordered_map<std::string, std::uint32_t> vocabulary_;
-  std::unordered_map<std::uint64_t, Merge> merges_;  // by the ids of the pair, the left one in the upper half
+  Vocabulary vocabulary_;
+  Merges merges_;
   std::unordered_map<char32_t, std::uint32_t> inner_, last_;  // a word's characters, and the one that ends it
   std::string unknown_;  // the name of the token for a character that is not in the vocabulary; "": it is left out
   std::optional<std::uint32_t> unknown_id_;

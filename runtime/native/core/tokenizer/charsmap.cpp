@@ -51,7 +51,7 @@ Charsmap::Charsmap(std::string_view base64) {
   try {
     replacements_ = decode(block);
   } catch (const Error&) {
-    fail("the replacements in its precompiled_charsmap are not UTF-8");
+    fail("its precompiled_charsmap has replacements that are not UTF-8");
   }
   character_at_.assign(block.size(), kInside);
   std::size_t byte = 0;

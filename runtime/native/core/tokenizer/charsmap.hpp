@@ -11,8 +11,8 @@
 
 namespace arcflow::core::tokenizer {
 
-// Immutable. The map is a double array (of the library Darts-clone) over UTF-8, whose values are offsets into a block of
-// NUL-terminated replacements.
+// Immutable. The map is a double array (of the library Darts-clone) over UTF-8, whose values are offsets into a block
+// of NUL-terminated replacements.
 class Charsmap {
  public:
   // base64: the field "precompiled_charsmap". Throws Error where it is not such a map.
@@ -26,8 +26,8 @@ class Charsmap {
   std::optional<std::u32string_view> find(std::string_view utf8) const;
 
   std::vector<std::uint32_t> units_;
-  std::u32string replacements_;               // all of them, NULs included
-  std::vector<std::uint32_t> character_at_;   // by byte: the index in replacements_, or kInside
+  std::u32string replacements_;              // all of them, NULs included
+  std::vector<std::uint32_t> character_at_;  // by byte: the index in replacements_, or kInside
 };
 
 }  // namespace arcflow::core::tokenizer

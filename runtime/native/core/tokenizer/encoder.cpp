@@ -27,13 +27,13 @@ Special names(const std::map<std::string, std::uint32_t>& special) {
 
 }  // namespace
 
-Encoder::Encoder(const Json& document)
-    : special_(special_tokens(checked(document))),
-      normalizer_(part(document, "normalizer")),
-      pre_tokenizer_(part(document, "pre_tokenizer")),
-      model_(read_model(field(document, "model", "document"), names(special_))),
-      added_(document, *model_, normalizer_),
-      around_(read_post_processor(part(document, "post_processor"))) {}
+Encoder::Encoder(Document document)
+    : special_(special_tokens(checked(document.fields))),
+      normalizer_(part(document.fields, "normalizer")),
+      pre_tokenizer_(part(document.fields, "pre_tokenizer")),
+      model_(read_model(document, names(special_))),
+      added_(document.fields, *model_, normalizer_),
+      around_(read_post_processor(part(document.fields, "post_processor"))) {}
 
 std::vector<Token> Encoder::operator()(Text text, std::size_t wanted) const {
   std::vector<Stretch> raw, normalized;

@@ -17,8 +17,8 @@ namespace arcflow::core::tokenizer {
 // Immutable; safe to call from several threads.
 class Encoder {
  public:
-  // document: a parsed tokenizer.json. Throws Error where it is not one, or has a component that is not known here.
-  explicit Encoder(const Json& document);
+  // Takes the tables of `document`. Throws Error where it is no tokenizer or has a component that is not known here.
+  explicit Encoder(Document document);
 
   // The tokens of `text` without those that the post-processor adds: all of them, or the first `wanted` and some more.
   std::vector<Token> operator()(Text text, std::size_t wanted) const;

@@ -1,13 +1,15 @@
 // The "model" of a tokenizer.json: a word to tokens.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "core/tokenizer/reader.hpp"
+#include "core/tokenizer/document.hpp"
 #include "core/tokenizer/text.hpp"
 
 namespace arcflow::core::tokenizer {
@@ -21,14 +23,14 @@ class Model {
   virtual void tokenize(const Text& word, std::vector<Token>& tokens) const = 0;
 
   // The id of a piece of the vocabulary, special ones included, and how many pieces there are.
-  virtual std::optional<std::uint32_t> id(const std::string& piece) const = 0;
+  virtual std::optional<std::uint32_t> id(std::string_view piece) const = 0;
   virtual std::size_t size() const = 0;
 };
 
 // Names of special tokens: the pieces that no text may match.
-using Special = std::set<std::string>;
+using Special = std::set<std::string, std::less<>>;
 
-// description: the value of "model". Throws Error where it is neither a BPE nor a Unigram that is known here.
-std::unique_ptr<const Model> read_model(const Json& description, const Special& special);
+// Takes the tables of `document`. Throws Error where its model is neither a BPE nor a Unigram that is known here.
+std::unique_ptr<const Model> read_model(Document& document, const Special& special);
 
 }  // namespace arcflow::core::tokenizer

@@ -137,9 +137,8 @@ void PreTokenizer::add(const Json& description) {
     if (!isolated && !(behavior == "Removed" && inverted)) {
       fail("its pre_tokenizer Split has the behavior " + behavior + "; known are Isolated, and Removed with invert");
     }
-    steps_.emplace_back([match, isolated](const Text& text, std::vector<Text>& words) {
-      split(text, match, isolated, words);
-    });
+    steps_.emplace_back(
+        [match, isolated](const Text& text, std::vector<Text>& words) { split(text, match, isolated, words); });
   } else if (type == "ByteLevel") {
     const bool prefix_space = flag(description, "add_prefix_space", "pre_tokenizer ByteLevel", true);
     const bool by_regex = flag(description, "use_regex", "pre_tokenizer ByteLevel", true);

@@ -1,48 +1,10 @@
-// Reading the JSON of a tokenizer.json.
+// Reading the fields of a tokenizer.json.
 #include "core/tokenizer/reader.hpp"
 
 #include "core/error.hpp"
 
 namespace arcflow::core::tokenizer {
-namespace {
-
-constexpr int kDepth = 32;  // a real file needs six or so
-
-// Components are read by recursion, so their nesting is bounded before anything is built.
-bool too_deep(std::string_view bytes) noexcept {
-  int depth = 0;
-  bool quoted = false;
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    const char c = bytes[i];
-    if (quoted) {
-      if (c == '\\') ++i;
-      if (c == '"') quoted = false;
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kDepth) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
-
-}  // namespace
-
 void fail(const std::string& reason) { throw Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); }
-
-Json parse(std::string_view bytes) {
-  if (too_deep(bytes)) fail("its JSON is nested more than " + std::to_string(kDepth) + " deep");
-  Json document;
-  try {
-    document = Json::parse(bytes.begin(), bytes.end());
-  } catch (const Json::exception& error) {
-    fail(std::string("it is not JSON: ") + error.what());
-  }
-  if (!document.is_object()) fail("it holds no JSON object");
-  return document;
-}
 
 std::string type_of(const Json& component, const std::string& where) {
   if (!component.is_object()) fail("its " + where + " is not an object");

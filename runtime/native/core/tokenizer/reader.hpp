@@ -1,10 +1,9 @@
-// Reading the JSON of a tokenizer.json, which is not trusted: its depth is bounded and every type is asked for.
+// Reading the fields of a tokenizer.json, which is not trusted: every type is asked for.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 
 namespace arcflow::core::tokenizer {
 
@@ -12,9 +11,6 @@ using Json = nlohmann::json;
 
 // Throws Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); PromptTokenizer puts before it which file is meant.
 [[noreturn]] void fail(const std::string& reason);
-
-// The document. Fails where it is no JSON, or nested more deeply than any tokenizer is.
-Json parse(std::string_view bytes);
 
 // A component's "type". where: for messages, as "pre_tokenizer".
 std::string type_of(const Json& component, const std::string& where);

@@ -12,7 +12,8 @@ namespace arcflow::core::tokenizer {
 double as_serde_reads(double exact) {
   if (exact == std::trunc(exact) && std::abs(exact) < 1e15) return exact;  // short enough to be exact either way
   std::array<char, 40> buffer{};
-  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), std::abs(exact), std::chars_format::scientific);
+  const auto end =
+      std::to_chars(buffer.data(), buffer.data() + buffer.size(), std::abs(exact), std::chars_format::scientific);
   const std::string_view text(buffer.data(), static_cast<std::size_t>(end.ptr - buffer.data()));
   const std::size_t e = text.find('e');
   std::uint64_t digits = 0;

@@ -12,9 +12,7 @@ namespace {
 
 constexpr std::array<std::u32string_view, 7> kContractions = {U"'s", U"'t", U"'re", U"'ve", U"'m", U"'ll", U"'d"};
 
-bool is(std::u32string_view text, std::size_t at, Kind wanted) {
-  return at < text.size() && kind(text[at]) == wanted;
-}
+bool is(std::u32string_view text, std::size_t at, Kind wanted) { return at < text.size() && kind(text[at]) == wanted; }
 
 std::size_t skip(std::u32string_view text, std::size_t at, Kind wanted) {
   while (is(text, at, wanted)) ++at;
@@ -30,8 +28,7 @@ std::size_t contraction(std::u32string_view text, std::size_t at, bool any_case)
   if (text[at] != '\'') return at;
   for (const std::u32string_view form : kContractions) {
     std::size_t i = 1;
-    while (i < form.size() && at + i < text.size() &&
-           (any_case ? folded(text[at + i]) : text[at + i]) == form[i]) {
+    while (i < form.size() && at + i < text.size() && (any_case ? folded(text[at + i]) : text[at + i]) == form[i]) {
       ++i;
     }
     if (i == form.size()) return at + i;
@@ -61,7 +58,8 @@ std::size_t clip_words(std::u32string_view text, std::size_t at) {
 }
 
 std::size_t clip_split(std::u32string_view text, std::size_t at) {
-  for (const std::u32string_view special : {std::u32string_view(U"<|startoftext|>"), std::u32string_view(U"<|endoftext|>")}) {
+  for (const std::u32string_view special :
+       {std::u32string_view(U"<|startoftext|>"), std::u32string_view(U"<|endoftext|>")}) {
     if (text.substr(at, special.size()) == special) return at + special.size();
   }
   return clip_words(text, at);
@@ -93,8 +91,7 @@ constexpr std::string_view kWordsAndSpecial =
     R"(<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 constexpr std::string_view kQwen2 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr std::pair<std::string_view, Splitter> kKnown[] = {
     {kWords, clip_words}, {kWordsAndSpecial, clip_split}, {kQwen2, qwen2_split}, {kGpt2, gpt2_split}};
 

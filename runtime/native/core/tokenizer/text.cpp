@@ -39,7 +39,8 @@ std::u32string decode(std::string_view utf8) {
     utf8proc_ssize_t length = 1;
     if (c >= 0x80) length = utf8proc_iterate(bytes + at, static_cast<utf8proc_ssize_t>(utf8.size() - at), &c);
     if (length <= 0 || c < 0) {
-      throw Error(ARCFLOW_INVALID_ARGUMENT, "the prompt is not UTF-8 (byte " + std::to_string(at) + "); encode it as UTF-8");
+      throw Error(ARCFLOW_INVALID_ARGUMENT,
+                  "the prompt is not UTF-8 (byte " + std::to_string(at) + "); encode it as UTF-8");
     }
     chars.push_back(static_cast<char32_t>(c));
     at += static_cast<std::size_t>(length);

@@ -99,7 +99,7 @@ Unigram::Unigram(const Json& description, const Special& special) {
   }
 }
 
-std::optional<std::uint32_t> Unigram::id(const std::string& piece) const {
+std::optional<std::uint32_t> Unigram::id(std::string_view piece) const {
   const std::uint32_t typed = trie_.exact(piece);
   const std::uint32_t found = typed == Trie::kNoPiece ? special_.exact(piece) : typed;
   return found == Trie::kNoPiece ? std::nullopt : std::optional(found);
@@ -150,9 +150,8 @@ void Unigram::tokenize(const Text& word, std::vector<Token>& tokens) const {
     const std::uint32_t start = origins[step.begin];
     const std::uint32_t known = trie_.exact(piece);
     const bool by_bytes = known == Trie::kNoPiece && byte_fallback_ &&
-                          std::all_of(piece.begin(), piece.end(), [&](char c) {
-                            return bytes_[static_cast<std::uint8_t>(c)] != Trie::kNoPiece;
-                          });
+                          std::all_of(piece.begin(), piece.end(),
+                                      [&](char c) { return bytes_[static_cast<std::uint8_t>(c)] != Trie::kNoPiece; });
     if (by_bytes) {
       for (const char c : piece) tokens.push_back({bytes_[static_cast<std::uint8_t>(c)], start});
     } else {

@@ -51,7 +51,7 @@ class Unigram final : public Model {
   Unigram(const Json& description, const Special& special);
 
   void tokenize(const Text& word, std::vector<Token>& tokens) const override;
-  std::optional<std::uint32_t> id(const std::string& piece) const override;
+  std::optional<std::uint32_t> id(std::string_view piece) const override;
   std::size_t size() const override { return scores_.size(); }
 
  private:
