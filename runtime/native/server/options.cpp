@@ -34,7 +34,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   app.footer(kExamples);
   app.set_version_flag("--version", "arcflow-serve, interface version " + std::to_string(ARCFLOW_API_VERSION));
   app.get_formatter()->column_width(32);
-  app.option_defaults()->always_capture_default();
+  app.option_defaults()->always_capture_default()->take_last();
   app.add_option("--model", library.bundle, "a model's name, or a bundle's folder")->type_name("NAME");
   app.add_option("--precision", library.precision, "which bundle of the model: fp32, ...")->type_name("NAME");
   app.add_option("--target", library.target, "which bundle of the model: cpu, sm120, ...")->type_name("NAME");
@@ -72,6 +72,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
       ->type_name("BYTES");
   app.add_option("--warm-up", options.warm_up, "sizes to warm up at: usual, none, or 512x512,768x512")
       ->delimiter(',')
+      ->take_all()
       ->type_name("SIZES");
   std::string format = "text";
   app.add_option("--log-format", format, "one line a request on standard error")

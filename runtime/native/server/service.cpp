@@ -60,6 +60,7 @@ double milliseconds(Clock::duration duration) {
   return std::round(std::chrono::duration<double, std::milli>(duration).count() * 1000) / 1000;
 }
 
+// To a microsecond.
 double rounded(double seconds) { return std::round(seconds * 1e6) / 1e6; }
 
 ApiError server_error(int status, const char* code, std::string message) {
@@ -262,9 +263,9 @@ void Service::answer(const Ticket& ticket, Response& response) {
                                {"size", body["size"].get<std::string>()},
                                {"nfe", std::int64_t{ticket.shape.nfe}},
                                {"batch", static_cast<std::int64_t>(ticket.batch)},
-                               {"queue_ms", rounded(queue * 1e3)},
-                               {"generate_ms", rounded(ticket.seconds.total * 1e3)},
-                               {"encode_ms", rounded(encode * 1e3)}};
+                               {"queue_ms", rounded(queue) * 1e3},
+                               {"generate_ms", rounded(ticket.seconds.total) * 1e3},
+                               {"encode_ms", rounded(encode) * 1e3}};
 }
 
 void Service::list_models(Response& response) {

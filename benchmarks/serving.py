@@ -1,0 +1,152 @@
+"""``arcflow-serve`` as a child process, and requests to it: for the soak and for the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GENERATIONS = "/v1/images/generations"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service answered. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, which is JSON."""
+        return json.loads(self.body)
+
+
+class Server:
+    """A running ``arcflow-serve`` on a free port of this machine. Ends with the ``with`` block at the latest."""
+
+    def __init__(
+        self, program: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it and wait until it takes requests. Raises RuntimeError with its log where it does not within 60 s."""
+        self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (lives as long as the server)
+        command = [str(program), "--port", "0", "--log-format", "json", *options]
+        variables = {**os.environ, **(environment or {})}
+        self.process = subprocess.Popen(command, stderr=self._log, env=variables)
+        try:
+            self.port = int(self._event("listening")["port"])
+            self._event("ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it at once if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+    def stop(self, timeout: float = 30) -> int:
+        """SIGTERM; gives the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every line of the log so far."""
+        data = os.pread(self._log.fileno(), 1 << 30, 0)
+        return [json.loads(line) for line in data.splitlines() if line.startswith(b"{")]
+
+    def _event(self, name: str) -> dict[str, Any]:
+        for _ in range(6000):
+            for line in self.log():
+                if line["event"] == name:
+                    return line
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        text = os.pread(self._log.fileno(), 1 << 20, 0).decode(errors="replace")
+        raise RuntimeError(f"arcflow-serve did not become {name}: {text}")
+
+    def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
+        """A connection of its own, to be closed by the caller."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request on a connection of its own."""
+        with contextlib.closing(self.connect()) as connection:
+            return send(connection, method, path, body, headers)
+
+    def get(self, path: str) -> Answer:
+        """GET."""
+        return self.request("GET", path)
+
+    def generate(self, **fields: object) -> Answer:
+        """POST these fields for pictures."""
+        headers = {"Content-Type": "application/json"}
+        return self.request("POST", GENERATIONS, json.dumps(fields).encode(), headers)
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics by name with labels."""
+        return parse_metrics(self.get("/metrics").body.decode())
+
+    def resident_bytes(self) -> int:
+        """Main memory that the process holds."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
+def send(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """One request on a connection that may be kept."""
+    connection.request(method, path, body, dict(headers or {}))
+    response = connection.getresponse()
+    names = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, names, response.read())
+
+
+_SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{(?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*\})?) (\S+)')
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Prometheus' text format, strictly: raises ValueError at a line that it does not allow."""
+    values: dict[str, float] = {}
+    typed: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            if kind not in ("counter", "gauge", "histogram") or name in typed:
+                raise ValueError(line)
+            typed.add(name)
+        elif not line.startswith("# HELP "):
+            match = _SAMPLE.fullmatch(line)
+            if match is None or match[1] in values:
+                raise ValueError(line)
+            name = match[1].partition("{")[0]
+            if name not in typed and re.sub(r"_(bucket|sum|count)$", "", name) not in typed:
+                raise ValueError(line)
+            values[match[1]] = float(match[2])
+    return values
