@@ -97,8 +97,10 @@ soak)
 wheel)
     scripts/native-deps.sh
     log=$(mktemp)
+    # The GPU's host is built where a wheel is made for users; here it would only be compiled once more.
     CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs .venv/bin/python -m pip install \
-        --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall runtime/native/python >"$log" 2>&1 ||
+        --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall --config-settings=cmake.define.ARCFLOW_CUDA=OFF \
+        --config-settings=cmake.define.ARCFLOW_HOST_TENSORRT=OFF runtime/native/python >"$log" 2>&1 ||
         { cat "$log" >&2; rm -f "$log"; fail "arcflow-native cannot be built (above)"; }
     rm -f "$log"
     ;;

@@ -13,9 +13,9 @@
 
 namespace {
 
-constexpr int kWarmUp = 50;       // until every allocator has its arenas
+constexpr int kWarmUp = 260;      // until every allocator has its arenas, also those of models that were closed
 constexpr int kNewSession = 25;   // pictures of one session
-constexpr int kNewModel = 200;    // pictures of one model
+constexpr int kNewModel = 100;    // pictures of one model
 constexpr int kDisturbance = 10;  // every tenth request is one that fails
 
 const ArcflowApi& api() { return *arcflow_get_api(ARCFLOW_API_VERSION); }
