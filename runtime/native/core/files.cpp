@@ -20,6 +20,7 @@ namespace {
 
 // A manifest beyond this is refused before it is read into memory.
 constexpr std::uint64_t kManifestMax = std::uint64_t{16} << 20;
+constexpr std::size_t kManifestChunk = std::size_t{1} << 16;
 constexpr std::size_t kChunk = std::size_t{1} << 20;
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ARCFLOW_BUNDLE_REJECTED, message); }
@@ -108,8 +109,13 @@ std::string read_manifest(const std::string& root) {
     refuse(root + ": " + python_repr(path) + " has " + std::to_string(file.size()) +
            " bytes, more than any manifest; " + hint(root));
   }
-  std::string data(kManifestMax, '\0');
-  data.resize(file.read(data.data(), data.size()));
+  std::string data;
+  for (std::size_t got = 1; got > 0 && data.size() < kManifestMax;) {  // the file may have grown since
+    const std::size_t before = data.size();
+    data.resize(std::min<std::size_t>(before + kManifestChunk, kManifestMax));
+    got = file.read(data.data() + before, data.size() - before);
+    data.resize(before + got);
+  }
   return data;
 }
 
