@@ -64,7 +64,7 @@ CHANGES = [
     ("  ARCFLOW_BUNDLE_REJECTED = 2, ", "  ARCFLOW_BUNDLE_REJECTED = 9, ", "ARCFLOW_BUNDLE_REJECTED was 2 and is 9"),
     ("  ARCFLOW_LOG_INFO = 1,\n", "", "ARCFLOW_LOG_INFO was 1 and is gone"),
     ("  uint32_t threads; ", "  uint64_t threads; ", "ArcflowModelOptions, field 6"),
-    ("  const char* precision;   ", "  /* precision */", "ArcflowModelOptions, field 2"),
+    ("  const char* precision; ", "  /* precision */", "ArcflowModelOptions, field 2"),
     ("  void* logger_user;\n", "  void* context_user;\n", "ArcflowContextOptions, field 2"),
     ("  uint32_t min, opt, max;\n", "  uint32_t min, opt, max, step;\n", "ArcflowRange has no struct_size"),
     (

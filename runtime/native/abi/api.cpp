@@ -52,7 +52,9 @@ const char* ARCFLOW_CALL library_version() { return ARCFLOW_VERSION; }
 std::int32_t ARCFLOW_CALL status_code(const ArcflowStatus* status) {
   return status != nullptr ? status->code : std::int32_t{ARCFLOW_OK};
 }
-const char* ARCFLOW_CALL status_message(const ArcflowStatus* status) { return status != nullptr ? status->message : ""; }
+const char* ARCFLOW_CALL status_message(const ArcflowStatus* status) {
+  return status != nullptr ? status->message : "";
+}
 void ARCFLOW_CALL status_destroy(ArcflowStatus* status) { destroy_status(status); }
 
 ArcflowStatus* ARCFLOW_CALL context_create(const ArcflowContextOptions* options, ArcflowContext** out) {
@@ -70,13 +72,15 @@ ArcflowStatus* ARCFLOW_CALL context_create(const ArcflowContextOptions* options,
 }
 void ARCFLOW_CALL context_destroy(ArcflowContext* context) { delete context; }
 
-ArcflowStatus* ARCFLOW_CALL model_open(ArcflowContext* context, const ArcflowModelOptions* options, ArcflowModel** out) {
+ArcflowStatus* ARCFLOW_CALL model_open(ArcflowContext* context, const ArcflowModelOptions* options,
+                                       ArcflowModel** out) {
   return guarded([&] {
     clear(out);
     require(context, "context");
     const ArcflowModelOptions given = whole(options, "options");
     if (given.bundle == nullptr || *given.bundle == '\0') {
-      throw Error(ARCFLOW_INVALID_ARGUMENT, "bundle of the options is missing: give a model's name or a bundle's folder");
+      throw Error(ARCFLOW_INVALID_ARGUMENT,
+                  "bundle of the options is missing: give a model's name or a bundle's folder");
     }
     core::OpenOptions opening;
     opening.bundle = given.bundle;
@@ -210,8 +214,8 @@ void ARCFLOW_CALL cancel_request(ArcflowCancel* cancel) {
 }
 void ARCFLOW_CALL cancel_destroy(ArcflowCancel* cancel) { delete cancel; }
 
-ArcflowStatus* ARCFLOW_CALL describe_image(const ArcflowModel* model, const ArcflowRequest* request, std::uint32_t image,
-                                           ArcflowBytes** out) {
+ArcflowStatus* ARCFLOW_CALL describe_image(const ArcflowModel* model, const ArcflowRequest* request,
+                                           std::uint32_t image, ArcflowBytes** out) {
   return guarded([&] {
     clear(out);
     require(model, "model");
@@ -221,8 +225,8 @@ ArcflowStatus* ARCFLOW_CALL describe_image(const ArcflowModel* model, const Arcf
       throw Error(ARCFLOW_INVALID_ARGUMENT, "image is " + std::to_string(image) + "; the request makes " +
                                                 std::to_string(checked.total()) + ", the first of them is 0");
     }
-    const core::PictureSettings settings{checked.prompt_of(image), checked.seeds[image], checked.nfe, checked.sigmas,
-                                         checked.width, checked.height};
+    const core::PictureSettings settings{checked.prompt_of(image), checked.seeds[image], checked.nfe,
+                                         checked.sigmas,           checked.width,        checked.height};
     *out = new ArcflowBytes{core::describe(manifest, settings)};
   });
 }
@@ -258,10 +262,10 @@ ArcflowStatus* ARCFLOW_CALL noise(std::uint64_t seed, std::uint64_t first, std::
 
 // In the order of the header, which only ever grows at its end.
 const ArcflowApi kApi{
-    sizeof(ArcflowApi), ARCFLOW_API_VERSION, library_version, status_code,      status_message, status_destroy,
-    context_create,     context_destroy,     model_open,      model_destroy,    model_info,     model_memory,
-    model_shape,        session_create,      session_destroy, session_memory,   session_warm_up, session_generate,
-    cancel_create,      cancel_request,      cancel_destroy,  describe_image,   encode_png,     bytes_data,
+    sizeof(ArcflowApi), ARCFLOW_API_VERSION, library_version, status_code,    status_message,  status_destroy,
+    context_create,     context_destroy,     model_open,      model_destroy,  model_info,      model_memory,
+    model_shape,        session_create,      session_destroy, session_memory, session_warm_up, session_generate,
+    cancel_create,      cancel_request,      cancel_destroy,  describe_image, encode_png,      bytes_data,
     bytes_size,         bytes_destroy,       verify_bundle,   noise};
 
 }  // namespace

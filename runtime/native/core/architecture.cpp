@@ -41,7 +41,8 @@ EncodedRows::EncodedRows(std::size_t prompts, std::uint64_t row_bytes, std::int6
 std::unique_ptr<const Architecture> Architecture::of(const Manifest& manifest) {
   if (manifest.architecture == "flux") return make_flux(manifest);
   if (manifest.architecture == "qwen") return make_qwen(manifest);
-  throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "the architecture '" + manifest.architecture + "' is not one this library runs");
+  throw Error(ARCFLOW_BACKEND_UNAVAILABLE,
+              "the architecture '" + manifest.architecture + "' is not one this library runs");
 }
 
 Architecture::Architecture(const Manifest& manifest) : manifest_(manifest) {

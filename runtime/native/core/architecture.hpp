@@ -1,5 +1,5 @@
-// How the networks of an architecture are fed. What they have in common is here; flux.cpp and qwen.cpp say what is their
-// own. The C++ twin of runtime/architecture.py.
+// How the networks of an architecture are fed. What they have in common is here; flux.cpp and qwen.cpp say what is
+// their own. The C++ twin of runtime/architecture.py.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,8 @@ class Architecture {
   // Runs the text encoders on any number of prompts.
   virtual Encoded encode(Device& device, const TokensByEncoder& tokens) const = 0;
   // Puts the encodings of these prompts, one a picture, where the backbone finds them; returns their text tokens.
-  virtual std::int64_t gather(Device& device, const Encoded& encoded, const std::vector<std::size_t>& prompts) const = 0;
+  virtual std::int64_t gather(Device& device, const Encoded& encoded,
+                              const std::vector<std::size_t>& prompts) const = 0;
 
   Grid grid(std::int64_t width, std::int64_t height) const noexcept;
   // Makes the buffers of a batch and fills in what its evaluations share: positions, noise levels, guidance.

@@ -1,5 +1,5 @@
-// Tokens and deadlines. Whoever ends a request holds the lock that removing it takes, so a request that is over is never
-// touched; a request holds no lock while it runs, so a callback may cancel its own.
+// Tokens and deadlines. Whoever ends a request holds the lock that removing it takes, so a request that is over is
+// never touched; a request holds no lock while it runs, so a callback may cancel its own.
 #include "core/cancel.hpp"
 
 #include <cstdio>
@@ -115,7 +115,8 @@ void Supervised::check() const {
   if (reason == Stop::kDeadline) {
     char seconds[64];
     std::snprintf(seconds, sizeof seconds, "%g", timeout_);
-    throw Error(ARCFLOW_DEADLINE_EXCEEDED, std::string("the request was not done within its timeout of ") + seconds + " s");
+    throw Error(ARCFLOW_DEADLINE_EXCEEDED,
+                std::string("the request was not done within its timeout of ") + seconds + " s");
   }
 }
 

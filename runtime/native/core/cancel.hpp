@@ -1,4 +1,5 @@
-// Ending a request that runs: by a token, by a deadline. The request is told through one flag and its engine host at once.
+// Ending a request that runs: by a token, by a deadline. The request is told through one flag and its engine host at
+// once.
 #pragma once
 
 #include <atomic>

@@ -67,7 +67,8 @@ std::string host_for(const Manifest& manifest, const fs::path& root, const std::
   const std::string fitting = plans ? kPlanHost : kOnnxHost;
   if (asked.empty()) return fitting;
   if (!is_word(asked)) {
-    throw Error(ARCFLOW_INVALID_ARGUMENT, "host is '" + asked + "'; it is 'ort', 'tensorrt', or NULL for what the bundle calls for");
+    throw Error(ARCFLOW_INVALID_ARGUMENT,
+                "host is '" + asked + "'; it is 'ort', 'tensorrt', or NULL for what the bundle calls for");
   }
   if (asked == (plans ? kOnnxHost : kPlanHost)) {
     unavailable(root.string() + " holds " + (plans ? "TensorRT plans" : "ONNX files") + "; the host '" + asked +
@@ -87,8 +88,8 @@ const ArcflowHostApi& load_host(const std::string& name, const fs::path& folder)
       const std::string other = entry.path().filename().string();
       if (other.rfind("libarcflow_host_", 0) == 0) found += (found.empty() ? "" : ", ") + other;
     }
-    unavailable(whom + " is not installed: there is no " + file.string() + " (there: " + (found.empty() ? "no host" : found) +
-                "); install it there, or name its folder in host_directory");
+    unavailable(whom + " is not installed: there is no " + file.string() + " (there: " +
+                (found.empty() ? "no host" : found) + "); install it there, or name its folder in host_directory");
   }
   // Never closed: an engine's threads and thread-local objects may outlive the last model.
   void* module = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);

@@ -17,8 +17,8 @@ std::filesystem::path library_folder();
 // The embedded bundles: those of the installed tree, of the build tree, or of the Python package; "" without any.
 std::filesystem::path built_in_bundles();
 
-// The host that runs a bundle: "ort" for ONNX files, "tensorrt" for plans, or what was asked for where it can ("": not).
-// Throws Error(ARCFLOW_BACKEND_UNAVAILABLE or ARCFLOW_INVALID_ARGUMENT).
+// The host that runs a bundle: "ort" for ONNX files, "tensorrt" for plans, or what was asked for where it can ("":
+// not). Throws Error(ARCFLOW_BACKEND_UNAVAILABLE or ARCFLOW_INVALID_ARGUMENT).
 std::string host_for(const Manifest& manifest, const std::filesystem::path& root, const std::string& asked);
 
 // The functions of libarcflow_host_<name>.so in `folder` ("": "arcflow" beside the library). The module stays loaded.

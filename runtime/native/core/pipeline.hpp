@@ -38,7 +38,8 @@ class Session {
   const Model& model() const noexcept { return *model_; }
   // Fills in the buffers of `output` that are not null and its timings; `start` is when the call began. Throws Error:
   // ARCFLOW_INVALID_ARGUMENT where a buffer is too small or the session is in use, and whatever went wrong on the way.
-  void generate(const CheckedRequest& request, const Listener& listener, Clock::time_point start, ArcflowOutput& output);
+  void generate(const CheckedRequest& request, const Listener& listener, Clock::time_point start,
+                ArcflowOutput& output);
   // Runs every network at the request's shape, for its first batch.
   void warm_up(const CheckedRequest& request, const Listener& listener, Clock::time_point start);
   void memory(std::uint64_t& host, std::uint64_t& device) const;

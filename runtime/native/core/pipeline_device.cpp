@@ -32,7 +32,8 @@ std::uint64_t product(std::initializer_list<std::int64_t> sizes) {
   return result;
 }
 
-Device::Device(const ArcflowHostApi& api, ArcflowHostModel* model, const std::vector<std::string>& networks, void* stream)
+Device::Device(const ArcflowHostApi& api, ArcflowHostModel* model, const std::vector<std::string>& networks,
+               void* stream)
     : api_(api) {
   for (std::size_t i = 0; i < networks.size(); ++i) networks_[networks[i]] = i;
   ArcflowHostError error = no_error();

@@ -15,7 +15,7 @@ namespace arcflow::core {
 
 // The buffers of a session, by what they hold.
 enum class Slot : std::size_t {
-  kIds,        // a text encoder's token ids, and their mask
+  kIds,  // a text encoder's token ids, and their mask
   kIdsMask,
   kPooledAll,  // encodings of every different prompt of a request
   kSequenceAll,

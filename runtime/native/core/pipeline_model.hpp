@@ -24,7 +24,8 @@ struct OpenOptions {
 
 class Model {
  public:
-  // Throws Error: ARCFLOW_INVALID_ARGUMENT, ARCFLOW_BUNDLE_REJECTED, ARCFLOW_BACKEND_UNAVAILABLE, ARCFLOW_OUT_OF_MEMORY.
+  // Throws Error: ARCFLOW_INVALID_ARGUMENT, ARCFLOW_BUNDLE_REJECTED, ARCFLOW_BACKEND_UNAVAILABLE,
+  // ARCFLOW_OUT_OF_MEMORY.
   Model(std::shared_ptr<Context> context, const OpenOptions& options);
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -38,7 +39,9 @@ class Model {
   const std::vector<PromptTokenizer>& tokenizers() const noexcept { return tokenizers_; }
   const std::string& folder() const noexcept { return folder_; }
   const std::string& backend() const noexcept { return backend_; }
-  void memory(std::uint64_t& host, std::uint64_t& device) const noexcept { api_->model_memory(loaded_.get(), &host, &device); }
+  void memory(std::uint64_t& host, std::uint64_t& device) const noexcept {
+    api_->model_memory(loaded_.get(), &host, &device);
+  }
 
  private:
   void load(const OpenOptions& options);

@@ -8,8 +8,8 @@
 namespace arcflow::core {
 namespace {
 
-// Values [prompts, length] with zeros to the right of each row. Padding changes nothing there: a token sees those before
-// it only.
+// Values [prompts, length] with zeros to the right of each row. Padding changes nothing there: a token sees those
+// before it only.
 std::vector<std::int64_t> widened(const std::vector<std::int64_t>& values, std::size_t prompts, std::size_t length,
                                   std::size_t width) {
   std::vector<std::int64_t> wide(prompts * width, 0);
@@ -49,9 +49,9 @@ class Qwen final : public Architecture {
       const auto begin = mask.begin() + static_cast<std::ptrdiff_t>(row * width);
       encoded.lengths.push_back(std::count(begin + drop_, begin + static_cast<std::ptrdiff_t>(width), 1));
     }
-    encoded.sequence = encode_in_batches(
-        device, "text", {{"input_ids", Slot::kIds, ids}, {"attention_mask", Slot::kIdsMask, mask}}, text.prompts,
-        Slot::kSequenceAll, {encoded.tokens, sequence_});
+    encoded.sequence =
+        encode_in_batches(device, "text", {{"input_ids", Slot::kIds, ids}, {"attention_mask", Slot::kIdsMask, mask}},
+                          text.prompts, Slot::kSequenceAll, {encoded.tokens, sequence_});
     return encoded;
   }
 

@@ -1,4 +1,5 @@
-// The rules of a request, in the order and words of runtime/request.py; token ids that are given directly have their own.
+// The rules of a request, in the order and words of runtime/request.py; token ids that are given directly have their
+// own.
 #include "core/request.hpp"
 
 #include <algorithm>
@@ -110,14 +111,14 @@ TokenIds checked_tokens(const ArcflowTokens& given, std::size_t prompts, const T
     }
     if (given.mask != nullptr) lengths[row] = tokens_in(encoder, given.mask + row * given.length, given.length);
     if (lengths[row] <= static_cast<std::size_t>(spec.drop)) {
-      refuse("a prompt has " + text(std::uint64_t{lengths[row]}) + " tokens for '" + encoder + "'; it needs more than " +
-             text(spec.drop) + (spec.drop > 0 ? ", which are the template's" : ""));
+      refuse("a prompt has " + text(std::uint64_t{lengths[row]}) + " tokens for '" + encoder +
+             "'; it needs more than " + text(spec.drop) + (spec.drop > 0 ? ", which are the template's" : ""));
     }
   }
   TokenIds tokens;
   tokens.prompts = prompts;
-  tokens.length = spec.pad == "max" ? static_cast<std::size_t>(spec.max_tokens)
-                                    : *std::max_element(lengths.begin(), lengths.end());
+  tokens.length =
+      spec.pad == "max" ? static_cast<std::size_t>(spec.max_tokens) : *std::max_element(lengths.begin(), lengths.end());
   tokens.ids.assign(prompts * tokens.length, spec.pad_id);
   tokens.mask.assign(prompts * tokens.length, 0);
   for (std::size_t row = 0; row < prompts; ++row) {
@@ -177,7 +178,8 @@ CheckedRequest check_request(const Manifest& manifest, const ArcflowRequest& req
   checked.tokens = all_tokens(manifest, request);
   checked.seeds = image_seeds(request, checked.total());
   if (!std::isfinite(request.timeout) || request.timeout < 0.0) {
-    refuse("timeout is " + std::to_string(request.timeout) + "; it must be a finite number of seconds, 0 or more (0: none)");
+    refuse("timeout is " + std::to_string(request.timeout) +
+           "; it must be a finite number of seconds, 0 or more (0: none)");
   }
   checked.timeout = request.timeout;
   checked.sigmas = sigmas(checked.nfe, schedule.shift, schedule.final_step_ratio);

@@ -34,7 +34,7 @@ enum ArcflowHostType : std::int32_t {
 
 struct ArcflowHostPort {
   const char* name;
-  std::int32_t type;         // ArcflowHostType
+  std::int32_t type;  // ArcflowHostType
   std::int32_t rank;
   const std::int64_t* dims;  // -1 where the dimension is symbolic
   // The profile of a plan's input; null for ONNX and for outputs.
@@ -50,8 +50,8 @@ struct ArcflowHostBlob {
 };
 
 struct ArcflowHostNetwork {
-  const char* name;       // "backbone"
-  ArcflowHostBlob model;  // the verified bytes of the ONNX file or plan
+  const char* name;             // "backbone"
+  ArcflowHostBlob model;        // the verified bytes of the ONNX file or plan
   const ArcflowHostBlob* data;  // its external data, verified and mapped; valid until model_destroy
   std::size_t data_count;
   const ArcflowHostPort* inputs;
@@ -78,17 +78,18 @@ struct ArcflowHostBinding {
 
 // x + displacement(sigma_a -> sigma_b), packed tokens; see core/solver.hpp for the formula. float32 state.
 struct ArcflowHostAdvance {
-  ArcflowHostBuffer* x;  // [batch, tokens, channels]
-  ArcflowHostBuffer* means;  // [batch, tokens, modes, channels]
+  ArcflowHostBuffer* x;           // [batch, tokens, channels]
+  ArcflowHostBuffer* means;       // [batch, tokens, modes, channels]
   ArcflowHostBuffer* logweights;  // [batch, tokens, modes, positions]
-  ArcflowHostBuffer* loggammas;  // [batch, tokens, modes - 1, positions]
-  ArcflowHostBuffer* out;  // [batch, tokens, channels]; may be x
-  std::int32_t type;  // of means, logweights and loggammas
+  ArcflowHostBuffer* loggammas;   // [batch, tokens, modes - 1, positions]
+  ArcflowHostBuffer* out;         // [batch, tokens, channels]; may be x
+  std::int32_t type;              // of means, logweights and loggammas
   std::int64_t batch, tokens, modes, channels, positions;
   double sigma_src, sigma_a, sigma_b;
 };
 
-// Packed tokens to latents [batch, channels, rows*patch, columns*patch]; value / scaling + shift where scaling is given.
+// Packed tokens to latents [batch, channels, rows*patch, columns*patch]; value / scaling + shift where scaling is
+// given.
 struct ArcflowHostUnpack {
   ArcflowHostBuffer* tokens;
   ArcflowHostBuffer* latents;
@@ -102,8 +103,8 @@ struct ArcflowHostApi {
   std::uint32_t version;  // kArcflowHostVersion
   const char* name;       // "ort"
 
-  std::int32_t (*model_create)(const ArcflowHostOptions*, const ArcflowHostNetwork*, std::size_t count, ArcflowHostModel**,
-                               ArcflowHostError*);
+  std::int32_t (*model_create)(const ArcflowHostOptions*, const ArcflowHostNetwork*, std::size_t count,
+                               ArcflowHostModel**, ArcflowHostError*);
   void (*model_destroy)(ArcflowHostModel*);
   const char* (*model_backend)(const ArcflowHostModel*);  // "ONNX Runtime 1.32.0, CPU, 2 threads"
   void (*model_memory)(const ArcflowHostModel*, std::uint64_t* host, std::uint64_t* device);
@@ -123,10 +124,12 @@ struct ArcflowHostApi {
                        std::uint64_t to_offset, std::uint64_t bytes, ArcflowHostError*);
 
   // One evaluation of a network: every port bound, shapes within the limits.
-  std::int32_t (*run)(ArcflowHostSession*, std::size_t network, const ArcflowHostBinding* inputs, std::size_t input_count,
-                      const ArcflowHostBinding* outputs, std::size_t output_count, ArcflowHostError*);
+  std::int32_t (*run)(ArcflowHostSession*, std::size_t network, const ArcflowHostBinding* inputs,
+                      std::size_t input_count, const ArcflowHostBinding* outputs, std::size_t output_count,
+                      ArcflowHostError*);
   std::int32_t (*normal)(ArcflowHostSession*, std::uint64_t seed, ArcflowHostBuffer*, std::uint64_t offset,
-                         std::uint64_t count, ArcflowHostError*);  // offset in bytes, count float32 values from element 0
+                         std::uint64_t count,
+                         ArcflowHostError*);  // offset in bytes, count float32 values from element 0
   std::int32_t (*advance)(ArcflowHostSession*, const ArcflowHostAdvance*, ArcflowHostError*);
   std::int32_t (*unpack)(ArcflowHostSession*, const ArcflowHostUnpack*, ArcflowHostError*);
   // float32 [batch, 3, height, width] in about [-1, 1] -> uint8 [batch, height, width, 3].

@@ -1,4 +1,5 @@
-// What the tests of the C interface share: the table with its objects as values, and the embedded bundle in the fake host.
+// What the tests of the C interface share: the table with its objects as values, and the embedded bundle in the fake
+// host.
 #pragma once
 
 #include <cstdint>
@@ -135,6 +136,19 @@ struct Call {
     output.latent_floats = latents.size();
     return said(api().session_generate(session, &request, &output));
   }
+};
+
+// All that a request needs, on a fake host with that behaviour.
+struct Fixture {
+  Lines lines;
+  Handle<ArcflowContext> context = make_context(&lines);
+  Handle<ArcflowModel> model;
+  Handle<ArcflowSession> session;
+  Call call;
+
+  explicit Fixture(const char* behaviour = "")
+      : model(make_model(context.get(), behaviour)), session(make_session(model.get())) {}
+  Said generate() { return call.generate(model.get(), session.get()); }
 };
 
 }  // namespace arcflow::test

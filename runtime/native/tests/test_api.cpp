@@ -1,7 +1,7 @@
-// The C interface through its table alone (arcflow_get_api): structs of other ages, missing arguments, opening, objects.
+// The C interface through its table alone (arcflow_get_api): structs of other ages, missing arguments, opening,
+// objects.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
-
 #include <unistd.h>
 
 #include <cstddef>
@@ -130,7 +130,8 @@ TEST_CASE("structs carry their size") {
   CHECK(ask().ok());
 
   SUBCASE("sizes that no program has") {
-    for (const std::size_t size : {std::size_t{0}, std::size_t{4}, sizeof(ArcflowRequest) - 1, SIZE_MAX, SIZE_MAX - 7}) {
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{4}, sizeof(ArcflowRequest) - 1, SIZE_MAX, SIZE_MAX - 7}) {
       call.request.struct_size = size;
       check(ask(), ARCFLOW_INVALID_ARGUMENT, "struct_size of request is " + std::to_string(size));
     }
@@ -199,11 +200,13 @@ TEST_CASE("a model that cannot be opened") {
   const auto open = [&](const char* host, const char* behaviour = "") {
     return open_model(context.get(), model, behaviour, host);
   };
-  check(open_model(context.get(), model, "", "fake", "no-such-model"), ARCFLOW_BUNDLE_REJECTED, "no bundle for 'no-such-model'");
+  check(open_model(context.get(), model, "", "fake", "no-such-model"), ARCFLOW_BUNDLE_REJECTED,
+        "no bundle for 'no-such-model'");
   check(open_model(context.get(), model, "", "fake", "/no/such/folder"), ARCFLOW_BUNDLE_REJECTED, "/no/such/folder");
   check(open("missing"), ARCFLOW_BACKEND_UNAVAILABLE, fake_hosts() + "/libarcflow_host_missing.so");
   CHECK(open("missing").has("libarcflow_host_fake.so"));  // what there is
-  check(open("tensorrt"), ARCFLOW_BACKEND_UNAVAILABLE, "holds ONNX files; the host 'tensorrt' does not run them, 'ort' does");
+  check(open("tensorrt"), ARCFLOW_BACKEND_UNAVAILABLE,
+        "holds ONNX files; the host 'tensorrt' does not run them, 'ort' does");
   check(open("../evil"), ARCFLOW_INVALID_ARGUMENT, "host is '../evil'");
   check(open("old"), ARCFLOW_BACKEND_UNAVAILABLE, "is not of this library's version");
   check(open("empty"), ARCFLOW_BACKEND_UNAVAILABLE, "is not of this library's version");
@@ -224,7 +227,8 @@ TEST_CASE("a model that cannot be opened") {
 
 TEST_CASE("a bundle that was altered is refused, whatever the file") {
   const auto context = make_context();
-  for (const char* file : {"backbone.onnx", "clip.onnx", "t5.onnx", "vae_decoder.onnx", "tokenizers/t5.json", "manifest.json"}) {
+  for (const char* file :
+       {"backbone.onnx", "clip.onnx", "t5.onnx", "vae_decoder.onnx", "tokenizers/t5.json", "manifest.json"}) {
     const BundleCopy copy;
     CHECK(said(api().verify_bundle(copy.path().c_str())).ok());
     copy.flip(file, 1000);
@@ -284,7 +288,8 @@ TEST_CASE("settings, PNG and noise") {
   const std::string settings(reinterpret_cast<const char*>(api().bytes_data(bytes)), api().bytes_size(bytes));
   api().bytes_destroy(bytes);
   CHECK(settings.rfind("{\"prompt\": \"a dark ankle boot\", \"seed\": 0, \"model\": \"tiny\"", 0) == 0);
-  check(said(api().describe_image(model.get(), &call.request, 2, &bytes)), ARCFLOW_INVALID_ARGUMENT, "image is 2; the request makes 2");
+  check(said(api().describe_image(model.get(), &call.request, 2, &bytes)), ARCFLOW_INVALID_ARGUMENT,
+        "image is 2; the request makes 2");
   CHECK(bytes == nullptr);
 
   const std::vector<std::uint8_t> pixels(4 * 4 * 3, 200);

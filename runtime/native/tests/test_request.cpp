@@ -123,8 +123,9 @@ TEST_CASE("prompts that are no text") {
   missing.texts = {};
   missing.request.prompt_count = 1;
   missing.refused("prompts is NULL; it may be only where tokens are given");
-  for (const char* blank : {"", " ", "\t\n\v\f\r", "\x1c\x1d\x1e\x1f", "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\x8a",
-                            "\xe2\x80\xa8\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80 "}) {
+  for (const char* blank :
+       {"", " ", "\t\n\v\f\r", "\x1c\x1d\x1e\x1f", "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\x8a",
+        "\xe2\x80\xa8\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80 "}) {
     with_text(blank).refused("the prompt is empty");
   }
   for (const char* text : {"\xe2\x80\x8b", "\xef\xbb\xbf", "\xe1\xa0\x8e", "\x1b", "\x7f"}) {
@@ -139,7 +140,8 @@ TEST_CASE("prompts that are no text") {
                           "\xf8\x88\x80\x80\x80", "\xe2\x82", "\xf0\x80\x80\x80", "\xe0\x80\x80", "\xe2\x28\xa1"}) {
     with_text(bad).refused("the prompt is not plain text: it holds a NUL or a byte that is not UTF-8");
   }
-  for (const char* good : {"\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf", "\xf0\x90\x80\x80", "\xc2\x80", "\xe0\xa0\x80"}) {
+  for (const char* good :
+       {"\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf", "\xf0\x90\x80\x80", "\xc2\x80", "\xe0\xa0\x80"}) {
     CHECK_NOTHROW(with_text(good).check());
   }
 }

@@ -47,7 +47,8 @@ TEST_CASE("sessions share a model and give what they give alone") {
     Call call;
     call.request.seed = static_cast<std::uint64_t>(i);
     for (int round = 0; round < kRounds; ++round) {
-      if (!call.generate(model.get(), session.get()).ok() || call.latents != alone[static_cast<std::size_t>(i)]) ++wrong;
+      if (!call.generate(model.get(), session.get()).ok() || call.latents != alone[static_cast<std::size_t>(i)])
+        ++wrong;
     }
   });
   CHECK(wrong == 0);
@@ -77,10 +78,17 @@ TEST_CASE("cancelled at random, by tokens that come and go, with deadlines betwe
       // A session ends at the same time as the token is cancelled.
       if (random() % 8 == 0) make_session(model.get()).reset();
       switch (what.code) {
-        case ARCFLOW_OK: ++done; break;
-        case ARCFLOW_CANCELLED: ++cancelled; break;
-        case ARCFLOW_DEADLINE_EXCEEDED: ++late; break;
-        default: ++strange;
+        case ARCFLOW_OK:
+          ++done;
+          break;
+        case ARCFLOW_CANCELLED:
+          ++cancelled;
+          break;
+        case ARCFLOW_DEADLINE_EXCEEDED:
+          ++late;
+          break;
+        default:
+          ++strange;
       }
       other.join();
     }

@@ -61,7 +61,7 @@ typedef enum ArcflowCode {
   ARCFLOW_OUT_OF_MEMORY = 4,       /* of the host or of the device */
   ARCFLOW_CANCELLED = 5,           /* by a cancel token or by a callback */
   ARCFLOW_DEADLINE_EXCEEDED = 6,
-  ARCFLOW_INTERNAL = 7             /* a defect of ArcFlow: please report the message */
+  ARCFLOW_INTERNAL = 7 /* a defect of ArcFlow: please report the message */
 } ArcflowCode;
 
 typedef enum ArcflowLogLevel {
@@ -76,7 +76,7 @@ typedef void(ARCFLOW_CALL* ArcflowLogger)(void* user, int32_t level, const char*
 
 typedef struct ArcflowContextOptions {
   size_t struct_size;
-  ArcflowLogger logger;       /* NULL: nothing is logged */
+  ArcflowLogger logger; /* NULL: nothing is logged */
   void* logger_user;
   int32_t least_level;        /* messages below it are not made; ARCFLOW_LOG_... */
   const char* host_directory; /* where libarcflow_host_*.so lie; NULL: "arcflow" beside this library */
@@ -84,14 +84,14 @@ typedef struct ArcflowContextOptions {
 
 typedef struct ArcflowModelOptions {
   size_t struct_size;
-  const char* bundle;      /* a bundle's folder, or a model's name, which is looked up in $ARCFLOW_ENGINES and then in
-                              the built-in folder; required. A name holds no path separator. */
-  const char* precision;   /* which of a model's bundles, "fp32"; NULL: the best there is */
-  const char* target;      /* "cpu", "sm120", ...; NULL: the best there is */
-  const char* host;        /* "ort" or "tensorrt"; NULL: what the manifest calls for */
-  const char* library;     /* path of libonnxruntime or libnvinfer; NULL: $ARCFLOW_ONNXRUNTIME, then the loader's search */
-  uint32_t threads;        /* compute threads of a network on the CPU; 0: the cores, at most 8 */
-  uint32_t device;         /* ordinal of the GPU */
+  const char* bundle;    /* a bundle's folder, or a model's name, which is looked up in $ARCFLOW_ENGINES and then in
+                            the built-in folder; required. A name holds no path separator. */
+  const char* precision; /* which of a model's bundles, "fp32"; NULL: the best there is */
+  const char* target;    /* "cpu", "sm120", ...; NULL: the best there is */
+  const char* host;      /* "ort" or "tensorrt"; NULL: what the manifest calls for */
+  const char* library; /* path of libonnxruntime or libnvinfer; NULL: $ARCFLOW_ONNXRUNTIME, then the loader's search */
+  uint32_t threads;    /* compute threads of a network on the CPU; 0: the cores, at most 8 */
+  uint32_t device;     /* ordinal of the GPU */
 } ArcflowModelOptions;
 
 typedef struct ArcflowRange {

@@ -2,8 +2,32 @@
 #include "hosts/host.h"
 
 namespace {
-const ArcflowHostApi kApi{kArcflowHostVersion + 1, "old", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {},
-                          {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+const ArcflowHostApi kApi{kArcflowHostVersion + 1,
+                          "old",
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {},
+                          {}};
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const ArcflowHostApi* arcflow_host_get_api(std::uint32_t) {
