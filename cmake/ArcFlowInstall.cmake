@@ -27,6 +27,7 @@ install(DIRECTORY runtime/native/include/arcflow DESTINATION ${CMAKE_INSTALL_INC
 
 foreach(host arcflow_host_ort arcflow_host_tensorrt)
   if(TARGET ${host})
+    set_target_properties(${host} PROPERTIES INSTALL_RPATH "")
     install(TARGETS ${host} LIBRARY DESTINATION ${hosts_dir})
   endif()
 endforeach()
@@ -38,5 +39,5 @@ endforeach()
 
 install(DIRECTORY engines/bundles/ DESTINATION ${bundles_dir})
 install(DIRECTORY examples/ DESTINATION ${ARCFLOW_DATA_DIR}/examples
-        FILES_MATCHING PATTERN "*.c" PATTERN "*.cpp")
+        FILES_MATCHING PATTERN "*.c" PATTERN "*.[ch]pp" PATTERN CMakeLists.txt)
 install(FILES LICENSE NOTICE runtime/native/THIRD-PARTY.md DESTINATION ${CMAKE_INSTALL_DOCDIR})

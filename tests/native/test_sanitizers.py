@@ -81,7 +81,7 @@ def test_generations_leak_nothing() -> None:
 
 
 def test_memory_is_flat(native_build: Path, onnxruntime_library: Path) -> None:
-    """Without sanitizers, whose own memory grows: 400 pictures need no more than 260 did, models opened anew included."""
+    """Without sanitizers, whose own memory grows: 400 pictures need no more than 260 did, with models opened anew."""
     done = subprocess.run(
         [native_build / "probe_soak", TINY, onnxruntime_library, "400"], capture_output=True, text=True, check=True
     )
