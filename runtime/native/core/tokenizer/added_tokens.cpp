@@ -45,7 +45,7 @@ AddedTokens::AddedTokens(const Json& document, const Model& model, const Normali
     if (flag(token, "special", kWhere, false)) continue;
     for (const char* option : {"single_word", "lstrip", "rstrip"}) {
       if (flag(token, option, kWhere, false)) {
-        fail("its added token " + Json(text).dump() + " has " + option +
+        fail("its added token " + shown(text) + " has " + option +
              ", which is not known here for a token that is not special");
       }
     }

@@ -45,7 +45,7 @@ void Bpe::read_merges(const Texts& merges) {
   const auto piece_id = [&](std::string_view piece) {
     const auto found = vocabulary_.find(piece);
     if (!found || special_.find(piece) != special_.end()) {
-      fail("its model has a merge of or to " + Json(piece).dump() + ", which its vocabulary lacks");
+      fail("its model has a merge of or to " + shown(piece) + ", which its vocabulary lacks");
     }
     return *found;
   };
@@ -86,7 +86,7 @@ std::vector<Bpe::Symbol> Bpe::symbols(const Text& word) const {
     const auto found = known.find(word.chars[i]);
     if (found == known.end() && unknown_.empty()) continue;
     if (found == known.end() && !unknown_id_) {
-      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "the tokenizer's unk_token \"" + unknown_ +
+      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "the tokenizer's unk_token \"" + shown_bare(unknown_) +
                                                    "\" is not in its vocabulary, and the prompt has a character that "
                                                    "needs it; use the tokenizer that the model was published with");
     }

@@ -85,7 +85,7 @@ class Reader : public nlohmann::json_sax<Json> {
   }
 
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    fail(std::string("it is not JSON: ") + error.what());
+    fail("it is not JSON: " + shown_bare(error.what()));
   }
 
  private:
@@ -156,7 +156,7 @@ Document parse(std::string_view bytes) {
   try {
     Json::sax_parse(bytes.begin(), bytes.end(), &reader);
   } catch (const Json::exception& error) {
-    fail(std::string("it is not JSON: ") + error.what());
+    fail("it is not JSON: " + shown_bare(error.what()));
   }
   if (!document.fields.is_object()) fail("it holds no JSON object");
   return document;

@@ -14,7 +14,7 @@ const Json& part(const Json& document, const char* key) {
 
 const Json& checked(const Json& document) {
   if (const std::string version = string_field(document, "version", "document", "1.0"); version != "1.0") {
-    fail("its version is " + Json(version).dump() + "; known is \"1.0\"");
+    fail("its version is " + shown(version) + "; known is \"1.0\"");
   }
   return document;
 }

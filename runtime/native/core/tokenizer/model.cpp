@@ -15,7 +15,8 @@ std::unique_ptr<const Model> read_model(Document& document, const Special& speci
   if (type.empty() && description.contains("unk_id")) type = "Unigram";
   if (type == "BPE") return std::make_unique<Bpe>(document, special);
   if (type == "Unigram") return std::make_unique<Unigram>(description, special);
-  fail(type.empty() ? "its model has no type" : "its model " + type + " is not known here; known are BPE and Unigram");
+  fail(type.empty() ? "its model has no type"
+                    : "its model " + shown_bare(type) + " is not known here; known are BPE and Unigram");
 }
 
 }  // namespace arcflow::core::tokenizer

@@ -76,7 +76,7 @@ Match pattern(const Json& replacement) {
         return spaces >= 2 ? spaces : 0;
       };
     }
-    fail("its normalizer Replace has the regular expression " + Json(regex).dump() +
+    fail("its normalizer Replace has the regular expression " + shown(regex) +
          "; known are plain strings, \"\\\\s+\" and \" {2,}\"");
   }
   fail("its normalizer Replace has no pattern that is a String or a Regex");
@@ -110,7 +110,7 @@ void Normalizer::add(const Json& description) {
     const std::string map = string_field(description, "precompiled_charsmap", "normalizer Precompiled");
     steps_.emplace_back([charsmap = std::make_shared<const Charsmap>(map)](Text& text) { charsmap->apply(text); });
   } else {
-    fail("its normalizer " + type +
+    fail("its normalizer " + shown_bare(type) +
          " is not known here; known are NFC, Lowercase, Strip, Prepend, Replace, Precompiled and Sequence");
   }
 }

@@ -25,7 +25,7 @@ PostProcessor read_template(const Json& description) {
       prompt_seen = true;
     } else if (part.is_object() && part.contains("SpecialToken")) {
       const std::string name = string_field(part["SpecialToken"], "id", where);
-      const Json& token = field(tokens, name.c_str(), where);
+      const Json& token = field(tokens, name, where);
       for (const Json& id : array(token, "ids", where)) {
         (prompt_seen ? result.after : result.before).push_back(id_of(id, where));
       }
@@ -57,7 +57,7 @@ PostProcessor read_post_processor(const Json& description) {
     }
     return result;
   }
-  fail("its post_processor " + type +
+  fail("its post_processor " + shown_bare(type) +
        " is not known here; known are RobertaProcessing, BertProcessing, TemplateProcessing, ByteLevel and Sequence");
 }
 

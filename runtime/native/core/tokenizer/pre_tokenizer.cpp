@@ -107,10 +107,12 @@ Prepend prepend_scheme(const Json& description) {
   const std::string scheme = string_field(description, "prepend_scheme", "pre_tokenizer Metaspace", "always");
   const bool prefix_space = flag(description, "add_prefix_space", "pre_tokenizer Metaspace", true);
   if (scheme == "never") return Prepend::kNever;
-  if (!prefix_space) fail("its pre_tokenizer Metaspace says both add_prefix_space false and prepend_scheme " + scheme);
+  if (!prefix_space)
+    fail("its pre_tokenizer Metaspace says both add_prefix_space false and prepend_scheme " + shown_bare(scheme));
   if (scheme == "always") return Prepend::kAlways;
   if (scheme == "first") return Prepend::kFirst;
-  fail("its pre_tokenizer Metaspace has the prepend_scheme " + scheme + "; known are always, first and never");
+  fail("its pre_tokenizer Metaspace has the prepend_scheme " + shown_bare(scheme) +
+       "; known are always, first and never");
 }
 
 }  // namespace
@@ -128,14 +130,15 @@ void PreTokenizer::add(const Json& description) {
     const bool regex = pattern.is_object() && pattern.contains("Regex");
     const Splitter match = regex ? splitter(string_field(pattern, "Regex", "pre_tokenizer Split")) : nullptr;
     if (match == nullptr) {
-      fail("its pre_tokenizer Split has the pattern " + pattern.dump() +
+      fail("its pre_tokenizer Split has the pattern " + shown(pattern) +
            "; known are the regular expressions of CLIP, Qwen2 and GPT-2");
     }
     const std::string behavior = string_field(description, "behavior", "pre_tokenizer Split");
     const bool inverted = flag(description, "invert", "pre_tokenizer Split", false);
     const bool isolated = behavior == "Isolated";
     if (!isolated && !(behavior == "Removed" && inverted)) {
-      fail("its pre_tokenizer Split has the behavior " + behavior + "; known are Isolated, and Removed with invert");
+      fail("its pre_tokenizer Split has the behavior " + shown_bare(behavior) +
+           "; known are Isolated, and Removed with invert");
     }
     steps_.emplace_back(
         [match, isolated](const Text& text, std::vector<Text>& words) { split(text, match, isolated, words); });
@@ -156,7 +159,7 @@ void PreTokenizer::add(const Json& description) {
       metaspace(std::move(text), c, scheme, by_mark, words);
     });
   } else {
-    fail("its pre_tokenizer " + type +
+    fail("its pre_tokenizer " + shown_bare(type) +
          " is not known here; known are Split, ByteLevel, WhitespaceSplit, Metaspace and Sequence");
   }
 }

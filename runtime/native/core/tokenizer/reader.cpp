@@ -4,16 +4,37 @@
 #include "core/error.hpp"
 
 namespace arcflow::core::tokenizer {
+namespace {
+
+constexpr std::size_t kShown = 200;
+
+}  // namespace
+
 void fail(const std::string& reason) { throw Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); }
+
+std::string shown(const Json& value) {
+  // Cut before it is written out, where it can be: a file may hold megabytes.
+  if (value.is_string() && value.get_ref<const std::string&>().size() > kShown)
+    return '"' + shown_bare(value.get_ref<const std::string&>()) + '"';
+  std::string text = value.dump(-1, ' ', true);
+  if (text.size() > 6 * kShown) text = text.substr(0, 6 * kShown) + "...";
+  return text;
+}
+
+std::string shown_bare(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, kShown)) out += c >= ' ' && c <= '~' ? c : '?';
+  return text.size() > kShown ? out + "..." : out;
+}
 
 std::string type_of(const Json& component, const std::string& where) {
   if (!component.is_object()) fail("its " + where + " is not an object");
   return string_field(component, "type", where);
 }
 
-const Json& field(const Json& object, const char* key, const std::string& where) {
+const Json& field(const Json& object, const std::string& key, const std::string& where) {
   const auto found = object.find(key);
-  if (found == object.end()) fail("its " + where + " has no \"" + key + "\"");
+  if (found == object.end()) fail("its " + where + " has no \"" + shown_bare(key) + "\"");
   return *found;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 namespace arcflow::core::tokenizer {
 
@@ -12,11 +13,16 @@ using Json = nlohmann::json;
 // Throws Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); PromptTokenizer puts before it which file is meant.
 [[noreturn]] void fail(const std::string& reason);
 
+// What a file says, fit for a message: as JSON in ASCII, or (type names and a library's words) without the quotes, and
+// never long. A hostile file must not make a message that is.
+std::string shown(const Json& value);
+std::string shown_bare(std::string_view text);
+
 // A component's "type". where: for messages, as "pre_tokenizer".
 std::string type_of(const Json& component, const std::string& where);
 
 // A field that must be there, and of that type; fields that may be missing (or null) have a fallback.
-const Json& field(const Json& object, const char* key, const std::string& where);
+const Json& field(const Json& object, const std::string& key, const std::string& where);
 const Json& array(const Json& object, const char* key, const std::string& where);
 std::string string_field(const Json& object, const char* key, const std::string& where);
 std::string string_field(const Json& object, const char* key, const std::string& where, const char* fallback);

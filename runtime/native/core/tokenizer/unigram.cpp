@@ -82,7 +82,7 @@ Unigram::Unigram(const Json& description, const Special& special) {
   double least = std::numeric_limits<double>::infinity();
   for (const Json& piece : vocabulary) {
     if (!piece.is_array() || piece.size() != 2 || !piece[0].is_string() || !piece[1].is_number()) {
-      fail("its model Unigram has a piece that is not a text and a score: " + piece.dump().substr(0, 100));
+      fail("its model Unigram has a piece that is not a text and a score: " + shown(piece));
     }
     const auto& text = piece[0].get_ref<const std::string&>();
     (special.count(text) != 0 ? untyped : typed).emplace_back(text, static_cast<std::uint32_t>(scores_.size()));
