@@ -130,7 +130,7 @@ TEST_CASE("a run is ended from another thread, and the session is usable after i
   const Model model(tiny("vae_decoder"));
   REQUIRE(model.code == ARCFLOW_OK);
   using Clock = std::chrono::steady_clock;
-  Vae vae(model, 256);
+  Vae vae(model, 96);
   const auto begin = Clock::now();
   REQUIRE(vae.run() == ARCFLOW_OK);
   const auto whole = Clock::now() - begin;
