@@ -43,7 +43,7 @@ class CountingPool final : public httplib::TaskQueue {
 // reset the connection and take the answer from under a caller who is still writing.
 void finish(socket_t socket, bool error) {
   shutdown(socket, SHUT_WR);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
   char rest[4096];
   while (error && std::chrono::steady_clock::now() < until && wait_for(socket, POLLIN, until)) {
     if (recv(socket, rest, sizeof rest, MSG_DONTWAIT) <= 0) {

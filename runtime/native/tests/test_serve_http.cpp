@@ -177,9 +177,10 @@ TEST_CASE("before the model is loaded") {
     CHECK(answer.find("Retry-After: 1\r\n") != std::string::npos);
     CHECK(body_of(answer)["error"]["code"] == "not_ready");
   }
-  const Caller poster(running.port), health(running.port);
+  const Caller poster(running.port);
   poster.send(post("{\"prompt\": \"a\"}"));
   CHECK(poster.rest().find("HTTP/1.1 503 ") == 0);
+  const Caller health(running.port);
   health.send("GET /health HTTP/1.1\r\nConnection: close\r\n\r\n");
   CHECK(health.rest().find("HTTP/1.1 200 ") == 0);
 }
@@ -204,11 +205,12 @@ TEST_CASE("open, then draining") {
 TEST_CASE("what the engine says reaches the caller") {
   Running running;
   running.open();
-  const Caller refused(running.port), broken(running.port);
+  const Caller refused(running.port);
   refused.send(post("{\"prompt\": \"refused\"}"));
   const std::string no = refused.rest();
   CHECK(no.find("HTTP/1.1 400 ") == 0);
   CHECK(body_of(no)["error"]["message"] == "not this prompt");
+  const Caller broken(running.port);
   broken.send(post("{\"prompt\": \"broken\"}"));
   const std::string failed = broken.rest();
   CHECK(failed.find("HTTP/1.1 500 ") == 0);
@@ -253,9 +255,10 @@ TEST_CASE("a body that is too large is refused, said or not said beforehand") {
   Running running;
   running.open();
   const std::string large = "{\"prompt\": \"" + std::string(8192, 'a') + "\"}";
-  const Caller said(running.port), chunked(running.port);
+  const Caller said(running.port);
   said.send(post(large));
   CHECK(said.rest().find("HTTP/1.1 413 ") == 0);
+  const Caller chunked(running.port);
   char size[32];
   std::snprintf(size, sizeof size, "%zx\r\n", large.size());
   chunked.send(
