@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "onnxscript", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
     },
     "runtime": {
-        "foundation", "engines", "cuda", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tensorrt", "tokenizers",
+        "foundation", "engines",
+        "arcflow_native", "cuda", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tensorrt", "tokenizers",
     },
 }  # fmt: skip
 """What each package may import besides itself and the standard library."""
@@ -139,7 +140,9 @@ def test_modules_say_what_they_are(path: Path) -> None:
 def test_cxx_files_hold_one_concept_and_say_which(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MAX_LINES, f"{path} has {len(lines)} lines: split it by concept"
-    assert lines and lines[0].startswith(("// ", "/* ")), f"{path} opens with no comment on what it is for"
+    header = path.with_suffix(".hpp")
+    own = path != header and header.exists() and lines[0].endswith(f'{header.name}"')
+    assert own or lines[0].startswith(("// ", "/* ")), f"{path} opens with no comment on what it is for, nor its header"
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:
