@@ -1,5 +1,6 @@
-// Opens the TensorRT host as the core does and asks it for a model: how that fails, for tests/native/test_tensorrt_host.py.
-// Arguments: the module, the library to use ("" to search), the number of the GPU, a plan's file. Prints JSON.
+// Opens the TensorRT host as the core does and asks it for a model: how that fails, for
+// tests/native/test_tensorrt_host.py. Arguments: the module, the library to use ("" to search), the number of the GPU,
+// a plan's file. Prints JSON.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -41,7 +42,11 @@ int main(int count, char** arguments) {
   ArcflowHostModel* model = nullptr;
   ArcflowHostError error{};
   const std::int32_t code = api->model_create(&options, &network, 1, &model, &error);
-  std::cout << Json{{"name", api->name}, {"unknown", get(999) == nullptr}, {"code", code}, {"message", error.message}, {"log", log}}
+  std::cout << Json{{"name", api->name},
+                    {"unknown", get(999) == nullptr},
+                    {"code", code},
+                    {"message", error.message},
+                    {"log", log}}
             << std::endl;
   if (model != nullptr) api->model_destroy(model);
   return 0;
