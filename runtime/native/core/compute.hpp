@@ -17,8 +17,8 @@ struct Segment {
 // out = x + displacement, all float32, packed as in ArcflowHostAdvance; out may be x. The coefficients are computed in
 // float64, the mixture in float32, mode by mode in ascending order, product and sum rounded apart: to the bit what
 // runtime/solver.py makes of the same coefficients.
-void advance(const Segment& segment, const float* x, const float* means, const float* logweights, const float* loggammas,
-             float* out);
+void advance(const Segment& segment, const float* x, const float* means, const float* logweights,
+             const float* loggammas, float* out);
 
 // `count` values of an image's noise from element `first` on (DESIGN.md, "Noise").
 void normal(std::uint64_t seed, std::uint64_t first, std::size_t count, float* out);

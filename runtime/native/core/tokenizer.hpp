@@ -14,8 +14,8 @@ namespace arcflow::core {
 
 struct TokenIds {
   std::size_t prompts = 0, length = 0;
-  std::vector<std::int64_t> ids;   // [prompts, length], padded on the right
-  std::vector<std::int64_t> mask;  // the same shape, 1 for a token, 0 for padding
+  std::vector<std::int64_t> ids;      // [prompts, length], padded on the right
+  std::vector<std::int64_t> mask;     // the same shape, 1 for a token, 0 for padding
   std::vector<std::string> warnings;  // a sentence for each prompt that did not fit: runtime/text.py, Truncation
 };
 
