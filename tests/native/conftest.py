@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,12 @@ def onnxruntime_library() -> Path:
     if path is None:
         pytest.fail("the package onnxruntime holds no libonnxruntime.so: reinstall it", pytrace=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def same_zlib(native_build: Path) -> bool:
+    """Whether the core was linked with the release of zlib that Python uses: only then are PNG files equal in bytes."""
+    line = json.dumps({"rgb8": "000000", "width": 1, "height": 1, "settings": None})
+    done = subprocess.run([native_build / "probe_png"], input=line, capture_output=True, text=True, check=True)
+    release: str = json.loads(done.stdout)["zlib"]
+    return release == zlib.ZLIB_RUNTIME_VERSION

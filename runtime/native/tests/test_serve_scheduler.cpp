@@ -221,8 +221,7 @@ TEST_CASE("a caller who leaves the queue frees its slot") {
   REQUIRE(bench.engine.started(1));
   bench.scheduler.submit(waiting);
   CHECK(bench.scheduler.submit(ticket_of({3})) == Scheduler::Admission::kFull);
-  CHECK(bench.scheduler.wait(
-            waiting, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
+  CHECK(bench.scheduler.wait(waiting, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
   const auto next = ticket_of({4});
   CHECK(bench.scheduler.submit(next) == Scheduler::Admission::kAccepted);
   bench.engine.open(true);
@@ -240,12 +239,10 @@ TEST_CASE("a batch is cancelled when the last of its members has left, and not b
   const auto a = ticket_of({2}), b = ticket_of({3});
   bench.scheduler.submit(a);
   bench.scheduler.submit(b);
-  CHECK(bench.scheduler.wait(
-            head, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
+  CHECK(bench.scheduler.wait(head, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
   REQUIRE(bench.engine.started(2));
   CHECK(bench.engine.cancelled == 1);
-  CHECK(bench.scheduler.wait(
-            a, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
+  CHECK(bench.scheduler.wait(a, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
   std::this_thread::sleep_for(20ms);
   CHECK(bench.engine.cancelled == 1);
   SUBCASE("the one who stays gets its picture") {
@@ -254,8 +251,7 @@ TEST_CASE("a batch is cancelled when the last of its members has left, and not b
     CHECK(bench.engine.cancelled == 1);
   }
   SUBCASE("nobody stays") {
-    CHECK(bench.scheduler.wait(
-              b, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
+    CHECK(bench.scheduler.wait(b, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
     CHECK(bench.scheduler.wait_idle(Clock::now() + 5s));
     CHECK(bench.engine.cancelled == 2);
   }
@@ -361,8 +357,7 @@ TEST_CASE("many callers, two workers: every picture once, to its own caller") {
           continue;
         }
         const bool leaves = i % 7 == 0;
-        const auto outcome = bench.scheduler.wait(
-            ticket, [leaves] { return leaves; }, 1ms);
+        const auto outcome = bench.scheduler.wait(ticket, [leaves] { return leaves; }, 1ms);
         if (outcome == Scheduler::Outcome::kDone) {
           ++done;
           if (ticket->pictures[0].rgb8[0] != seed || ticket->pictures[1].rgb8[0] != seed + 1) {

@@ -1,0 +1,208 @@
+"""``arcflow-serve`` under lasting load: ``python benchmarks/serve_soak.py``.
+
+Callers keep their connections and ask again as soon as they are answered. Every request has a seed and an id of its
+own, and the picture that comes back holds the seed: so a request that is lost, answered twice or answered with
+another's picture is found. Memory is read from /proc, after a warm-up and at the end. Prints a table, then one line of
+JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from PIL import Image  # noqa: E402
+
+from benchmarks.serving import GENERATIONS, Server, send  # noqa: E402
+from engines.locate import BUILT_IN  # noqa: E402
+from foundation.cli import ArgumentParser, run  # noqa: E402
+from foundation.errors import ArcFlowError  # noqa: E402
+from runtime.native_host import onnxruntime_library  # noqa: E402
+
+BUILD = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or ROOT / "build" / "native")
+SIZES = ("32x32", "32x32", "32x32", "48x32")
+"""Most requests can be joined, some cannot."""
+
+
+class SoakError(ArcFlowError):
+    """A request was lost, answered twice or wrongly, or memory grew."""
+
+
+@dataclass
+class Ledger:
+    """What the callers saw. Guarded by ``lock``."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    next_seed: int = 0
+    answers: Counter[int] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def take(self, end: int) -> int | None:
+        """The next seed, or None where all up to ``end`` are taken."""
+        with self.lock:
+            if self.next_seed >= end:
+                return None
+            self.next_seed += 1
+            return self.next_seed - 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it; returns 0. Raises SoakError where anything is not as it must be."""
+    parser = ArgumentParser(prog="python benchmarks/serve_soak.py", description=__doc__)
+    add = parser.add_argument
+    add("--requests", type=int, default=2000, help="after the warm-up (default: %(default)s)")
+    add("--warm-up", type=int, default=400, help="requests before memory is read (default: %(default)s)")
+    add("--connections", type=int, default=8, help="callers at once (default: %(default)s)")
+    add("--growth", type=float, default=0.01, help="most that memory may grow by (default: %(default)s)")
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    arguments = parser.parse_args(argv)
+    figures = soak(arguments)
+    report(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    judge(figures, arguments.growth)
+    return 0
+
+
+def soak(arguments: Namespace) -> dict[str, Any]:
+    """Both phases, and what was measured."""
+    program, library = BUILD / "bin" / "arcflow-serve", onnxruntime_library()
+    if not program.is_file() or library is None:
+        raise SoakError(f"{program} or the package onnxruntime is missing: run make native")
+    options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library)]
+    with Server(program, options) as server:
+        ledger = Ledger()
+        work(server, ledger, arguments.warm_up, arguments.connections)
+        ledger.seconds.clear()
+        warm, began = server.resident_bytes(), time.monotonic()
+        work(server, ledger, arguments.warm_up + arguments.requests, arguments.connections)
+        wall, end = time.monotonic() - began, server.resident_bytes()
+        metrics = server.metrics()
+        code = server.stop()
+        logged = Counter(line["request_id"] for line in server.log() if line.get("path") == GENERATIONS)
+    total = arguments.warm_up + arguments.requests
+    ids = [f"soak-{seed}" for seed in range(total)]
+    milliseconds = sorted(1e3 * value for value in ledger.seconds)
+    return {
+        "benchmark": "serve-soak",
+        "date": datetime.now(tz=UTC).strftime("%Y-%m-%d"),
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+        "model": "tiny-fp32-cpu",
+        "requests": arguments.requests,
+        "warm_up": arguments.warm_up,
+        "connections": arguments.connections,
+        "lost": sum(ledger.answers[seed] == 0 for seed in range(total)),
+        "answered_twice": sum(ledger.answers[seed] > 1 or logged[ids[seed]] > 1 for seed in range(total)),
+        "wrong": ledger.wrong[:10],
+        "images_total": int(metrics["arcflow_images_total"]),
+        "mean_batch": round(metrics["arcflow_batch_size_sum"] / metrics["arcflow_batch_size_count"], 3),
+        "requests_per_second": round(arguments.requests / wall, 2),
+        "latency_ms": {
+            "median": round(statistics.median(milliseconds), 2),
+            "p95": round(milliseconds[int(0.95 * (len(milliseconds) - 1))], 2),
+            "max": round(milliseconds[-1], 2),
+        },
+        "resident_mib": {"warm": round(warm / 2**20, 2), "end": round(end / 2**20, 2)},
+        "growth": round(end / warm - 1, 5),
+        "exit_code": code,
+    }
+
+
+def work(server: Server, ledger: Ledger, end: int, connections: int) -> None:
+    """Callers until the ledger's seeds are used up to ``end``."""
+    callers = [threading.Thread(target=caller, args=(server, ledger, end)) for _ in range(connections)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join()
+
+
+def caller(server: Server, ledger: Ledger, end: int) -> None:
+    """One connection, one request at a time."""
+    with contextlib.closing(server.connect()) as connection:
+        while (seed := ledger.take(end)) is not None:
+            fields = {"prompt": f"a boot {seed % 17}", "seed": seed, "size": SIZES[seed % len(SIZES)]}
+            headers = {"Content-Type": "application/json", "x-request-id": f"soak-{seed}"}
+            began = time.monotonic()
+            try:
+                answer = send(connection, "POST", GENERATIONS, json.dumps(fields).encode(), headers)
+                problem = check(seed, answer.status, answer.headers, answer.body)
+            except (OSError, ValueError, KeyError) as error:
+                problem = f"{seed}: {error!r}"
+                connection.close()
+            with ledger.lock:
+                ledger.seconds.append(time.monotonic() - began)
+                if problem:
+                    ledger.wrong.append(problem)
+                else:
+                    ledger.answers[seed] += 1
+
+
+def check(seed: int, status: int, headers: Any, body: bytes) -> str:
+    """What is wrong with an answer, or "": its id, its seed, and the seed and prompt in its picture must be ours."""
+    if status != 200:
+        return f"{seed}: status {status}: {body[:200]!r}"
+    (one,) = json.loads(body)["data"]
+    with Image.open(io.BytesIO(base64.b64decode(one["b64_json"]))) as image:
+        settings = json.loads(image.info["arcflow"])
+        size = f"{image.width}x{image.height}"
+    found = (headers.get("x-request-id"), one["seed"], settings["seed"], settings["prompt"], size)
+    wanted = (f"soak-{seed}", seed, seed, f"a boot {seed % 17}", SIZES[seed % len(SIZES)])
+    return "" if found == wanted else f"{seed}: {found} instead of {wanted}"
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    with contextlib.suppress(OSError, IndexError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).split(": ")[1]
+    return platform.processor()
+
+
+def report(figures: dict[str, Any]) -> None:
+    """A table, then one line of JSON."""
+    latency, memory = figures["latency_ms"], figures["resident_mib"]
+    rows = [
+        ("requests, connections", f"{figures['requests']}, {figures['connections']}"),
+        ("lost, answered twice, wrong", f"{figures['lost']}, {figures['answered_twice']}, {len(figures['wrong'])}"),
+        ("requests a second, mean batch", f"{figures['requests_per_second']}, {figures['mean_batch']}"),
+        ("latency: median, p95, max", f"{latency['median']}, {latency['p95']}, {latency['max']} ms"),
+        ("memory: warm, end, growth", f"{memory['warm']}, {memory['end']} MiB, {100 * figures['growth']:.2f} %"),
+    ]
+    for name, value in rows:
+        sys.stdout.write(f"{name:32}{value}\n")
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def judge(figures: dict[str, Any], growth: float) -> None:
+    """Raise SoakError unless all is as it must be."""
+    total = figures["requests"] + figures["warm_up"]
+    if figures["lost"] or figures["answered_twice"] or figures["wrong"]:
+        raise SoakError(f"requests were lost, answered twice or wrongly: {figures['wrong']}")
+    if figures["images_total"] != total or figures["exit_code"] != 0:
+        raise SoakError(f"{figures['images_total']} pictures of {total}, exit code {figures['exit_code']}")
+    if figures["growth"] >= growth:
+        raise SoakError(f"memory grew by {100 * figures['growth']:.2f} %; less than {100 * growth:g} % is allowed")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
