@@ -1,6 +1,7 @@
 // Just enough of CUDA's language for g++ and clang to compile the kernels for the host, to run them block by block with
 // a thread for each of the block's threads and a barrier for __syncthreads: their logic is tested where there is no
-// GPU, and ThreadSanitizer sees a race in shared memory. Include it before cuda/*.cuh.
+// GPU, and ThreadSanitizer sees a race in shared memory. The kernels are included at its end, where the names are
+// defined.
 #pragma once
 
 #include <pthread.h>
@@ -54,3 +55,5 @@ void launch(unsigned blocks, unsigned threads, std::size_t shared_bytes, const C
 #define __launch_bounds__(most)
 #define ARCFLOW_KERNEL inline void
 #define ARCFLOW_SHARED(name) float* const name = ::cuda_on_host::shared_memory
+
+#include "cuda/arcflow_kernels.cu"

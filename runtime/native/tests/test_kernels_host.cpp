@@ -10,7 +10,6 @@
 #include <type_traits>
 
 #include "core/compute.hpp"
-#include "cuda/arcflow_kernels.cu"  // last: it needs the names above
 #include "cuda/plan.hpp"
 #include "tests/cuda_on_host.hpp"
 #include "tests/golden.hpp"
