@@ -44,7 +44,14 @@ clang() { # the compiler for preset asan or tsan, as options of cmake
     name=$(command -v "$name")
     clang_options=(-DCMAKE_CXX_COMPILER="$name" -DCMAKE_C_COMPILER="${name/clang++/clang}")
 }
-run_ctest() { ctest --test-dir "$(folder "$1")" --output-on-failure --no-tests=error --parallel "$jobs" --quiet "${@:2}"; }
+run_ctest() { # run_ctest PRESET OPTIONS...: quiet unless a test fails
+    local log
+    log=$(mktemp)
+    ctest --test-dir "$(folder "$1")" --output-on-failure --no-tests=error --parallel "$jobs" "${@:2}" >"$log" 2>&1 ||
+        { cat "$log" >&2; rm -f "$log"; fail "C++ tests failed (above)"; }
+    tail -n 4 "$log" | grep 'tests passed' || true
+    rm -f "$log"
+}
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1:strict_string_checks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
@@ -68,7 +75,7 @@ asan)
 tsan)
     clang
     configure tsan "${clang_options[@]}"
-    build tsan test_threads arcflow_host_ort
+    build tsan test_threads arcflow_host_fake
     run_ctest tsan --tests-regex '^test_threads$'
     ;;
 fuzz)

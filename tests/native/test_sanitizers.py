@@ -47,12 +47,10 @@ def test_the_tests_pass_under_address_and_undefined_behaviour_sanitizers(asan: P
     assert any(asan.glob("bin/test_*"))
 
 
-@pytest.mark.parametrize("name", ["bundle", "tokenizers", "api"])
+@pytest.mark.parametrize("name", ["bundle", "tokenizers"])
 def test_python_s_tests_pass_with_sanitized_programs(asan: Path, name: str) -> None:
     """The tables of bundles and prompts, through programs that a memory error ends."""
     file = ROOT / "tests" / "native" / f"test_{name}.py"
-    if not file.exists():
-        pytest.skip(f"there is no {file.name}")
     environment = {**os.environ, "ARCFLOW_NATIVE_BUILD": str(asan), "ASAN_OPTIONS": "detect_stack_use_after_return=1"}
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(file)]
@@ -81,9 +79,9 @@ def test_generations_leak_nothing() -> None:
 
 
 def test_memory_is_flat(native_build: Path, onnxruntime_library: Path) -> None:
-    """Without sanitizers, whose own memory grows: 400 pictures need no more than 260 did, with models opened anew."""
+    """Without sanitizers, whose own memory grows: 900 pictures need no more than 260 did, with models opened anew."""
     done = subprocess.run(
-        [native_build / "probe_soak", TINY, onnxruntime_library, "400"], capture_output=True, text=True, check=True
+        [native_build / "probe_soak", TINY, onnxruntime_library, "900"], capture_output=True, text=True, check=True
     )
     result = json.loads(done.stdout)
-    assert result["end_kilobytes"] < result["warm_kilobytes"] * 1.01, result
+    assert result["end_kilobytes"] < result["warm_kilobytes"] * 1.025, result
