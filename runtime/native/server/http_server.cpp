@@ -8,6 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <thread>
+#include <vector>
 
 #include "server/connection.hpp"
 
@@ -15,28 +20,68 @@ namespace arcflow::serve {
 
 namespace {
 
-// httplib's pool, with a count of the connections that wait in it.
-class CountingPool final : public httplib::TaskQueue {
+// Threads for connections, made when they are first needed: memory follows the most connections there ever were at
+// once. httplib's own pool either makes all of them at its start or leaves tasks waiting that it could have served.
+class Pool final : public httplib::TaskQueue {
  public:
-  CountingPool(const ConnectionRules& rules, std::atomic<std::size_t>& pending)
-      : pool_(rules.threads, rules.threads, rules.waiting), pending_(pending) {}
+  Pool(const ConnectionRules& rules, std::atomic<std::size_t>& pending) : rules_(rules), pending_(pending) {}
+  ~Pool() override { shutdown(); }
 
   bool enqueue(std::function<void()> task) override {
-    ++pending_;
-    const bool taken = pool_.enqueue([this, task = std::move(task)] {
-      --pending_;
-      task();
-    });
-    if (!taken) {
-      --pending_;
+    const std::lock_guard lock(mutex_);
+    if (ending_ || tasks_.size() >= rules_.waiting) {
+      return false;
     }
-    return taken;
+    tasks_.push_back(std::move(task));
+    if (tasks_.size() > idle_ && threads_.size() < rules_.threads) {
+      threads_.emplace_back([this] { work(); });
+    }
+    pending_ = tasks_.size();
+    changed_.notify_one();
+    return true;
   }
-  void shutdown() override { pool_.shutdown(); }
+
+  // Finishes what was enqueued.
+  void shutdown() override {
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) {
+      if (thread.joinable()) {
+        thread.join();
+      }
+    }
+  }
 
  private:
-  httplib::ThreadPool pool_;
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ++idle_;
+      changed_.wait(lock, [this] { return ending_ || !tasks_.empty(); });
+      --idle_;
+      if (tasks_.empty()) {
+        return;
+      }
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      pending_ = tasks_.size();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  const ConnectionRules rules_;
   std::atomic<std::size_t>& pending_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<std::thread> threads_;
+  std::size_t idle_ = 0;
+  bool ending_ = false;
 };
 
 // Sends the end of the answer. After an error what the caller still sends is taken for a moment: closing at once would
@@ -55,7 +100,7 @@ void finish(socket_t socket, bool error) {
 }  // namespace
 
 HttpServer::HttpServer(const ConnectionRules& rules) : rules_(rules) {
-  new_task_queue = [this] { return new CountingPool(rules_, pending_); };
+  new_task_queue = [this] { return new Pool(rules_, pending_); };
   set_payload_max_length(rules.max_body);
   set_keep_alive_max_count(rules.requests);
   set_keep_alive_timeout(std::chrono::duration_cast<std::chrono::seconds>(rules.idle).count());
