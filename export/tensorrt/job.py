@@ -87,7 +87,7 @@ class _Work:
         self._job, self._toolkit, self._log = job, toolkit, log
         trt = self._trt = toolkit.trt
         self._builder = trt.Builder(toolkit.logger)
-        self._builder.max_threads = 1  # More would race for memory on a busy machine, and the plan is ordered by address.
+        self._builder.max_threads = 1  # More race for memory where the machine is busy; plans follow addresses.
         self._network = self._builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         self._network.name = job.name  # Else a count of the process's networks, which would be part of the plan.
         self._parser = trt.OnnxParser(self._network, toolkit.logger)
