@@ -10,6 +10,9 @@
 #include <memory>
 #include <string>
 #include <thread>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "server/library_engine.hpp"
 #include "server/options.hpp"
@@ -141,7 +144,7 @@ bool drain(Service& service, Scheduler& scheduler, double grace) {
 // glibc gives threads heaps of their own, up to eight a core, each of which keeps what it once held. A thread for every
 // connection needs few of them.
 void share_heaps() {
-#ifdef M_ARENA_MAX
+#if defined(__GLIBC__)
   mallopt(M_ARENA_MAX, 2);
 #endif
 }
