@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python benchmarks/serve_soak.py", description=__doc__)
     add = parser.add_argument
     add("--requests", type=int, default=2000, help="after the warm-up (default: %(default)s)")
-    add("--warm-up", type=int, default=400, help="requests before memory is read (default: %(default)s)")
+    add("--warm-up", type=int, default=1000, help="requests before memory is read (default: %(default)s)")
     add("--connections", type=int, default=8, help="callers at once (default: %(default)s)")
     add("--growth", type=float, default=0.01, help="most that memory may grow by (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")

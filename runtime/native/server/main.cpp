@@ -1,6 +1,4 @@
 // arcflow-serve: opens a bundle and serves pictures from it until it is told to stop.
-#include <malloc.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
