@@ -30,8 +30,6 @@ folder=$(cd "$folder" && pwd)
 include=$folder/usr/include
 stamp=$folder/.complete
 key=$(sha256sum "$0" | cut -d' ' -f1)-$all
-[ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && exit 0
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 has_apt() { command -v apt-get >/dev/null && command -v dpkg >/dev/null; }
@@ -59,6 +57,19 @@ unpack() { # unpack ARCHIVES...: into $folder, headers of the machine's architec
     find "$folder/usr" -type l -name '*.so*' -delete
 }
 
+whole() { # whether a run before this one fetched all, and what it left to the system is still there
+    local header
+    [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] || return
+    while read -r header _; do [ -e "$include/$header" ] || finds "$header" || return; done <<<"$libraries"
+}
+libraries='nlohmann/json.hpp nlohmann-json3-dev
+openssl/evp.h libssl-dev
+zlib.h zlib1g-dev
+utf8proc.h libutf8proc-dev
+CLI/CLI.hpp libcli11-dev
+doctest/doctest.h doctest-dev'
+whole && exit 0
+
 command -v "${CXX:-c++}" >/dev/null ||
     fail "there is no C++ compiler (${CXX:-c++}): on Debian and Ubuntu install the package g++ (12 or newer)"
 
@@ -67,14 +78,7 @@ lacking=()
 while read -r header package; do
     [ -e "$include/$header" ] && continue
     if $all || ! finds "$header"; then lacking+=("$package"); fi
-done <<'END'
-nlohmann/json.hpp nlohmann-json3-dev
-openssl/evp.h libssl-dev
-zlib.h zlib1g-dev
-utf8proc.h libutf8proc-dev
-CLI/CLI.hpp libcli11-dev
-doctest/doctest.h doctest-dev
-END
+done <<<"$libraries"
 if [ ${#lacking[@]} -gt 0 ]; then
     has_apt || fail "install what gives these headers (Debian's names): ${lacking[*]}; then run this again"
     lists "${lacking[0]}"

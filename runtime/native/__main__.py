@@ -1,4 +1,7 @@
-"""``python -m runtime.native --cmake-dir``: where the installed C++ library is, for build systems."""
+"""``python -m runtime.native --cmake-dir``: where the installed C++ library is, for build systems.
+
+And where the installed ``onnxruntime`` package keeps the library that the C++ core loads.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ _PLACES = {
     "include_dir": Path("include"),
     "library": Path("lib/libarcflow_runtime.so"),
 }
+_ONNXRUNTIME = "onnxruntime"
 _EXAMPLES = """examples:
   cmake -S . -B build -DArcFlow_DIR=$(python -m runtime.native --cmake-dir)
   cc service.c -I$(python -m runtime.native --include-dir) $(python -m runtime.native --library)
+  export ARCFLOW_ONNXRUNTIME=$(python -m runtime.native --onnxruntime)
 """
 
 
@@ -31,6 +36,7 @@ def build_parser() -> ArgumentParser:
         ("cmake_dir", "the folder of ArcFlowConfig.cmake"),
         ("include_dir", "the folder of arcflow/arcflow.h"),
         ("library", "the shared library"),
+        (_ONNXRUNTIME, "the library of the installed onnxruntime package, for $ARCFLOW_ONNXRUNTIME and --library"),
     ):
         option = "--" + name.replace("_", "-")
         place.add_argument(option, dest="place", action="store_const", const=name, help=help)
@@ -38,8 +44,16 @@ def build_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the place; returns 0. Raises BackendError where arcflow-native is not installed."""
+    """Print the place; returns 0. Raises BackendError where arcflow-native, or onnxruntime, is not installed."""
     name = build_parser().parse_args(argv).place
+    if name == _ONNXRUNTIME:
+        from runtime.native_host import onnxruntime_library
+
+        library = onnxruntime_library()
+        if library is None:
+            raise BackendError("the package onnxruntime is not installed, or holds no library: pip install onnxruntime")
+        sys.stdout.write(f"{library}\n")
+        return 0
     spec = find_spec("arcflow_native")
     if spec is None or spec.origin is None:
         raise BackendError(

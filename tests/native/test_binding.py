@@ -278,6 +278,7 @@ def test_the_command_tells_where_the_package_is() -> None:
         ("--cmake-dir", "ArcFlowConfig.cmake"),
         ("--include-dir", "arcflow/arcflow.h"),
         ("--library", ""),
+        ("--onnxruntime", ""),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "runtime.native", option], cwd=ROOT, check=True, capture_output=True, text=True

@@ -46,8 +46,8 @@ fs::path library_folder() {
 
 fs::path built_in_bundles() {
   const fs::path here = library_folder();
-  // <prefix>/lib, <prefix>/lib/<machine>, and runtime/native/lib of the Python package.
-  for (const char* way : {"../share/arcflow/bundles", "../../share/arcflow/bundles", "../../../engines/bundles"}) {
+  // From <prefix>/lib and from <prefix>/lib/<machine>; the build tree is laid out as a prefix.
+  for (const char* way : {"../share/arcflow/bundles", "../../share/arcflow/bundles"}) {
     std::error_code ignored;
     const fs::path folder = here / way;
     if (fs::is_directory(folder, ignored)) return folder.lexically_normal();
