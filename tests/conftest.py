@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,14 @@ def _own_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ[KEYS]
     else:
         os.environ[KEYS] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hears_ctrl_c() -> Iterator[None]:
+    """Who starts the tests in a shell's background makes them deaf to Ctrl-C, which some tests press."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

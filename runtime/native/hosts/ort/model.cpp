@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <future>
 #include <thread>
 
 namespace arcflow::ort {
@@ -103,8 +104,7 @@ Model::Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networ
   memory_.reset(memory);
 
   const std::uint32_t threads = options.threads != 0 ? options.threads : default_threads();
-  networks_.reserve(count);
-  for (std::size_t index = 0; index < count; ++index) networks_.push_back(load(networks[index], threads));
+  load_all(networks, count, threads);
   backend_ = "ONNX Runtime " + library_.version + ", CPU, " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads");
 }
@@ -116,7 +116,7 @@ const Network& Model::network(std::size_t index) const {
   return networks_[index];
 }
 
-Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& network, std::uint32_t threads) {
+Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& network, std::uint32_t threads) const {
   const std::string context = std::string("ONNX Runtime cannot prepare the ") + network.name + " network";
   const auto require = [this, &context](OrtStatus* status) { check(api(), status, context); };
   OrtSessionOptions* raw = nullptr;
@@ -125,7 +125,7 @@ Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& netwo
   require(api().SetIntraOpNumThreads(raw, static_cast<int>(threads)));
   require(api().SetInterOpNumThreads(raw, 1));
   if (log_.write != nullptr) {
-    require(api().SetUserLoggingFunction(raw, &Model::forward, &log_));
+    require(api().SetUserLoggingFunction(raw, &Model::forward, const_cast<Log*>(&log_)));
     require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_WARNING));
   } else {
     require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL));
@@ -152,7 +152,23 @@ Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& netwo
   return options;
 }
 
-Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) {
+// Making a session is one thread's work in ONNX Runtime, and most of what opening a model takes: where there may be
+// several threads, the networks are loaded side by side. What fails is told in the networks' order all the same.
+void Model::load_all(const ArcflowHostNetwork* networks, std::size_t count, std::uint32_t threads) {
+  const auto when = threads > 1 ? std::launch::async : std::launch::deferred;
+  std::vector<std::future<Network>> loading;
+  for (std::size_t index = 0; index < count; ++index) {
+    loading.push_back(std::async(when, [this, networks, index, threads] { return load(networks[index], threads); }));
+  }
+  networks_.reserve(count);
+  for (std::size_t index = 0; index < count; ++index) {
+    networks_.push_back(loading[index].get());
+    bytes_ += networks[index].model.size;
+    for (std::size_t i = 0; i < networks[index].data_count; ++i) bytes_ += networks[index].data[i].size;
+  }
+}
+
+Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) const {
   const std::string name = network.name;
   const Handle<OrtSessionOptions> options = session_options(network, threads);
   OrtSession* raw = nullptr;
@@ -164,8 +180,6 @@ Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) {
   Network loaded{name, std::move(session), {}, {}};
   loaded.inputs = ports(network, raw, true);
   loaded.outputs = ports(network, raw, false);
-  bytes_ += network.model.size;
-  for (std::size_t index = 0; index < network.data_count; ++index) bytes_ += network.data[index].size;
   return loaded;
 }
 

@@ -41,8 +41,9 @@ class Model {
     void* user;
   };
 
-  Handle<OrtSessionOptions> session_options(const ArcflowHostNetwork& network, std::uint32_t threads);
-  Network load(const ArcflowHostNetwork& network, std::uint32_t threads);
+  Handle<OrtSessionOptions> session_options(const ArcflowHostNetwork& network, std::uint32_t threads) const;
+  void load_all(const ArcflowHostNetwork* networks, std::size_t count, std::uint32_t threads);
+  Network load(const ArcflowHostNetwork& network, std::uint32_t threads) const;
   std::vector<Port> ports(const ArcflowHostNetwork& network, const OrtSession* session, bool inputs) const;
   static void ORT_API_CALL forward(void* log, OrtLoggingLevel severity, const char* category, const char* id,
                                    const char* location, const char* message);
