@@ -31,8 +31,9 @@ from foundation.files import atomic_file
 __all__ = ["DEFAULT_OPT_LEVEL", "OPT_LEVELS", "Options", "PlanReport", "build_plan", "decode", "encode"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SAME_HEAP = "glibc.malloc.tcache_count=0"
-"""Without its caches a thread, glibc's heap does not depend on which of TensorRT's threads is the faster one."""
+_SAME_HEAP = "glibc.malloc.tcache_count=65535"
+"""With caches a thread that never overflow, what TensorRT's helper threads free early or late does not come back to the
+thread that builds: where its tensors lie does not depend on which thread was the faster one."""
 
 _LAST_WORDS = 2000
 """Bytes of a crashed builder's output that are looked at for a reason."""

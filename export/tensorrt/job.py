@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ class _Work:
         self._network.name = job.name  # Else a count of the process's networks, which would be part of the plan.
         self._parser = trt.OnnxParser(self._network, toolkit.logger)
         refused = f"TensorRT cannot take {job.onnx}"
-        if not self._parser.parse_from_file(str(job.onnx)):
+        with contextlib.chdir(job.onnx.parent):  # TensorRT keeps the path, and its length moves what follows in memory.
+            parsed = self._parser.parse_from_file(job.onnx.name)
+        if not parsed:
             raise EngineError(f"{refused}: {self._parser_errors()}; export the network again")
         if not self._network.num_inputs or not self._network.num_outputs:
             raise EngineError(f"{refused}: it has no inputs or no outputs; export the network again")

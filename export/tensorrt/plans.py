@@ -19,7 +19,7 @@ from export.tensorrt.progress import Progress
 from export.tensorrt.targets import Target
 from foundation.files import atomic_file, sha256_file
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same inputs would give another plan or record than before."""
 
 

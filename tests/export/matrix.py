@@ -18,9 +18,14 @@ from engines.bundle import open_bundle
 from engines.manifest import NETWORKS
 from export.build import main
 from export.calibrate import main as calibrate
+from export.tensorrt.build import Options, build_plan
+from export.tensorrt.plans import network_profiles
+from export.tensorrt.profiles import choose_shapes
+from export.tensorrt.targets import TARGETS
 from foundation.cli import run
 from foundation.files import sha256_tree
 from tests.export.pipelines import Sources, small_flux, small_qwen
+from tests.export.tensorrt_graphs import rtx
 
 SHAPES = ["--resolutions", "256x256,256x512", "--batch", "1-2"]
 TEXT = {"flux": "512", "qwen": "1-64"}
@@ -110,6 +115,27 @@ def test_the_same_build_gives_the_same_bytes(workshop: Workshop, tmp_path: Path)
     again = ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / first.name)]
     assert main([*workshop.arguments("fp8", "onnx"), *again]) == 0
     assert sha256_tree(tmp_path / first.name) == sha256_tree(first)
+
+
+def test_plans_do_not_depend_on_where_their_networks_lie(workshop: Workshop, tmp_path: Path) -> None:
+    """The length of the path moves what TensorRT keeps in memory, and plans follow addresses."""
+    out = workshop.out("bf16", "onnx")
+    if not out.exists():
+        assert main(workshop.arguments("bf16", "onnx")) == 0
+    manifest = open_bundle(out).manifest
+    shapes = choose_shapes(manifest.limits, "256x256", "1", TEXT[workshop.model].split("-")[-1])
+    profile = network_profiles(manifest, shapes)["backbone"]
+    toolkit, options = rtx(), Options(opt_level=0)
+    digests = set()
+    for length in (1, 9, 17, 25, 200):
+        folder = tmp_path / ("p" * length)
+        folder.mkdir()
+        for file in (manifest.networks["backbone"].file, *manifest.networks["backbone"].data):
+            (folder / file).symlink_to(out / file)
+        onnx_file, plan = folder / manifest.networks["backbone"].file, folder / "backbone.plan"
+        report = build_plan(onnx_file, plan, target=TARGETS["sm120"], profile=profile, toolkit=toolkit, options=options)
+        digests.add(report.sha256)
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tests.export.matrix import (
     test_fp8_without_scales_names_the_command,
     test_onnx_bundles,
     test_plan_bundles,
+    test_plans_do_not_depend_on_where_their_networks_lie,
     test_the_same_build_gives_the_same_bytes,
     test_what_cannot_be_built_is_refused_first,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "test_fp8_without_scales_names_the_command",
     "test_onnx_bundles",
     "test_plan_bundles",
+    "test_plans_do_not_depend_on_where_their_networks_lie",
     "test_the_same_build_gives_the_same_bytes",
     "test_what_cannot_be_built_is_refused_first",
 ]

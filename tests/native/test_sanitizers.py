@@ -79,9 +79,13 @@ def test_generations_leak_nothing() -> None:
 
 
 def test_memory_is_flat(native_build: Path, onnxruntime_library: Path) -> None:
-    """Without sanitizers, whose own memory grows: 600 pictures need no more than 260 did, with models opened anew."""
+    """Without sanitizers, whose own memory grows: 600 pictures need no more than 260 did, with models opened anew.
+
+    What malloc has handed out is exact; what is resident depends on how the allocator's arenas fall out.
+    """
     done = subprocess.run(
         [native_build / "probe_soak", TINY, onnxruntime_library, "600"], capture_output=True, text=True, check=True
     )
     result = json.loads(done.stdout)
-    assert result["end_kilobytes"] < result["warm_kilobytes"] * 1.025, result
+    assert result["end_allocated_kilobytes"] <= result["warm_allocated_kilobytes"] + 64, result
+    assert result["end_resident_kilobytes"] < result["warm_resident_kilobytes"] * 1.1, result

@@ -417,7 +417,7 @@ def test_a_short_soak(native_tree: Path, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "serve_soak.py"
     figures = tmp_path / "soak.json"
     # So short a run says nothing of small growth; the whole one does.
-    options = ["--requests", "120", "--warm-up", "60", "--growth", "0.1", "--json", str(figures)]
+    options = ["--requests", "120", "--warm-up", "60", "--growth", "0.25", "--json", str(figures)]
     environment = {**os.environ, "ARCFLOW_NATIVE_BUILD": str(native_tree)}
     done = subprocess.run(
         [sys.executable, str(script), *options], env=environment, capture_output=True, text=True, timeout=120
