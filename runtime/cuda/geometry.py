@@ -1,0 +1,117 @@
+"""How the kernels are launched for given sizes: the Python twin of runtime/native/cuda/plan.hpp and launch.cu."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.cuda.errors import DeviceError
+from runtime.cuda.interface import Advance
+
+ADVANCE_THREADS = 128
+THREADS = 256
+"""Threads of a block of every kernel but the solver."""
+
+MAX_FACTORS = 256
+"""Channels that the kernel ``arcflow_unpack`` takes factors for."""
+
+TYPES = {"float32": ("f32", 4), "float16": ("f16", 2), "bfloat16": ("bf16", 2)}
+"""Types of a field: the kernel's suffix and the bytes of a value."""
+
+_MOST = 1 << 20
+_SHARED_LIMIT = 48 * 1024  # What a block may have without asking.
+_MOST_BLOCKS = 65_536
+_SIDE = 1 << 15  # Keeps products of two within 32 bits.
+
+
+@dataclass(frozen=True)
+class AdvancePlan:
+    """A launch of the solver. wide: 16-byte loads, ``arcflow_advance_<type>``, else ``arcflow_advance_<type>_any``."""
+
+    wide: bool
+    tokens_per_block: int
+    blocks: int
+    shared_bytes: int
+
+
+def plan_advance(
+    tokens: int, modes: int, channels: int, positions: int, value_bytes: int, aligned: bool
+) -> AdvancePlan | None:
+    """The launch for ``tokens`` of the whole batch; None where the kernels do not take these sizes.
+
+    value_bytes: 4 (float32) or 2. aligned: whether all addresses are multiples of 16.
+    """
+    sizes_fit = min(tokens, modes, channels, positions) >= 1 and max(modes, channels, positions) <= _MOST
+    if not sizes_fit or channels % positions != 0 or modes * positions > _MOST:
+        return None
+    width = 16 // value_bytes
+    wide = aligned and positions == 4 and channels % width == 0
+    lanes = channels // width if wide else channels
+    # A multiple of 8 keeps the beginning of every block's gates on 16 bytes. A place a thread, if possible.
+    here = max(8, -(-(ADVANCE_THREADS // lanes) // 8) * 8)
+    token_bytes = (2 * modes - 1) * positions * 4
+    while here > 8 and here * token_bytes > _SHARED_LIMIT:
+        here -= 8
+    if here * token_bytes > _SHARED_LIMIT:
+        # Very many modes or positions: fewer tokens, whose gates may begin anywhere, so a value at a time.
+        wide = False
+        here = _SHARED_LIMIT // token_bytes
+        if here < 1:
+            return None
+    blocks = -(-tokens // here)
+    if blocks > 0x7FFFFFFF:
+        return None
+    return AdvancePlan(wide, here, blocks, here * token_bytes)
+
+
+def advance_launch(step: Advance) -> tuple[str, AdvancePlan]:
+    """Name of the kernel and launch for ``step``. Raises DeviceError where the kernels do not take it."""
+    if step.dtype not in TYPES:
+        raise DeviceError(f"the solver takes a field of {', '.join(TYPES)}, not of {step.dtype!r}")
+    suffix, value_bytes = TYPES[step.dtype]
+    if step.modes > 1 and step.loggammas == 0:
+        raise DeviceError(f"a step of {step.modes} modes needs the address of its loggammas")
+    addresses = (step.means, step.logweights, step.loggammas, step.x, step.out)
+    if 0 in (step.means, step.logweights, step.x, step.out):
+        raise DeviceError("a step of the solver needs the addresses of means, logweights, x and out")
+    plan = plan_advance(
+        step.tokens, step.modes, step.channels, step.positions, value_bytes, all(a % 16 == 0 for a in addresses)
+    )
+    if plan is None:
+        raise DeviceError(
+            f"the solver does not take {step.tokens} tokens of {step.modes} modes, {step.channels} channels and "
+            f"{step.positions} positions: channels must be a multiple of positions, and modes * positions at most "
+            f"{_SHARED_LIMIT // 8}"
+        )
+    return f"arcflow_advance_{suffix}{'' if plan.wide else '_any'}", plan
+
+
+def blocks_for(work: int) -> int:
+    """Blocks of 256 threads that fill any GPU; the kernels go through the rest with a stride."""
+    return min(-(-work // THREADS), _MOST_BLOCKS)
+
+
+def check_unpack(shape: tuple[int, int, int, int, int], scaling: int, shift: int) -> None:
+    """Raise DeviceError unless the kernel takes that shape and as many factors."""
+    batch, rows, columns, channels, patch = shape
+    sides = all(1 <= side <= _SIDE for side in (rows, columns, channels)) and 1 <= patch <= 64 and batch >= 1
+    if not sides or channels * patch * patch > 1 << 30:
+        raise DeviceError(f"latents of batch, rows, columns, channels and patch {shape} are out of range")
+    if scaling != shift or scaling not in (0, 1, channels) or scaling > MAX_FACTORS:
+        raise DeviceError(
+            f"{scaling} scalings and {shift} shifts: there must be none, one or {channels} (a channel each) of both, "
+            f"and at most {MAX_FACTORS}"
+        )
+
+
+def check_pixels(shape: tuple[int, int, int], *addresses: int) -> None:
+    """Raise DeviceError unless the kernel takes pictures [batch, height, width] at these addresses."""
+    batch, height, width = shape
+    if batch < 1 or not (1 <= height <= _MOST and 1 <= width <= _MOST):
+        raise DeviceError(f"pictures of batch, height and width {shape} are out of range")
+    check_aligned("pictures and pixels", *addresses)
+
+
+def check_aligned(what: str, *addresses: int) -> None:
+    """Raise DeviceError unless every address is a multiple of 16."""
+    if any(address % 16 for address in addresses):
+        raise DeviceError(f"{what} must lie at multiples of 16 bytes, not at {', '.join(map(hex, addresses))}")
