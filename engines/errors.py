@@ -27,3 +27,7 @@ class StaleBundleError(BundleError):
 
 class TrustError(BundleError):
     """A bundle's plans were not built on this machine, or the key that tells so must not be used."""
+
+
+class FlavourError(ArcFlowError):
+    """The flavour of TensorRT that is needed is not installed, is broken, or is too old."""

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "foundation", *TORCH_STACK,
         "matplotlib", "msgspec", "numpy", "PIL", "rich", "scipy", "tensorboard", "tokenizers",
     },
-    "engines": {"foundation", "msgspec"},
+    "engines": {"foundation", "msgspec", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
     "export": {
         "foundation", "arcflow", "engines", *TORCH_STACK,
         "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime",

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from engines.checks import capabilities
 from engines.manifest import ONNX_TARGETS
+from engines.tensorrt import DATA_CENTRE as DATA_CENTRE
+from engines.tensorrt import RTX as RTX
 from export.precision import Precision
 from export.tensorrt.errors import EngineError
-
-DATA_CENTRE = "tensorrt"
-RTX = "tensorrt-rtx"
-"""The flavours, as manifests and users call them. Plans of one cannot be read by the other."""
 
 
 @dataclass(frozen=True)
