@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -183,7 +184,11 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
   }
 }
 
-int generate(const Arguments& arguments) {
+// Ends the program. The system takes back at once what the model would give back piece by piece, in a tenth of the time
+// that a small model's picture takes.
+[[noreturn]] void leave() { std::_Exit(std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : 1); }
+
+[[noreturn]] void generate(const Arguments& arguments) {
   Json seconds;
   seconds["start"] = since_process_start();
   std::string out = arguments.out;
@@ -261,23 +266,42 @@ int generate(const Arguments& arguments) {
     document["timings"] = seconds;
     document["warnings"] = warnings;
     std::printf("%s\n", document.dump(2, ' ', true, Json::error_handler_t::replace).c_str());
-    return 0;
+    leave();
   }
   for (const std::string& one : paths) {
     std::printf("%s\n", one.c_str());
   }
   std::printf("%u x %ux%u px, %u evaluations, seed %s, %.2f s from start to file\n", request.num_images, request.width,
               request.height, request.nfe, std::to_string(request.seed).c_str(), seconds["total"].get<double>());
-  return 0;
+  leave();
+}
+
+// glibc reads how it is to allot memory when a process starts, and only from its environment: so this program starts
+// once more, with pages of 2 MiB and memory that is kept when it is freed. Of the time to a small model's picture the
+// system spends a third on pages of 4 KiB. Where that is not possible all goes on as it is; a value of the user's
+// stays.
+void start_with_large_pages(char** words) {
+  constexpr const char* kName = "GLIBC_TUNABLES";
+  constexpr const char* kValue =
+      "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824:"
+      "glibc.malloc.top_pad=67108864";
+  if (std::getenv(kName) != nullptr || setenv(kName, kValue, 0) != 0) {
+    return;
+  }
+  execv("/proc/self/exe", words);
 }
 
 }  // namespace
 
 int main(int count, char** words) {
+  start_with_large_pages(words);
   try {
     Arguments arguments;
     const std::optional<int> end = parse(count, words, arguments);
-    return end ? *end : generate(arguments);
+    if (end) {
+      return *end;
+    }
+    generate(arguments);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 2;

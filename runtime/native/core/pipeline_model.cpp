@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <deque>
 #include <filesystem>
+#include <future>
+#include <system_error>
 #include <thread>
 
 #if defined(__linux__)
@@ -111,6 +113,33 @@ class HostNetworks {
   std::deque<std::vector<std::int64_t>> dims_;
 };
 
+// What the host can do before the networks' files are read, in a thread of its own.
+class Preparation {
+ public:
+  Preparation(const ArcflowHostApi& api, const ArcflowHostOptions& options) : api_(api) {
+    if (api.prepare == nullptr) return;
+    try {
+      work_ = std::async(std::launch::async, [&api, options] { return api.prepare(&options); });
+    } catch (const std::system_error&) {  // No thread to be had: the host does it later.
+    }
+  }
+  ~Preparation() {
+    wait();
+    if (prepared_ != nullptr) api_.unprepare(prepared_);
+  }
+  Preparation(const Preparation&) = delete;
+  Preparation& operator=(const Preparation&) = delete;
+
+  void wait() {
+    if (work_.valid()) prepared_ = work_.get();
+  }
+
+ private:
+  const ArcflowHostApi& api_;
+  std::future<ArcflowHostPrepared*> work_;
+  ArcflowHostPrepared* prepared_ = nullptr;
+};
+
 void forward_log(void* user, std::int32_t level, const char* message) {
   static_cast<const Log*>(user)->write(level, message != nullptr ? message : "");
 }
@@ -137,6 +166,15 @@ void Model::load(const OpenOptions& options) {
   require_ours(manifest);
   architecture_ = Architecture::of(manifest);
   api_ = &load_host(host, context_->host_directory);
+  ArcflowHostOptions host_options{};
+  host_options.library = options.library.empty() ? nullptr : options.library.c_str();
+  host_options.threads = threads;
+  host_options.device = options.device;
+  if (context_->log.wants(ARCFLOW_LOG_ERROR)) {
+    host_options.log = &forward_log;
+    host_options.log_user = &context_->log;
+  }
+  Preparation preparation(*api_, host_options);
 
   for (const auto& [name, spec] : manifest.tokenizers) {
     const Blob json = bundle_.read(spec.file);
@@ -153,14 +191,7 @@ void Model::load(const OpenOptions& options) {
     networks.add(name, spec, manifest, model, data);
     for (Blob& blob : mapped) data_.push_back(std::move(blob));
   }
-  ArcflowHostOptions host_options{};
-  host_options.library = options.library.empty() ? nullptr : options.library.c_str();
-  host_options.threads = threads;
-  host_options.device = options.device;
-  if (context_->log.wants(ARCFLOW_LOG_ERROR)) {
-    host_options.log = &forward_log;
-    host_options.log_user = &context_->log;
-  }
+  preparation.wait();
   ArcflowHostError error;
   error.message[0] = '\0';
   ArcflowHostModel* made = nullptr;

@@ -14,11 +14,12 @@
 
 extern "C" {
 
-constexpr std::uint32_t kArcflowHostVersion = 1;
+constexpr std::uint32_t kArcflowHostVersion = 2;
 
 struct ArcflowHostModel;    // the loaded networks of a bundle; immutable, shared by sessions
 struct ArcflowHostSession;  // one stream of work; used by one thread at a time
 struct ArcflowHostBuffer;   // memory of the session's device
+struct ArcflowHostPrepared;
 
 struct ArcflowHostError {
   char message[2048];
@@ -149,6 +150,12 @@ struct ArcflowHostApi {
   // From any thread: a run in progress ends soon with ARCFLOW_CANCELLED, as do those after it, until rearm.
   void (*interrupt)(ArcflowHostSession*);
   void (*rearm)(ArcflowHostSession*);
+
+  // What does not depend on the networks, such as opening the engine's library, done while their files are still being
+  // read: model_create with the same options then finds it done. Null where there is nothing of the kind; null as the
+  // result where it failed, which model_create will tell. unprepare: after model_create.
+  ArcflowHostPrepared* (*prepare)(const ArcflowHostOptions*);
+  void (*unprepare)(ArcflowHostPrepared*);
 };
 
 // The one symbol of a module.

@@ -183,6 +183,14 @@ void graph_reset(ArcflowHostSession*) {}
 void interrupt(ArcflowHostSession* session) { session->session.interrupt(); }
 void rearm(ArcflowHostSession* session) { session->session.rearm(); }
 
+ArcflowHostPrepared* prepare(const ArcflowHostOptions* options) {
+  ArcflowHostPrepared* prepared = nullptr;
+  guard(nullptr, [&] { prepared = new ArcflowHostPrepared{arcflow::ort::Environment(options->library)}; });
+  return prepared;
+}
+
+void unprepare(ArcflowHostPrepared* prepared) { delete prepared; }
+
 const ArcflowHostApi kApi = {
     kArcflowHostVersion,
     "ort",
@@ -210,6 +218,8 @@ const ArcflowHostApi kApi = {
     graph_reset,
     interrupt,
     rearm,
+    prepare,
+    unprepare,
 };
 
 }  // namespace

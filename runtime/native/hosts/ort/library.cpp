@@ -68,6 +68,15 @@ Library open_library(const char* path) {
   throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "ONNX Runtime was not found: " + tried + kAdvice);
 }
 
+Environment::Environment(const char* path) : library(open_library(path)), handle(nullptr, library.api->ReleaseEnv) {
+  // The environment's own log would go to stderr and outlive a model: sessions have a log of their own.
+  OrtEnv* environment = nullptr;
+  check(*library.api, library.api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "arcflow", &environment),
+        "ONNX Runtime cannot start");
+  handle.reset(environment);
+  check(*library.api, library.api->DisableTelemetryEvents(environment), "ONNX Runtime cannot start");
+}
+
 void check(const OrtApi& api, OrtStatus* status, const std::string& context) {
   if (status == nullptr) return;
   const Handle<OrtStatus> owner(status, api.ReleaseStatus);

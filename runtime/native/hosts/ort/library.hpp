@@ -28,6 +28,14 @@ struct Library {
 // Throws Error(ARCFLOW_BACKEND_UNAVAILABLE): what was tried, why it was no good, and how to name a library.
 Library open_library(const char* path);
 
+// ONNX Runtime, opened and started. It has one environment a process and counts how often it was asked for.
+struct Environment {
+  explicit Environment(const char* path);  // as open_library; throws core::Error
+
+  Library library;
+  Handle<OrtEnv> handle;
+};
+
 // Throws what a status says and releases it; null passes. `context` comes before ONNX Runtime's own words.
 // ARCFLOW_OUT_OF_MEMORY where memory was the reason, else ARCFLOW_BACKEND_UNAVAILABLE.
 void check(const OrtApi& api, OrtStatus* status, const std::string& context);

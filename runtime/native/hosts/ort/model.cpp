@@ -4,7 +4,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <future>
+#include <system_error>
 #include <thread>
 
 namespace arcflow::ort {
@@ -58,6 +60,12 @@ std::vector<std::string> names_of(const std::vector<Port>& ports) {
   return names;
 }
 
+std::uint64_t bytes_of(const ArcflowHostNetwork& network) {
+  std::uint64_t bytes = network.model.size;
+  for (std::size_t index = 0; index < network.data_count; ++index) bytes += network.data[index].size;
+  return bytes;
+}
+
 }  // namespace
 
 ONNXTensorElementDataType element_type(std::int32_t type) {
@@ -90,22 +98,16 @@ std::uint64_t element_bytes(ONNXTensorElementDataType type) {
 }
 
 Model::Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networks, std::size_t count)
-    : library_(open_library(options.library)),
+    : environment_(options.library),
       log_{options.log, options.log_user},
-      environment_(nullptr, library_.api->ReleaseEnv),
-      memory_(nullptr, library_.api->ReleaseMemoryInfo) {
-  // The environment's own log would go to stderr and outlive this model: sessions have a log of their own.
-  OrtEnv* environment = nullptr;
-  check(api(), api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "arcflow", &environment), "ONNX Runtime cannot start");
-  environment_.reset(environment);
-  check(api(), api().DisableTelemetryEvents(environment), "ONNX Runtime cannot start");
+      memory_(nullptr, environment_.library.api->ReleaseMemoryInfo) {
   OrtMemoryInfo* memory = nullptr;
   check(api(), api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime cannot start");
   memory_.reset(memory);
 
   const std::uint32_t threads = options.threads != 0 ? options.threads : default_threads();
   load_all(networks, count, threads);
-  backend_ = "ONNX Runtime " + library_.version + ", CPU, " + std::to_string(threads) +
+  backend_ = "ONNX Runtime " + environment_.library.version + ", CPU, " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads");
 }
 
@@ -153,19 +155,36 @@ Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& netwo
 }
 
 // Making a session is one thread's work in ONNX Runtime, and most of what opening a model takes: where there may be
-// several threads, the networks are loaded side by side. What fails is told in the networks' order all the same.
+// several threads, the networks are loaded side by side, the largest first, since that one decides how long it takes.
+// What fails is told in the networks' order all the same.
 void Model::load_all(const ArcflowHostNetwork* networks, std::size_t count, std::uint32_t threads) {
-  const auto when = threads > 1 ? std::launch::async : std::launch::deferred;
+  std::vector<std::packaged_task<Network()>> tasks;
   std::vector<std::future<Network>> loading;
+  std::vector<std::size_t> order;
   for (std::size_t index = 0; index < count; ++index) {
-    loading.push_back(std::async(when, [this, networks, index, threads] { return load(networks[index], threads); }));
+    tasks.emplace_back([this, networks, index, threads] { return load(networks[index], threads); });
+    loading.push_back(tasks.back().get_future());
+    order.push_back(index);
+    bytes_ += bytes_of(networks[index]);
   }
+  std::sort(order.begin(), order.end(),
+            [networks](std::size_t a, std::size_t b) { return bytes_of(networks[a]) > bytes_of(networks[b]); });
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t place = next++; place < count; place = next++) tasks[order[place]]();
+  };
+  std::vector<std::future<void>> helpers;  // They end before what they use goes.
+  for (std::size_t helper = 1; helper < std::min<std::size_t>(threads, count); ++helper) {
+    try {
+      helpers.push_back(std::async(std::launch::async, work));
+    } catch (const std::system_error&) {  // No thread to be had: this one does it all.
+      break;
+    }
+  }
+  work();
+  for (std::future<void>& helper : helpers) helper.get();
   networks_.reserve(count);
-  for (std::size_t index = 0; index < count; ++index) {
-    networks_.push_back(loading[index].get());
-    bytes_ += networks[index].model.size;
-    for (std::size_t i = 0; i < networks[index].data_count; ++i) bytes_ += networks[index].data[i].size;
-  }
+  for (std::future<Network>& one : loading) networks_.push_back(one.get());
 }
 
 Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) const {
@@ -173,7 +192,7 @@ Network Model::load(const ArcflowHostNetwork& network, std::uint32_t threads) co
   const Handle<OrtSessionOptions> options = session_options(network, threads);
   OrtSession* raw = nullptr;
   check(api(),
-        api().CreateSessionFromArray(environment_.get(), network.model.data,
+        api().CreateSessionFromArray(environment_.handle.get(), network.model.data,
                                      static_cast<std::size_t>(network.model.size), options.get(), &raw),
         "ONNX Runtime cannot load the " + name + " network '" + network.model.name + "'");
   Handle<OrtSession> session(raw, api().ReleaseSession);

@@ -29,7 +29,7 @@ class Model {
   // Loads them from the given bytes alone: no path is opened. Throws core::Error.
   Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networks, std::size_t count);
 
-  const OrtApi& api() const noexcept { return *library_.api; }
+  const OrtApi& api() const noexcept { return *environment_.library.api; }
   const OrtMemoryInfo* memory() const noexcept { return memory_.get(); }
   const Network& network(std::size_t index) const;
   const std::string& backend() const noexcept { return backend_; }
@@ -48,11 +48,9 @@ class Model {
   static void ORT_API_CALL forward(void* log, OrtLoggingLevel severity, const char* category, const char* id,
                                    const char* location, const char* message);
 
-  Library library_;
+  // In this order: sessions go first, then the environment that they live in.
+  Environment environment_;
   Log log_;
-  // In this order: sessions go first, then the environment that they live in. ONNX Runtime has one environment a
-  // process and counts how often it was asked for.
-  Handle<OrtEnv> environment_;
   Handle<OrtMemoryInfo> memory_;
   std::vector<Network> networks_;
   std::string backend_;

@@ -77,3 +77,6 @@ struct ArcflowHostSession {
 struct ArcflowHostBuffer {
   arcflow::ort::Buffer buffer;
 };
+struct ArcflowHostPrepared {
+  arcflow::ort::Environment environment;
+};

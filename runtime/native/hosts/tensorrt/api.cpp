@@ -281,6 +281,8 @@ const ArcflowHostApi kApi = {
     graph_reset,
     interrupt,
     rearm,
+    nullptr,  // Files of gigabytes take longer than anything that could be done meanwhile.
+    nullptr,
 };
 
 }  // namespace

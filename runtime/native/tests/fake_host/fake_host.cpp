@@ -331,7 +331,9 @@ const ArcflowHostApi kApi{kArcflowHostVersion,
                           graph_end,
                           [](ArcflowHostSession* session) { session->recorded.clear(); },
                           interrupt,
-                          rearm};
+                          rearm,
+                          nullptr,
+                          nullptr};
 
 }  // namespace
 

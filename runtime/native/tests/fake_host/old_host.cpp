@@ -27,6 +27,8 @@ const ArcflowHostApi kApi{kArcflowHostVersion + 1,
                           {},
                           {},
                           {},
+                          {},
+                          {},
                           {}};
 }  // namespace
 
