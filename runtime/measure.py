@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
     from runtime.result import Generation
     from runtime.timing import Span
 
-_NUMBERED = {"backbone": "evaluation", "solver": "solver"}
+Passage = tuple[str, float, float]
+"""A stage, its start and its end in seconds."""
+
+_EVALUATION = "evaluation"
+_NUMBERED = {"backbone": _EVALUATION, "solver": "solver"}
 _HOST = "host overhead"
+_IDLE = "idle, evaluations"
 _MATRIX = 2048
 _COPY_BYTES = 256 << 20
 _PRODUCT = NetworkSpec(
@@ -45,20 +52,29 @@ class Stage:
 class Measurement:
     """Runs of one pipeline. total: of a whole run. stages: in order, host overhead (what is in none of them) last.
 
+    idle: from the end of an evaluation to the start of the next, what no stage covers; None with one evaluation.
     timeline: the spans of the run whose total is the median, (stage, start, end) in seconds.
     """
 
     total: Stage
     stages: tuple[Stage, ...]
-    timeline: tuple[tuple[str, float, float], ...]
+    idle: Stage | None
+    timeline: tuple[Passage, ...]
     runs: int
 
 
-def measure(generate: Callable[[int], Generation], runs: int, warm_up: int) -> Measurement:
-    """Time ``generate(seed)`` over ``runs`` seeds, after ``warm_up`` that do not count. Needs runs >= 1."""
+def measure(
+    generate: Callable[[int], Generation], runs: int, warm_up: int, warm: Callable[[], None] = lambda: None
+) -> Measurement:
+    """Time ``generate(seed)`` over ``runs`` seeds, after ``warm_up`` that do not count. Needs runs >= 1.
+
+    warm: called between the two.
+    """
     walls: list[float] = []
-    passages: list[tuple[tuple[str, float, float], ...]] = []
+    passages: list[tuple[Passage, ...]] = []
     for attempt in range(warm_up + runs):
+        if attempt == warm_up:
+            warm()
         start = time.perf_counter()
         made = generate(attempt)
         wall = time.perf_counter() - start
@@ -69,18 +85,39 @@ def measure(generate: Callable[[int], Generation], runs: int, warm_up: int) -> M
     for wall, spans in zip(walls, passages, strict=True):
         for name, begin, end in spans:
             seconds.setdefault(name, []).append(end - begin)
-        seconds.setdefault(_HOST, []).append(wall - sum(end - begin for _, begin, end in spans))
+        seconds.setdefault(_HOST, []).append(wall - covered(spans))
     host = seconds.pop(_HOST)
+    idle = [gap for spans in passages for gap in gaps(spans)]
     middle = sorted(range(len(walls)), key=walls.__getitem__)[len(walls) // 2]
     return Measurement(
         total=_stage("total", walls),
         stages=tuple(_stage(name, values) for name, values in [*seconds.items(), (_HOST, host)]),
+        idle=_stage(_IDLE, idle) if idle else None,
         timeline=passages[middle],
         runs=len(walls),
     )
 
 
-def name_spans(spans: Sequence[Span]) -> tuple[tuple[str, float, float], ...]:
+def covered(spans: Sequence[Passage], start: float = -math.inf, end: float = math.inf) -> float:
+    """Seconds from ``start`` to ``end`` that are in a span; where several are at once, they count once."""
+    seconds, reached = 0.0, start
+    for _, begin, finish in sorted(spans, key=lambda span: span[1]):
+        begin, finish = max(begin, reached), min(finish, end)
+        if finish > begin:
+            seconds, reached = seconds + finish - begin, finish
+    return seconds
+
+
+def gaps(spans: Sequence[Passage]) -> list[float]:
+    """Between each evaluation and the next, the seconds that are in no span: nothing was known to run."""
+    evaluations = [span for span in spans if span[0].startswith(f"{_EVALUATION} ")]
+    return [
+        max(following - end, 0.0) - covered(spans, end, following)
+        for (_, _, end), (_, following, _) in itertools.pairwise(evaluations)
+    ]
+
+
+def name_spans(spans: Sequence[Span]) -> tuple[Passage, ...]:
     """Spans as (name, start, end), evaluations and solver steps numbered from 1 in the order they ran."""
     seen: dict[str, int] = {}
     named = []

@@ -53,10 +53,13 @@ def test_more_evaluations_and_pictures(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_roofline_of_every_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, result = bench(["--roofline", "--threads", "1"], tmp_path, capsys)
     rows = {row["network"]: row for row in result["roofline"]}
-    assert set(rows) == {"backbone", "clip", "t5", "vae_decoder"}
+    assert set(rows) == {"backbone", "clip", "t5", "vae_decoder", "clip + t5"}
     assert 1e8 < rows["backbone"]["operations"] < 2e8
     assert rows["backbone"]["share"] == pytest.approx(rows["backbone"]["limit_s"] / rows["backbone"]["measured_s"])
     assert rows["clip"]["share"] is None
+    assert rows["clip + t5"]["limit_s"] == pytest.approx(rows["clip"]["limit_s"] + rows["t5"]["limit_s"])
+    text = {stage["name"]: stage["median"] for stage in result["stages_s"]}["text"]
+    assert rows["clip + t5"]["share"] == pytest.approx(rows["clip + t5"]["limit_s"] / text)
     assert "GFLOP/s in a product" in table
 
 

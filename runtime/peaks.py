@@ -1,0 +1,84 @@
+"""What a GPU can do at best: by its name from NVIDIA's own sheets, else from its clocks and its compute capability.
+
+Operations are dense ones (sheets often show twice as many, "with sparsity"), sums in float32, at the boost clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from runtime.errors import BackendError
+from runtime.gpu import Gpu
+from runtime.roofline import Peak
+
+Float32 = Literal["tf32", "float32"]
+"""What float32 products are computed in: TF32 (10 bits of mantissa), as TensorRT may, or float32 itself."""
+
+_TYPES = ("float32", "tf32", "float16", "bfloat16", "float8")
+
+_H100_SXM = (66.9, 494.7, 989.4, 989.4, 1978.9)
+_H100_NVL = (60.0, 417.5, 835.5, 835.5, 1670.5)
+_SHEETS: Mapping[str, tuple[Sequence[float], float, str]] = {
+    # Name, as the driver says it: (10^12 operations a second by _TYPES, 10^9 bytes a second, sheet).
+    "NVIDIA B200": ((75.0, 1125.0, 2250.0, 2250.0, 4500.0), 8000.0, "HGX B200 data sheet"),
+    "NVIDIA H200": (_H100_SXM, 4800.0, "H200 data sheet, SXM"),
+    "NVIDIA H200 NVL": (_H100_NVL, 4800.0, "H200 data sheet, NVL"),
+    "NVIDIA H100 80GB HBM3": (_H100_SXM, 3352.0, "H100 data sheet, SXM"),
+    "NVIDIA H100 NVL": (_H100_NVL, 3938.0, "H100 data sheet, NVL"),
+    "NVIDIA H100 PCIe": ((51.2, 378.0, 756.0, 756.0, 1513.0), 2039.0, "H100 data sheet, PCIe"),
+    "NVIDIA A100-SXM4-80GB": ((19.5, 156.0, 312.0, 312.0), 2039.0, "A100 data sheet, SXM 80 GB"),
+    "NVIDIA A100-SXM4-40GB": ((19.5, 156.0, 312.0, 312.0), 1555.0, "A100 data sheet, SXM 40 GB"),
+    "NVIDIA A100 80GB PCIe": ((19.5, 156.0, 312.0, 312.0), 1935.0, "A100 data sheet, PCIe 80 GB"),
+    "NVIDIA A100-PCIE-40GB": ((19.5, 156.0, 312.0, 312.0), 1555.0, "A100 data sheet, PCIe 40 GB"),
+    "NVIDIA L40S": ((91.6, 183.0, 362.0, 362.0, 733.0), 864.0, "L40S data sheet"),
+    "NVIDIA L4": ((30.3, 60.0, 121.0, 121.0, 242.5), 300.0, "L4 data sheet"),
+    "NVIDIA A10": ((31.2, 62.5, 125.0, 125.0), 600.0, "A10 data sheet"),
+    "NVIDIA GeForce RTX 5090": ((104.8, 104.8, 209.5, 209.5, 419.0), 1792.0, "RTX Blackwell architecture paper"),
+    "NVIDIA GeForce RTX 4090": ((82.6, 82.6, 165.2, 165.2, 330.3), 1008.0, "Ada architecture paper"),
+    "NVIDIA GeForce RTX 3090": ((35.6, 35.6, 71.0, 71.0), 936.0, "GA102 architecture paper"),
+}
+_RATES: Mapping[str, Sequence[int]] = {
+    # Operations of a multiprocessor a clock, by _TYPES, of the fullest chips of a capability (GeForce has half of it).
+    "sm80": (128, 1024, 2048, 2048),
+    "sm86": (256, 512, 1024, 1024),
+    "sm89": (256, 512, 1024, 1024, 2048),
+    "sm90": (256, 2048, 4096, 4096, 8192),
+    "sm100": (256, 4096, 8192, 8192, 16384),
+    "sm120": (256, 512, 1024, 1024, 2048),
+}
+
+
+def gpu_peak(gpu: Gpu, float32: Float32 = "tf32") -> Peak:
+    """The peak of a GPU for the types it computes. float32: what products in float32 are computed in.
+
+    Raises BackendError where neither its name nor its capability is known.
+    """
+    sheet = _SHEETS.get(gpu.info.name)
+    if sheet is not None:
+        speeds, bandwidth, source = sheet
+        operations = {kind: speed * 1e12 for kind, speed in zip(_TYPES, speeds, strict=False)}
+        return _peak(operations, bandwidth * 1e9, f"{gpu.info.name}: {source}", float32)
+    rates = _RATES.get(gpu.info.capability)
+    if rates is None:
+        known = ", ".join(_RATES)
+        raise BackendError(
+            f"the peak of {gpu.info.name} ({gpu.info.capability}) is not known; known are {known}: leave --roofline out"
+        )
+    speed = gpu.info.multiprocessors * gpu.clock
+    source = (
+        f"{gpu.info.name}: {gpu.info.multiprocessors} multiprocessors of {gpu.info.capability} at "
+        f"{gpu.clock / 1e6:.0f} MHz, memory as the driver says"
+    )
+    return _peak(
+        {kind: rate * speed for kind, rate in zip(_TYPES, rates, strict=False)}, gpu.bandwidth, source, float32
+    )
+
+
+def _peak(operations: Mapping[str, float], bandwidth: float, source: str, float32: Float32) -> Peak:
+    """The peak with one speed for float32; the sentence says which, and the bandwidth."""
+    speeds = {kind: speed for kind, speed in operations.items() if kind != "tf32"}
+    speeds["float32"] = operations[float32]
+    shown = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in speeds.items())
+    mode = " (as TF32)" if float32 == "tf32" else ""
+    return Peak(speeds, bandwidth, f"{source}; TFLOP/s: {shown}{mode}; {bandwidth / 1e9:.0f} GB/s")
