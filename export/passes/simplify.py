@@ -7,9 +7,8 @@ import onnx_ir as ir
 _ROUNDS = 3
 """Folding and rewriting feed each other; graphs of this size settle within these rounds."""
 
-
 _PLAIN = 20
-"""The last opset whose graphs stay as they are traced but for folding; from the next on they are for engines too."""
+"""The last opset whose graphs are for CPUs alone; from the next on they are for engines too."""
 
 _FUSED = 23
 """The first opset with RMSNormalization."""
@@ -18,8 +17,9 @@ _FUSED = 23
 def simplify(model: ir.Model) -> None:
     """Simplify the graph; it computes the same. Weights without values stay untouched.
 
-    Beyond opset 20 sequences are replaced by slices, and from 23 on RMS norms are one node each. The rewriter's rule
-    that turns slices into a split is left out: its cost is quadratic in the graph's size.
+    Up to opset 20 what a CPU does node by node is made fewer nodes, with the same values to the bit. Beyond, sequences
+    are replaced by slices, and from 23 on RMS norms are one node each. The rewriter's rule that turns slices into a
+    split is left out: its cost is quadratic in the graph's size.
     """
     import onnx_ir.passes.common as common
     from onnxscript.optimizer import fold_constants
@@ -28,6 +28,9 @@ def simplify(model: ir.Model) -> None:
 
     from export.passes.fuse_rms_norm import fuse_rms_norm
     from export.passes.replace_sequences import replace_sequences
+    from export.passes.swap_pairs import swap_pairs
+    from export.passes.transpose_keys import transpose_keys
+    from export.passes.unsqueeze_first import unsqueeze_first
 
     chosen = [
         rules.add_0_rule,
@@ -56,6 +59,11 @@ def simplify(model: ir.Model) -> None:
     opset = model.opset_imports[""]
     if opset > _PLAIN:
         replace_sequences(model)
+    else:
+        common.CommonSubexpressionEliminationPass()(model)
+        for slim in (transpose_keys, unsqueeze_first, swap_pairs):
+            slim(model)
+        common.RemoveUnusedNodesPass()(model)
     if opset >= _FUSED:
         # A value that was cast twice must be one value before its norm can be told.
         common.CommonSubexpressionEliminationPass()(model)
