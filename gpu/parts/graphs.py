@@ -1,0 +1,131 @@
+"""(f) Two evaluations of a stub network with the solver between, as a CUDA graph: what the host and the gaps cost."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foundation.quantiles import percentile
+from gpu.catalogue import Options
+from gpu.fields import Placed, Size, reserve
+from gpu.records import Emit, Printer, guarded
+from gpu.solver_checks import LEVELS, put
+from gpu.stub import Stub, StubField, factor, load_stub
+
+if TYPE_CHECKING:
+    from runtime.cuda.interface import Device
+
+TOKENS = (4096, 16384)
+GAP_AIM = 20e-6
+"""Seconds between the end of an evaluation and the beginning of the next one, the solver's step included."""
+
+STUB_NANOSECONDS = 200_000
+"""How long a stub evaluation keeps the GPU: long enough for the host to be ahead, as with a real network."""
+
+_TOLERANCE = 2e-6
+
+
+def run(printer: Printer, options: Options) -> None:
+    """Measure at the sizes of FLUX and of the largest Qwen-Image picture."""
+    from runtime.cuda.device import open_device
+
+    device = open_device(0)
+    stub = load_stub(device)
+    rounds = 5 if options.smoke else 100
+    for tokens in TOKENS[:1] if options.smoke else TOKENS:
+        guarded(printer, f"graph: {tokens} tokens", partial(measure, printer, device, stub, tokens, rounds))
+    device.close()
+
+
+def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int) -> None:
+    """Result, host time and gaps of one picture's two evaluations: launched one by one, then as a graph."""
+    size = Size(tokens, 1, 16, 64, "float32")
+    placed = reserve(device, size)
+    times = device.allocate(64, "the stub's times")
+    noise = placed.out  # The state is advanced in place; its beginning is kept here and copied back.
+    device.normal(1, tokens * size.channels, noise)
+
+    def picture() -> None:
+        device.copy(placed.x, noise, tokens * size.channels * 4)
+        for slot, levels in enumerate(LEVELS[:2]):
+            stub(_field(placed), times, slot, STUB_NANOSECONDS)
+            put(device, placed, levels, out=placed.x)
+
+    wanted = _read(device, noise, size).astype(np.float64)
+    for levels in LEVELS[:2]:
+        wanted = wanted * factor(size.modes, *levels)
+
+    def launched() -> str:
+        picture()
+        return "launched"
+
+    eager = _passes(device, times, rounds, launched)
+    first = _read(device, placed.x, size)
+    graph = _passes(device, times, rounds, lambda: device.replay(("picture", tokens), picture), warm_up=3)
+    second = _read(device, placed.x, size)
+    error = float(np.linalg.norm(second - wanted) / np.linalg.norm(wanted))
+    refusals = list(getattr(device, "refusals", {}).values())
+    emit(
+        f"graph: result, {tokens} tokens",
+        f"relative error {error:.1e}, graph and launches {'equal' if np.array_equal(first, second) else 'DIFFER'}",
+        error < _TOLERANCE and np.array_equal(first, second),
+        check=True,
+        error=error,
+    )
+    for name, (how, hosts, gaps) in (("launched one by one", eager), ("as a graph", graph)):
+        gap, late = statistics.median(gaps), percentile(gaps, 0.99)
+        aimed = name == "as a graph"
+        emit(
+            f"graph: {tokens} tokens, {name}",
+            f"host {statistics.median(hosts) / 2 * 1e6:.1f} us an evaluation, gap {gap * 1e6:.1f} us"
+            f" (p99 {late * 1e6:.1f}){' (aim 20)' if aimed else ''}, {how}",
+            (gap < GAP_AIM and how == "replayed") if aimed else None,
+            host_us=statistics.median(hosts) / 2 * 1e6,
+            host_p99_us=percentile(hosts, 0.99) / 2 * 1e6,
+            gap_us=gap * 1e6,
+            gap_p99_us=late * 1e6,
+            how=how,
+            refusals=[str(reason) for reason in refusals],
+            rounds=len(gaps),
+            stub_us=STUB_NANOSECONDS / 1e3,
+        )
+    device.forget()
+    device.free(times)
+    device.free(placed.block)
+
+
+def _passes(
+    device: Device, times: int, rounds: int, picture: Callable[[], str], warm_up: int = 2
+) -> tuple[str, list[float], list[float]]:
+    """How the last was run; seconds that the host needed to put each on the stream; seconds between evaluations."""
+    hosts, gaps, how = [], [], ""
+    for attempt in range(warm_up + rounds):
+        notes = np.array([np.iinfo(np.uint64).max, 0] * 2, np.uint64)
+        device.upload(times, notes)
+        device.synchronize()
+        start = time.perf_counter()
+        how = picture()
+        host = time.perf_counter() - start
+        device.download(times, notes)
+        if attempt >= warm_up:
+            hosts.append(host)
+            gaps.append((int(notes[2]) - int(notes[1])) / 1e9)
+    return how, hosts, gaps
+
+
+def _field(placed: Placed) -> StubField:
+    size = placed.size
+    return StubField(
+        placed.x, placed.means, placed.logweights, placed.loggammas, size.all_tokens, size.modes, size.channels
+    )
+
+
+def _read(device: Device, address: int, size: Size) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    values = np.empty((size.all_tokens, size.channels), np.float32)
+    device.download(address, values)
+    return values

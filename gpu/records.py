@@ -1,0 +1,84 @@
+"""What a part says: one JSON object a line on standard output, as soon as it knows something."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+KEY = "arcflow_gpu"
+"""Marks a line as a record; whatever else a part prints is passed on as it is."""
+
+
+class SkipPartError(Exception):
+    """The part, or a piece of it, cannot be run on this machine; the message says what is missing."""
+
+
+class Emit(Protocol):
+    """Takes one record."""
+
+    def __call__(self, what: str, show: str, held: bool | None = None, **figures: Any) -> None:
+        """what: the measured thing; show: its figure for the table; held: whether an aim or a check was held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Records of one part on standard output."""
+
+    part: str
+
+    def __call__(self, what: str, show: str, held: bool | None = None, **figures: Any) -> None:
+        """Print one record."""
+        self.line("measured", what=what, show=show, held=held, **figures)
+
+    def line(self, kind: str, **fields: Any) -> None:
+        """Print a record of another kind ("skipped", "failed")."""
+        record = {KEY: self.part, "kind": kind, **fields}
+        sys.stdout.write(json.dumps(plain(record), allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    """The record of a line, or None where it is none."""
+    if not line.startswith("{"):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and KEY in record else None
+
+
+def guarded(printer: Printer, what: str, work: Callable[[], None]) -> bool:
+    """Do a piece of a part; what goes wrong in it is a record, and the next piece is still tried. Whether it went well.
+
+    Blind on purpose: whatever breaks on a machine that is seen once, the rest of the list must still run.
+    """
+    try:
+        work()
+    except SkipPartError as reason:
+        printer.line("skipped", what=what, show=str(reason))
+        return True
+    except Exception as error:  # noqa: BLE001
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        printer.line("failed", what=what, show=text[:300], trace=traceback.format_exc()[-3000:])
+        return False
+    return True
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON takes it: numbers that are not finite become their names."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

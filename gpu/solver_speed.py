@@ -1,0 +1,149 @@
+"""How fast the solver kernel is: beside a copy of the same bytes, and beside torch, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gpu.catalogue import Options
+from gpu.fields import Field, Placed, Size, free, random_field, reserve, upload
+from gpu.records import Emit, Printer, guarded
+from gpu.solver_checks import LEVELS, put
+from gpu.timing import Timing, calls_for, in_torch, in_torch_graph, on_device
+
+if TYPE_CHECKING:
+    from runtime.cuda.interface import Device
+
+AIM = 0.85
+"""Share of a copy's bandwidth that the kernel is to reach where the L2 does not hold the field."""
+
+_LEAST_SECONDS = 2e-3
+"""How long a timed graph runs at least: its launch is then some thousandths of it."""
+
+_GUESS = 2e12
+"""Bytes a second, to guess how many calls that takes."""
+
+_TORCH = ((4096, 1), (4096, 8), (16384, 1))
+"""Tokens and batch at which torch is measured as well: each compiles anew."""
+
+
+def measure_sizes(
+    printer: Printer,
+    options: Options,
+    device: Device,
+    tokens: Sequence[int],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+) -> None:
+    """Kernel and copy at every size, torch at some; a size that fails does not stop the others."""
+    if options.smoke:
+        tokens, batches, dtypes = tokens[:1], batches[:1], ("float32", "bfloat16")
+    rounds = 5 if options.smoke else 50
+    sizes = [Size(count, batch, 16, 64, dtype) for dtype in dtypes for count in tokens for batch in batches]
+    kernels: dict[Size, Timing] = {}
+    for size in sizes:
+
+        def work(size: Size = size) -> None:
+            kernels[size] = measure(printer, device, size, rounds)
+
+        guarded(printer, f"solver: {size}", work)
+    for size in sizes:
+        if (size.tokens, size.batch) in _TORCH and size.dtype != "float16" and size in kernels:
+            guarded(printer, f"torch's solver: {size}", partial(against_torch, printer, size, kernels[size], rounds))
+
+
+def measure(emit: Emit, device: Device, size: Size, rounds: int) -> Timing:
+    """Time the kernel where its field is not in the L2, and where it is as warm as repeating makes it; and a copy.
+
+    The copy moves as many bytes, half of them read and half written, by the device's own copy, in the same kind of
+    graph and over as many buffers. Returns the cold timing.
+    """
+    l2 = device.info.l2_bytes
+    sets = max(2, -(-3 * l2 // size.moved) + 1)
+    placed = [reserve(device, size) for _ in range(sets)]
+    upload(device, random_field(size, seed=1, where=_where()), placed[0])
+    for other in placed[1:]:
+        device.copy(other.block, placed[0].block, sum(size.parts))
+    count = calls_for(_LEAST_SECONDS, size.moved / _GUESS, sets)
+    steps: list[Callable[[], None]] = [_step(device, placed[i % sets]) for i in range(count)]
+    cold = on_device(device, ("solver", size), steps, rounds)
+    hot = on_device(device, ("solver, hot", size), [steps[0]] * count, rounds)
+    half = size.moved // 2 // 256 * 256
+    # Half a block to the other half of a block three L2 away: all of them are read and written, none twice in a row.
+    copies = [_copy(device, placed[i % sets].block, placed[(i + sets // 2) % sets].block, half) for i in range(count)]
+    copy = on_device(device, ("copy", size), copies, rounds)
+    device.forget()
+    free(device, placed)
+    share = copy.median / cold.median * (size.moved / (2 * half))
+    beyond = size.moved > l2
+    emit(
+        f"solver: {size}",
+        f"{cold.median * 1e6:.1f} us, {size.moved / cold.median / 1e9:.0f} GB/s, {share:.2f} of a copy"
+        f" ({2 * half / copy.median / 1e9:.0f} GB/s); in the L2 {hot.median * 1e6:.1f} us"
+        + (f" (aim {AIM})" if beyond else ""),
+        share >= AIM if beyond else None,
+        size=str(size),
+        bytes=size.moved,
+        share_of_copy=round(share, 4),
+        beyond_l2=beyond,
+        sets=sets,
+        calls=count,
+        cold=cold.figures(),
+        hot=hot.figures(),
+        copy=copy.figures(),
+    )
+    return cold
+
+
+def against_torch(emit: Emit, size: Size, ours: Timing, rounds: int) -> None:
+    """The training code's closed form on the same kind of field: eager and compiled, launched and in a CUDA graph."""
+    import torch
+
+    where = _where()
+    sets = 4 if size.moved < 200_000_000 else 2
+    fields = [random_field(size, seed=seed, where=where) for seed in range(sets)]
+    levels = [torch.tensor(level, device=where) for level in LEVELS[1]]
+    found: dict[str, Any] = {}
+    torch._dynamo.reset()
+    with torch.no_grad():
+        for how, function in (("eager", closed_form), ("compiled", torch.compile(closed_form, dynamic=False))):
+            calls = [_bind(function, field, levels) for field in fields] * max(1, 16 // sets)
+            found[how] = in_torch(calls, rounds, how)
+            if torch.cuda.is_available():
+                found[f"{how}, graph"] = in_torch_graph(calls, rounds, f"{how}, graph")
+    shown = ", ".join(f"{how} {timing.median * 1e6:.1f} us" for how, timing in found.items())
+    best = min(timing.median for timing in found.values())
+    emit(
+        f"torch's solver: {size}",
+        f"{shown}; the kernel {ours.median * 1e6:.1f} us, {best / ours.median:.1f}x the best",
+        best >= ours.median,
+        size=str(size),
+        kernel=ours.figures(),
+        times={how: timing.figures() for how, timing in found.items()},
+    )
+
+
+def closed_form(means: Any, logweights: Any, loggammas: Any, x: Any, src: Any, a: Any, b: Any) -> Any:
+    """The state at noise level ``b``, from ``x`` at ``a`` of the segment that starts at ``src``, as training computes it."""
+    from arcflow.field import MomentumField, displacement
+
+    return x + displacement(MomentumField(means, logweights, loggammas), src, a, b)
+
+
+def _bind(function: Callable[..., Any], field: Field, levels: Sequence[Any]) -> Callable[[], Any]:
+    return lambda: function(field.means, field.logweights, field.loggammas, field.x, *levels)
+
+
+def _step(device: Device, placed: Placed) -> Callable[[], None]:
+    return lambda: put(device, placed, LEVELS[1])
+
+
+def _copy(device: Device, source: int, target: int, size: int) -> Callable[[], None]:
+    return lambda: device.copy(target + size, source, size)
+
+
+def _where() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,131 @@
+"""A stand-in for the backbone: a kernel that writes a known field, keeps the GPU for a while, and notes when it ran.
+
+So the time between the end of one evaluation and the beginning of the next can be read off the device's own clock,
+inside of a CUDA graph too, with no network at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+SOURCE = r"""
+// The GPU's clock in nanoseconds.
+static __device__ __forceinline__ unsigned long long now() {
+  unsigned long long value;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(value));
+  return value;
+}
+
+// means_k = x (1 + k / modes), equal gates, loggamma_k = k / modes; then waits until `nanoseconds` have gone by.
+// times: [2 * slot] least beginning, [2 * slot + 1] greatest end of all blocks.
+extern "C" __global__ void __launch_bounds__(256)
+    arcflow_stub(const float* x, float* means, float* logweights, float* loggammas, long long tokens, int modes,
+                 int channels, int positions, unsigned long long* times, int slot, unsigned nanoseconds) {
+  const unsigned long long begin = now();
+  if (threadIdx.x == 0) atomicMin(times + 2 * slot, begin);
+  const long long first = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const long long stride = static_cast<long long>(gridDim.x) * blockDim.x;
+  for (long long i = first; i < tokens * modes * channels; i += stride) {
+    const long long token = i / (static_cast<long long>(modes) * channels);
+    const int mode = static_cast<int>(i / channels % modes);
+    means[i] = x[token * channels + i % channels] * (1.0f + static_cast<float>(mode) / modes);
+  }
+  for (long long i = first; i < tokens * modes * positions; i += stride) logweights[i] = -logf(modes);
+  for (long long i = first; i < tokens * (modes - 1) * positions; i += stride) {
+    loggammas[i] = static_cast<float>(i / positions % (modes - 1) + 1) / modes;
+  }
+  unsigned long long end = now();
+  while (end - begin < nanoseconds) end = now();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicMax(times + 2 * slot + 1, now());
+}
+"""
+NAME = "arcflow_stub"
+THREADS = 256
+
+
+@dataclass(frozen=True)
+class StubField:
+    """Addresses that the stub writes, and the sizes of what is there (float32, as networks' ports are)."""
+
+    x: int
+    means: int
+    logweights: int
+    loggammas: int
+    tokens: int
+    modes: int
+    channels: int
+    positions: int = 4
+
+
+Stub = Callable[[StubField, int, int, int], None]
+"""Puts an evaluation on the stream: field, address of the times (uint64), slot in them, nanoseconds to keep the GPU."""
+
+
+def factor(modes: int, sigma_src: float, sigma_a: float, sigma_b: float) -> float:
+    """What the state is multiplied by in a step whose field the stub made, in float64."""
+    start, span, total = sigma_src - sigma_a, sigma_a - sigma_b, 0.0
+    for mode in range(modes):
+        rate = mode / modes
+        moved = span if mode == 0 else math.exp(rate * start) * math.expm1(rate * span) / rate
+        total += (1.0 + mode / modes) / modes * moved
+    return 1.0 - total
+
+
+def compile_stub(capability: str) -> bytes:
+    """The stub's cubin for a capability such as "sm90", by NVRTC; needs no GPU. Raises RuntimeError with its log."""
+    from cuda.bindings import nvrtc
+
+    status, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"stub.cu", 0, None, None)
+    _check(status, "nvrtcCreateProgram")
+    architecture = f"--gpu-architecture=sm_{capability.removeprefix('sm')}".encode()
+    (status,) = nvrtc.nvrtcCompileProgram(program, 2, [b"--std=c++17", architecture])
+    if int(status) != 0:
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        log = bytearray(size)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"NVRTC refuses the stub: {bytes(log).decode(errors='replace')}")
+    status, size = nvrtc.nvrtcGetCUBINSize(program)
+    _check(status, "nvrtcGetCUBINSize")
+    cubin = bytearray(size)
+    _check(nvrtc.nvrtcGetCUBIN(program, cubin)[0], "nvrtcGetCUBIN")
+    nvrtc.nvrtcDestroyProgram(program)
+    return bytes(cubin)
+
+
+def load_stub(device: Any) -> Stub:
+    """The stub on an opened device, whose context is this thread's. Raises RuntimeError where CUDA refuses."""
+    from cuda.bindings import driver
+
+    status, module = driver.cuModuleLoadData(compile_stub(device.info.capability))
+    _check(status, "cuModuleLoadData")
+    status, function = driver.cuModuleGetFunction(module, NAME.encode())
+    _check(status, "cuModuleGetFunction")
+    # As many blocks as are at work together, so that none waits for another to end.
+    blocks = device.info.multiprocessors * 4
+
+    def put(field: StubField, times: int, slot: int, nanoseconds: int) -> None:
+        values = (
+            *(ctypes.c_void_p(address) for address in (field.x, field.means, field.logweights, field.loggammas)),
+            ctypes.c_longlong(field.tokens),
+            *(ctypes.c_int(value) for value in (field.modes, field.channels, field.positions)),
+            ctypes.c_void_p(times),
+            ctypes.c_int(slot),
+            ctypes.c_uint(nanoseconds),
+        )
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        (status,) = driver.cuLaunchKernel(
+            function, blocks, 1, 1, THREADS, 1, 1, 0, device.stream, ctypes.addressof(addresses), 0
+        )
+        _check(status, "cuLaunchKernel")
+
+    return put
+
+
+def _check(status: Any, what: str) -> None:
+    if int(status) != 0:
+        raise RuntimeError(f"{what} failed: {status!r}")
