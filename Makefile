@@ -13,6 +13,7 @@ WORKERS ?= 2
 SECONDS ?= 60
 COUNT   ?= 1000
 
+export VENV
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 CXX_FILES = $(shell find runtime/native examples tests/native \( -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.cu' \

@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# Build and check the native library with the tools of .venv. Called by the Makefile and by tests/native.
+# Build and check the native library with the tools of the virtual environment ($VENV, default .venv). Called by the Makefile and by tests/native.
 # Usage: scripts/native.sh build PRESET [TARGET...]   configure and build into build/<preset> (release: build/native)
 #        scripts/native.sh ctest PRESET               run its C++ tests
 #        scripts/native.sh asan | tsan                build and run the tests under sanitizers
 #        scripts/native.sh fuzz SECONDS               run every fuzzer over a copy of its corpus
 #        scripts/native.sh soak COUNT                 that many generations under LeakSanitizer
-#        scripts/native.sh wheel                      install arcflow-native into .venv
+#        scripts/native.sh wheel                      install arcflow-native into the virtual environment
 # Exit code 77: this machine lacks what the check needs (clang); the reason is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export PATH=$PWD/.venv/bin:$PATH # cmake, ninja
+venv=${VENV:-.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+export PATH=$venv/bin:$PATH # cmake, ninja
 jobs=${JOBS:-2}
+deps() { PYTHON=$venv/bin/python scripts/native-deps.sh; }
 fail() { echo "error: $1" >&2; exit 2; }
 skip() { echo "skipped: $1" >&2; exit 77; }
 folder() { if [ "$1" = release ]; then echo build/native; else echo "build/$1"; fi; }
-onnxruntime() { find .venv/lib/python3*/site-packages/onnxruntime/capi -name 'libonnxruntime.so.*' 2>/dev/null | head -n 1; }
+onnxruntime() { find "$venv"/lib/python3*/site-packages/onnxruntime/capi -name 'libonnxruntime.so.*' 2>/dev/null | head -n 1; }
 
 configure() { # configure PRESET OPTIONS...
     local log library
     library=$(onnxruntime)
-    scripts/native-deps.sh
+    deps
     mkdir -p build
     log=$(mktemp)
-    cmake --preset "$1" ${library:+-DARCFLOW_ONNXRUNTIME_LIBRARY="$PWD/$library"} "${@:2}" >"$log" 2>&1 ||
+    cmake --preset "$1" ${library:+-DARCFLOW_ONNXRUNTIME_LIBRARY="$library"} "${@:2}" >"$log" 2>&1 ||
         { cat "$log" >&2; rm -f "$log"; fail "cmake cannot configure preset $1 (above)"; }
     grep -E '^-- (Host|CUDA|ArcFlow)' "$log" || true
     rm -f "$log"
@@ -37,7 +40,7 @@ build() { # build PRESET TARGETS...: quiet unless it fails
     rm -f "$log"
 }
 clang() { # the compiler for preset asan or tsan, as options of cmake
-    scripts/native-deps.sh >&2
+    deps >&2
     local name
     name=${ARCFLOW_CLANG:-$(cat .deps/clang)}
     [ -n "$name" ] || skip "there is no clang++ with sanitizers: install clang-14 and libclang-rt-14-dev"
@@ -75,8 +78,8 @@ asan)
 tsan)
     clang
     configure tsan "${clang_options[@]}"
-    build tsan test_threads arcflow_host_fake
-    run_ctest tsan --tests-regex '^test_threads$'
+    build tsan test_threads test_serve_scheduler arcflow_host_fake
+    run_ctest tsan --tests-regex '^test_(threads|serve_scheduler)$'
     ;;
 fuzz)
     seconds=${1:?usage: scripts/native.sh fuzz SECONDS}
@@ -99,13 +102,13 @@ soak)
     clang
     configure asan "${clang_options[@]}"
     build asan probe_soak arcflow_runtime arcflow_host_ort
-    build/asan/bin/probe_soak "$PWD/engines/bundles/tiny-fp32-cpu" "$PWD/$(onnxruntime)" "$count"
+    build/asan/bin/probe_soak "$PWD/engines/bundles/tiny-fp32-cpu" "$(onnxruntime)" "$count"
     ;;
 wheel)
-    scripts/native-deps.sh
+    deps
     log=$(mktemp)
     # The GPU's host is built where a wheel is made for users; here it would only be compiled once more.
-    CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs .venv/bin/python -m pip install \
+    CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs "$venv/bin/python" -m pip install \
         --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall --config-settings=cmake.define.ARCFLOW_CUDA=OFF \
         --config-settings=cmake.define.ARCFLOW_HOST_TENSORRT=OFF runtime/native/python >"$log" 2>&1 ||
         { cat "$log" >&2; rm -f "$log"; fail "arcflow-native cannot be built (above)"; }

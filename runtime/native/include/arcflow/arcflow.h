@@ -89,9 +89,11 @@ typedef struct ArcflowModelOptions {
   const char* precision; /* which of a model's bundles, "fp32"; NULL: the best there is */
   const char* target;    /* "cpu", "sm120", ...; NULL: the best there is */
   const char* host;      /* "ort" or "tensorrt"; NULL: what the manifest calls for */
-  const char* library; /* path of libonnxruntime or libnvinfer; NULL: $ARCFLOW_ONNXRUNTIME, then the loader's search */
-  uint32_t threads;    /* compute threads of a network on the CPU; 0: the cores, at most 8 */
-  uint32_t device;     /* ordinal of the GPU */
+  /* Path of libonnxruntime or libnvinfer; NULL: what $ARCFLOW_ONNXRUNTIME or $ARCFLOW_TENSORRT names, then the loader's
+     search. */
+  const char* library;
+  uint32_t threads; /* compute threads of a network on the CPU; 0: the cores, at most 8 */
+  uint32_t device;  /* ordinal of the GPU */
 } ArcflowModelOptions;
 
 typedef struct ArcflowRange {
