@@ -44,6 +44,12 @@ class Pipeline:
         self.manifest = manifest
         self._networks = networks_of(manifest, networks)
         self._tokenizers = tokenizers
+        self._backend = ""
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks: "ONNX Runtime 1.32.0, CPU, 2 threads"; "" where that was not said."""
+        return self._backend
 
     @classmethod
     def open(
@@ -178,7 +184,7 @@ class Pipeline:
             with clock.stage("solver"):
                 x = _advance(x, field, sigma_src, sigma_end)
             if on_step is not None:
-                on_step(self._step(batch, index, networks.latents(x, grid)))
+                on_step(self._step(batch.request, settings, batch.members, index, networks.latents(x, grid)))
         if not np.isfinite(x).all():
             raise BackendError("the networks gave values that are not finite; check it: python -m engines.verify")
         with clock.stage("vae"):
@@ -192,13 +198,16 @@ class Pipeline:
         levels = solver.preview_sigmas(count, self.manifest.schedule.shift)
         return [sigma for sigma in levels if sigma_end <= sigma < sigma_src]
 
-    def _step(self, batch: _Batch, index: int, latents: NDArray[np.float32]) -> Step:
-        most, settings = self.manifest.limits.batch.max, batch.settings
-        batches = -(-batch.request.total // most)
+    def _step(
+        self, request: Request, settings: Settings, members: range, index: int, latents: NDArray[np.float32]
+    ) -> Step:
+        """Evaluation ``index`` of the pictures ``members`` is done."""
+        most = self.manifest.limits.batch.max
+        batches = -(-request.total // most)
         return Step(
-            index=batch.members.start // most * settings.nfe + index,
+            index=members.start // most * settings.nfe + index,
             total=batches * settings.nfe,
-            first_image=batch.members.start,
+            first_image=members.start,
             sigma_from=settings.sigmas[index],
             sigma_to=settings.sigmas[index + 1],
             latents=latents,

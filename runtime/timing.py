@@ -32,7 +32,8 @@ class Stopwatch:
     def __init__(self, *stages: str) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(stages, 0.0)
         self.spans: list[Span] = []
-        self._origin = time.perf_counter()
+        self.origin = time.perf_counter()
+        """The moment that spans count from, as time.perf_counter tells it."""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,8 +43,12 @@ class Stopwatch:
             yield
         finally:
             end = time.perf_counter()
-            self.seconds[name] = self.seconds.get(name, 0.0) + end - start
-            self.spans.append(Span(name, start - self._origin, end - self._origin))
+            self.add(Span(name, start - self.origin, end - self.origin))
+
+    def add(self, span: Span) -> None:
+        """Add a passage that was measured elsewhere."""
+        self.seconds[span.stage] = self.seconds.get(span.stage, 0.0) + span.seconds
+        self.spans.append(span)
 
 
 def since_process_start() -> float:

@@ -1,0 +1,97 @@
+"""How large a network's inputs and outputs may be: of plans by their profiles, of ONNX by the limits of the bundle."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engines.manifest import Manifest, Network, Port
+from runtime.errors import BackendError, RequestError
+
+BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+"""Bytes of one value, by the manifest's types."""
+
+_MULTIPLE = re.compile(r"(\d+)\*(\w+)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The least and greatest value of a dimension."""
+
+    least: int
+    most: int
+
+
+Extents = Mapping[str, Mapping[str, Span]]
+"""By network and symbolic dimension."""
+
+
+def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
+    """What the symbolic dimensions of each network's inputs may be. Raises BackendError for a damaged profile."""
+    if manifest.engine is not None:
+        return {name: _of_profile(manifest, name, network) for name, network in manifest.networks.items()}
+    limits, latent = manifest.limits, manifest.latent
+    rows, columns = (
+        Span(side.min // latent.vae_factor, side.max // latent.vae_factor) for side in (limits.height, limits.width)
+    )
+    per_token = latent.patch**2
+    shared = {
+        "batch": Span(limits.batch.min, limits.batch.max),
+        "rows": rows,
+        "columns": columns,
+        "image_tokens": Span(rows.least * columns.least // per_token, rows.most * columns.most // per_token),
+    }
+    return {name: {**shared, "text_tokens": _text_span(manifest, name)} for name in manifest.networks}
+
+
+def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Raise RequestError where a request's ``sizes`` (Pipeline.sizes) lie outside: which, and what is allowed."""
+    for network, spans in extents.items():
+        for dimension, span in spans.items():
+            value = sizes[network].get(dimension, span.least)
+            if not span.least <= value <= span.most:
+                what = dimension.replace("_", " ")
+                raise RequestError(
+                    f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
+                    f"{span.most}: ask for another size, or build plans with that resolution (--resolutions)"
+                )
+
+
+def shape_of(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """A port's shape, its symbolic dimensions replaced; "4*rows" is four times "rows". Raises BackendError."""
+    return tuple(dim if isinstance(dim, int) else _value(port, dim, dims) for dim in port.shape)
+
+
+def size_of(port: Port, shape: Sequence[int]) -> int:
+    """Bytes of a port of that shape."""
+    return math.prod(shape) * BYTES[port.dtype]
+
+
+def _value(port: Port, dim: str, dims: Mapping[str, int]) -> int:
+    if dim in dims:
+        return dims[dim]
+    match = _MULTIPLE.fullmatch(dim)
+    if match is None or match[2] not in dims:
+        raise BackendError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
+    return int(match[1]) * dims[match[2]]
+
+
+def _of_profile(manifest: Manifest, name: str, network: Network) -> dict[str, Span]:
+    profiles = {} if manifest.engine is None else manifest.engine.profiles.get(name, {})
+    spans: dict[str, Span] = {}
+    for port in network.inputs:
+        profile = profiles.get(port.name)
+        if profile is None or not len(profile.min) == len(profile.max) == len(port.shape):
+            raise BackendError(f"the manifest's profile of {name} does not fit its input {port.name!r}: build it again")
+        for dim, low, high in zip(port.shape, profile.min, profile.max, strict=True):
+            if isinstance(dim, str):
+                spans[dim] = Span(low, high)
+    return spans
+
+
+def _text_span(manifest: Manifest, name: str) -> Span:
+    """Text tokens of a network: an encoder also takes those that the backbone does not get."""
+    tokenizer, limits = manifest.tokenizers.get(name), manifest.limits.text_tokens
+    return Span(limits.min, limits.max) if tokenizer is None else Span(1, tokenizer.max_tokens)

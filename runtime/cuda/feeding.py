@@ -1,0 +1,130 @@
+"""What an architecture's backbone is fed: which inputs come from text encoders on the device, which from the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engines.manifest import Manifest, Port
+from runtime.architecture import Conditions, Grid, networks_of
+from runtime.backend import Array
+from runtime.cuda.buffers import BACKBONE, VAE
+from runtime.cuda.embeddings import PartSize
+from runtime.cuda.extents import BYTES, Extents
+from runtime.errors import BackendError
+
+TEXT_STEP = 32
+"""Text of free length is padded to a multiple of this, so that few lengths need contexts and graphs of their own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An input of the backbone that a text encoder makes: its port there, the encoder, and the encoder's output.
+
+    size: tokens at most and bytes of a token; a part without a token axis is one token. sequence: whether it has one.
+    """
+
+    port: str
+    encoder: str
+    output: str
+    size: PartSize
+    sequence: bool
+
+
+class Feeding:
+    """How the networks of a bundle are fed. Raises BackendError where its ports are not those of its architecture."""
+
+    def __init__(self, manifest: Manifest, extents: Extents) -> None:
+        self._manifest = manifest
+        self._host = networks_of(manifest, {})
+        self._text = extents[BACKBONE].get("text_tokens")
+        self.masked = manifest.architecture == "qwen"
+        """Whether the backbone knows which text is padding; else padding is text like any other."""
+        sources = {"encoder_hidden_states": "text"} if self.masked else {"pooled_projections": "clip"}
+        if not self.masked:
+            sources["encoder_hidden_states"] = "t5"
+        self.parts = tuple(self._part(port, encoder) for port, encoder in sources.items())
+        self._check_types()
+
+    def text_width(self, tokens: Sequence[int]) -> int:
+        """Text tokens that the backbone is fed for pictures whose text has so many."""
+        longest = max(tokens)
+        if not self.masked or self._text is None:
+            return longest
+        width = max(-(-longest // TEXT_STEP) * TEXT_STEP, self._text.least)
+        return min(width, self._text.most)
+
+    def host_inputs(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
+        """The backbone's other inputs for a batch, but for the state and the timestep.
+
+        tokens: text tokens of each picture. width: those that it is fed.
+        """
+        batch = len(tokens)
+        x = _nothing(batch, grid.tokens, self._manifest.momentum.packed_channels)
+        inputs = self._host.backbone_inputs(x, 0.0, guidance, self._conditions(tokens, width), grid)
+        made_here = {"hidden_states", "timestep", *(part.port for part in self.parts)}
+        return {name: np.ascontiguousarray(values) for name, values in inputs.items() if name not in made_here}
+
+    def _conditions(self, tokens: Sequence[int], width: int) -> Conditions:
+        """The shapes of conditions: their values stay on the device."""
+        if self.masked:
+            from runtime.qwen import QwenConditions
+
+            mask = (np.arange(width) < np.array(tokens)[:, None]).astype(np.int64)
+            return QwenConditions(_nothing(len(tokens), width, 1), mask, 1)
+        from runtime.flux import FluxConditions
+
+        return FluxConditions(_nothing(len(tokens), 1), _nothing(len(tokens), width, 1))
+
+    def _part(self, name: str, encoder: str) -> Part:
+        port = _port(self._manifest.networks[BACKBONE].inputs, name)
+        output = self._manifest.networks[encoder].outputs[0]
+        widths = [dim for dim in port.shape[1:] if isinstance(dim, int)]
+        sequence = len(port.shape) == 3
+        if sequence:
+            width = port.shape[2]
+            tokens = port.shape[1] if isinstance(port.shape[1], int) else (self._text.most if self._text else 0)
+        else:
+            width, tokens = math.prod(widths), 1
+        if not isinstance(width, int) or not tokens or output.dtype != port.dtype:
+            raise BackendError(
+                f"the backbone takes {name!r} as {port.dtype} {list(port.shape)}, which the {encoder} network's "
+                f"{output.dtype} {list(output.shape)} cannot be"
+            )
+        return Part(name, encoder, output.name, PartSize(tokens, width * BYTES[port.dtype]), sequence)
+
+    def _check_types(self) -> None:
+        """The solver and the noise are float32; so are the pictures that become bytes."""
+        backbone, vae = self._manifest.networks[BACKBONE], self._manifest.networks[VAE]
+        for port in (
+            _port(backbone.inputs, "hidden_states"),
+            _port(backbone.inputs, "timestep"),
+            _port(vae.inputs, "latents"),
+            _port(vae.outputs, "images"),
+        ):
+            if port.dtype != "float32":
+                raise BackendError(f"the port {port.name!r} is {port.dtype}; on a GPU it must be float32")
+
+
+def _port(ports: Sequence[Port], name: str) -> Port:
+    for port in ports:
+        if port.name == name:
+            return port
+    raise BackendError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")
+
+
+def _nothing(*shape: int) -> Any:
+    """An array of that shape that takes no memory."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def field_ports(manifest: Manifest) -> Mapping[str, Port]:
+    """The backbone's outputs: means, logweights, loggammas. Raises BackendError where their types differ."""
+    ports = {name: _port(manifest.networks[BACKBONE].outputs, name) for name in ("means", "logweights", "loggammas")}
+    if len({port.dtype for port in ports.values()}) > 1:
+        raise BackendError(f"the backbone's outputs are of several types: {[p.dtype for p in ports.values()]}")
+    return ports
