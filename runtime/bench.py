@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {
         **subject,
         "device": gpu.info.name if gpu else _CPU,
-        "backend": getattr(pipeline, "backend", ""),
+        "backend": pipeline.backend,
         "total_s": asdict(measured.total),
         "stages_s": [asdict(stage) for stage in measured.stages],
         "idle_s": asdict(measured.idle) if measured.idle else None,
         "runs": measured.runs,
         "peak_bytes": memory,
+        "gpu_bytes": _gpu_bytes(pipeline),
         "roofline": _roofline(pipeline, bundle, arguments, measured, gpu) if arguments.roofline else None,
         "machine": _machine(gpu),
     }
@@ -217,6 +218,12 @@ def _machine(gpu: Gpu | None) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": cores}
     return machine if gpu is None else {**machine, "gpu": asdict(gpu.info)}
+
+
+def _gpu_bytes(pipeline: Pipeline) -> dict[str, int] | None:
+    """What the pipeline itself says it holds on a GPU, by kind ("weights", "buffers", ...); None where it cannot."""
+    report: Callable[[], dict[str, int]] | None = getattr(pipeline, "memory", None)
+    return None if report is None else report()
 
 
 def _close(pipeline: Pipeline) -> None:

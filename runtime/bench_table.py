@@ -18,6 +18,9 @@ def table(result: Mapping[str, Any]) -> str:
     lines += [
         f"{f'peak memory, {kind}':<22}{size / (1 << 20):>7.0f} MiB" for kind, size in result["peak_bytes"].items()
     ]
+    if result["gpu_bytes"]:
+        parts = ", ".join(f"{kind} {size / (1 << 20):.0f}" for kind, size in result["gpu_bytes"].items())
+        lines.append(f"{'  of which, MiB':<22}{parts}")
     ours = result["total_s"]["median"] / result["images"]
     for other in result["baselines"]:
         name = f"{other['what']}, {other['mode']}"

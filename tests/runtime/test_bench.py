@@ -124,6 +124,9 @@ class OnGpu:
         spans = tuple(Span(stage, start / 1e6, end / 1e6) for stage, start, end in [*times, ("vae", 28, 30)])
         return dataclasses.replace(made, spans=spans)
 
+    def memory(self) -> dict[str, int]:
+        return {"weights": 4 << 30, "buffers": 1 << 30}
+
     def close(self) -> None:
         self.closed = True
 
@@ -150,6 +153,8 @@ def test_a_gpu_has_its_own_figures(on_gpu: OnGpu, tmp_path: Path, capsys: pytest
     assert result["machine"]["gpu"]["capability"] == "sm90"
     assert "on NVIDIA H100 80GB HBM3; TensorRT-RTX 1.7.1, sm90" in table
     assert "peak memory, gpu         6144 MiB" in table
+    assert "weights 4096, buffers 1024" in table
+    assert result["gpu_bytes"] == {"weights": 4 << 30, "buffers": 1 << 30}
     assert "H100 data sheet, SXM; TFLOP/s: float32 67," in table
     rows = {row["network"]: row for row in result["roofline"]}
     assert rows["backbone"]["measured_s"] == pytest.approx(10e-6)
