@@ -126,10 +126,12 @@ class _Attention(nn.Module):
         both = _attend(q, k, torch.cat([text_v, v], dim=1), rotation)
         tokens = text.shape[1]
         picture: Tensor = self.to_out[0](both[:, tokens:].contiguous())
-        return picture, self.to_add_out(both[:, :tokens].contiguous())
+        words: Tensor = self.to_add_out(both[:, :tokens].contiguous())
+        return picture, words
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads
 
 
 class DoubleBlock(nn.Module):

@@ -125,7 +125,7 @@ def against_torch(emit: Emit, size: Size, ours: Timing, rounds: int) -> None:
 
 
 def closed_form(means: Any, logweights: Any, loggammas: Any, x: Any, src: Any, a: Any, b: Any) -> Any:
-    """The state at noise level ``b``, from ``x`` at ``a`` of the segment that starts at ``src``, as training computes it."""
+    """The state at ``b`` from ``x`` at ``a``, in the segment that starts at ``src``, as the training code has it."""
     from arcflow.field import MomentumField, displacement
 
     return x + displacement(MomentumField(means, logweights, loggammas), src, a, b)

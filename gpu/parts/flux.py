@@ -31,8 +31,9 @@ SHIFT = 3.2
 
 @dataclass(frozen=True)
 class Mode:
-    """How the network is run. compiled: nothing, each "block", or the "whole" of it; attention: None for torch's choice.
+    """How the network is run.
 
+    compiled: nothing, each "block", or the "whole" of it; attention: an SDPBackend, None for torch's choice;
     published: milliseconds an evaluation on an H100 that others report for the teacher run so.
     """
 
@@ -141,6 +142,7 @@ class Baseline:
             first_s=first,
             rounds=rounds,
             fp8_linears=fp8,
+            compiled_graphs=int(torch._dynamo.utils.counters["stats"]["unique_graphs"]),
             difference_from_first_mode=drift,
             finite=finite,
             mode=mode.__dict__,
@@ -230,6 +232,7 @@ def compiled(model: nn.Module, mode: Mode) -> Iterator[Callable[..., Any]]:
     import torch
 
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     options: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if mode.autotune else {}
     if mode.compiled == "whole":
         yield torch.compile(model, **options)
@@ -262,7 +265,7 @@ def _closed_form(mode: Mode) -> Callable[..., Tensor]:
 
     from gpu.solver_speed import closed_form
 
-    return torch.compile(closed_form, dynamic=False) if mode.compiled else closed_form  # type: ignore[no-any-return]
+    return torch.compile(closed_form, dynamic=False) if mode.compiled else closed_form
 
 
 def _to_fp8(model: nn.Module) -> int:

@@ -1,0 +1,197 @@
+"""(g) Distillation of the tiny recipe on the GPU: how fast, and, with time left, a student that trained longer."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpu.catalogue import Options
+from gpu.records import Emit, Printer, SkipPartError, guarded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from arcflow.recipe import Recipe
+    from arcflow.tiny.teacher_folder import TeacherFolder
+
+TEACHER = Path(__file__).parents[2] / "models" / "tiny" / "teacher"
+COMMITTED = Path(__file__).parents[2] / "models" / "tiny" / "adapter"
+WARM_UP = 20
+BATCHES = (32, 256, 1024)
+"""The recipe's own, and two that fill a GPU better."""
+
+_SEEDS = 60
+
+
+class _TimeIsUpError(Exception):
+    """Ends a training run that was given so many seconds."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Median seconds of an iteration, after the warm-up, and how many were timed."""
+
+    seconds: float
+    iterations: int
+
+
+def run(printer: Printer, options: Options) -> None:
+    """Throughput at some batch sizes; then training, where seconds were given for it."""
+    import torch
+
+    from arcflow.recipe import load_recipe
+    from arcflow.tiny.teacher_folder import open_teacher
+
+    if not torch.cuda.is_available():
+        raise SkipPartError("torch finds no GPU here")
+    recipe = load_recipe("tiny")
+    iterations = 5 if options.smoke else 60
+    for batch in BATCHES[:1] if options.smoke else BATCHES:
+
+        def measure(batch: int = batch) -> None:
+            report(printer, throughput(recipe, open_teacher(TEACHER), batch, iterations, options.out), batch)
+
+        guarded(printer, f"distillation, batch {batch}", measure)
+    if options.train_seconds:
+        guarded(
+            printer,
+            "distillation, trained longer",
+            lambda: train(printer, recipe, open_teacher(TEACHER), options.train_seconds, options.out),
+        )
+
+
+def report(emit: Emit, found: Throughput, batch: int) -> None:
+    """One line."""
+    emit(
+        f"distillation, batch {batch}",
+        f"{1 / found.seconds:.1f} iterations/s, {batch / found.seconds:.0f} pictures/s",
+        batch=batch,
+        iteration_s=found.seconds,
+        iterations=found.iterations,
+    )
+
+
+def throughput(recipe: Recipe, teacher: TeacherFolder, batch: int, iterations: int, work: Path) -> Throughput:
+    """Train that long from the start, in a folder that is thrown away, and time the iterations."""
+    times: list[float] = []
+    sized = _with_loop(recipe, batch=batch, iterations=WARM_UP + iterations, save_every=1_000_000)
+    with _scratch(work) as folder:
+        _fit(sized, teacher, folder, lambda done, figures: times.append(time.perf_counter()))
+    steps = [b - a for a, b in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+    return Throughput(statistics.median(steps), len(steps))
+
+
+def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work: Path) -> None:
+    """Distil for that long, save the adapter, and compare it with the committed one by the error in the latent.
+
+    The iterations are chosen from the throughput, so that the recipe's schedule and average see a whole run.
+    """
+    from arcflow.adapter import Policy, save_adapter
+
+    pace = throughput(recipe, teacher, recipe.distill.loop.batch, 40, work).seconds
+    iterations = max(50, int(0.85 * seconds / pace))
+    longer = _with_loop(recipe, iterations=iterations, save_every=1_000_000)
+    limit = time.monotonic() + 1.2 * seconds
+
+    def watch(done: int, figures: dict[str, float]) -> None:
+        if time.monotonic() > limit:
+            raise _TimeIsUpError(f"{done} of {iterations} iterations in {seconds} s")
+
+    start = time.monotonic()
+    with _scratch(work) as scratch:
+        student = _fit(longer, teacher, scratch, watch)
+    spent = time.monotonic() - start
+    policy = Policy(recipe.shift, recipe.guidance, recipe.distill.nfe, recipe.distill.final_step_ratio)
+    folder = work / "tiny-adapter"
+    save_adapter(student, teacher.transformer.config, policy, folder)  # type: ignore[arg-type]
+    ours, before = errors(recipe, teacher, folder), errors(recipe, teacher, COMMITTED)
+    emit(
+        "distillation, trained longer",
+        f"{iterations} iterations in {spent:.0f} s: error {ours:.4f} against {before:.4f} of the committed student",
+        iterations=iterations,
+        seconds=spent,
+        error=ours,
+        committed_error=before,
+        adapter=str(folder),
+    )
+
+
+def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
+    """Mean relative L2 error of the two-step latents to the teacher's own endpoint, on held-out prompts and noise."""
+    import torch
+
+    from arcflow.adapter import merge_into, read_adapter
+    from arcflow.metrics import relative_l2
+    from arcflow.sampling import sample_student, sample_teacher
+    from arcflow.students import architecture, build_student
+    from arcflow.tiny.data import evaluation_prompts
+    from arcflow.tiny.teacher_folder import SIDE
+
+    family, where = architecture(recipe.architecture), next(teacher.transformer.parameters()).device
+    read = read_adapter(adapter)
+    student = build_student(teacher.transformer.config, read.config.modes)  # type: ignore[arg-type]
+    weights = {name: value.cpu() for name, value in teacher.transformer.state_dict().items()}
+    merge_into(student, weights, read).eval().to(where)
+    prompts = [text for text, _, _ in evaluation_prompts(_SEEDS)]
+    condition = teacher.condition(prompts, recipe.guidance).to(where)
+    first = recipe.evaluate.first_seed
+    noise = torch.stack([_noise(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]).to(where)
+    ends, _ = sample_student(family, student, noise, condition, recipe.distill.nfe, recipe.shift)
+    wanted, _ = sample_teacher(
+        family, teacher.transformer, noise, condition, recipe.evaluate.reference_steps, recipe.shift
+    )
+    return float(relative_l2(ends, wanted).mean())
+
+
+def _fit(recipe: Recipe, teacher: TeacherFolder, work: Path, watch: Callable[[int, dict[str, float]], None]) -> Any:
+    """The recipe's distillation, on the GPU where there is one; the trained student."""
+    import torch
+    from accelerate import Accelerator
+
+    from arcflow.distillation import distill_step
+    from arcflow.students import Student
+    from arcflow.tiny.teacher_folder import SIDE, caption_conditions
+    from arcflow.training import fit
+
+    settings = recipe.distill
+    torch.manual_seed(settings.loop.seed)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    conditions = caption_conditions(teacher, recipe.guidance)
+    student = Student(teacher.transformer, recipe.student, recipe.architecture).to(accelerator.device)
+    teacher.transformer.to(accelerator.device)
+    size = (SIDE * SIDE, teacher.packed_channels)
+    step = distill_step(student.architecture, teacher.transformer, conditions, size, recipe.shift, settings)
+    slow = {id(p) for p in student.gamma_parameters()}
+    trained = [p for p in student.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in slow]},
+        {"params": [p for p in trained if id(p) in slow], "lr": settings.gamma_lr},
+    ]
+    fit(student, step, settings.loop, work, accelerator=accelerator, groups=groups, report=watch)
+    return student
+
+
+def _with_loop(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, **changes)))
+
+
+@contextmanager
+def _scratch(work: Path) -> Iterator[Path]:
+    """A folder that goes again."""
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="distil-", dir=work) as folder:
+        yield Path(folder)
+
+
+def _noise(seed: int, tokens: int, channels: int) -> Tensor:
+    import torch
+
+    from runtime import noise
+
+    return torch.from_numpy(noise.normal(seed, tokens, channels))
