@@ -55,13 +55,17 @@ def _roofline(rows: Any) -> list[str]:
         return []
     lines = [f"{'roofline':<22}{'GFLOP':>11}{'weights':>11}{'limit':>11}  bound    share"]
     for row in rows:
-        share = "" if row["share"] is None else f"{row['share']:.0%}"
+        share = "" if row["share"] is None else f"{row['share']:.1%}"
         lines.append(
             f"{'  ' + row['network']:<22}{row['operations'] / 1e9:>11.3f}{row['weight_bytes'] / 1e6:>8.1f} MB"
-            f"{_ms(row['limit_s']):>11}  {row['bound']:<8} {share}"
+            f"{_short(row['limit_s']):>11}  {row['bound']:<8} {share}"
         )
     return [*lines, f"  ({rows[0]['peak']})"]
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1e6:.2f} us" if seconds < 1e-4 else _ms(seconds)

@@ -6,8 +6,10 @@ output once. What lies between, a perfect engine keeps on the chip. The limit of
 
     max(sum over types of operations / peak, bytes / bandwidth)
 
-and no engine can be faster. Shapes come from the graph's own value infos, whose symbolic dimensions ("rows*columns")
-are evaluated, and from ONNX's inference; a product without a shape is an error, never a silent zero.
+and no engine can be faster, but for one thing: weights that stay in a cache from one evaluation to the next (tens of
+megabytes on a GPU) are not read again, so that a small network may pass its limit by memory. Shapes come from the
+graph's own value infos, whose symbolic dimensions ("rows*columns") are evaluated, and from ONNX's inference; a
+product without a shape is an error, never a silent zero.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.bundle import open_bundle
 from foundation.cli import run
 from runtime.bench import main
 from runtime.cuda.interface import DeviceInfo
@@ -24,6 +25,7 @@ from runtime.result import Generation
 from runtime.timeline import draw
 from runtime.timing import Span
 from tests.runtime.conftest import COMMITTED
+from tests.runtime.cuda.onnx_engine import Session
 
 MODELS = Path(__file__).parents[2] / "models" / "tiny"
 
@@ -159,6 +161,22 @@ def test_a_gpu_has_its_own_figures(on_gpu: OnGpu, tmp_path: Path, capsys: pytest
     rows = {row["network"]: row for row in result["roofline"]}
     assert rows["backbone"]["measured_s"] == pytest.approx(10e-6)
     assert on_gpu.closed
+
+
+def test_the_pipeline_of_a_gpu_over_memory_that_stands_for_one(
+    on_gpu: OnGpu, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stages, the report of memory and the order of the real pipeline on a GPU; its times mean nothing here."""
+    session = Session(open_bundle(small, contents="when used"))
+    monkeypatch.setattr(Pipeline, "open", lambda *_, **options: session.pipeline)
+    _, result = bench(["--device", "cuda", "--warm-up", "3"], tmp_path, capsys)
+    assert [stage["name"] for stage in result["stages_s"]] == [
+        "tokenize", "text", "noise", "evaluation 1", "solver 1", "evaluation 2", "solver 2", "vae", "host overhead",
+    ]  # fmt: skip
+    assert result["gpu_bytes"]["buffers"] > 0
+    assert result["backend"] == "stand-in"
+    with pytest.raises(BackendError, match="closed"):
+        session.pipeline.generate("a bag")
 
 
 def test_prompts_are_new_so_that_no_cache_helps(
