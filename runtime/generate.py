@@ -49,6 +49,9 @@ def build_parser() -> ArgumentParser:
     add("--scale", type=int, default=1, metavar="N", help="enlarge each pixel to N x N (default: %(default)s)")
     add("--out", type=Path, metavar="FILE.png", help=f"where to write (default: {_FOLDER}/PROMPT-SEED.png)")
     add("--threads", type=int, metavar="N", help="compute threads (default: the cores, at most 8)")
+    add("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: what the bundle is for)")
+    add("--backend", choices=("tensorrt", "onnxruntime"), help="what runs the networks (default: what they are)")
+    add("--low-vram", action="store_true", help="text encoders and backbone take turns on the GPU: slower, smaller")
     add("--host", choices=("python", "native"), default="python", help="what runs it: this package, or the C++ core")
     add("--json", action="store_true", help="print one JSON object: settings, files, timings in seconds")
     return parser
@@ -73,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             target=arguments.target,
             threads=arguments.threads,
             host=arguments.host,
+            backend=arguments.backend,
+            device=arguments.device,
+            low_vram=arguments.low_vram,
         )
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     # What would fail after the work fails before it.
@@ -87,11 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             contents[path] = encode_png(enlarge(picture, arguments.scale), {**settings, "scale": arguments.scale})
         write_files(contents)
     clock.seconds["total"] = since_process_start()
-    _report(arguments, generation, list(contents), clock.seconds)
+    _report(arguments, generation, list(contents), clock.seconds, pipeline.backend)
     return 0
 
 
-def _report(arguments: Namespace, generation: Generation, files: list[Path], seconds: dict[str, float]) -> None:
+def _report(
+    arguments: Namespace, generation: Generation, files: list[Path], seconds: dict[str, float], backend: str
+) -> None:
     for warning in generation.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if arguments.json:
@@ -100,6 +108,7 @@ def _report(arguments: Namespace, generation: Generation, files: list[Path], sec
             "images": [generation.settings.of_image(index) for index in range(count)],
             "files": [str(path) for path in files],
             "scale": arguments.scale,
+            "backend": backend,
             "timings": {stage: round(value, 6) for stage, value in seconds.items()},
             "warnings": list(generation.warnings),
         }
@@ -112,6 +121,8 @@ def _report(arguments: Namespace, generation: Generation, files: list[Path], sec
         f"{len(generation.images)} x {settings.width}x{settings.height} px, {settings.nfe} evaluations, "
         f"seed {settings.seeds[0]}, {seconds['total']:.2f} s from start to file\n"
     )
+    if arguments.device or arguments.backend or settings.target != "cpu":
+        sys.stdout.write(f"ran on {backend}\n")
 
 
 def _results(out: Path, generation: Generation) -> Iterator[tuple[Path, Picture, dict[str, Any]]]:

@@ -19,7 +19,7 @@ from engines.manifest import Manifest
 from engines.schema import SOURCE_TARGET
 from runtime import noise, solver
 from runtime.architecture import Conditions, Grid, Tokens, networks_of
-from runtime.backend import Network, OnnxRuntimeNetwork, default_threads
+from runtime.backend import Network, default_threads, describe, open_onnxruntime
 from runtime.errors import BackendError, RequestError
 from runtime.request import Request, check_request
 from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
@@ -29,8 +29,9 @@ from runtime.timing import Stopwatch
 
 DEFAULT_MODEL = "tiny"
 HOSTS = ("python", "native")
+BACKENDS = ("tensorrt", "onnxruntime")
 _STAGES = ("tokenize", "text", "noise", "backbone", "solver", "vae")
-_TARGET = "cpu"
+_CPU = "cpu"
 _MAX_THREADS = 1024
 
 
@@ -60,6 +61,9 @@ class Pipeline:
         target: str | None = None,
         threads: int | None = None,
         host: Literal["python", "native"] = "python",
+        backend: str | None = None,
+        device: str | None = None,
+        low_vram: bool = False,
     ) -> Pipeline:
         """Verify and load a bundle.
 
@@ -67,7 +71,11 @@ class Pipeline:
         a string with a path separator in it. precision, target: which of the model's bundles ("fp32", "cpu").
         threads: compute threads a network (default: the cores, at most 8).
         host: what runs it: this package, or the C++ core (the extra `native`), with the same results.
-        Raises BundleError (missing, altered, of another kind), BackendError (cannot be loaded), RequestError.
+        backend: what runs the networks: "tensorrt" (plans, on a GPU) or "onnxruntime" (ONNX files); default: what the
+        bundle is made of. device: "cpu", "cuda" or "cuda:N"; default: what the bundle is for. low_vram: text encoders
+        and the other networks take turns on the GPU (plans only).
+        Raises BundleError (missing, altered, of another kind or machine), BackendError (cannot be loaded; no such GPU),
+        FlavourError (TensorRT is not installed), RequestError.
         """
         count = default_threads() if threads is None else threads
         if not 1 <= count <= _MAX_THREADS:
@@ -77,21 +85,33 @@ class Pipeline:
         bundle = _open_bundle(source, precision, target)
         manifest = bundle.manifest
         if host == "native":
+            if backend is not None or device is not None or low_vram:
+                raise RequestError("backend, device and low_vram are for host='python'; leave them out")
             from runtime.native_host import NativePipeline
 
             return NativePipeline.load(bundle, threads=count)
-        if manifest.target != _TARGET:
-            raise BackendError(_cannot_run(bundle))
+        ordinal = _check_choice(bundle, backend, device, low_vram)
+        if manifest.engine is not None:
+            from runtime.cuda.opening import open_cuda
+
+            return open_cuda(bundle, ordinal=ordinal or 0, low_vram=low_vram)
         tokenizers = {
             name: PromptTokenizer(name, bundle.read(spec.file), spec) for name, spec in manifest.tokenizers.items()
         }
         networks = {
-            name: OnnxRuntimeNetwork(
-                name, bundle.read(spec.file), spec, count, {path: bundle.map(path) for path in spec.data}
+            name: open_onnxruntime(
+                name,
+                bundle.read(spec.file),
+                spec,
+                count,
+                {path: bundle.map(path) for path in spec.data},
+                device or _CPU,
             )
             for name, spec in manifest.networks.items()
         }
-        return cls(manifest, networks, tokenizers)
+        pipeline = cls(manifest, networks, tokenizers)
+        pipeline._backend = describe(networks.values())
+        return pipeline
 
     def generate(
         self,
@@ -255,14 +275,35 @@ def _open_bundle(source: str | Path, precision: str | None, target: str | None) 
     return bundle
 
 
-def _cannot_run(bundle: Bundle) -> str:
-    name = bundle.name
-    kind = "ONNX files for building plans" if name.target == SOURCE_TARGET else "TensorRT plans for a GPU"
-    instead = f"python -m export.build --model {name.model} --precision fp32 --target {_TARGET}"
-    return (
-        f"{bundle.root} is for target {name.target!r} ({kind}); this runtime runs {_TARGET!r} bundles: "
-        f"name one of those (--target {_TARGET}), or build one: {instead}"
-    )
+def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_vram: bool) -> int | None:
+    """The number of the GPU that runs ``bundle``, None for the CPU. Raises RequestError, BackendError."""
+    if backend is not None and backend not in BACKENDS:
+        raise RequestError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
+    ordinal = None
+    if device is not None:
+        from runtime.onnx_cuda import ordinal_of
+
+        ordinal = ordinal_of(device)
+    name, root = bundle.name, bundle.root
+    if bundle.manifest.engine is not None:
+        if backend == "onnxruntime" or device == _CPU:
+            raise BackendError(f"{root} holds TensorRT plans, which run on a GPU by TensorRT alone; {_instead(bundle)}")
+        return ordinal or 0
+    if backend == "tensorrt":
+        raise BackendError(
+            f"{root} holds ONNX files, and TensorRT runs plans: name a bundle of plans (--target sm89, ...), or build "
+            f"one: python -m export.build --model {name.model} --precision {name.precision} --target TARGET"
+        )
+    if low_vram:
+        raise RequestError("low_vram is for TensorRT plans; leave it out")
+    if name.target == SOURCE_TARGET and ordinal is None:
+        raise BackendError(f"{root} is for target {name.target!r} (ONNX files for building plans); {_instead(bundle)}")
+    return ordinal
+
+
+def _instead(bundle: Bundle) -> str:
+    instead = f"python -m export.build --model {bundle.name.model} --precision fp32 --target {_CPU}"
+    return f"on the CPU {_CPU!r} bundles run: name one of those (--target {_CPU}), or build one: {instead}"
 
 
 def _is_path(source: str) -> bool:

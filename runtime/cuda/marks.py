@@ -70,7 +70,7 @@ class Marks:
         self._recorded.clear()
 
     def read(self, clock: Stopwatch) -> None:
-        """Add the stages since :meth:`begin` to ``clock``, and begin anew; waits for the stream.
+        """Add the stages since :meth:`begin`, or since they were last read, to ``clock``; waits for the stream.
 
         A point that the device cannot time is left out: the pictures are there all the same.
         """
@@ -82,4 +82,4 @@ class Marks:
             except BackendError:
                 continue
             clock.add(Span(marked.stage, begun + start, begun + end))
-        self.begin()
+        self._open = []

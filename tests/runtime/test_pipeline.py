@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import pytest
 
 import runtime
 from engines.bundle import open_bundle
-from engines.errors import BundleError, BundleNotFoundError
+from engines.errors import BundleError, BundleNotFoundError, TrustError
 from engines.locate import ENVIRONMENT
 from engines.writer import write_bundle
 from foundation.errors import ArcFlowError
@@ -261,12 +262,18 @@ def test_a_folder_that_is_not_what_its_name_says(small: Path, tmp_path: Path, mo
     assert Pipeline.open(tmp_path / "tiny-fp16-cpu", threads=1)
 
 
-def test_a_bundle_for_another_target(tmp_path: Path) -> None:
+def test_plans_are_not_for_the_cpu(tmp_path: Path) -> None:
     folder = small_plans.build(tmp_path / "tiny-fp16-sm89").root
-    with pytest.raises(BackendError, match=r"is for target 'sm89' \(TensorRT plans for a GPU\)") as caught:
+    for choice in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"backend": "onnxruntime", "device": "cuda"}):
+        with pytest.raises(BackendError, match="holds TensorRT plans, which run on a GPU by TensorRT alone") as caught:
+            Pipeline.open(folder, **choice)  # type: ignore[arg-type]
+        assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
+
+
+def test_plans_that_no_machine_vouches_for(tmp_path: Path) -> None:
+    folder = small_plans.build(tmp_path / "tiny-fp16-sm89").root
+    with pytest.raises(TrustError, match="tiny-fp16-sm89: its plans have no seal"):
         Pipeline.open(folder)
-    assert "this runtime runs 'cpu' bundles" in str(caught.value)
-    assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
 
 
 def test_a_bundle_that_plans_are_built_from(tmp_path: Path) -> None:
@@ -275,10 +282,37 @@ def test_a_bundle_that_plans_are_built_from(tmp_path: Path) -> None:
         Pipeline.open(folder)
 
 
+def test_onnx_files_are_no_plans(small: Path) -> None:
+    with pytest.raises(BackendError, match=r"holds ONNX files, and TensorRT runs plans: .*export\.build --model tiny"):
+        Pipeline.open(small, backend="tensorrt")
+    with pytest.raises(RequestError, match="low_vram is for TensorRT plans"):
+        Pipeline.open(small, low_vram=True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"backend": "torch"}, "backend is 'torch'; it must be one of tensorrt, onnxruntime"),
+        ({"device": "gpu"}, "device is 'gpu'; it must be cpu, cuda, or cuda:N"),
+        ({"device": "cpu", "host": "native"}, "are for host='python'"),
+        ({"low_vram": True, "host": "native"}, "are for host='python'"),
+    ],
+)
+def test_choices_that_are_none(small: Path, choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Pipeline.open(small, **choice)
+
+
+def test_what_runs_it_is_said(small: Path) -> None:
+    assert re.fullmatch(
+        r"ONNX Runtime 1\.\d+\.\d+, CPUExecutionProvider", Pipeline.open(small, device="cpu", threads=1).backend
+    )
+
+
 def test_plans_for_several_gpus_are_found_by_one_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_plans.build(tmp_path / "tiny-fp16-rtx", "rtx")
     monkeypatch.setenv("ARCFLOW_ENGINES", str(tmp_path))
-    with pytest.raises(BackendError, match="is for target 'rtx'"):
+    with pytest.raises(TrustError, match="tiny-fp16-rtx"):
         Pipeline.open("tiny", target="sm120")
     with pytest.raises(BundleError, match="but 'sm90' was asked for"):
         Pipeline.open(tmp_path / "tiny-fp16-rtx", target="sm90")

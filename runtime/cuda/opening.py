@@ -1,0 +1,118 @@
+"""From a bundle of plans to a pipeline on a GPU: trust first, then TensorRT, the GPU, and the plans themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engines.bundle import Bundle
+from engines.tensorrt import Toolkit
+from runtime.cuda.checks import check_device, check_trusted
+from runtime.cuda.engine import TensorRTEngine
+from runtime.cuda.interface import Device, DeviceInfo
+from runtime.cuda.pipeline import EMBEDDINGS, CudaPipeline
+from runtime.cuda.plans import SHARED, PlanLibrary, load_plan
+from runtime.cuda.residents import Loader
+from runtime.cuda.runtime_cache import RuntimeCache, cache_path
+from runtime.text import PromptTokenizer
+
+
+def open_cuda(
+    bundle: Bundle,
+    *,
+    ordinal: int = 0,
+    low_vram: bool = False,
+    embeddings: int = EMBEDDINGS,
+    foreign_gpu: bool = False,
+) -> CudaPipeline:
+    """Load an opened bundle of plans on GPU ``ordinal``.
+
+    low_vram: text encoders leave the GPU when they are done, and the backbone while they are there; a prompt that was
+    not seen before then costs their loading. embeddings: encodings of prompts that are kept at least. foreign_gpu: try
+    plans for another compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
+    DeviceMemoryError, BackendError, BundleError.
+    """
+    toolkit = check_trusted(bundle)
+    manifest = bundle.manifest
+    tokenizers = {
+        name: PromptTokenizer(name, bundle.read(spec.file), spec) for name, spec in manifest.tokenizers.items()
+    }
+    from runtime.cuda.device import open_device
+
+    device = open_device(ordinal)
+    try:
+        check_device(bundle, toolkit, device.info, foreign_gpu=foreign_gpu)
+        cache = RuntimeCache(cache_path(bundle.root, toolkit, device.info.capability), toolkit)
+        plans = PlanLoader(bundle, toolkit, device, ordinal, cache, keep=low_vram)
+    except BaseException:
+        device.close()
+        raise
+    return CudaPipeline(
+        manifest,
+        device,
+        plans.loaders(),
+        tokenizers,
+        backend=describe(toolkit, device.info),
+        low_vram=low_vram,
+        embeddings=embeddings,
+        after=lambda: _save(cache),
+        closing=cache.close,
+    )
+
+
+def describe(toolkit: Toolkit, info: DeviceInfo) -> str:
+    """What runs the networks: "tensorrt-rtx 1.7.1.116, NVIDIA GeForce RTX 4090 (sm89)"."""
+    return f"{toolkit.flavour} {toolkit.version}, {info.name} ({info.capability})"
+
+
+class PlanLoader:
+    """Loads the plans of a bundle for one session; those that another session has loaded are shared."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        toolkit: Toolkit,
+        device: Device,
+        ordinal: int,
+        cache: RuntimeCache,
+        *,
+        keep: bool,
+        library: PlanLibrary = SHARED,
+    ) -> None:
+        """keep: verified bytes stay mapped, so that a plan which is loaded again is not hashed again."""
+        self._bundle = bundle
+        self._toolkit = toolkit
+        self._device = device
+        self._ordinal = ordinal
+        self._cache = cache
+        self._keep = keep
+        self._library = library
+        self._verified: dict[str, memoryview] = {}
+        self._digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+
+    def loaders(self) -> Mapping[str, Loader]:
+        """What puts each network on the device."""
+        return {name: (lambda name=name: self.load(name)) for name in self._bundle.manifest.networks}  # type: ignore[misc]
+
+    def load(self, name: str) -> TensorRTEngine:
+        """One network. Raises BundleError, BackendError, DeviceMemoryError."""
+        spec = self._bundle.manifest.networks[name]
+        key = (self._digests[spec.file], self._toolkit.flavour, self._ordinal)
+        info = self._device.info
+        plan = self._library.acquire(
+            key,
+            lambda: load_plan(name, self._verify(spec.file), spec, self._toolkit, f"{info.name} ({info.capability})"),
+        )
+        return TensorRTEngine(self._device, plan, self._cache, lambda: self._library.release(key))
+
+    def _verify(self, path: str) -> memoryview:
+        """The plan's bytes, mapped and hashed just now, or before where they are kept."""
+        if path in self._verified:
+            return self._verified[path]
+        view = self._bundle.map(path)
+        if self._keep:
+            self._verified[path] = view
+        return view
+
+
+def _save(cache: RuntimeCache) -> None:
+    cache.save()
