@@ -211,6 +211,7 @@ class CudaDevice:
         if self._module is not None:
             tell("cuModuleUnload", self._module)
         tell("cuStreamDestroy", self._stream)
+        tell("cuCtxSetCurrent", None)  # It may be gone with our share of it; whoever else has one finds it again.
         tell("cuDevicePrimaryCtxRelease", self._device)
 
     def _load_kernels(self) -> None:

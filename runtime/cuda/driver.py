@@ -90,7 +90,7 @@ def load_driver() -> Driver:
         if int(status) == 0 and version < MINIMUM_DRIVER[0] * 1000 + MINIMUM_DRIVER[1] * 10:
             raise DeviceError(
                 f"the NVIDIA driver knows CUDA {release(version)}, and CUDA {MINIMUM_DRIVER[0]}.{MINIMUM_DRIVER[1]} or "
-                f"newer is needed: update the driver, {ELSE}"
+                f"newer is needed: update it, {ELSE}"
             )
         (status,) = api.cuInit(0)
     except (RuntimeError, OSError) as error:  # The bindings look for the library at the first call.
