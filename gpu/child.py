@@ -1,18 +1,20 @@
-"""``python -m gpu.child LETTER OPTIONS``: runs one part in this process. Started by gpu/run.py."""
+"""``python -m gpu.child JSON``: runs one part in this process. Started by gpu/run.py."""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from gpu.catalogue import PARTS, Options, missing
+from gpu.catalogue import Options, Part, missing
 from gpu.records import Printer, guarded
 
 
-def main(letter: str, options: Options) -> int:
+def main(part: Part, options: Options) -> int:
     """Run the part; 0 where nothing failed."""
-    part, printer = PARTS[letter], Printer(letter)
+    printer = Printer(part.letter)
     lacking = missing(part)
     if lacking:
         printer.line("skipped", what=part.title, show=f"needs {', '.join(lacking)}, not installed here")
@@ -20,24 +22,20 @@ def main(letter: str, options: Options) -> int:
     return 0 if guarded(printer, part.title, lambda: import_module(part.module).run(printer, options)) else 1
 
 
-def encode(options: Options) -> list[str]:
-    """The options as arguments."""
-    bundle = "" if options.bundle is None else str(options.bundle)
-    modes = "" if options.modes is None else ",".join(options.modes)
-    return [str(int(options.smoke)), modes, str(options.train_seconds), bundle, str(options.out)]
+def encode(part: Part, options: Options) -> str:
+    """Both as one argument."""
+    return json.dumps({"part": asdict(part), "options": asdict(options)}, default=str)
 
 
-def decode(arguments: list[str]) -> Options:
+def decode(text: str) -> tuple[Part, Options]:
     """The reverse of :func:`encode`."""
-    smoke, modes, train, bundle, out = arguments
-    return Options(
-        smoke == "1",
-        tuple(modes.split(",")) if modes else None,
-        int(train),
-        Path(bundle) if bundle else None,
-        Path(out),
-    )
+    read = json.loads(text)
+    part, given = read["part"], read["options"]
+    part["needs"] = tuple(part["needs"])
+    given["modes"] = None if given["modes"] is None else tuple(given["modes"])
+    given["bundle"] = None if given["bundle"] is None else Path(given["bundle"])
+    return Part(**part), Options(**(given | {"out": Path(given["out"])}))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], decode(sys.argv[2:])))
+    sys.exit(main(*decode(sys.argv[1])))

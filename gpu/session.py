@@ -36,7 +36,7 @@ class Session:
         self.parts[part.letter] = entry
         print(f"--- ({part.letter}) {part.title}", flush=True)
         start = time.monotonic()
-        command = [sys.executable, "-m", "gpu.child", part.letter, *encode(self._options)]
+        command = [sys.executable, "-m", "gpu.child", encode(part, self._options)]
         paths = [str(self._root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(

@@ -99,13 +99,14 @@ def measure(emit: Emit, device: Device, size: Size, rounds: int) -> Timing:
 def against_torch(emit: Emit, size: Size, ours: Timing, rounds: int) -> None:
     """The training code's closed form on the same kind of field: eager and compiled, launched and in a CUDA graph."""
     import torch
+    import torch._dynamo as dynamo
 
     where = _where()
     sets = 4 if size.moved < 200_000_000 else 2
     fields = [random_field(size, seed=seed, where=where) for seed in range(sets)]
     levels = [torch.tensor(level, device=where) for level in LEVELS[1]]
     found: dict[str, Any] = {}
-    torch._dynamo.reset()
+    dynamo.reset()
     with torch.no_grad():
         for how, function in (("eager", closed_form), ("compiled", torch.compile(closed_form, dynamic=False))):
             calls = [_bind(function, field, levels) for field in fields] * max(1, 16 // sets)

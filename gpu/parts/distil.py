@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu.catalogue import Options
-from gpu.records import Emit, Printer, SkipPartError, guarded
+from gpu.device import need_gpu
+from gpu.records import Emit, Printer, guarded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +44,11 @@ class Throughput:
 
 def run(printer: Printer, options: Options) -> None:
     """Throughput at some batch sizes; then training, where seconds were given for it."""
-    import torch
 
     from arcflow.recipe import load_recipe
     from arcflow.tiny.teacher_folder import open_teacher
 
-    if not torch.cuda.is_available():
-        raise SkipPartError("torch finds no GPU here")
+    need_gpu()
     recipe = load_recipe("tiny")
     iterations = 5 if options.smoke else 60
     for batch in BATCHES[:1] if options.smoke else BATCHES:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from foundation.quantiles import percentile
 from gpu.catalogue import Options
+from gpu.device import need_gpu
 from gpu.records import Emit, Printer, SkipPartError, guarded
 
 if TYPE_CHECKING:
@@ -59,12 +60,10 @@ USUAL = ("eager", "diffusers", "blocks", "cudnn", "fp8", "whole")
 
 def run(printer: Printer, options: Options) -> None:
     """Build once, then measure the modes one after the other."""
-    import torch
 
     from gpu.backbone import BackboneSize
 
-    if not torch.cuda.is_available():
-        raise SkipPartError("torch finds no GPU here")
+    need_gpu()
     modes = options.modes or USUAL
     if unknown := [name for name in modes if name not in MODES]:
         raise SkipPartError(f"unknown modes {', '.join(unknown)}; allowed: {', '.join(MODES)}")
@@ -105,6 +104,7 @@ class Baseline:
     def measure(self, emit: Emit, name: str, rounds: int) -> None:
         """Time one mode: every evaluation and solver step between events."""
         import torch
+        import torch._dynamo as dynamo
 
         mode = MODES[name]
         model = self._diffusers() if name == "diffusers" else self.model
@@ -142,7 +142,7 @@ class Baseline:
             first_s=first,
             rounds=rounds,
             fp8_linears=fp8,
-            compiled_graphs=int(torch._dynamo.utils.counters["stats"]["unique_graphs"]),
+            compiled_graphs=int(dynamo.utils.counters["stats"]["unique_graphs"]),
             difference_from_first_mode=drift,
             finite=finite,
             mode=mode.__dict__,
@@ -230,9 +230,10 @@ def count_operations(size: BackboneSize, side: int, text_tokens: int) -> int:
 def compiled(model: nn.Module, mode: Mode) -> Iterator[Callable[..., Any]]:
     """The network as the mode calls it; its blocks are as they were afterwards."""
     import torch
+    import torch._dynamo as dynamo
 
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+    dynamo.reset()
+    dynamo.utils.counters.clear()
     options: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if mode.autotune else {}
     if mode.compiled == "whole":
         yield torch.compile(model, **options)

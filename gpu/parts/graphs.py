@@ -12,6 +12,7 @@ import numpy as np
 
 from foundation.quantiles import percentile
 from gpu.catalogue import Options
+from gpu.device import open_gpu
 from gpu.fields import Placed, Size, reserve
 from gpu.records import Emit, Printer, guarded
 from gpu.solver_checks import LEVELS, put
@@ -32,9 +33,7 @@ _TOLERANCE = 2e-6
 
 def run(printer: Printer, options: Options) -> None:
     """Measure at the sizes of FLUX and of the largest Qwen-Image picture."""
-    from runtime.cuda.device import open_device
-
-    device = open_device(0)
+    device = open_gpu()
     stub = load_stub(device)
     rounds = 5 if options.smoke else 100
     for tokens in TOKENS[:1] if options.smoke else TOKENS:

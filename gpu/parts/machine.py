@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gpu.catalogue import Options
+from gpu.device import need_gpu, open_gpu
 from gpu.records import Printer, SkipPartError, guarded
 from gpu.timing import in_torch
 
@@ -70,9 +71,7 @@ def _smi(printer: Printer) -> None:
 
 def _device(printer: Printer) -> None:
     """The device as the runtime opens it: its kernels are compiled on the way."""
-    from runtime.cuda.device import open_device
-
-    device = open_device(0)
+    device = open_gpu()
     info = device.info
     fields = {name: getattr(info, name) for name in info.__dataclass_fields__}
     device.close()
@@ -133,6 +132,5 @@ def _fp8_product(side: int) -> Callable[[], Any]:
 def _cuda() -> Any:
     import torch
 
-    if not torch.cuda.is_available():
-        raise SkipPartError("torch finds no GPU here")
+    need_gpu()
     return torch

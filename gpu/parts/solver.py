@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpu.catalogue import Options
-from gpu.records import Printer, SkipPartError, guarded
+from gpu.device import open_gpu
+from gpu.records import Printer, guarded
 from gpu.solver_checks import check_golden, check_neighbours, check_odd, check_sizes
 from gpu.solver_speed import measure_sizes
 
@@ -21,13 +22,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def run(printer: Printer, options: Options) -> None:
     """Correctness first; speed is measured even where it failed, and says so."""
-    import torch
-
-    from runtime.cuda.device import open_device
-
-    if not torch.cuda.is_available():
-        raise SkipPartError("torch finds no GPU here")
-    device = open_device(0)
+    device = open_gpu()
     check(printer, options, device, "cuda")
     guarded(printer, "solver: speed", lambda: measure_sizes(printer, options, device, TOKENS, BATCHES, DTYPES))
     device.close()

@@ -1,0 +1,79 @@
+"""A pipeline on the GPU beside the CPU's: the same pictures, and how long they take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from foundation.quantiles import percentile
+from gpu.records import Emit
+
+if TYPE_CHECKING:
+    from runtime.pipeline import Pipeline
+    from runtime.result import Generation
+
+PROMPTS = ("a dark ankle boot", "a photo of a light dress")
+SEED = 7
+
+
+def compare(emit: Emit, what: str, pipeline: Pipeline, reference: Pipeline, limit: float) -> None:
+    """Two prompts, two pictures each, and other sizes: relative error of the latents, greatest difference of a byte.
+
+    limit: what the error may be at most. The pictures differ by rounding where the latents do.
+    """
+    worst, bytes_off, cases = 0.0, 0, []
+    for options in ({"seed": SEED, "num_images": 2}, {"seed": SEED + 1, "nfe": 4}, {"seed": SEED, "nfe": 1}):
+        ours, theirs = (each.generate(PROMPTS, **options) for each in (pipeline, reference))  # type: ignore[arg-type]
+        error = float(np.linalg.norm(ours.latents - theirs.latents) / np.linalg.norm(theirs.latents))
+        again = pipeline.generate(PROMPTS, **options)  # type: ignore[arg-type]
+        cases.append({"options": str(options), "error": error, "same again": _equal(ours, again)})
+        worst = max(worst, error if np.isfinite(error) else np.inf)
+        for a, b in zip(ours.images, theirs.images, strict=True):
+            bytes_off = max(bytes_off, int(np.abs(a.astype(np.int16) - b.astype(np.int16)).max()))
+    steady = all(case["same again"] for case in cases)
+    emit(
+        f"{what}: against the CPU",
+        f"latents differ by {worst:.1e}, pictures by {bytes_off} of 255 at most, "
+        + ("the same when repeated" if steady else "NOT the same when repeated"),
+        worst < limit and steady,
+        check=True,
+        error=worst,
+        limit=limit,
+        greatest_byte=bytes_off,
+        cases=cases,
+        backend=pipeline.backend,
+    )
+
+
+def measure(emit: Emit, what: str, pipeline: Pipeline, rounds: int) -> None:
+    """Time of a picture whose prompt was seen before, by stage, after a warm-up."""
+    walls: list[float] = []
+    stages: dict[str, list[float]] = {}
+    for attempt in range(5 + rounds):
+        start = time.perf_counter()
+        made = pipeline.generate(PROMPTS[0], seed=attempt)
+        if attempt >= 5:
+            walls.append(time.perf_counter() - start)
+            for name, seconds in made.timings.items():
+                stages.setdefault(name, []).append(seconds)
+    held: dict[str, int] = pipeline.memory() if hasattr(pipeline, "memory") else {}
+    medians = {name: statistics.median(values) for name, values in stages.items()}
+    emit(
+        f"{what}: time",
+        f"{statistics.median(walls) * 1e3:.2f} ms a picture (p99 {percentile(walls, 0.99) * 1e3:.2f})",
+        median_ms=statistics.median(walls) * 1e3,
+        p99_ms=percentile(walls, 0.99) * 1e3,
+        stages_ms={name: seconds * 1e3 for name, seconds in medians.items()},
+        memory=held,
+        rounds=rounds,
+        backend=pipeline.backend,
+    )
+
+
+def _equal(one: Generation, other: Generation) -> bool:
+    return bool(np.array_equal(one.latents, other.latents)) and all(
+        np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True)
+    )
