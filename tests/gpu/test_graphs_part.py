@@ -1,0 +1,49 @@
+"""Part (f): the stub compiles for every GPU and makes the field that its result is computed from; order of the work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu.parts.graphs import measure
+from gpu.solver_checks import LEVELS
+from gpu.stub import compile_stub, factor
+from runtime.solver import MomentumField, displacement
+from tests.gpu.recorder import Recorder
+from tests.gpu.stub_on_host import host_stub
+from tests.runtime.cuda.stand_in import StandInDevice
+
+
+@pytest.mark.parametrize("capability", ["sm80", "sm86", "sm89", "sm90", "sm100", "sm120"])
+def test_the_stub_compiles(capability: str) -> None:
+    assert compile_stub(capability).startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_factor_is_the_solver_on_the_stubs_field(levels: tuple[float, float, float]) -> None:
+    modes, x = 16, np.random.default_rng(0).standard_normal((1, 3, 8))
+    means = x[:, :, None] * (1 + np.arange(modes) / modes)[None, None, :, None]
+    gates = np.full((1, 3, modes, 4), -np.log(modes))
+    rates = np.broadcast_to((np.arange(1, modes) / modes)[None, None, :, None], (1, 3, modes - 1, 4))
+    moved = x + displacement(MomentumField(means, gates, rates), *levels)
+    np.testing.assert_allclose(moved, x * factor(modes, *levels), rtol=1e-12)
+
+
+def test_result_gaps_and_how_it_ran() -> None:
+    device, emit = StandInDevice(), Recorder()
+    measure(emit, device, host_stub(device), 64, rounds=3)
+    result, launched, graph = emit.records
+    assert not emit.failed and result["error"] < 1e-6
+    assert launched["how"] == "launched" and graph["how"] == "replayed"
+    for record in (launched, graph):
+        assert record["gap_us"] > 0 and record["host_us"] > 0 and record["rounds"] == 3
+    assert device.memory_used() == 0
+
+
+def test_a_refused_graph_is_not_called_one() -> None:
+    device, emit = StandInDevice(), Recorder()
+    device.refuse = "not today"
+    measure(emit, device, host_stub(device), 64, rounds=3)
+    graph = emit.records[2]
+    assert graph["how"] == "eager" and graph["held"] is False
+    assert any("not today" in reason for reason in graph["refusals"])
