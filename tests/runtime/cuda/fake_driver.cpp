@@ -3,7 +3,10 @@
 // for it; a recorded stream keeps it as a graph. Kernels are those of host_kernels.cpp. No GPU is imitated beyond that.
 //
 // ARCFLOW_FAKE_CUDA sets what is wrong: "version=12080", "init=100", "devices=0", "memory=1048576" (bytes of the GPU),
-// "begin=901", "end=901", "instantiate=2" (statuses of graph calls), "fail=700" (of the next wait), separated by commas.
+// "begin=901", "end=901", "instantiate=2" (statuses of graph calls), "fail=700" (of the next wait), separated by
+// commas.
+#include <dlfcn.h>
+
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -13,8 +16,6 @@
 #include <map>
 #include <string>
 #include <vector>
-
-#include <dlfcn.h>
 
 extern "C" int arcflow_host_launch(const char*, unsigned, unsigned, unsigned, void**);
 
@@ -48,7 +49,8 @@ const std::map<std::string, std::vector<unsigned>> kArguments = {
 
 std::vector<Action> queue;
 Graph* capturing = nullptr;
-bool invalidated = false, context_current = false;
+bool invalidated = false;
+thread_local bool context_current = false;
 std::map<Address, std::size_t> device_memory, host_memory;
 int live_graphs = 0, live_events = 0, live_streams = 0, retained = 0, live_modules = 0;
 int a_stream, a_module, a_context;
@@ -306,8 +308,13 @@ Status cuGetProcAddress_v2(const char* symbol, void** function, int, unsigned lo
 
 // What is alive, for the tests: graphs, events, streams, contexts, modules, blocks on the device, pinned blocks.
 int fake_cuda_alive(int* counts) {
-  const int now[] = {live_graphs,  live_events,  live_streams, retained,
-                     live_modules, static_cast<int>(device_memory.size()), static_cast<int>(host_memory.size())};
+  const int now[] = {live_graphs,
+                     live_events,
+                     live_streams,
+                     retained,
+                     live_modules,
+                     static_cast<int>(device_memory.size()),
+                     static_cast<int>(host_memory.size())};
   std::memcpy(counts, now, sizeof now);
   return static_cast<int>(queue.size());
 }

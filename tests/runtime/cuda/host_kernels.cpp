@@ -49,11 +49,11 @@ extern "C" int arcflow_host_launch(const char* name, unsigned blocks, unsigned t
                                    void** arguments) {
   std::vector<double> shared(shared_bytes / sizeof(double) + 2);  // doubles, for alignment to 16 bytes by malloc
   shared_memory = reinterpret_cast<float*>(shared.data());
-#define ARCFLOW_TRY(kernel, block)        \
-  if (std::strcmp(name, #kernel) == 0) {  \
-    if (threads != (block)) return 2;     \
-    run(kernel, blocks, arguments);       \
-    return 0;                             \
+#define ARCFLOW_TRY(kernel, block)       \
+  if (std::strcmp(name, #kernel) == 0) { \
+    if (threads != (block)) return 2;    \
+    run(kernel, blocks, arguments);      \
+    return 0;                            \
   }
   ARCFLOW_TRY(arcflow_advance_f32, 128)
   ARCFLOW_TRY(arcflow_advance_f16, 128)

@@ -1,7 +1,8 @@
 """What `CudaDevice` does, call by call, each scenario in a process of its own: fork by fork of this one.
 
-``python -m tests.runtime.cuda.scenarios`` reads lines of JSON, {"scenario": name, "environment": {...}}, and answers each
-with {"status": exit status, "said": what it printed}. libcuda is fake_driver.cpp or, for ``on_gpu``, the machine's own.
+``python -m tests.runtime.cuda.scenarios`` reads lines of JSON, {"scenario": name, "environment": {...}}; it answers
+with {"status": exit status, "said": what it printed}. libcuda is fake_driver.cpp or, for ``on_gpu``, the machine's own:
+``python -m tests.runtime.cuda.scenarios on_gpu`` needs numpy and cuda-bindings alone.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def graphs() -> None:
 
     def work() -> None:
         calls.append(1)
-        device.upload(other, given)
+        device.upload(other, given[:2])
+        device.upload(other + 8, given[2:])
         device.normal(5, COUNT, target)
 
     done = []
@@ -412,8 +414,10 @@ def run_apart(scenario: str, environment: dict[str, str]) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Answer until there are no more lines."""
-    for line in sys.stdin:
+    """Do the scenarios of the command line here, or answer until there are no more lines."""
+    for scenario in sys.argv[1:]:
+        globals()[scenario]()
+    for line in () if sys.argv[1:] else sys.stdin:
         status, said = run_apart(**json.loads(line))
         print(json.dumps({"status": status, "said": said}), flush=True)
 

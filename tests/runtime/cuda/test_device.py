@@ -1,4 +1,4 @@
-"""`CudaDevice` over the real bindings of CUDA and a driver that the tests play (fake_driver.cpp); and on a GPU.
+"""`CudaDevice` over the real bindings of CUDA and a driver that the tests play (fake_driver.cpp).
 
 The played driver holds our calls to their signatures, order and arguments. It says nothing of what a GPU does.
 """
@@ -169,11 +169,3 @@ def test_code_that_the_driver_does_not_take(played: Run, tmp_path: Path) -> None
     said = played("opening", **{kernels.ENVIRONMENT: str(tmp_path)})
     assert said.startswith("loading the kernels: the driver does not take the kernels, ")
     assert said.endswith("update the NVIDIA driver")
-
-
-@pytest.mark.gpu
-def test_on_a_gpu() -> None:
-    if not ctypes.util.find_library("cuda"):
-        pytest.skip("no NVIDIA driver")
-    with _scenarios() as run:
-        print(run("on_gpu"))
