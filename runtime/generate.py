@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(
     arguments: Namespace, generation: Generation, files: list[Path], seconds: dict[str, float], backend: str
 ) -> None:
+    # What runs it is news only where there was a choice.
+    chosen = bool(arguments.device or arguments.backend or generation.settings.target != "cpu")
     for warning in generation.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if arguments.json:
@@ -108,7 +110,7 @@ def _report(
             "images": [generation.settings.of_image(index) for index in range(count)],
             "files": [str(path) for path in files],
             "scale": arguments.scale,
-            "backend": backend,
+            **({"backend": backend} if chosen else {}),
             "timings": {stage: round(value, 6) for stage, value in seconds.items()},
             "warnings": list(generation.warnings),
         }
@@ -121,7 +123,7 @@ def _report(
         f"{len(generation.images)} x {settings.width}x{settings.height} px, {settings.nfe} evaluations, "
         f"seed {settings.seeds[0]}, {seconds['total']:.2f} s from start to file\n"
     )
-    if arguments.device or arguments.backend or settings.target != "cpu":
+    if chosen:
         sys.stdout.write(f"ran on {backend}\n")
 
 

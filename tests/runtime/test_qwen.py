@@ -23,6 +23,7 @@ from runtime.text import PromptTokenizer
 from tests.export.pipelines import Sources
 from tests.export.qwen_export import Exported
 from tests.runtime import qwen_bundle
+from tests.runtime.cuda.onnx_engine import Session
 from tests.runtime.small_bundle import flip
 
 PROMPTS = ["a dark bag on the table", "red", "一只黑色的包 and a sign that says hello 你好, one light boot"]
@@ -43,6 +44,12 @@ def made(exported_qwen: Exported, tmp_path_factory: pytest.TempPathFactory) -> M
     root = tmp_path_factory.mktemp("qwen")
     bundle = qwen_bundle.build(root / "small-qwen-fp32-cpu", exported_qwen, tmp_path_factory.mktemp("work"))
     return Made(exported_qwen.sources, bundle, Pipeline.open(bundle.root, threads=1))
+
+
+@pytest.fixture(scope="module")
+def session(made: Made) -> Session:
+    """The bundle on a device of main memory, with networks in ONNX Runtime: the order of work on a GPU."""
+    return Session(made.bundle)
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +274,35 @@ def test_weights_beside_the_model_are_checked_too(made: Made, tmp_path: Path) ->
     (folder / "text.weights").write_bytes(flip(data, len(data) // 2))
     with pytest.raises(BundleError, match=r"'text\.weights' was altered"):
         Pipeline.open(folder, threads=1)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS[1:2], PROMPTS, [PROMPTS[2], PROMPTS[1], PROMPTS[1]]])
+def test_on_a_gpu_it_gives_the_same(made: Made, session: Session, prompts: list[str]) -> None:
+    for _ in range(3):  # Done, recorded, replayed.
+        ours = session.pipeline.generate(prompts, seed=SEED, width=32)
+        cpu = made.pipeline.generate(prompts, seed=SEED, width=32)
+        np.testing.assert_allclose(ours.latents, cpu.latents, atol=2e-5)
+        for one, two in zip(ours.images, cpu.images, strict=True):
+            assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
+
+
+def test_on_a_gpu_texts_of_like_length_share_contexts(session: Session) -> None:
+    session.pipeline.generate("a boot", seed=1)
+    before = session.engines["backbone"].bound
+    for number in range(4):
+        session.pipeline.generate("a boot" + " red" * number, seed=1)
+    assert session.engines["backbone"].bound == before
+
+
+def test_on_a_gpu_a_long_prompt_is_cut_with_the_same_warning(made: Made, session: Session) -> None:
+    ours, cpu = (pipeline.generate("a dark bag " * 40) for pipeline in (session.pipeline, made.pipeline))
+    assert ours.warnings == cpu.warnings != ()
+    np.testing.assert_allclose(ours.latents, cpu.latents, atol=2e-5)
+
+
+def test_on_a_gpu_with_little_memory(made: Made) -> None:
+    session = Session(made.bundle, low_vram=True)
+    for _ in range(2):
+        ours = session.pipeline.generate(PROMPTS, seed=9)
+        np.testing.assert_allclose(ours.latents, made.pipeline.generate(PROMPTS, seed=9).latents, atol=2e-5)
+    assert session.loads == ["text", "backbone", "vae_decoder"]
