@@ -19,6 +19,8 @@ BASELINES: Mapping[str, Sequence[tuple[str, str]]] = {
 }
 """By name: what is measured, and in which mode."""
 
+_WARM_UP = 3
+
 
 def check(arguments: Namespace, manifest: Manifest) -> None:
     """Raises RequestError where the baselines' models are not there; asked before anything is measured."""
@@ -51,6 +53,7 @@ def run_baseline(
     command += ["--width", subject["width"], "--height", subject["height"], "--device", device, "--dtype", dtype]
     command += ["--text-tokens", manifest.limits.text_tokens.max, "--guidance", manifest.schedule.guidance]
     command += ["--runs", arguments.baseline_runs, "--prompt", arguments.prompt]
+    command += ["--warm-up", min(arguments.baseline_runs, _WARM_UP)]
     if what == "student":
         command += ["--adapter", adapter, "--nfe", subject["nfe"]]
     if arguments.threads:

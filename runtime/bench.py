@@ -32,8 +32,9 @@ _EXAMPLES = """examples:
   python -m runtime.bench --model flux --target sm90 --roofline --baseline torch --base FLUX.1-dev --adapter arcflow
   python -m runtime.bench --backend onnxruntime --device cuda
 
-Prints a table, then one line of JSON; the picture shows the median run. On a GPU stages are timed by the GPU itself,
-and its memory is what all of this process takes of it. Baselines run on the same device in processes of their own and
+Prints a table, then one line of JSON; the picture shows the median run. On a GPU stages are timed by the GPU itself
+(under ONNX Runtime by the host, which waits), and its memory is what all of this process takes of it, CUDA's own
+included; that of the baselines is what torch allocated. Baselines run on the same device in processes of their own and
 need the extra 'train'. --roofline counts ONNX files and needs the extra 'export'; plans are counted by the ONNX bundle
 that they were built from.
 """
@@ -82,7 +83,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     add("--precision", help="which bundle of the model: fp32, ...")
     add("--target", help="which bundle of the model: cpu, sm90, ...")
     add("--device", help="cpu, cuda or cuda:N, ours and the baselines' (default: what the bundle is for)")
-    add("--backend", help="what runs the networks: tensorrt or onnxruntime (default: what the bundle is for)")
+    add("--backend", choices=("tensorrt", "onnxruntime"), help="what runs the networks (default: what they are)")
     add("--low-vram", action="store_true", help="unload the text encoders when they are done")
     add("--prompt", default="a dark ankle boot")
     add("--prompts", choices=("new", "same"), default="new",
