@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ def test_a_gpu_newer_than_the_compiler_gets_ptx(monkeypatch: pytest.MonkeyPatch)
 def test_a_gpu_that_is_too_old() -> None:
     with pytest.raises(DeviceError, match=r"compute capability 6\.1 is too old for NVRTC, which begins at \d"):
         nvrtc.compile_image("k.cu", b"", {}, 61)
+
+
+def test_no_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(DeviceError, match=r"compiled with NVRTC, and it is not there.*pip install 'arcflow\[cuda\]'"):
+        nvrtc.compiler()
+
+
+def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cuda.bindings import nvrtc as bindings
+
+    def missing() -> None:
+        raise RuntimeError("libnvrtc.so.13 was not found")
+
+    monkeypatch.setattr(bindings, "nvrtcVersion", missing)
+    with pytest.raises(DeviceError, match=r"libnvrtc\.so\.13 was not found.*pip install 'arcflow\[cuda\]'"):
+        nvrtc.compiler()
 
 
 def test_source_that_does_not_compile() -> None:
