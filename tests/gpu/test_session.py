@@ -1,0 +1,119 @@
+"""The parts as processes: what they said is kept however they end, in the file and in the table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from gpu.catalogue import PARTS, Options, Part, missing
+from gpu.child import decode, encode
+from gpu.records import parse, plain
+from gpu.session import Session
+from gpu.table import table
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = Part("x", "tests.gpu.sample_part", "a sample")
+
+
+def _run(mode: str, tmp_path: Path, part: Part = SAMPLE, limit: int = 60) -> dict[str, object]:
+    out = tmp_path / "figures.json"
+    session = Session(ROOT, Options(modes=(mode,)), limit, out)
+    session.do(part)
+    written = json.loads(out.read_text())["parts"]["x"]
+    assert written == json.loads(json.dumps(session.parts["x"]))
+    return session.parts["x"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "state", "kinds"),
+    [
+        ("well", "done", ["measured"]),
+        ("skip", "skipped", ["skipped"]),
+        ("piece", "failed", ["measured", "failed", "measured"]),
+        ("wrong", "failed", ["measured", "measured"]),
+        ("aim", "done", ["measured", "measured"]),
+        ("raise", "failed", ["measured", "failed"]),
+        ("die", "failed", ["measured", "failed"]),
+    ],
+)
+def test_what_was_said_is_kept(mode: str, state: str, kinds: list[str], tmp_path: Path) -> None:
+    entry = _run(mode, tmp_path)
+    records: list[dict[str, object]] = entry["records"]  # type: ignore[assignment]
+    assert entry["state"] == state
+    assert [record["kind"] for record in records] == kinds
+    if mode == "die":
+        assert "SIGABRT" in str(records[-1]["show"])
+    if mode == "raise":
+        assert records[-1]["show"] == "ValueError: broken in two lines"
+        assert "Traceback" in str(records[-1]["trace"])
+
+
+def test_a_part_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
+    start = time.monotonic()
+    entry = _run("hang", tmp_path, limit=2)
+    assert time.monotonic() - start < 20
+    records: list[dict[str, object]] = entry["records"]  # type: ignore[assignment]
+    assert entry["state"] == "failed" and "stopped after 2 s" in str(records[-1]["show"])
+    status = Path(f"/proc/{records[1]['show']}/stat")
+    assert not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+
+
+def test_a_part_without_its_packages_is_skipped_with_their_names(tmp_path: Path) -> None:
+    part = Part("x", "tests.gpu.sample_part", "a sample", ("json", "no_such_package"))
+    assert missing(part) == ["no_such_package"]
+    entry = _run("well", tmp_path, part)
+    records: list[dict[str, object]] = entry["records"]  # type: ignore[assignment]
+    assert entry["state"] == "skipped" and "no_such_package" in str(records[0]["show"])
+
+
+def test_part_and_options_travel_whole() -> None:
+    options = Options(True, ("eager", "blocks"), 30, Path("/a/b"), Path("out"))
+    assert decode(encode(PARTS["c"], options)) == (PARTS["c"], options)
+    assert decode(encode(PARTS["a"], Options())) == (PARTS["a"], Options())
+
+
+def test_records_are_json_and_other_lines_are_not_records() -> None:
+    assert plain({"a": float("inf"), "b": (1, True, None), "c": Path("x")}) == {
+        "a": "inf",
+        "b": [1, True, None],
+        "c": "x",
+    }
+    assert parse('{"loss": 1}\n') is None and parse("text\n") is None and parse("{broken\n") is None
+
+
+def test_the_table_names_what_failed(tmp_path: Path) -> None:
+    text = table({"x": _run("piece", tmp_path)})  # type: ignore[dict-item]
+    assert "yes" in text and "ZeroDivisionError" in text and "(failed in" in text
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Not from the repository: the entry finds it by itself.
+    return subprocess.run(
+        [sys.executable, str(ROOT / "gpu" / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tempfile.gettempdir(),
+    )
+
+
+def test_the_entry_lists_the_parts_and_refuses_others() -> None:
+    listed = _command("--list")
+    assert listed.returncode == 0
+    assert [line[1] for line in listed.stdout.splitlines()] == list("abcdefg") == list(PARTS)
+    wrong = _command("--part", "a,q")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "allowed: a, b" in wrong.stderr
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU: the parts would run")
+def test_without_a_gpu_parts_are_skipped_and_say_why(tmp_path: Path) -> None:
+    done = _command("--part", "f", "--smoke", "--out", str(tmp_path / "figures.json"))
+    parts = json.loads((tmp_path / "figures.json").read_text())["parts"]
+    assert done.returncode == 0, done.stderr
+    assert parts["f"]["state"] == "skipped" and "no GPU" in parts["f"]["records"][0]["show"]
