@@ -7,14 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
 from engines.bundle import open_bundle
-from runtime import onnx_cuda
+from foundation.cli import run
+from runtime import generate, onnx_cuda
 from runtime.backend import OnnxRuntimeNetwork, describe, open_onnxruntime
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
+from runtime.pipeline import Pipeline
 
 CPU, CUDA = onnx_cuda.CPU, onnx_cuda.CUDA
 HAS_CUDA = CUDA in onnxruntime.get_available_providers()
@@ -100,6 +103,39 @@ def test_what_a_session_is_asked_for(small: Path, monkeypatch: pytest.MonkeyPatc
     assert options.use_deterministic_compute
     assert options.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
     assert describe([network]).endswith(f"{CUDA}: 2 nodes on the GPU, 1 on the CPU (Shape)")
+
+
+def test_the_whole_pipeline_says_where_it_ran(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network is opened on the GPU that was named; sessions of the CPU stand for it here."""
+    real, devices = onnxruntime.InferenceSession, []
+
+    def start(model: bytes, options: Any, providers: Any, **rest: Any) -> Any:
+        devices.append(providers[0][1]["device_id"])
+        session = real(model, options, providers=[CPU])
+        session.get_providers = lambda: [CUDA, CPU]
+        session.get_provider_graph_assignment_info = Session(cuda=["MatMul"]).get_provider_graph_assignment_info
+        return session
+
+    expected = Pipeline.open(small, threads=1).generate("a bag", seed=3)
+    monkeypatch.setattr(onnx_cuda, "check_provider", lambda ordinal: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    pipeline = Pipeline.open(small, threads=1, backend="onnxruntime", device="cuda:2")
+    assert devices == ["2"] * 4
+    assert pipeline.backend == f"ONNX Runtime {onnxruntime.__version__}, {CUDA}: 4 nodes on the GPU"
+    np.testing.assert_array_equal(pipeline.generate("a bag", seed=3).latents, expected.latents)
+
+
+def test_the_command_ends_with_one_line(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    target = tmp_path / "bag.png"
+    arguments = ["a bag", "--model", str(small), "--backend", "onnxruntime", "--device", "cuda", "--out", str(target)]
+    assert run(generate.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert onnx_cuda.INSTALL in error
+    assert len(error.splitlines()) == 1
+    assert not target.exists()
 
 
 def test_nodes_are_really_counted(small: Path) -> None:
