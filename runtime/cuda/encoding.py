@@ -45,12 +45,11 @@ class Encoder:
         """Have the encodings of those rows of ``prompts`` among the embeddings. Raises BackendError."""
         row_of = {prompts.digests[row]: row for row in rows}
         missing = [row_of[digest] for digest in self.embeddings.missing(row_of)]
-        most = self.manifest.limits.batch.max
         for part in self.feeding.parts if missing else ():
             group = self.residents.need(part.encoder)
-            for first in range(0, len(missing), most):
+            for row in missing:
                 with self.marks.stage("text"):
-                    self._encode(group, part, prompts, missing[first : first + most])
+                    self._encode(group, part, prompts, row)
 
     def feed(self, group: Group, prompts: Prompts, rows: Sequence[int]) -> tuple[list[int], int]:
         """Put the encodings of a batch into the backbone's inputs; text tokens of each picture, and those it is fed."""
@@ -74,52 +73,55 @@ class Encoder:
             size = min(ZERO_TOKENS, tokens - first) * token_bytes
             self.device.copy(address + first * token_bytes, group.address(ZEROS), size)
 
-    def _encode(self, group: Group, part: Part, prompts: Prompts, rows: Sequence[int]) -> None:
-        """One evaluation of one encoder, and its output taken over."""
+    def _encode(self, group: Group, part: Part, prompts: Prompts, row: int) -> None:
+        """One evaluation of one encoder, and its output taken over.
+
+        Each prompt goes alone: what is kept of it must not depend, to the last bit, on the company that it came in.
+        """
         spec, name = self.manifest.networks[part.encoder], part.encoder
-        inputs = self._inputs(name, prompts.ids[name], rows)
+        inputs = self._inputs(name, prompts.ids[name], row)
         shapes = {port.name: inputs[port.name].shape for port in spec.inputs}
-        width = int(inputs["input_ids"].shape[1])
+        batch, width = inputs["input_ids"].shape
         output = spec.outputs[0]
-        shape = shape_of(output, {"batch": len(rows), "text_tokens": width})
+        shape = shape_of(output, {"batch": batch, "text_tokens": width})
         evaluation = group.evaluation(name, shapes, {output.name: shape})
         for port, values in inputs.items():
             self.device.upload(group.address(port_buffer(name, port)), values)
         if self.replays:
-            self.marks.replay((name, len(rows), width), evaluation.enqueue)
+            self.marks.replay((name, width), evaluation.enqueue)
         else:
             evaluation.enqueue()
         drop = self.manifest.tokenizers[name].drop if part.sequence else 0
-        start, token_bytes = group.address(port_buffer(name, output.name)), part.size.token_bytes
-        output_tokens = shape[1] if part.sequence else 1
-        for place, row in enumerate(rows):
-            tokens = self._kept(prompts.ids[name], row, drop, output_tokens) if part.sequence else 1
-            address = start + (place * output_tokens + drop) * token_bytes
-            self.embeddings.put(prompts.digests[row], part.port, address, tokens)
+        address = group.address(port_buffer(name, output.name)) + drop * part.size.token_bytes
+        tokens = self._kept(prompts.ids[name], row, drop, shape[1]) if part.sequence else 1
+        self.embeddings.put(prompts.digests[row], part.port, address, tokens)
 
     def _kept(self, ids: TokenIds, row: int, drop: int, output_tokens: int) -> int:
         """Tokens of a row's encoding: all of them, or where padding can be told from text, those that are text."""
         return max(int(ids.mask[row].sum()) - drop, 0) if self.feeding.masked else output_tokens - drop
 
-    def _inputs(self, name: str, ids: TokenIds, rows: Sequence[int]) -> dict[str, NDArray[np.int64]]:
-        """The encoder's inputs for those rows; text of free length is cut to the longest and padded to a step."""
-        values, mask = ids.ids[list(rows)], ids.mask[list(rows)]
-        tokenizer, span = self.manifest.tokenizers[name], self.extents[name].get("text_tokens")
+    def _inputs(self, name: str, ids: TokenIds, row: int) -> dict[str, NDArray[np.int64]]:
+        """The encoder's inputs for a prompt; text of free length is cut to its own and padded to a step.
+
+        A plan that takes no single prompt is fed the same one several times.
+        """
+        values, mask = ids.ids[row], ids.mask[row]
+        tokenizer, extents = self.manifest.tokenizers[name], self.extents[name]
         if tokenizer.pad == "longest":
-            least = tokenizer.drop + self.manifest.limits.text_tokens.min
-            longest = max(int(mask.sum(axis=1).max()), least)
+            longest = max(int(mask.sum()), tokenizer.drop + self.manifest.limits.text_tokens.min)
             width = tokenizer.drop + -(-(longest - tokenizer.drop) // TEXT_STEP) * TEXT_STEP
-            if span is not None:
-                width = min(max(width, span.least), span.most)
-            values, mask = (_to_width(array, width) for array in (values, mask))
+            if "text_tokens" in extents:
+                width = min(max(width, extents["text_tokens"].least), extents["text_tokens"].most)
+            values, mask = _to_width(values, width), _to_width(mask, width)
         inputs = {"input_ids": values, "attention_mask": mask}
+        times = extents["batch"].least if "batch" in extents else 1
         return {
-            port.name: np.ascontiguousarray(inputs[port.name].astype(port.dtype, copy=False))
+            port.name: np.tile(inputs[port.name].astype(port.dtype, copy=False), (times, 1))
             for port in self.manifest.networks[name].inputs
         }
 
 
 def _to_width(values: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Rows cut, or padded with zeros, to ``width``. A token sees those before it only, so any padding will do."""
-    cut = values[:, :width]
-    return np.pad(cut, ((0, 0), (0, width - cut.shape[1])))
+    """A row cut, or padded with zeros, to ``width``. A token sees those before it only, so any padding will do."""
+    cut = values[:width]
+    return np.pad(cut, (0, width - len(cut)))

@@ -46,16 +46,21 @@ def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
     return {name: {**shared, "text_tokens": _text_span(manifest, name)} for name in manifest.networks}
 
 
-def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Raise RequestError where a request's ``sizes`` (Pipeline.sizes) lie outside: which, and what is allowed."""
+def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], except_for: Sequence[str] = ()) -> None:
+    """Raise RequestError where a request's ``sizes`` (Pipeline.sizes) lie outside: which, and what is allowed.
+
+    except_for: networks that are fed otherwise.
+    """
     for network, spans in extents.items():
+        if network in except_for:
+            continue
         for dimension, span in spans.items():
             value = sizes[network].get(dimension, span.least)
             if not span.least <= value <= span.most:
-                what = dimension.replace("_", " ")
+                what = "pictures at once" if dimension == "batch" else dimension.replace("_", " ")
                 raise RequestError(
                     f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
-                    f"{span.most}: ask for another size, or build plans with that resolution (--resolutions)"
+                    f"{span.most}: ask for something else, or build plans for it (export.build --resolutions, --batch)"
                 )
 
 

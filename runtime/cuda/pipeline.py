@@ -73,7 +73,6 @@ class CudaPipeline(Pipeline):
         self._networks = networks_of(manifest, {})
         self._tokenizers = tokenizers
         self._device = device
-        self._low_vram = low_vram
         self._after = after
         self._lock = threading.Lock()
         self._marks = Marks(device)
@@ -138,7 +137,9 @@ class CudaPipeline(Pipeline):
             ids = {name: tokenizer(unique) for name, tokenizer in self._tokenizers.items()}
         grid = self._networks.grid(request.width, request.height)
         most = self.manifest.limits.batch.max
-        check_extents(self._extents, self._networks.sizes(ids, grid, min(request.total, most)))
+        for batch in {min(request.total, most), request.total % most or most}:  # The last one may be smaller.
+            if batch <= request.total:
+                check_extents(self._extents, self._networks.sizes(ids, grid, batch), self._residents.encoders)
         prompts = Prompts(tuple(prompt_digest(text) for text in unique), ids)
         with self._lock:
             results = self._generate(request, settings, prompts, clock, on_step)

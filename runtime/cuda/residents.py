@@ -122,7 +122,6 @@ class Residents:
         self.peak = 0
         self._device = device
         self._forget = forget
-        self._low_vram = low_vram
         self._groups = [Group(device, manifest, extents, group, loaders) for group in names]
 
     def need(self, name: str) -> Group:

@@ -16,6 +16,8 @@ from engines.bundle import open_bundle
 from engines.errors import BundleError, FlavourError, StaleBundleError, TrustError
 from engines.machine import this_machine
 from engines.schema import ShapeRange
+from export.tensorrt.plans import network_profiles
+from export.tensorrt.profiles import choose_shapes
 from runtime.cuda import checks, device, opening
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.cuda.pipeline import CudaPipeline
@@ -251,12 +253,24 @@ def test_sizes_outside_the_profile_are_refused_before_anything_runs(
     opened.close()
 
 
+def test_plans_of_one_batch_size(gpus: list[StandInDevice], small: Path, tmp_path: Path, pipeline: Pipeline) -> None:
+    manifest = open_bundle(small).manifest
+    profiles = network_profiles(manifest, choose_shapes(manifest.limits, batch="3-4"))
+    opened = _open(plan_bundle.build(tmp_path / "tiny-fp32-sm89", small, own_profiles=profiles).root)
+    made, cpu = (one.generate([PROMPT, "a grey bag", "a coat"]) for one in (opened, pipeline))
+    np.testing.assert_allclose(made.latents, cpu.latents, atol=1e-5)
+    for count in (1, 5):
+        with pytest.raises(RequestError, match=r"makes 1 pictures at once in the backbone network, .* takes 3 to 4"):
+            opened.generate(PROMPT, num_images=count)
+    opened.close()
+
+
 def test_what_tensorrt_refuses_is_named(
     gpus: list[StandInDevice], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = _open(folder)
     monkeypatch.setattr(FakeTensorRT, "most", 1)
-    with pytest.raises(BackendError, match=r"clip network: the shape \[2, 24\] of 'input_ids' is outside .*mismatch"):
+    with pytest.raises(BackendError, match=r"network: the shape \[2, 4, 8, 8\] of 'latents' is outside .*mismatch"):
         opened.generate(["a bag", "a boot"])
     monkeypatch.setattr(FakeTensorRT, "most", 99)
     assert len(opened.generate(["a bag", "a boot"]).images) == 2

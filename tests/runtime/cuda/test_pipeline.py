@@ -80,10 +80,16 @@ def test_a_prompt_is_encoded_once(bundle: Bundle) -> None:
     session = Session(bundle)
     first = session.pipeline.generate([PROMPT, "a grey bag", PROMPT], num_images=2)
     again = session.pipeline.generate([PROMPT, "a grey bag", PROMPT], num_images=2)
-    assert session.engines["clip"].batches == session.engines["t5"].batches == [2]
+    assert session.engines["clip"].batches == session.engines["t5"].batches == [1, 1]
     assert first.latents.tobytes() == again.latents.tobytes()
     session.pipeline.generate(["a light boot", PROMPT])
-    assert session.engines["clip"].batches == [2, 1]
+    assert session.engines["clip"].batches == [1, 1, 1]
+
+
+def test_what_is_kept_does_not_depend_on_the_company(bundle: Bundle) -> None:
+    alone, after = Session(bundle).pipeline, Session(bundle).pipeline
+    after.generate(["a grey bag", PROMPT, "a light boot"])
+    assert alone.generate(PROMPT).latents.tobytes() == after.generate(PROMPT).latents.tobytes()
 
 
 def test_more_prompts_than_are_kept(bundle: Bundle, pipeline: Pipeline) -> None:
