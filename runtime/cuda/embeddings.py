@@ -68,8 +68,8 @@ class Embeddings(ABC):
                 self._remove(old)
             self._tokens[digest] = {}
         self._tokens.move_to_end(digest)
-        self._tokens[digest][part] = tokens
         self._write(digest, part, address, tokens * self._parts[part].token_bytes)
+        self._tokens[digest][part] = tokens  # Not before: what is interrupted is not whole.
 
     def tokens(self, digest: str, part: str) -> int:
         """How many tokens of the part there are. Raises KeyError where it is not here."""

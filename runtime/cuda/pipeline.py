@@ -185,22 +185,15 @@ class CudaPipeline(Pipeline):
         if isinstance(self._embeddings, HostEmbeddings):
             # Encoders are on the device once for all prompts of the request.
             self._embeddings.grow(len(row_of))
-            self._ensure(prompts, rows)
+            self._encoder.ensure(prompts, rows)
         most = self.manifest.limits.batch.max
         results = []
         for first in range(0, request.total, most):
             members = range(first, min(first + most, request.total))
-            self._ensure(prompts, rows[members.start : members.stop])
+            self._encoder.ensure(prompts, rows[members.start : members.stop])
             results.append(self._paint(request, settings, members, prompts, rows, on_step))
             self._marks.read(clock)
         return results
-
-    def _ensure(self, prompts: Prompts, rows: Sequence[int]) -> None:
-        try:
-            self._encoder.ensure(prompts, rows)
-        except BaseException:  # Half an encoding must not be taken for a whole one.
-            self._embeddings.clear()
-            raise
 
     def _paint(
         self,

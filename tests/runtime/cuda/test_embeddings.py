@@ -68,6 +68,19 @@ def test_half_an_encoding_is_none(kind: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_could_not_be_taken_over_is_not_there(kind: Make) -> None:
+    device = StandInDevice(1 << 20)
+    store = kind(device, PARTS, 1)
+    source = device.allocate(256, "test")
+    store.put("a", "pooled", source, 1)
+    with pytest.raises(BackendError):
+        store.put("a", "sequence", source + (1 << 19), 4)
+    assert store.missing(["a"]) == ["a"]
+    _put(device, store, "b", 2)
+    assert _get(device, store, "b", "sequence")[:3] == [2, 2, 2], "its place is free again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_more_tokens_than_there_is_room_for(kind: Make) -> None:
     device = StandInDevice(1 << 20)
     store = kind(device, PARTS, 2)

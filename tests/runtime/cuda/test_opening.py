@@ -277,13 +277,19 @@ def test_what_tensorrt_refuses_is_named(
     opened.close()
 
 
-def test_contexts_are_not_kept_without_end(gpus: list[StandInDevice], folder: Path, pipeline: Pipeline) -> None:
+def test_contexts_are_not_kept_without_end(
+    gpus: list[StandInDevice], folder: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = _open(folder)
+    forgotten: list[int] = []
+    forget = gpus[0].forget
+    monkeypatch.setattr(gpus[0], "forget", lambda: (forgotten.append(1), forget()))
     sizes = [(w, h) for w in range(16, 65, 8) for h in (16, 32, 64)]
     for width, height in (*sizes, sizes[0]):
         made = opened.generate(PROMPT, width=width, height=height)
         expected = pipeline.generate(PROMPT, width=width, height=height)
         np.testing.assert_allclose(made.latents, expected.latents, atol=1e-5)
+    assert len(forgotten) == 1, "graphs of contexts that go must go, with the VAE's 17th"
     opened.close()
 
 

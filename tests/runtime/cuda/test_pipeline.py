@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engines.bundle import Bundle, open_bundle
-from runtime.cuda.errors import DeviceMemoryError
+from runtime.cuda.errors import CaptureRefusedError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
 from runtime.image import encode_png
 from runtime.pipeline import Pipeline
@@ -144,6 +144,22 @@ def test_a_refused_recording_costs_nothing_else(bundle: Bundle, pipeline: Pipeli
     assert session.device.refusals
 
 
+def test_a_recording_that_breaks_off_is_not_timed_twice(bundle: Bundle, pipeline: Pipeline) -> None:
+    session = Session(bundle)
+    enqueue = session.engines["vae_decoder"].enqueue
+
+    def refuse(*arguments: Any) -> None:
+        if session.device._recording is not None:
+            raise CaptureRefusedError("a CUDA graph cannot hold it: this network")
+        enqueue(*arguments)
+
+    session.engines["vae_decoder"].enqueue = refuse  # type: ignore[method-assign]
+    for seed in range(3):
+        made = session.pipeline.generate(PROMPT, seed=seed)
+        _near(made, pipeline.generate(PROMPT, seed=seed))
+        assert [span.stage for span in made.spans].count("backbone") == 2
+
+
 @pytest.mark.parametrize("run", range(3))
 def test_stages_are_timed_on_the_device(session: Session, run: int) -> None:
     made = session.pipeline.generate(f"{PROMPT} {run}", nfe=3, num_images=5)
@@ -198,6 +214,8 @@ def test_with_little_memory_networks_take_turns(bundle: Bundle, pipeline: Pipeli
     assert len(session.loads) == 4, "a known prompt needs no encoder"
     _near(session.pipeline.generate("a new bag"), pipeline.generate("a new bag"))
     assert session.loads[4:] == ["clip", "t5", "backbone", "vae_decoder"]
+    for prompt in ("a new bag", "a new bag", "a newer bag", "a new bag"):  # Recordings of what was unloaded are gone.
+        _near(session.pipeline.generate(prompt), pipeline.generate(prompt))
     memory = session.pipeline.memory()
     all_at_once = Session(bundle).pipeline.memory()
     assert memory["peak"] < all_at_once["peak"]
