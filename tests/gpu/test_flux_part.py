@@ -8,7 +8,7 @@ from torch import nn
 
 from gpu.backbone import Backbone, BackboneSize
 from gpu.fp8 import Fp8Linear, quantise, to_fp8
-from gpu.parts.flux import MODES, USUAL, Baseline, compiled, count_operations
+from gpu.parts.flux import MODES, USUAL, Baseline, Mode, compiled, count_operations
 from tests.gpu.recorder import Recorder
 from tests.gpu.test_backbone import SMALL
 
@@ -27,10 +27,29 @@ def test_a_mode_gives_both_evaluations_and_the_solver() -> None:
     assert emit.records[1]["difference_from_first_mode"] < 1e-6
 
 
-def test_modes_are_known_and_bfloat16_comes_before_fp8() -> None:
-    assert set(USUAL) <= set(MODES)
-    order = sorted(USUAL, key=lambda name: MODES[name].fp8)
-    assert order[-1] == "fp8" and order[0] == "eager"
+def test_eager_comes_first_and_all_usual_modes_are_known() -> None:
+    assert set(USUAL) <= set(MODES) and USUAL[0] == "eager"  # The others are compared with it.
+
+
+def test_fp8_leaves_the_other_modes_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODES, "fp8", Mode(fp8=True))  # type: ignore[misc]
+    emit, baseline = Recorder(), Baseline(SMALL, "cpu", 4, 8)
+    for name in ("eager", "fp8", "eager"):
+        baseline.measure(emit, name, 1)
+    _, fp8, again = emit.records
+    assert fp8["fp8_linears"] == 2 * 12 + 2 * 5 and again["fp8_linears"] == 0
+    assert 0 < fp8["difference_from_first_mode"] < 0.1 and again["difference_from_first_mode"] == 0
+
+
+def test_what_only_other_modes_need_is_not_counted() -> None:
+    baseline = Baseline(SMALL, "cpu", 3, 5)
+    assert baseline._unused(baseline.model) == baseline._unused(baseline._twin()) == 0
+    twin = baseline._twin()
+    before = [module for name, module in twin.named_modules() if isinstance(module, nn.Linear)]
+    to_fp8(twin)
+    after = {id(module) for module in twin.modules()}
+    gone = [module for module in before if id(module) not in after]
+    assert baseline._unused(twin) == sum(module.weight.numel() * 2 for module in gone)  # Biases stay.
 
 
 def test_blocks_are_compiled_only_inside() -> None:
