@@ -170,6 +170,9 @@ Status cuMemcpyDtoHAsync_v2(void* to, Address from, std::size_t size, void* stre
   if (!inside(device_memory, from, size) || !inside(host_memory, target, size)) return kInvalid;
   return put(stream, [=] { std::memcpy(to, reinterpret_cast<void*>(from), size); });
 }
+Status cuLaunchHostFunc(void* stream, void (*function)(void*), void* user) {
+  return put(stream, [=] { function(user); });
+}
 Status cuMemcpyDtoDAsync_v2(Address to, Address from, std::size_t size, void* stream) {
   if (!inside(device_memory, from, size) || !inside(device_memory, to, size)) return kInvalid;
   return put(stream, [=] { std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size); });
