@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu import pictures
 from gpu.catalogue import Options
-from gpu.device import need_gpu
+from gpu.device import need_gpu, open_gpu
 from gpu.records import Printer, SkipPartError, guarded
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 TARGET = "sm80"
 LIMITS = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1, "fp8": 2e-1}
 """Relative error of two-step latents that a precision may cause against float32 on the CPU."""
+
+REFERENCE: str | Path = "tiny"
+"""The bundle for the CPU that is the truth."""
 
 _FLAVOUR = "tensorrt-rtx"
 
@@ -62,15 +66,14 @@ def _build(source: Path, out: Path) -> Path:
 
 def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bool:
     """Deserialise every plan by itself, on the runtime's device; whether all of them did."""
-    from runtime.cuda.device import open_device
     from runtime.cuda.plans import load_plan
     from runtime.errors import BackendError
 
     loaded = {}
-    with open_device(0) as device:
+    with closing(open_gpu()) as device:
         for name, spec in bundle.manifest.networks.items():
             try:
-                plan = load_plan(name, bundle.map(spec.file), spec, toolkit, f"{device.info.name}")
+                plan = load_plan(name, bundle.map(spec.file), spec, toolkit, device.info.name)
             except BackendError as error:
                 loaded[name] = str(error)
                 continue
@@ -92,7 +95,7 @@ def _pictures(printer: Printer, options: Options, bundle: Bundle, what: str) -> 
     from runtime import Pipeline
     from runtime.cuda.opening import open_cuda
 
-    reference = Pipeline.open("tiny", target="cpu")
+    reference = Pipeline.open(REFERENCE, target="cpu")
     pipeline = open_cuda(bundle, foreign_gpu=True)
     limit = LIMITS[bundle.manifest.precision]
     guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, limit))
@@ -107,14 +110,13 @@ def _pictures(printer: Printer, options: Options, bundle: Bundle, what: str) -> 
 def _current(printer: Printer, toolkit: Any, source: Path) -> None:
     """Whether TensorRT for RTX builds for the GPU that is here, whatever it is, and then loads what it built."""
     from engines.bundle import open_bundle
-    from runtime.cuda.device import open_device
 
     bundle = open_bundle(source)
     if bundle.manifest.engine is not None:
         raise SkipPartError("the bundle has no ONNX networks to build from")
     name = "clip"  # The smallest.
     spec = bundle.manifest.networks[name]
-    with open_device(0) as device:
+    with closing(open_gpu()) as device:
         answer, said = build_and_load(toolkit, bundle.root / spec.file)
         printer(f"a plan of {name} for {device.info.capability} itself", answer, said=said)
 
