@@ -27,6 +27,7 @@ from runtime.cuda.feeding import Feeding, field_ports
 from runtime.cuda.interface import Advance, Device, Evaluation
 from runtime.cuda.marks import Marks
 from runtime.cuda.residents import Group
+from runtime.errors import BackendError
 from runtime.result import Settings
 
 
@@ -126,7 +127,7 @@ class Painter:
 
     def _evaluate(self, index: int) -> None:
         if self._backbone is None:
-            return
+            raise BackendError("the batch was not fed")
         with self._marks.stage("backbone"):
             source = self._at(TIMESTEPS) + index * self._stride
             self._device.copy(self._at(port_buffer(BACKBONE, "timestep")), source, self._batch * 4)

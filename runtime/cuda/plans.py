@@ -46,9 +46,10 @@ def load_plan(name: str, plan: memoryview, spec: Network, toolkit: Toolkit, gpu:
     trt = toolkit.trt
     what = f"{toolkit.flavour} {toolkit.version}"
     with listening(toolkit.logger) as log:
-        runtime = trt.Runtime(toolkit.logger)
-        if runtime is None:
-            raise BackendError(f"{what} does not start on {gpu}: {log.reason}")
+        try:
+            runtime = trt.Runtime(toolkit.logger)
+        except (TypeError, RuntimeError) as error:  # What the bindings make of a runtime that is not there.
+            raise BackendError(f"{what} does not start on {gpu}: {log.reason}; update the driver") from error
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             if any(is_about_memory(error) for error in log.errors):

@@ -224,6 +224,18 @@ def test_a_plan_that_does_not_load(gpus: list[StandInDevice], small: Path, tmp_p
         Pipeline.open(bundle.root)
 
 
+def test_a_tensorrt_that_does_not_start(
+    gpus: list[StandInDevice], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(logger: Any) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(FakeTensorRT, "Runtime", fail)
+    with pytest.raises(BackendError, match=r"tensorrt-rtx 1\.7\.1\.116 does not start on stand-in \(sm89\)"):
+        Pipeline.open(folder)
+    assert gpus[0].memory_used() == 0
+
+
 def test_a_plan_that_does_not_fit(gpus: list[StandInDevice], small: Path, tmp_path: Path) -> None:
     bundle = plan_bundle.build(tmp_path / "tiny-fp32-sm89", small, plans={"t5.plan": b"CUDA out of memory"})
     with pytest.raises(DeviceMemoryError, match=r"does not fit into stand-in \(sm89\): use --low-vram"):
