@@ -9,7 +9,7 @@ import pytest
 
 from gpu import solver_checks
 from gpu.fields import Size, random_field
-from gpu.solver_speed import AIM, closed_form, measure
+from gpu.solver_speed import AIM, closed_form, large_copy, measure
 from runtime.cuda.interface import Advance
 from tests.gpu.recorder import Recorder
 from tests.runtime.cuda.stand_in import StandInDevice
@@ -81,8 +81,9 @@ def test_speed_counts_the_bytes_and_keeps_out_of_the_cache() -> None:
     device.info = replace(device.info, l2_bytes=1 << 16)
     size = Size(256, 1, 16, 64, "float32")
     assert size.moved == 256 * (16 * 64 * 4 + 16 * 4 * 4 + 15 * 4 * 4 + 64 * 4 * 2)
-    timing = measure(emit, device, size, rounds=2)
-    (record,) = emit.records
+    timing = measure(emit, device, size, rounds=2, best=large_copy(emit, device, 1 << 20, 2))
+    large, record = emit.records
+    assert record["share_of_large_copy"] == pytest.approx(size.moved / timing.median / large["rate"], abs=1e-3)
     assert record["bytes"] == size.moved and record["beyond_l2"]
     assert record["sets"] * size.moved >= 3 * device.info.l2_bytes
     assert record["held"] is (record["share_of_copy"] >= AIM)
