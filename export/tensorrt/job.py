@@ -108,6 +108,9 @@ class _Work:
         config.add_optimization_profile(self._profile(self._job.profile))
         config.builder_optimization_level = options.opt_level
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            # All scratch memory is the runtime's one arena, and evaluations can be part of a CUDA graph.
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if options.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
         if self._toolkit.flavour == RTX:
