@@ -35,6 +35,18 @@ TEST_CASE("a library that is missing or another one") {
   CHECK(contains(other.message(), "libm.so.6 is not ONNX Runtime"));
 }
 
+TEST_CASE("what is prepared early is there, or fails without a word until a model is made") {
+  const auto missing = options("/nowhere/libonnxruntime.so");
+  CHECK(host().prepare(&missing) == nullptr);
+  const auto usual = options();
+  ArcflowHostPrepared* const prepared = host().prepare(&usual);
+  REQUIRE(prepared != nullptr);
+  const Model model(tiny("clip"));
+  host().unprepare(prepared);  // The model goes on without it.
+  CHECK(model.code == ARCFLOW_OK);
+  CHECK(contains(host().model_backend(model.model), "ONNX Runtime 1."));
+}
+
 TEST_CASE("a network runs, and the same input gives the same bits") {
   const Model model(tiny("vae_decoder"));
   INFO(model.message());
