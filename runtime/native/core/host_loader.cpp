@@ -58,8 +58,8 @@ fs::path built_in_bundles() {
 std::string host_for(const Manifest& manifest, const fs::path& root, const std::string& asked) {
   if (manifest.target == kSourceTarget) {
     unavailable(root.string() + " is for target '" + manifest.target +
-                "' (ONNX files for building plans); this runtime runs '" + kCpuTarget +
-                "' bundles: name one of those (--target " + kCpuTarget +
+                "' (ONNX files for building plans); on the CPU '" + kCpuTarget +
+                "' bundles run: name one of those (--target " + kCpuTarget +
                 "), or build one: python -m export.build --model " + manifest.model + " --precision fp32 --target " +
                 kCpuTarget);
   }
