@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from export.passes.match import maker, number, only_user, other_input
+
 _FLOAT = ir.DataType.FLOAT
 
 
@@ -21,23 +23,23 @@ def fuse_rms_norm(model: ir.Model) -> int:
 
 
 def _fuse(graph: ir.Graph, mean: ir.Node) -> bool:
-    squared = _maker(mean.inputs[0], "Pow")
-    add = _only_user(mean, "Add")
-    root = _only_user(add, "Sqrt")
-    inverse = _only_user(root, "Reciprocal")
-    normalise = _only_user(inverse, "Mul")
+    squared = maker(mean.inputs[0], "Pow")
+    add = only_user(mean, "Add")
+    root = only_user(add, "Sqrt")
+    inverse = only_user(root, "Reciprocal")
+    normalise = only_user(inverse, "Mul")
     if squared is None or add is None or inverse is None or normalise is None or not _is_last_axis(mean):
         return False
     wide = squared.inputs[0]
-    epsilon = _number(_other(add, mean.outputs[0]))
-    if wide is None or wide.dtype != _FLOAT or _number(squared.inputs[1]) != 2.0 or epsilon is None:
+    epsilon = number(other_input(add, mean.outputs[0]))
+    if wide is None or wide.dtype != _FLOAT or number(squared.inputs[1]) != 2.0 or epsilon is None:
         return False
-    if _other(normalise, inverse.outputs[0]) is not wide:
+    if other_input(normalise, inverse.outputs[0]) is not wide:
         return False
-    narrowed = _only_user(normalise, "Cast") or normalise
-    scale = _only_user(narrowed, "Mul")
-    weight = _other(scale, narrowed.outputs[0]) if scale is not None else None
-    widened = _maker(wide, "Cast")
+    narrowed = only_user(normalise, "Cast") or normalise
+    scale = only_user(narrowed, "Mul")
+    weight = other_input(scale, narrowed.outputs[0]) if scale is not None else None
+    widened = maker(wide, "Cast")
     x = widened.inputs[0] if widened is not None else wide
     if scale is None or weight is None or x is None or x.dtype is None or x.dtype != weight.dtype:
         return False
@@ -54,27 +56,6 @@ def _replace(graph: ir.Graph, scale: ir.Node, x: ir.Value, weight: ir.Value, eps
     new = node.outputs[0]
     new.shape, new.type = old.shape, old.type
     ir.convenience.replace_nodes_and_values(graph, scale, [scale], [node], [old], [new])
-
-
-def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
-
-
-def _only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
-    """The one node that reads what ``node`` makes, if it is of that kind."""
-    uses = list(node.outputs[0].uses()) if node is not None else []
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == kind else None
-
-
-def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """The other input of a node with two."""
-    return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-
-
-def _number(value: ir.Value | None) -> float | None:
-    constant = ir.convenience.get_const_tensor(value) if value is not None else None
-    return float(constant.numpy().reshape(())) if constant is not None and constant.size == 1 else None
 
 
 def _is_last_axis(mean: ir.Node) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
+from export.passes.match import constant
 
 _TO_THE_END = np.iinfo(np.int64).max
 
@@ -29,7 +30,7 @@ def _lengths(model: ir.Model, split: ir.Node) -> list[ir.Value]:
     """The length of each piece, a value of shape [1]."""
     given = split.inputs[1]
     if given is not None and given.const_value is not None and given.const_value.shape.rank() == 1:
-        return [_constant(model, int(length)) for length in given.const_value.numpy()]
+        return [_index(model, int(length)) for length in given.const_value.numpy()]
     producer = given.producer() if given is not None else None
     if producer is None or producer.op_type != "Concat":
         raise ExportError(f"cannot cut {split.outputs[0].name}: the lengths of its pieces are not listed")
@@ -54,10 +55,10 @@ def _slice(model: ir.Model, split: ir.Node, reader: ir.Node, lengths: list[ir.Va
     if index is None:
         raise ExportError(f"cannot cut {split.outputs[0].name}: {reader.op_type} reads it at no constant position")
     piece = int(index.numpy()) % len(lengths)
-    start = _sum(reader, lengths[:piece]) or _constant(model, 0)
+    start = _sum(reader, lengths[:piece]) or _index(model, 0)
     last = piece == len(lengths) - 1
-    end = _constant(model, _TO_THE_END) if last else _sum(reader, lengths[: piece + 1]) or start
-    axis = _constant(model, split.attributes.get_int("axis", 0))
+    end = _index(model, _TO_THE_END) if last else _sum(reader, lengths[: piece + 1]) or start
+    axis = _index(model, split.attributes.get_int("axis", 0))
     old = reader.outputs[0]
     cut = ir.node("Slice", [split.inputs[0], start, end, axis], name=reader.name)
     new = cut.outputs[0]
@@ -78,12 +79,6 @@ def _sum(before: ir.Node, lengths: list[ir.Value]) -> ir.Value | None:
     return total
 
 
-def _constant(model: ir.Model, number: int) -> ir.Value:
-    """An initializer of shape [1] with that number, made when first asked for."""
-    name = f"index_{number}"
-    initializers = model.graph.initializers
-    if name not in initializers:
-        array = np.array([number], dtype=np.int64)
-        initializers.add(ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape([1])))
-        initializers[name].type = ir.TensorType(ir.DataType.INT64)
-    return initializers[name]
+def _index(model: ir.Model, number: int) -> ir.Value:
+    """An initializer of shape [1] with that number."""
+    return constant(model, f"index_{number}", np.array([number], dtype=np.int64))

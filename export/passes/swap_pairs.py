@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
+from export.passes.match import constant, maker, number, only_user
 
 
 def swap_pairs(model: ir.Model) -> int:
@@ -19,12 +20,12 @@ def swap_pairs(model: ir.Model) -> int:
 
 def _replace(model: ir.Model, negate: ir.Node, signed: dict[ir.Value, ir.Value]) -> bool:
     second = _half(negate.inputs[0], 1)
-    pairs, stacked = second, _only_user(_only_user(negate, "Unsqueeze"), "Concat")
+    pairs, stacked = second, only_user(only_user(negate, "Unsqueeze"), "Concat")
     if pairs is None or stacked is None or len(stacked.inputs) != 2:
         return False
-    first = _maker(stacked.inputs[1], "Unsqueeze")
-    back = _only_user(stacked, "Reshape")
-    product = _only_user(back, "Mul")
+    first = maker(stacked.inputs[1], "Unsqueeze")
+    back = only_user(stacked, "Reshape")
+    product = only_user(back, "Mul")
     if first is None or back is None or product is None or _half(first.inputs[0], 0) is not pairs:
         return False
     sine = product.inputs[1] if product.inputs[0] is back.outputs[0] else product.inputs[0]
@@ -34,8 +35,8 @@ def _replace(model: ir.Model, negate: ir.Node, signed: dict[ir.Value, ir.Value])
         return False
     if sine not in signed:
         signed[sine] = _signed(model, sine, size)
-    last = [_constant(model, "last_axis", [-1])] * 2
-    reverse = ir.node("Slice", [pairs, last[0], _constant(model, "before_the_first", [_BEFORE]), *last])
+    last = [constant(model, "last_axis", np.array([-1]))] * 2
+    reverse = ir.node("Slice", [pairs, last[0], constant(model, "before_the_first", np.array([_BEFORE])), *last])
     joined = ir.node("Reshape", [reverse.outputs[0], back.inputs[1]])
     again = ir.node("Mul", [joined.outputs[0], signed[sine]], name=product.name)
     for node, shape in ((reverse, pairs.shape), (joined, back.outputs[0].shape), (again, old.shape)):
@@ -52,10 +53,11 @@ _BEFORE = int(np.iinfo(np.int64).min)
 
 def _half(value: ir.Value | None, index: int) -> ir.Value | None:
     """The [..., 2] tensor of which ``value`` is the element ``index`` of every pair."""
-    cut = _maker(_maker_input(value, "Squeeze"), "Slice")
-    if cut is None or len(cut.inputs) < 4 or [_number(v) for v in cut.inputs[1:4]] != [index, index + 1, -1]:
+    squeeze = maker(value, "Squeeze")
+    cut = maker(squeeze.inputs[0], "Slice") if squeeze is not None else None
+    if cut is None or len(cut.inputs) < 4 or [number(v) for v in cut.inputs[1:4]] != [index, index + 1, -1]:
         return None
-    view = _maker(cut.inputs[0], "Reshape")
+    view = maker(cut.inputs[0], "Reshape")
     return view.outputs[0] if view is not None else None
 
 
@@ -63,42 +65,10 @@ def _signed(model: ir.Model, sine: ir.Value, size: int) -> ir.Value:
     if sine.type is None or sine.dtype is None:
         raise ExportError(f"the type of {sine.name} is unknown; export the network again")
     signs = np.tile(np.array([-1, 1]), size // 2).astype(sine.dtype.numpy())
-    node = ir.node("Mul", [sine, _constant(model, f"pair_signs_{size}", signs)])
+    node = ir.node("Mul", [sine, constant(model, f"pair_signs_{size}", signs)])
     node.outputs[0].type, node.outputs[0].shape = sine.type, sine.shape
     maker = sine.producer()
     if maker is None:
         raise ExportError(f"{sine.name} is not computed in the graph; export the network again")
     maker.append(node)
     return node.outputs[0]
-
-
-def _constant(model: ir.Model, name: str, values: object) -> ir.Value:
-    """An initializer with those values (int64 where they are a list), made when first asked for."""
-    initializers = model.graph.initializers
-    if name not in initializers:
-        array = values if isinstance(values, np.ndarray) else np.array(values, dtype=np.int64)
-        tensor = ir.tensor(array, name=name)
-        made = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        initializers.add(made)
-    return initializers[name]
-
-
-def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
-
-
-def _maker_input(value: ir.Value | None, kind: str) -> ir.Value | None:
-    node = _maker(value, kind)
-    return node.inputs[0] if node is not None else None
-
-
-def _only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
-    """The one node that reads what ``node`` makes, if it is of that kind."""
-    uses = list(node.outputs[0].uses()) if node is not None else []
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == kind else None
-
-
-def _number(value: ir.Value | None) -> int | None:
-    constant = ir.convenience.get_const_tensor(value) if value is not None else None
-    return int(constant.numpy().reshape(())) if constant is not None and constant.size == 1 else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from export.passes.match import maker, number
+
 _HEADS_FIRST = [0, 2, 1, 3]
 _KEYS = [0, 2, 3, 1]
 
@@ -18,8 +20,8 @@ def transpose_keys(model: ir.Model) -> int:
 
 
 def _replace(graph: ir.Graph, swap: ir.Node) -> bool:
-    flat = _maker(swap.inputs[0], "Reshape")
-    heads_first = _maker(flat.inputs[0], "Transpose") if flat is not None else None
+    flat = maker(swap.inputs[0], "Reshape")
+    heads_first = maker(flat.inputs[0], "Transpose") if flat is not None else None
     uses = list(swap.outputs[0].uses())
     if heads_first is None or _order(heads_first) != _HEADS_FIRST or len(uses) != 1:
         return False
@@ -37,30 +39,20 @@ def _replace(graph: ir.Graph, swap: ir.Node) -> bool:
 
 def _swaps_the_last(shape: ir.Value | None, keys: ir.Value) -> bool:
     """Whether ``shape`` is that of ``keys`` with its last two sizes exchanged."""
-    joined = _maker(shape, "Concat")
+    joined = maker(shape, "Concat")
     cuts = [_cut(value, keys) for value in joined.inputs] if joined is not None else []
     return len(cuts) == 3 and None not in cuts and cuts[0] == [0, 1] and cuts[1:] == [[3], [2]]
 
 
 def _cut(value: ir.Value | None, keys: ir.Value) -> list[int] | None:
     """Which of the four sizes of ``keys`` a piece of its shape holds."""
-    cut = _maker(value, "Slice")
-    sizes = _maker(cut.inputs[0], "Shape") if cut is not None else None
+    cut = maker(value, "Slice")
+    sizes = maker(cut.inputs[0], "Shape") if cut is not None else None
     if cut is None or sizes is None or sizes.inputs[0] is not keys or len(cut.inputs) > 3:
         return None
-    first, last = (_number(bound) for bound in cut.inputs[1:3])
-    return None if first is None or last is None else list(range(4))[first:last]
-
-
-def _number(value: ir.Value | None) -> int | None:
-    constant = ir.convenience.get_const_tensor(value) if value is not None else None
-    return int(constant.numpy().reshape(())) if constant is not None and constant.size == 1 else None
+    first, last = (number(bound) for bound in cut.inputs[1:3])
+    return None if first is None or last is None else list(range(4))[int(first) : int(last)]
 
 
 def _order(node: ir.Node) -> list[int]:
     return list(node.attributes.get_ints("perm", []))
-
-
-def _maker(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
