@@ -156,11 +156,12 @@ def distill_step(
         total = 0.0
         for segment in parts:
             sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start, device=device), shift)
-            with half:
-                field = module(x, sigma_src, condition)
-            loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)
-            loss = loss * segment.length
-            it.backward(loss, segment is parts[-1])
+            with it.piece(segment is parts[-1]):
+                with half:
+                    field = module(x, sigma_src, condition)
+                loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)
+                loss = loss * segment.length
+                it.backward(loss)
             total += float(loss.detach())
         return {"loss": total, "teacher_share": share}
 

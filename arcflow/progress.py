@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.progress import (
 
 from arcflow.training import Reporter
 
+LOSS = "loss"
 _SMOOTHING = 0.98
 
 
@@ -25,13 +27,14 @@ def reporting(name: str, total: int, logdir: Path | None = None, every: int = 10
     """Yield a reporter for :func:`arcflow.training.fit`.
 
     Draws a progress bar on standard error (one line every 100 iterations where that is no terminal) and, where
-    ``logdir`` is given, writes every figure to TensorBoard each ``every`` iterations.
+    ``logdir`` is given, writes every figure to TensorBoard each ``every`` iterations. The loss is shown smoothed over
+    some 50 iterations, every other figure as it is.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     console = Console(stderr=True)
     writer = SummaryWriter(str(logdir)) if logdir is not None else None
-    smooth: dict[str, float] = {}
+    smooth = math.nan
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -43,9 +46,11 @@ def reporting(name: str, total: int, logdir: Path | None = None, every: int = 10
         task = bar.add_task(name, total=total, figures="")
 
         def report(done: int, figures: dict[str, float]) -> None:
-            for key, value in figures.items():
-                smooth[key] = _SMOOTHING * smooth.get(key, value) + (1 - _SMOOTHING) * value
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in smooth.items())
+            nonlocal smooth
+            loss = figures.get(LOSS, math.nan)
+            # A loss that is not finite is shown, and forgotten.
+            smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss if math.isfinite(smooth) else loss
+            shown = "  ".join(f"{k} {smooth if k == LOSS else v:.4g}" for k, v in figures.items())
             bar.update(task, completed=done, figures=shown)
             if not console.is_terminal and (done % 100 == 0 or done == total):
                 left = bar.tasks[0].time_remaining

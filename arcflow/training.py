@@ -38,19 +38,27 @@ class Iteration:
     """What one training step is given.
 
     index: 0-based iteration; generator: the only source of randomness of the step (CPU); backward: call it with
-    each piece of the loss, ``last=True`` on the final one (gradients are exchanged between processes only then).
+    each piece of the loss; piece: where there are several, the context of one, its forward and its backward, called
+    with whether it is the last: gradients are exchanged between processes in that one only.
     """
 
     index: int
     generator: torch.Generator
-    backward: Callable[[Tensor, bool], None]
+    backward: Callable[[Tensor], None]
+    piece: Callable[[bool], AbstractContextManager[Any]]
 
 
 class Step(Protocol):
-    """A training step: computes losses on ``module``, calls ``it.backward``, returns figures to show."""
+    """A training step: computes losses on ``module``, calls ``it.backward``, returns figures to show.
+
+    A figure named "loss" is shown smoothed, the others as they are.
+    """
 
     def __call__(self, module: nn.Module, it: Iteration) -> dict[str, float]: ...
 
+
+MOST_SKIPPED = 20
+"""Iterations in a row whose gradient is not finite, after which a run ends."""
 
 Reporter = Callable[[int, dict[str, float]], None]
 
@@ -71,7 +79,8 @@ def fit(
     workdir: holds ``checkpoint.pt``; where it stands from an interrupted run, that run is continued, to the same
     result. groups: optimiser parameter groups (default: all that require a gradient); each group's "lr" is
     relative to the config's. stop_after: return early after that iteration, as a killed run would have (tests).
-    Raises CheckpointError when the checkpoint belongs to another configuration.
+    An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises
+    CheckpointError after ``MOST_SKIPPED`` of them in a row, and when the checkpoint belongs to another configuration.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -87,28 +96,35 @@ def fit(
     ema = PowerEma(trained, config.ema_gamma) if config.ema_gamma is not None else None
     checkpoint = workdir / "checkpoint.pt"
     names = [n for n, p in module.named_parameters() if p.requires_grad]
-    start = _resume(checkpoint, config, names, trained, optimizer, ema)
+    start, skipped = _resume(checkpoint, config, names, trained, optimizer, ema)
+    in_a_row = 0
     wrapped, prepared = accelerator.prepare(module, optimizer)
     wrapped.train()
     for index in range(start, config.iterations):
         for group, scale in zip(prepared.param_groups, scales, strict=True):
             group["lr"] = config.lr * scale * rate(config, index)
         figures = step(wrapped, _iteration(accelerator, wrapped, config.seed, index))
-        norm = accelerator.clip_grad_norm_(trained, config.clip)
-        if not math.isfinite(float(norm)):
-            raise CheckpointError(
-                f"the gradient is not finite at iteration {index}: lower lr, or delete {workdir} and start again"
-            )
-        prepared.step()
+        norm = float(accelerator.clip_grad_norm_(trained, config.clip))
+        if math.isfinite(norm):
+            prepared.step()
+            if ema is not None:
+                ema.update(trained)
+            in_a_row = 0
+        else:
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+            if in_a_row == MOST_SKIPPED:
+                raise CheckpointError(
+                    f"the gradient was not finite in {in_a_row} iterations in a row, the last of them {index + 1}: "
+                    f"lower lr and give another --workdir; {checkpoint} keeps the state before them"
+                )
         prepared.zero_grad(set_to_none=True)
-        if ema is not None:
-            ema.update(trained)
         if report is not None and accelerator.is_main_process:
-            report(index + 1, {**figures, "lr": config.lr * rate(config, index)})
+            lr = {"lr": config.lr * rate(config, index)}
+            report(index + 1, {**figures, **lr, **({"skipped": skipped} if skipped else {})})
         done = index + 1
         if done % config.save_every == 0 or done == config.iterations:
             if accelerator.is_main_process:
-                _save(checkpoint, config, done, names, trained, optimizer, ema)
+                _save(checkpoint, config, done, skipped, names, trained, optimizer, ema)
             accelerator.wait_for_everyone()
         if stop_after is not None and done >= stop_after:
             return module
@@ -124,12 +140,11 @@ def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: i
     torch.manual_seed(mixed)
     generator = torch.Generator().manual_seed(mixed ^ 0x5DEECE66D)
 
-    def backward(loss: Tensor, last: bool = True) -> None:
-        context: AbstractContextManager[Any] = nullcontext() if last else accelerator.no_sync(wrapped)
-        with context:
-            accelerator.backward(loss)
+    def piece(last: bool) -> AbstractContextManager[Any]:
+        # Around the forward too: DDP decides there whether the backward will exchange.
+        return nullcontext() if last else accelerator.no_sync(wrapped)
 
-    return Iteration(index=index, generator=generator, backward=backward)
+    return Iteration(index=index, generator=generator, backward=accelerator.backward, piece=piece)
 
 
 def _fingerprint(config: LoopConfig, names: list[str]) -> str:
@@ -146,6 +161,7 @@ def _save(
     path: Path,
     config: LoopConfig,
     done: int,
+    skipped: int,
     names: list[str],
     trained: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
@@ -154,6 +170,7 @@ def _save(
     state = {
         "config": _fingerprint(config, names),
         "done": done,
+        "skipped": skipped,
         "trained": {n: p.detach() for n, p in zip(names, trained, strict=True)},
         "optimizer": optimizer.state_dict(),
         "ema": ema.state() if ema is not None else None,
@@ -169,9 +186,10 @@ def _resume(
     trained: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     ema: PowerEma | None,
-) -> int:
+) -> tuple[int, int]:
+    """The iterations that are done, and how many of them were skipped."""
     if not path.is_file():
-        return 0
+        return 0, 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -186,4 +204,4 @@ def _resume(
     optimizer.load_state_dict(state["optimizer"])
     if ema is not None:
         ema.load(state["ema"])
-    return int(state["done"])
+    return int(state["done"]), int(state.get("skipped", 0))

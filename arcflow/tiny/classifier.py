@@ -43,7 +43,7 @@ def classifier_step(pictures: Pictures, config: LoopConfig) -> Any:
         logits, _ = module(images)
         labels = pictures.labels[index]
         loss = F.cross_entropy(logits, labels)
-        it.backward(loss, True)
+        it.backward(loss)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
 
