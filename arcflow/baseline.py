@@ -216,7 +216,7 @@ def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, i
         clock.mark("noise")
         for index, (a, b) in enumerate(itertools.pairwise(levels), start=1):
             start, end = (torch.full((1,), level, device=device) for level in (a, b))
-            field = family.evaluate(student, x.to(dtype), start.to(dtype), condition)
+            field = family.evaluate(student, x.to(dtype), start, condition, policy.conditioning_dtype)
             clock.mark(f"evaluation {index}")
             x = x + displacement(field, start, start, end)
             clock.mark(f"solver {index}")

@@ -110,8 +110,9 @@ def distil(
     import torch
     from accelerate import Accelerator
 
-    from arcflow.adapter import Policy, save_adapter
+    from arcflow.adapter import save_adapter
     from arcflow.distillation import distill_step
+    from arcflow.policy import policy_of
     from arcflow.progress import reporting
     from arcflow.students import Student
     from arcflow.tiny.teacher_folder import SIDE, caption_conditions
@@ -142,8 +143,7 @@ def distil(
             accelerator=accelerator, groups=groups, report=report, stop_after=stop_after,
         )  # fmt: skip
     if stop_after is None and accelerator.is_main_process:
-        policy = Policy(recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio)
-        save_adapter(model, teacher.transformer.config, policy, out)  # type: ignore[arg-type]
+        save_adapter(model, teacher.transformer.config, policy_of(recipe), out)  # type: ignore[arg-type]
     return model
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from arcflow.adapter import Adapter, merge_into, read_adapter
+from arcflow.adapter import Adapter, Policy, merge_into, read_adapter
+from arcflow.conditioning import trained_in
 from arcflow.errors import CheckpointError
 from arcflow.flux import Condition
 from arcflow.metrics import (
@@ -72,11 +73,12 @@ def evaluate(
     condition = teacher.condition(texts, recipe.guidance)
     noise = _noise(settings.seeds, settings.first_seed, (SIDE * SIDE, teacher.packed_channels))
     arch = architecture(recipe.architecture)
+    trained = trained_in(recipe.distill.loop.precision)
     levels = [a for i, a in enumerate(_grid(recipe)) if i % _PATH_STRIDE == 0]
 
     def teacher_sampler(steps: int) -> Sampled:
         def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift)
+            return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift, trained=trained)
 
         return _chunked(run, noise, condition, f"teacher, {steps} steps", advance, levels)
 
@@ -91,7 +93,9 @@ def evaluate(
         student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
         merge_into(student, teacher.transformer.state_dict(), adapter).eval()
         for nfe in settings.nfe:
-            samples[kind, nfe] = _student_sampler(recipe, arch, student, noise, condition, levels, nfe, kind, advance)
+            samples[kind, nfe] = _student_sampler(
+                adapter.config.policy, arch, student, noise, condition, levels, nfe, kind, advance
+            )
     judge = _judge(classifier, teacher, pictures, prompts, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), sampled in sorted(samples.items()):
@@ -103,6 +107,7 @@ def evaluate(
         report["gain_over_linear"] = paired_gain(*errors)
     report["seeds"] = settings.seeds
     report["guidance"], report["shift"] = recipe.guidance, recipe.shift
+    report["conditioning_dtype"] = trained
     report["targets"] = targets(report, recipe)
     return Evaluation(report, texts, samples, reference)
 
@@ -157,19 +162,12 @@ def _noise(count: int, first_seed: int, shape: tuple[int, int]) -> Tensor:
 
 
 def _student_sampler(
-    recipe: Recipe, arch: Any, student: nn.Module, noise: Tensor, condition: Condition, levels: list[float], nfe: int,
+    policy: Policy, arch: Any, student: nn.Module, noise: Tensor, condition: Condition, levels: list[float], nfe: int,
     kind: str, advance: Advance,
 ) -> Sampled:  # fmt: skip
     def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
         return sample_student(
-            arch,
-            student,
-            x,
-            c,
-            nfe,
-            recipe.shift,
-            recipe.distill.final_step_ratio,
-            levels,
+            arch, student, x, c, nfe, policy.shift, policy.final_step_ratio, levels, policy.conditioning_dtype
         )
 
     return _chunked(run, noise, condition, f"{kind}, {nfe} NFE", advance, levels)

@@ -10,6 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from arcflow.conditioning import TIME_SCALE, ConditioningDtype
 from arcflow.errors import BackboneError
 from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
@@ -81,17 +82,31 @@ def unused_linears(backbone: nn.Module) -> frozenset[str]:
     return frozenset()
 
 
-def evaluate(backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Any:
+def as_trained(values: Tensor, dtype: ConditioningDtype) -> Tensor:
+    """Noise levels or guidance, float32 of any shape, as a backbone saw them that was trained in ``dtype``.
+
+    In bfloat16 diffusers' transformer rounds them, multiplies by 1000 and rounds again: a noise level of 0.7619 is
+    760 / 1000, a guidance of 3.5 is 3504 / 1000.
+    """
+    if dtype == "float32":
+        return values
+    return (values.bfloat16() * TIME_SCALE).float() / TIME_SCALE
+
+
+def evaluate(
+    backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition, trained: ConditioningDtype = "float32"
+) -> Any:
     """One network evaluation at noise levels ``sigma`` [B]: whatever the backbone's ``proj_out`` returns.
 
-    A velocity [B, S, C] from a teacher, a MomentumField from a student.
+    A velocity [B, S, C] from a teacher, a MomentumField from a student. trained: what the backbone was trained in,
+    which matters where it now computes in more; one that runs in bfloat16 rounds noise level and guidance itself.
     """
     return backbone(
         hidden_states=x,
         encoder_hidden_states=condition.sequence,
         pooled_projections=condition.pooled,
-        timestep=sigma,
-        guidance=condition.guidance,
+        timestep=as_trained(sigma, trained),
+        guidance=as_trained(condition.guidance, trained),
         img_ids=condition.img_ids,
         txt_ids=condition.txt_ids,
         return_dict=False,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcflow.conditioning import ConditioningDtype
+
 
 @dataclass(frozen=True)
 class ClassifierFree:
@@ -28,16 +30,17 @@ def teacher_velocity(
     sigma: Tensor,
     condition: Any,
     guidance: ClassifierFree | None = None,
+    trained: ConditioningDtype = "float32",
 ) -> Tensor:
     """The teacher's velocity [B, S, C] at ``x`` [B, S, C] and noise levels ``sigma`` [B].
 
     Without ``guidance`` one evaluation: what guidance there is, is part of the condition. With it two, and
     ``u_empty + scale * (u - u_empty)``; the length of a token's velocity is left as it comes out (diffusers' pipeline
-    of Qwen-Image scales it back, the method does not).
+    of Qwen-Image scales it back, the method does not). trained: see ``evaluate`` of the architecture.
     """
-    u: Tensor = architecture.evaluate(teacher, x, sigma, condition)
+    u: Tensor = architecture.evaluate(teacher, x, sigma, condition, trained)
     if guidance is None:
         return u
     empty = guidance.empty[torch.zeros(x.shape[0], dtype=torch.long)].to(x.device)
-    u_empty: Tensor = architecture.evaluate(teacher, x, sigma, empty)
+    u_empty: Tensor = architecture.evaluate(teacher, x, sigma, empty, trained)
     return u_empty + guidance.scale * (u - u_empty)

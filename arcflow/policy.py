@@ -7,11 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from arcflow.conditioning import ConditioningDtype, trained_in
 from arcflow.errors import AdapterError
+
+if TYPE_CHECKING:
+    from arcflow.recipe import Recipe
 
 METADATA_KEY = "policy_config"
 """Key of the weights file's metadata that holds the policy as JSON."""
@@ -19,6 +23,7 @@ KIND = "ArcFlow"
 """The ``type`` that released policies carry."""
 
 SHIFT, NFE, FINAL_STEP_RATIO = 3.2, 2, 1.0
+CONDITIONING_DTYPE: ConditioningDtype = "bfloat16"
 """What the published students were distilled and are sampled with; their files do not say it."""
 _FIELDS = {
     "shift": "shift",
@@ -26,6 +31,7 @@ _FIELDS = {
     "nfe": "nfe",
     "final_step_ratio": "final_step_ratio",
     "timestep_ratio": "final_step_ratio",
+    "conditioning_dtype": "conditioning_dtype",
 }
 """Settings that a policy may name, the published code's name of the last included -> field of :class:`Policy`."""
 
@@ -36,13 +42,15 @@ class Policy:
 
     shift > 0 of the noise schedule; guidance >= 0: fed to the backbone where it has such an input (FLUX), else the
     scale of the teacher's that is built in (Qwen-Image); nfe >= 1; final_step_ratio > 0: length of the last segment
-    in raw time, the others being 1. Raises ValueError for anything else.
+    in raw time, the others being 1; conditioning_dtype: what rounded noise level and guidance in training, and must
+    round them again (:mod:`arcflow.conditioning`). Raises ValueError for anything else.
     """
 
     shift: float
     guidance: float
     nfe: int = NFE
     final_step_ratio: float = FINAL_STEP_RATIO
+    conditioning_dtype: ConditioningDtype = CONDITIONING_DTYPE
 
     def __post_init__(self) -> None:
         for name in ("shift", "final_step_ratio"):
@@ -56,8 +64,15 @@ class Policy:
 
 
 def default_policy(arch: ModuleType) -> Policy:
-    """The policy of an architecture's published students: shift 3.2, its guidance, two evaluations, ratio 1."""
+    """The policy of an architecture's published students: shift 3.2, its guidance, two evaluations, ratio 1, bf16."""
     return Policy(SHIFT, arch.GUIDANCE)
+
+
+def policy_of(recipe: Recipe) -> Policy:
+    """The policy of a student that this recipe distils."""
+    settings = recipe.distill
+    dtype = trained_in(settings.loop.precision)
+    return Policy(recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio, dtype)
 
 
 def read_policy(

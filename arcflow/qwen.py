@@ -11,6 +11,7 @@ from diffusers import QwenImageTransformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
 
+from arcflow.conditioning import ConditioningDtype
 from arcflow.errors import BackboneError
 from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
@@ -88,16 +89,27 @@ def unused_linears(backbone: nn.Module) -> frozenset[str]:
     return frozenset(f"transformer_blocks.{last}.txt_mlp.net.{layer}" for layer in ("0.proj", "2"))
 
 
-def evaluate(backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition) -> Any:
+def as_trained(values: Tensor, dtype: ConditioningDtype) -> Tensor:
+    """Noise levels, float32 of any shape, as a backbone saw them that was trained in ``dtype``.
+
+    In bfloat16 diffusers' transformer rounds them; its factor of 1000 comes after that, in float32.
+    """
+    return values if dtype == "float32" else values.bfloat16().float()
+
+
+def evaluate(
+    backbone: nn.Module, x: Tensor, sigma: Tensor, condition: Condition, trained: ConditioningDtype = "float32"
+) -> Any:
     """One network evaluation at noise levels ``sigma`` [B]: whatever the backbone's ``proj_out`` returns.
 
     A velocity [B, S, C] from a teacher, a MomentumField from a student. The backbone multiplies sigma by 1000 itself.
+    trained: what the backbone was trained in, which matters where it now computes in more.
     """
     return backbone(
         hidden_states=x,
         encoder_hidden_states=condition.sequence,
         encoder_hidden_states_mask=condition.mask,
-        timestep=sigma,
+        timestep=as_trained(sigma, trained),
         img_shapes=[[(1, condition.rows, condition.columns)]] * x.shape[0],
         return_dict=False,
     )[0]

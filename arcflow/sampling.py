@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcflow.conditioning import ConditioningDtype
 from arcflow.field import displacement
 from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.schedule import sigmas
@@ -24,17 +25,19 @@ def sample_student(
     shift: float,
     final_step_ratio: float = 1.0,
     levels: Sequence[float] = (),
+    trained: ConditioningDtype = "float32",
 ) -> tuple[Tensor, dict[float, Tensor]]:
     """Integrate a student from ``noise`` [B, S, C]: one evaluation a segment, closed form between.
 
-    student: a backbone with a momentum head. levels: noise levels at which the state is wanted too.
+    student: a backbone with a momentum head. levels: noise levels at which the state is wanted too. trained: what
+    the student was trained in (its policy's ``conditioning_dtype``); the solver has the exact noise levels always.
     Returns (x at sigma 0, {level: x there}).
     """
     grid = sigmas(nfe, shift, final_step_ratio)
     x, seen = noise, {}
     for a, b in itertools.pairwise(grid):
         start = torch.full((x.shape[0],), a, device=x.device)
-        field = architecture.evaluate(student, x, start, condition)
+        field = architecture.evaluate(student, x, start, condition, trained)
         for level in levels:
             if b <= level <= a:
                 seen[level] = x + displacement(field, start, start, torch.full_like(start, level))
@@ -51,12 +54,16 @@ def sample_teacher(
     steps: int,
     shift: float,
     guidance: ClassifierFree | None = None,
+    trained: ConditioningDtype = "float32",
 ) -> tuple[Tensor, dict[float, Tensor]]:
-    """Integrate a teacher by ``steps`` Euler steps on the shifted grid. Returns (x at sigma 0, {level: x there})."""
+    """Integrate a teacher by ``steps`` Euler steps on the shifted grid. Returns (x at sigma 0, {level: x there}).
+
+    trained: what the teacher ran in when its student was distilled; the steps have the exact noise levels always.
+    """
     grid = sigmas(steps, shift)
     x, seen = noise, {grid[0]: noise}
     for a, b in itertools.pairwise(grid):
         level = torch.full((x.shape[0],), a, device=x.device)
-        x = x - teacher_velocity(architecture, teacher, x, level, condition, guidance) * (a - b)
+        x = x - teacher_velocity(architecture, teacher, x, level, condition, guidance, trained) * (a - b)
         seen[b] = x
     return x, seen

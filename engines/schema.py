@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND: Final = "arcflow-bundle"
 MANIFEST_NAME = "manifest.json"
 
@@ -108,12 +108,15 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Constants of the sigma schedule, the guidance fed to the backbone, and the evaluations: usual and most.
 
     A backbone that takes no guidance (Qwen-Image's) was distilled from a teacher with that much of it.
+    conditioning_dtype: what rounded noise level and guidance when the student was trained; the backbone is fed them
+    rounded so (:mod:`runtime.conditioning`), the solver is not.
     """
 
     shift: Positive
     guidance: float
     nfe: Count
     final_step_ratio: Positive
+    conditioning_dtype: Literal["float32", "bfloat16"]
     max_nfe: Count = 64
 
 

@@ -61,6 +61,7 @@ def schedule(policy: Policy) -> Schedule:
         guidance=policy.guidance,
         nfe=policy.nfe,
         final_step_ratio=policy.final_step_ratio,
+        conditioning_dtype=policy.conditioning_dtype,
         max_nfe=MAX_NFE,
     )
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from arcflow.conditioning import ConditioningDtype
     from export.networks.base import Network
+    from export.rollout import Evaluate
     from export.tokenizer_files import TokenizerFile
 
 Report = Callable[[str, int, int], None]
@@ -28,12 +30,14 @@ BATCH = 8
 class Prompted:
     """The encodings of prompts, by backbone port, each [prompts, ...] in the CPU's memory.
 
-    architecture: "flux" or "qwen"; guidance: fed where the backbone has such a port; rows, columns: of image tokens.
+    architecture: "flux" or "qwen"; guidance: fed where the backbone has such a port; trained: what the student was
+    trained in, whose rounding of noise level and guidance it expects; rows, columns: of image tokens.
     """
 
     architecture: str
     encodings: Mapping[str, Tensor]
     guidance: float
+    trained: ConditioningDtype
     rows: int
     columns: int
 
@@ -54,11 +58,22 @@ class Prompted:
             cut = {name: tensor[:, :longest] for name, tensor in chosen.items()}
             img_ids = image_positions(self.rows, self.columns)
             return {**cut, "img_ids": img_ids, "txt_ids": text_positions(self.rows, self.columns, longest)}
-        from arcflow.flux import image_ids
+        from arcflow.flux import as_trained, image_ids
 
-        guidance = torch.full((batch,), self.guidance)
+        guidance = as_trained(torch.full((batch,), self.guidance), self.trained)
         img_ids = image_ids(self.rows, self.columns)
         return {**chosen, "guidance": guidance, "img_ids": img_ids, "txt_ids": torch.zeros(tokens, 3)}
+
+    def calling(self, evaluate: Evaluate) -> Evaluate:
+        """That backbone, called with exact noise levels and fed those which the student saw in training."""
+        from arcflow.students import architecture
+
+        as_trained = architecture(self.architecture).as_trained
+
+        def fed(*, timestep: Tensor, **others: Tensor) -> Sequence[Tensor]:
+            return evaluate(timestep=as_trained(timestep, self.trained), **others)
+
+        return fed
 
 
 def encode_prompts(

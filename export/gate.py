@@ -67,7 +67,8 @@ def measure_gate(
         rows = slice(start, min(start + batch, len(prompted)))
         noise = torch.stack([noise_of(FIRST_NOISE + index, tokens, channels) for index in range(rows.start, rows.stop)])
         ports = prompted.ports(rows)
-        truth, found = (rollout(backbone, noise, ports, sigmas) for backbone in (reference, quantised))
+        backbones = (prompted.calling(backbone) for backbone in (reference, quantised))
+        truth, found = (rollout(backbone, noise, ports, sigmas) for backbone in backbones)
         errors["latent"].append(relative_l2(found, truth))
         if decode is not None:
             with torch.no_grad():

@@ -16,7 +16,7 @@ from export.fp8_policy import block_of, layer_of, select_layers, weight_of
 from export.gate import FIRST_NOISE, relative_l2
 from export.measure import linears
 from export.networks.base import INNER, Network
-from export.rollout import noise_of, rollout
+from export.rollout import Evaluate, noise_of, rollout
 from export.streaming import Placement, open_module
 from foundation.files import atomic_file
 
@@ -63,14 +63,15 @@ def layer_errors(
     blocks: dict[str, list[str]] = {}
     for layer in layers:
         blocks.setdefault(block_of(layer), []).append(layer)
-    segments = _segments(module, network, prompted, sigmas)
+    evaluate = prompted.calling(module)
+    segments = _segments(evaluate, network, prompted, sigmas)
     trials = [("layer", layer, [layer]) for layer in layers]
     trials += [("block", block, members) for block, members in blocks.items()]
     trials.append(("all", "all", layers))
     errors: dict[tuple[str, str], float] = {}
     for number, (kind, name, members) in enumerate(trials, 1):
         with fake_quantised(backbone, {layer: calibration.amax[layer] for layer in members}):
-            errors[kind, name] = max(_error(module, segment) for segment in segments)
+            errors[kind, name] = max(_error(evaluate, segment) for segment in segments)
         if progress is not None:
             progress(number, len(trials))
     return Report(_sorted(errors, "layer"), _sorted(errors, "block"), errors["all", "all"])
@@ -131,7 +132,7 @@ class _Segment:
     truth: Tensor
 
 
-def _segments(module: Any, network: Network, prompted: Prompted, sigmas: Sequence[float]) -> list[_Segment]:
+def _segments(evaluate: Evaluate, network: Network, prompted: Prompted, sigmas: Sequence[float]) -> list[_Segment]:
     import torch
 
     channels, tokens = int(network.ports_in["hidden_states"][1][-1]), prompted.rows * prompted.columns
@@ -139,15 +140,15 @@ def _segments(module: Any, network: Network, prompted: Prompted, sigmas: Sequenc
     ports = prompted.ports(slice(0, len(prompted)))
     found = []
     for ends in itertools.pairwise(sigmas):
-        truth = rollout(module, x, ports, ends)
+        truth = rollout(evaluate, x, ports, ends)
         found.append(_Segment(x, ports, ends, truth))
         x = truth
     return found
 
 
-def _error(module: Any, segment: _Segment) -> float:
+def _error(evaluate: Evaluate, segment: _Segment) -> float:
     """Mean over prompts of the relative L2 error of the segment's displacement; infinite where it is not a number."""
-    x = rollout(module, segment.x, segment.ports, segment.ends)
+    x = rollout(evaluate, segment.x, segment.ports, segment.ends)
     error = float(relative_l2(x - segment.x, segment.truth - segment.x).mean())
     return error if math.isfinite(error) else math.inf
 

@@ -171,7 +171,7 @@ def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice, watch: Watc
         field: Sequence[Tensor] = module(**inputs)
         return field
 
-    rollout(evaluate, noise.to(plan.device), ports, plan.sigmas)
+    rollout(prompted.calling(evaluate), noise.to(plan.device), ports, plan.sigmas)
 
 
 def _resume(state: Path, backbone: nn.Module) -> tuple[int, dict[str, Observer], Watch]:

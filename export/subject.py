@@ -56,10 +56,6 @@ class Subject:
         own = schedule(self.student.policy)
         return sigmas(own.nfe, own.shift, own.final_step_ratio)
 
-    def guidance(self) -> float:
-        """What the backbone is fed as guidance where it has such a port."""
-        return self.student.policy.guidance
-
     def default_dtype(self) -> torch.dtype:
         """float32 for a small student, else bfloat16."""
         import math
@@ -87,7 +83,8 @@ class Subject:
         rows, columns = self.grid(width, height)
         tokenizers = self.seam.tokenizers(self.base, self.spec.limits)
         encodings = encode_prompts(self.seam, self.network, tokenizers, prompts, dtype, device, report)
-        return Prompted(self.seam.NAME, encodings, self.guidance(), rows, columns)
+        policy = self.student.policy
+        return Prompted(self.seam.NAME, encodings, policy.guidance, policy.conditioning_dtype, rows, columns)
 
 
 def open_subject(

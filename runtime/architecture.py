@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from engines.manifest import Manifest
 from runtime import layout
 from runtime.backend import Array, Network
+from runtime.conditioning import Levels
 from runtime.errors import BackendError
 from runtime.result import Picture
 from runtime.solver import MomentumField
@@ -61,7 +62,16 @@ class ArchitectureNetworks(ABC, Generic[Condition]):
     def backbone_inputs(
         self, x: Tokens, sigma: float, guidance: float, conditions: Condition, grid: Grid
     ) -> Mapping[str, Array]:
-        """What the backbone is fed for a batch at noise level ``sigma``."""
+        """What the backbone is fed for a batch at noise level ``sigma``, which goes in as the student was trained."""
+
+    @abstractmethod
+    def bfloat16_levels(self, values: Levels) -> Levels:
+        """Noise levels or guidance as a backbone saw them that was trained in bfloat16."""
+
+    def as_trained(self, values: ArrayLike) -> Levels:
+        """Noise levels or guidance as the student saw them in training: what the backbone is fed."""
+        levels = np.asarray(values, dtype=np.float32)
+        return levels if self._manifest.schedule.conditioning_dtype == "float32" else self.bfloat16_levels(levels)
 
     @abstractmethod
     def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from runtime import layout
 from runtime.architecture import ArchitectureNetworks, Grid, Tokens
 from runtime.backend import Array
+from runtime.conditioning import Levels, scaled_bfloat16
 from runtime.text import TokenIds
 
 
@@ -35,6 +36,10 @@ class FluxNetworks(ArchitectureNetworks[FluxConditions]):
             sequence=self.in_batches("t5", {"input_ids": tokens["t5"].ids}),
         )
 
+    def bfloat16_levels(self, values: Levels) -> Levels:
+        """Rounded before the factor of 1000 and after it."""
+        return scaled_bfloat16(values)
+
     def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
         """As many as T5's ids."""
         return int(tokens["t5"].ids.shape[1])
@@ -42,13 +47,13 @@ class FluxNetworks(ArchitectureNetworks[FluxConditions]):
     def backbone_inputs(
         self, x: Tokens, sigma: float, guidance: float, conditions: FluxConditions, grid: Grid
     ) -> Mapping[str, Array]:
-        """Noise level and guidance go in as they are; the text has no positions."""
+        """Noise level and guidance go in as the student was trained; the text has no positions."""
         return {
             "hidden_states": x,
             "encoder_hidden_states": conditions.sequence,
             "pooled_projections": conditions.pooled,
-            "timestep": np.full(len(x), sigma, dtype=np.float32),
-            "guidance": np.full(len(x), guidance, dtype=np.float32),
+            "timestep": self.as_trained(np.full(len(x), sigma)),
+            "guidance": self.as_trained(np.full(len(x), guidance)),
             "img_ids": layout.image_ids(grid.rows, grid.columns),
             "txt_ids": np.zeros((conditions.sequence.shape[1], 3), dtype=np.float32),
         }

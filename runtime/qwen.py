@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from runtime import layout
 from runtime.architecture import ArchitectureNetworks, Grid, Tokens
 from runtime.backend import Array
+from runtime.conditioning import Levels, to_bfloat16
 from runtime.text import TokenIds
 
 
@@ -50,6 +51,10 @@ class QwenNetworks(ArchitectureNetworks[QwenConditions]):
         mask = mask[:, drop:]
         return QwenConditions(np.where(mask[..., None] == 1, sequence, np.float32(0)), mask, least)
 
+    def bfloat16_levels(self, values: Levels) -> Levels:
+        """Rounded once: the factor of 1000 comes in float32."""
+        return to_bfloat16(values)
+
     def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
         """What is left when the template's head is dropped."""
         kept = int(tokens["text"].ids.shape[1]) - self._manifest.tokenizers["text"].drop
@@ -58,12 +63,12 @@ class QwenNetworks(ArchitectureNetworks[QwenConditions]):
     def backbone_inputs(
         self, x: Tokens, sigma: float, guidance: float, conditions: QwenConditions, grid: Grid
     ) -> Mapping[str, Array]:
-        """The noise level goes in as it is; guidance was distilled into the student and is not fed."""
+        """The noise level goes in as the student was trained; guidance was distilled into it and is not fed."""
         return {
             "hidden_states": x,
             "encoder_hidden_states": conditions.sequence,
             "encoder_hidden_states_mask": conditions.mask,
-            "timestep": np.full(len(x), sigma, dtype=np.float32),
+            "timestep": self.as_trained(np.full(len(x), sigma)),
             "img_ids": layout.centred_image_ids(grid.rows, grid.columns),
             "txt_ids": layout.text_positions(grid.rows, grid.columns, conditions.mask.shape[1]),
         }

@@ -91,7 +91,8 @@ def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work
 
     The iterations are chosen from the throughput, so that the recipe's schedule and average see a whole run.
     """
-    from arcflow.adapter import Policy, save_adapter
+    from arcflow.adapter import save_adapter
+    from arcflow.policy import policy_of
 
     pace = throughput(recipe, teacher, recipe.distill.loop.batch, 40, work).seconds
     iterations = max(50, int(0.85 * seconds / pace))
@@ -106,9 +107,8 @@ def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work
     with _scratch(work) as scratch:
         student = _fit(longer, teacher, scratch, watch)
     spent = time.monotonic() - start
-    policy = Policy(recipe.shift, recipe.guidance, recipe.distill.nfe, recipe.distill.final_step_ratio)
     folder = work / "tiny-adapter"
-    save_adapter(student, teacher.transformer.config, policy, folder)  # type: ignore[arg-type]
+    save_adapter(student, teacher.transformer.config, policy_of(recipe), folder)  # type: ignore[arg-type]
     ours, before = errors(recipe, teacher, folder), errors(recipe, teacher, COMMITTED)
     emit(
         "distillation, trained longer",
@@ -141,9 +141,10 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     condition = teacher.condition(prompts, recipe.guidance).to(where)
     first = recipe.evaluate.first_seed
     noise = torch.stack([_noise(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]).to(where)
-    ends, _ = sample_student(family, student, noise, condition, recipe.distill.nfe, recipe.shift)
+    trained = read.config.policy.conditioning_dtype
+    ends, _ = sample_student(family, student, noise, condition, recipe.distill.nfe, recipe.shift, trained=trained)
     wanted, _ = sample_teacher(
-        family, teacher.transformer, noise, condition, recipe.evaluate.reference_steps, recipe.shift
+        family, teacher.transformer, noise, condition, recipe.evaluate.reference_steps, recipe.shift, trained=trained
     )
     return float(relative_l2(ends, wanted).mean())
 

@@ -50,6 +50,10 @@ class Feeding:
         self.parts = tuple(self._part(port, encoder) for port, encoder in sources.items())
         self._check_types()
 
+    def timesteps(self, sigmas: Sequence[float]) -> Array:
+        """What the backbone is fed at those noise levels, float32."""
+        return self._host.as_trained(sigmas)
+
     def text_width(self, tokens: Sequence[int]) -> int:
         """Text tokens that the backbone is fed for pictures whose text has so many."""
         longest = max(tokens)

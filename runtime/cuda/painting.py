@@ -74,7 +74,7 @@ class Painter:
         for name, values in inputs.items():
             self._device.upload(self._at(port_buffer(BACKBONE, name)), values)
         table = np.zeros((settings.nfe, self._stride // 4), dtype=np.float32)
-        table[:, : self._batch] = np.array(settings.sigmas[:-1], dtype=np.float32)[:, None]
+        table[:, : self._batch] = self._feeding.timesteps(settings.sigmas[:-1])[:, None]
         self._device.upload(self._at(TIMESTEPS), table)
         with self._marks.stage("noise"):
             values_each = self._grid.tokens * self._channels

@@ -185,7 +185,13 @@ def test_a_log_for_tensorboard_is_written(teacher: TeacherFolder, recipe: Recipe
     distil(longer, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
     assert list((tmp_path / "run" / "logs").glob("events.out.tfevents.*"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["arcflow_policy"] == {"shift": 1.7, "guidance": 2.0, "nfe": 2, "final_step_ratio": 1.0}
+    assert config["arcflow_policy"] == {
+        "shift": 1.7,
+        "guidance": 2.0,
+        "nfe": 2,
+        "final_step_ratio": 1.0,
+        "conditioning_dtype": "bfloat16",
+    }
 
 
 def test_the_error_falls(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:

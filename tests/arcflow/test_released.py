@@ -31,7 +31,7 @@ BASES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 ARCHITECTURES: dict[str, Any] = {"flux": flux, "qwen": qwen}
-DEFAULTS = {"flux": Policy(3.2, 3.5, 2, 1.0), "qwen": Policy(3.2, 4.0, 2, 1.0)}
+DEFAULTS = {"flux": Policy(3.2, 3.5, 2, 1.0, "bfloat16"), "qwen": Policy(3.2, 4.0, 2, 1.0, "bfloat16")}
 
 
 def plain(name: str) -> dict[str, Any]:
@@ -105,10 +105,11 @@ def test_no_metadata_at_all_means_the_defaults(name: str, tmp_path: Path) -> Non
 
 
 def test_what_the_metadata_names_is_taken(tmp_path: Path) -> None:
-    policy = {"type": "ArcFlow", "shift": 2.5, "nfe": 4, "timestep_ratio": 0.5, "checkpointing": False}
+    policy = {"type": "ArcFlow", "shift": 2.5, "nfe": 4, "timestep_ratio": 0.5, "checkpointing": False,
+              "conditioning_dtype": "float32"}  # fmt: skip
     released("flux", tmp_path, policy=policy)
     config = read_config(tmp_path)
-    assert config.policy == Policy(2.5, 3.5, 4, 0.5) and config.policy_source == "metadata"
+    assert config.policy == Policy(2.5, 3.5, 4, 0.5, "float32") and config.policy_source == "metadata"
 
 
 def test_the_configuration_comes_before_the_metadata(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Case:
 _DAMAGED = "manifest.json is damaged or is not a bundle's manifest: "
 _SCHEMA = "manifest.json does not follow the schema: "
 _QUANTISED = {"calibration": "a" * 64, "method": "max", "synthetic": True, "layers": ["x"]}
-_LATER = b'"schema_version": 3, "field_of_the_future": []'
+_LATER = b'"schema_version": 4, "field_of_the_future": []'
 _FLIPPED_MANIFEST = {"first": "JSON is malformed", "middle": "manifest.json", "last": "trailing characters"}
 
 
@@ -150,8 +150,8 @@ _BYTES = [
     Case("not UTF-8", replacing(b'"onnx": "', b'"onnx": "\xf0\x9f\x92'), "can't decode bytes in position 0-2: invalid"),
     Case("half a pair", replacing(b'"onnx": "', b'"onnx": "\\ud83d'), "unexpected end of hex escape (byte "),
     Case("other spaces", raw(lambda data: data.replace(b"\n", b"\r\n")), "was altered: its digest is "),
-    Case("later version", replacing(b'"schema_version": 2', _LATER), "schema version 3, this ArcFlow reads version 2"),
-    Case("huge version", replacing(b'"schema_version": 2', b'"schema_version": ' + b"9" * 40), "version 9999999999999"),
+    Case("later version", replacing(b'"schema_version": 3', _LATER), "schema version 4, this ArcFlow reads version 3"),
+    Case("huge version", replacing(b'"schema_version": 3', b'"schema_version": ' + b"9" * 40), "version 9999999999999"),
     Case("other kind", replacing(b'"arcflow-bundle"', b'"it\'s \\u0007"'), "is of kind \"it's \\x07\"; a bundle's is"),
     Case("digest missing", replacing(b'"digest": ', b'"tools": {}, "x": '), "contains unknown field `x`"),
     Case("digest empty", raw(lambda data: data.replace(data[data.index(b'"digest": "') + 11 :][:64], b"", 1)),
@@ -184,6 +184,11 @@ _FIELDS = [
             ("networks.clip.inputs.0.shape.1", None, "Expected `int | str`, got `null`"),
             ("limits.batch.max", (1 << 20) + 1, "Expected `int` <= 1048576 - at `$.limits.batch.max`"),
             ("latent.scaling_factor.0", 0, "Expected `float` > 0.0 - at `$.latent.scaling_factor[0]`"),
+            (
+                "schedule.conditioning_dtype",
+                "float16",
+                "Invalid enum value 'float16' - at `$.schedule.conditioning_dtype`",
+            ),
             ("schedule.guidance", True, "Expected `float`, got `bool` - at `$.schedule.guidance`"),
             ("engine", 1, "Expected `object | null`, got `int` - at `$.engine`"),
             ("parity.0.twin", 0, "Expected `bool`, got `int` - at `$.parity[0].twin`"),

@@ -61,7 +61,7 @@ def test_is_readable_json_with_sorted_keys() -> None:
     document = json.loads(data)
     assert list(document) == sorted(document)
     assert document["kind"] == "arcflow-bundle"
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert data.endswith(b"}\n")
     assert b'\n  "architecture": "flux"' in data
 
@@ -71,7 +71,7 @@ def test_the_order_of_dictionaries_does_not_matter() -> None:
     assert render_manifest(_complete(networks=networks)) == render_manifest(_complete())
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 99])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, 99])
 def test_unknown_versions(version: int) -> None:
     with pytest.raises(SchemaVersionError, match=f"schema version {version}"):
         parse_manifest(render_manifest(_complete(schema_version=version)))
@@ -124,7 +124,7 @@ _LIMITS = small_bundle.manifest().limits
         ({"limits": msgspec.structs.replace(_LIMITS, batch=Range(2, 1, 4))}, "limits.batch is 2/1/4"),
         ({"limits": msgspec.structs.replace(_LIMITS, multiple=12)}, "limits.multiple is 12"),
         ({"limits": msgspec.structs.replace(_LIMITS, width=Range(16, 30, 64))}, "limits.width has a value"),
-        ({"schedule": Schedule(1.7, 2.0, 9, 1.0, 8)}, "schedule.nfe is 9"),
+        ({"schedule": Schedule(1.7, 2.0, 9, 1.0, "float32", 8)}, "schedule.nfe is 9"),
         ({"momentum": Momentum(4, 16, 9)}, "patch positions"),
         ({"latent": Latent(3, 2, 4, [1.0], [0.0])}, "12 and 4"),
         ({"files": []}, "not among its files"),

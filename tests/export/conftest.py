@@ -34,7 +34,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     for parameter in student.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
-    save_adapter(student, pipeline.transformer.config, Policy(shift=1.7, guidance=2.5, nfe=2), root / "adapter")
+    policy = Policy(shift=1.7, guidance=2.5, nfe=2, conditioning_dtype="float32")
+    save_adapter(student, pipeline.transformer.config, policy, root / "adapter")
     return Sources(root / "base", root / "adapter")
 
 

@@ -30,6 +30,7 @@ def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
     assert manifest.networks["backbone"].outputs[0].shape == ["batch", "image_tokens", MODES, 16]
     schedule = manifest.schedule
     assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)
+    assert schedule.conditioning_dtype == "float32"
     latent = manifest.latent
     assert (latent.vae_factor, latent.scaling_factor, latent.shift_factor) == (2, [1.2], [0.1])
     assert manifest.momentum.modes == MODES

@@ -313,7 +313,7 @@ def test_what_is_seen_is_what_the_layers_get(flux: Subject, tmp_path: Path) -> N
         module.get_submodule(name).register_forward_pre_hook(look(name))
     import arcflow.flux
 
-    sample_student(arcflow.flux, module, noise_of(0, 4, 64)[None], condition, 2, 3.2)
+    sample_student(arcflow.flux, module, noise_of(0, 4, 64)[None], condition, 2, 3.2, trained="bfloat16")
     assert seen == pytest.approx(dict(calibration.amax), rel=2e-4)
 
 

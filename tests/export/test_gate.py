@@ -40,7 +40,7 @@ class _Field:
 
 def _prompted(count: int = 3) -> Prompted:
     encodings = {"pooled_projections": torch.zeros(count, 2), "encoder_hidden_states": torch.zeros(count, 5, 2)}
-    return Prompted("flux", encodings, 1.0, 2, 3)
+    return Prompted("flux", encodings, 1.0, "float32", 2, 3)
 
 
 def test_a_rollout_is_euler_where_the_field_is_straight() -> None:
@@ -125,10 +125,11 @@ def painted(tiny: Subject) -> Painted:
     weights = select_layers([weight_of(n) for n in calibration.amax], network.fp8_layers, tiny.spec.keep_high)
     noise = torch.stack([noise_of(1_000_000 + index, 16, 16) for index in range(SEEDS)])
     ports = prompted.ports(slice(0, SEEDS))
-    plain = rollout(module, noise, ports, tiny.sigmas())
+    backbone = prompted.calling(module)
+    plain = rollout(backbone, noise, ports, tiny.sigmas())
     layers = [weight.removesuffix(".weight") for weight in weights]
     with fake_quantised(getattr(module, INNER), {layer: calibration.amax[layer] for layer in layers}):
-        fp8 = rollout(module, noise, ports, tiny.sigmas())
+        fp8 = rollout(backbone, noise, ports, tiny.sigmas())
     judge = Classifier()
     judge.load_state_dict(load_file(MODELS / "tiny" / CLASSIFIER))
     decode = tiny.network("vae_decoder").reference()

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import layout, noise, solver
+from runtime import conditioning, layout, noise, solver
 from runtime.solver import MomentumField
 
 Ask = Callable[..., dict[str, Any]]
@@ -181,6 +181,15 @@ def test_schedules_are_the_same_to_the_bit(ask: Ask, nfe: int, shift: float, rat
     answer = ask("sigmas", nfe=nfe, shift=shift, ratio=ratio, count=count)
     assert _array(answer["sigmas"], np.float64).tolist() == list(solver.sigmas(nfe, shift, ratio))
     assert _array(answer["previews"], np.float64).tolist() == list(solver.preview_sigmas(count, shift))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=64))
+def test_levels_are_rounded_the_same_to_the_bit(ask: Ask, values: list[float]) -> None:
+    levels = np.array(values, dtype=np.float32)
+    answer = ask("levels", values=levels)
+    _same(_array(answer["scaled"], np.float32), conditioning.scaled_bfloat16(levels))
+    _same(_array(answer["once"], np.float32), conditioning.to_bfloat16(levels))
 
 
 def test_the_mixture_is_vectorised(native_build: Path) -> None:

@@ -65,7 +65,7 @@ def manifest(pad_id: int = 0, **changes: Any) -> Manifest:
         "networks": {name: Network(f"{name}.onnx", *ports) for name, ports in _PORTS.items()},
         "limits": Limits(Range(1, 1, 4), Range(16, 32, 64), Range(16, 32, 64), Range(12, 12, 12), 8),
         "latent": Latent(channels=4, patch=2, vae_factor=4, scaling_factor=[0.8], shift_factor=[0.1]),
-        "schedule": Schedule(shift=1.7, guidance=2.0, nfe=2, final_step_ratio=1.0, max_nfe=64),
+        "schedule": Schedule(shift=1.7, guidance=2.0, nfe=2, final_step_ratio=1.0, conditioning_dtype="bfloat16"),
         "momentum": Momentum(modes=MODES, packed_channels=16, patch_positions=4),
         "tokenizers": {
             "clip": TokenizerSpec("tokenizers/clip.json", CLIP_TOKENS, pad_id),

@@ -53,7 +53,7 @@ def _torch(pipeline: Pipeline, nfe: int) -> tuple[Any, Any]:
         guidance = torch.full((2,), schedule.guidance)
         condition = flux.Condition(pooled, sequence, guidance, flux.image_ids(4, 4), txt_ids)
         for a, b in itertools.pairwise(levels):
-            field = flux.evaluate(student.eval(), x, torch.full((2,), a), condition)
+            field = flux.evaluate(student.eval(), x, torch.full((2,), a), condition, "bfloat16")
             x = x + displacement(field, *(torch.tensor(s) for s in (a, a, b)))
         z = flux.unpack(x, 4, 4)
         decoded = teacher.vae.decode(z / teacher.vae.config.scaling_factor + teacher.vae.config.shift_factor).sample

@@ -91,10 +91,11 @@ class _MeanVelocity(torch.nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, **options: Any) -> tuple[torch.Tensor]:
         from arcflow.field import displacement
+        from arcflow.qwen import as_trained
 
         place = min(range(len(self.levels) - 1), key=lambda i: abs(self.levels[i] - float(timestep[0])))
         start, end = (torch.tensor(self.levels[i], dtype=torch.float64) for i in (place, place + 1))
-        (field,) = self.student(hidden_states=hidden_states, timestep=timestep, **options)
+        (field,) = self.student(hidden_states=hidden_states, timestep=as_trained(timestep, "bfloat16"), **options)
         return (displacement(field, start, start, end) / (end - start).float(),)
 
 

@@ -82,15 +82,20 @@ void Architecture::prepare(Device& device, const BatchShape& shape, const std::v
   put(device, Slot::kImageIds, image_positions(shape.grid));
   put(device, Slot::kTextIds, text_positions(shape));
   const auto count = static_cast<std::size_t>(batch);
-  put(device, Slot::kGuidance, std::vector<float>(count, static_cast<float>(manifest_.schedule.guidance)));
+  put(device, Slot::kGuidance, std::vector<float>(count, as_trained(manifest_.schedule.guidance)));
   // Room for any usual number of evaluations: a buffer that grows costs what was recorded.
   const std::size_t stride = timestep_stride(batch) / sizeof(float);
   device.need(Slot::kTimestep, kUsualEvaluations * stride * sizeof(float));
   std::vector<float> levels((sigmas.size() - 1) * stride);
   for (std::size_t step = 0; step + 1 < sigmas.size(); ++step) {
-    std::fill_n(levels.begin() + static_cast<std::ptrdiff_t>(step * stride), count, static_cast<float>(sigmas[step]));
+    std::fill_n(levels.begin() + static_cast<std::ptrdiff_t>(step * stride), count, as_trained(sigmas[step]));
   }
   put(device, Slot::kTimestep, levels);
+}
+
+float Architecture::as_trained(double value) const noexcept {
+  const auto level = static_cast<float>(value);
+  return manifest_.schedule.conditioning_dtype == "float32" ? level : bfloat16_level(level);
 }
 
 void Architecture::evaluate(Device& device, const BatchShape& shape, std::size_t step) const {

@@ -97,6 +97,8 @@ class Architecture {
   virtual std::vector<Binding> text_inputs(const BatchShape& shape) const = 0;
   virtual std::vector<float> image_positions(const Grid& grid) const = 0;
   virtual std::vector<float> text_positions(const BatchShape& shape) const = 0;
+  // A noise level or guidance as a backbone of this architecture saw it that was trained in bfloat16.
+  virtual float bfloat16_level(float value) const noexcept = 0;
 
   void check_backbone(std::vector<Rule> text);
   void check_ports(const std::string& network, const std::vector<Rule>& inputs, const std::vector<Rule>& outputs) const;
@@ -112,6 +114,8 @@ class Architecture {
   const Manifest manifest_;
 
  private:
+  // A noise level or guidance as the student saw it in training: what the backbone is fed.
+  float as_trained(double value) const noexcept;
   const Port* find_input(const std::string& network, const std::string& input) const;
 
   std::int32_t field_type_ = kArcflowFloat32;

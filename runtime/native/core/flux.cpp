@@ -46,7 +46,10 @@ class Flux final : public Architecture {
   }
 
  private:
-  // Noise level and guidance go in as they are; the text has no positions.
+  // Noise level and guidance are rounded before the factor of 1000 and after it.
+  float bfloat16_level(float value) const noexcept override { return scaled_bfloat16(value); }
+
+  // The text has no positions.
   std::vector<Binding> text_inputs(const BatchShape& shape) const override {
     return {{"encoder_hidden_states", Slot::kSequence, {shape.batch, shape.text_tokens, sequence_}},
             {"pooled_projections", Slot::kPooled, {shape.batch, pooled_}},

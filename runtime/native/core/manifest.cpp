@@ -70,9 +70,9 @@ Manifest parse_manifest(std::string_view data) {
   if (header.kind != "arcflow-bundle") {
     refuse("is of kind " + python_repr(header.kind) + "; a bundle's is 'arcflow-bundle'");
   }
-  if (header.schema_version != "2") {
+  if (header.schema_version != "3") {
     refuse("has schema version " + header.schema_version +
-           ", this ArcFlow reads version 2: use the ArcFlow that made the bundle, or build the bundle again");
+           ", this ArcFlow reads version 3: use the ArcFlow that made the bundle, or build the bundle again");
   }
   ReadManifest read = fields_of(data);
   check_digest(data, read.manifest.digest);

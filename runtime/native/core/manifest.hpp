@@ -47,6 +47,7 @@ struct Schedule {
   double shift = 1.0, guidance = 0.0;
   std::int64_t nfe = 1;
   double final_step_ratio = 1.0;
+  std::string conditioning_dtype = "float32";  // or "bfloat16"
   std::int64_t max_nfe = 64;
 };
 

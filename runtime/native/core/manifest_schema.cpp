@@ -131,6 +131,8 @@ Schedule schedule(FieldReader& in, At at) {
              {"guidance", true, [&](At p) { out.guidance = in.real(p); }},
              {"nfe", true, [&](At p) { out.nfe = count(in, p); }},
              {"final_step_ratio", true, [&](At p) { out.final_step_ratio = in.positive(p); }},
+             {"conditioning_dtype", true,
+              [&](At p) { out.conditioning_dtype = in.literal(p, {"float32", "bfloat16"}); }},
              {"max_nfe", false, [&](At p) { out.max_nfe = count(in, p); }}});
   return out;
 }

@@ -80,7 +80,10 @@ class Qwen final : public Architecture {
   }
 
  private:
-  // The noise level goes in as it is; guidance was distilled into the student and is not fed.
+  // The noise level is rounded once: the factor of 1000 comes in float32.
+  float bfloat16_level(float value) const noexcept override { return to_bfloat16(value); }
+
+  // Guidance was distilled into the student and is not fed.
   std::vector<Binding> text_inputs(const BatchShape& shape) const override {
     return {{"encoder_hidden_states", Slot::kSequence, {shape.batch, shape.text_tokens, sequence_}},
             {"encoder_hidden_states_mask", Slot::kSequenceMask, {shape.batch, shape.text_tokens}},

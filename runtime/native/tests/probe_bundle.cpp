@@ -93,6 +93,7 @@ json manifest_of(const arcflow::core::Manifest& m) {
                      {"guidance", m.schedule.guidance},
                      {"nfe", m.schedule.nfe},
                      {"max_nfe", m.schedule.max_nfe},
+                     {"conditioning_dtype", m.schedule.conditioning_dtype},
                      {"final_step_ratio", m.schedule.final_step_ratio}};
   out["momentum"] = {{"modes", m.momentum.modes},
                      {"packed_channels", m.momentum.packed_channels},

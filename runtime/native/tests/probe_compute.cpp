@@ -1,5 +1,5 @@
 // The core's arithmetic for tests/native/test_compute.py: a JSON line in, a JSON line out; arrays travel as base64 text
-// of little-endian numbers. {"do": "advance" | "normal" | "unpack" | "to_rgb8" | "ids" | "sigmas" | "time", ...}
+// of little-endian numbers. {"do": "advance" | "normal" | "unpack" | "to_rgb8" | "ids" | "sigmas" | "levels" | "time", ...}
 #include <chrono>
 #include <cstring>
 #include <iostream>
@@ -115,6 +115,14 @@ Json answer(const Json& in) {
   if (what == "sigmas") {
     return {{"sigmas", packed(core::sigmas(in.at("nfe"), in.at("shift"), in.at("ratio")))},
             {"previews", packed(core::preview_sigmas(in.at("count"), in.at("shift")))}};
+  }
+  if (what == "levels") {
+    std::vector<float> scaled, once;
+    for (const float value : floats(in.at("values"))) {
+      scaled.push_back(core::scaled_bfloat16(value));
+      once.push_back(core::to_bfloat16(value));
+    }
+    return {{"scaled", packed(scaled)}, {"once", packed(once)}};
   }
   if (what == "time") return {{"seconds", least_time(segment(in))}};
   return {{"error", "unknown: " + what}};
