@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
@@ -128,17 +131,54 @@ def explain(error: Exception, doing: str) -> BackendError:
 def _preload() -> str:
     """Load CUDA's libraries from the packages that carry them; returns the names of those missing, "" for none.
 
-    They lie where the system's loader does not look, so that ONNX Runtime finds only those that are loaded already.
+    They lie where the system's loader does not look, so that ONNX Runtime finds only those that are loaded already. By
+    itself it looks beside its own package alone; here first wherever Python finds the package ``nvidia``, and before
+    that at what an imported torch has loaded, of which there should be no second copy.
     """
     import onnxruntime
 
-    preload: Callable[[], None] | None = getattr(onnxruntime, "preload_dlls", None)
+    preload: Callable[..., None] | None = getattr(onnxruntime, "preload_dlls", None)
     if preload is None:
         return ""
-    printed = io.StringIO()  # It tells of failures on stdout, and in no other way.
-    with contextlib.redirect_stdout(printed):
-        preload()
-    return ", ".join(re.findall(r"^Failed to load ([^:]+):", printed.getvalue(), re.MULTILINE))
+
+    def missing(**options: Any) -> str:
+        printed = io.StringIO()  # It tells of failures on stdout, and in no other way.
+        with contextlib.redirect_stdout(printed):
+            preload(**options)
+        return ", ".join(re.findall(r"^Failed to load ([^:]+):", printed.getvalue(), re.MULTILINE))
+
+    torch = _torch_libraries(getattr(onnxruntime, "cuda_version", ""))
+    if torch is not None and not missing(directory=str(torch)):
+        return ""
+    for folder, of_cudnn in _nvidia_libraries():
+        missing(directory=str(folder), cuda=not of_cudnn, cudnn=of_cudnn)
+    return missing()
+
+
+def _nvidia_libraries() -> list[tuple[Path, bool]]:
+    """The folders of libraries in the packages that NVIDIA's wheels share, and whether it is cuDNN's."""
+    try:
+        found = importlib.util.find_spec("nvidia")
+    except ValueError:  # A module of that name that was not imported from anywhere.
+        found = None
+    patterns = ("*/bin", "*/bin/*") if sys.platform == "win32" else ("*/lib",)
+    return [
+        (folder, folder.relative_to(root).parts[0] == "cudnn")
+        for root in map(os.path.abspath, (found.submodule_search_locations or ()) if found else ())
+        for pattern in patterns
+        for folder in sorted(Path(root).glob(pattern))
+        if folder.is_dir()
+    ]
+
+
+def _torch_libraries(built_for: str) -> Path | None:
+    """The folder of the libraries of a torch that was imported already and is for the same CUDA; else None."""
+    torch: Any = sys.modules.get("torch")
+    cuda = getattr(getattr(torch, "version", None), "cuda", None)
+    if not cuda or not built_for or cuda.partition(".")[0] != built_for.partition(".")[0]:
+        return None
+    folder = Path(torch.__file__).absolute().parent / "lib"
+    return folder if folder.is_dir() else None
 
 
 def _check_driver(ordinal: int, built_for: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from runtime.cuda.errors import DeviceError
 from runtime.cuda.interface import Advance
@@ -17,6 +18,21 @@ MAX_FACTORS = 256
 TYPES = {"float32": ("f32", 4), "float16": ("f16", 2), "bfloat16": ("bf16", 2)}
 """Types of a field: the kernel's suffix and the bytes of a value."""
 
+FIXED_MODES = 16
+"""Modes that a variant of the solver has fixed at compile time."""
+
+
+class Variant(IntEnum):
+    """The solver's kernels of a type: a value a load; 16 bytes a load; the same with the modes known when compiled."""
+
+    ANY = 0
+    WIDE = 1
+    FIXED = 2
+
+
+SUFFIXES = {Variant.ANY: "_any", Variant.WIDE: "", Variant.FIXED: f"_modes{FIXED_MODES}"}
+"""What follows ``arcflow_advance_<type>`` in a kernel's name."""
+
 _MOST = 1 << 20
 _SHARED_LIMIT = 48 * 1024  # What a block may have without asking.
 _MOST_BLOCKS = 65_536
@@ -25,9 +41,9 @@ _SIDE = 1 << 15  # Keeps products of two within 32 bits.
 
 @dataclass(frozen=True)
 class AdvancePlan:
-    """A launch of the solver. wide: 16-byte loads, ``arcflow_advance_<type>``, else ``arcflow_advance_<type>_any``."""
+    """A launch of the solver."""
 
-    wide: bool
+    variant: Variant
     tokens_per_block: int
     blocks: int
     shared_bytes: int
@@ -60,7 +76,8 @@ def plan_advance(
     blocks = -(-tokens // here)
     if blocks > 0x7FFFFFFF:
         return None
-    return AdvancePlan(wide, here, blocks, here * token_bytes)
+    variant = Variant.ANY if not wide else Variant.FIXED if modes == FIXED_MODES else Variant.WIDE
+    return AdvancePlan(variant, here, blocks, here * token_bytes)
 
 
 def advance_launch(step: Advance) -> tuple[str, AdvancePlan]:
@@ -82,7 +99,7 @@ def advance_launch(step: Advance) -> tuple[str, AdvancePlan]:
             f"{step.positions} positions: channels must be a multiple of positions, and modes * positions at most "
             f"{_SHARED_LIMIT // 8}"
         )
-    return f"arcflow_advance_{suffix}{'' if plan.wide else '_any'}", plan
+    return f"arcflow_advance_{suffix}{SUFFIXES[plan.variant]}", plan
 
 
 def blocks_for(work: int) -> int:

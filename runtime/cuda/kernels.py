@@ -32,15 +32,18 @@ def kernel_image(capability: int) -> bytes:
     may write to, is passed over. Raises DeviceError where they cannot be compiled.
     """
     source, headers = sources()
-    _, version = nvrtc.compiler()
-    folder = cache_folder()
-    path = None if folder is None else folder / f"{_key(source, headers, capability, version)}.bin"
+    path = _path(source, headers, capability)
     if path is not None and (kept := _read(path)) is not None:
         return kept
     image = nvrtc.compile_image(Path(SOURCE).name, source, headers, capability)
     if path is not None:
         _write(path, image)
     return image
+
+
+def image_path(capability: int) -> Path | None:
+    """Where :func:`kernel_image` keeps that code; None for no cache. Code of other sources may lie beside it."""
+    return _path(*sources(), capability)
 
 
 def sources() -> tuple[bytes, Mapping[str, bytes]]:
@@ -65,11 +68,15 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _key(source: bytes, headers: Mapping[str, bytes], capability: int, version: tuple[int, int]) -> str:
+def _path(source: bytes, headers: Mapping[str, bytes], capability: int) -> Path | None:
+    _, version = nvrtc.compiler()
+    folder = cache_folder()
+    if folder is None:
+        return None
     digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability, tuple(version))).encode())
     for name, text in {SOURCE: source, **headers}.items():
         digest.update(f"\0{name}\0{len(text)}\0".encode() + text)
-    return f"sm{capability}-{digest.hexdigest()[:32]}"
+    return folder / f"sm{capability}-{digest.hexdigest()[:32]}.bin"
 
 
 def _read(path: Path) -> bytes | None:

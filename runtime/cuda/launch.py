@@ -16,7 +16,11 @@ The arguments are an array of addresses, one for each, and are read before the c
 """
 
 NAMES = (
-    *(f"arcflow_advance_{suffix}{rest}" for suffix, _ in geometry.TYPES.values() for rest in ("", "_any")),
+    *(
+        f"arcflow_advance_{suffix}{rest}"
+        for suffix, _ in geometry.TYPES.values()
+        for rest in geometry.SUFFIXES.values()
+    ),
     "arcflow_normal",
     "arcflow_unpack",
     "arcflow_to_rgb8",

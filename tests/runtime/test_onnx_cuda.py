@@ -210,7 +210,7 @@ def test_what_a_machine_lacks(driver: Any, ordinal: int, message: str, monkeypat
 def test_missing_libraries_are_named_and_nothing_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def preload_dlls() -> None:
+    def preload_dlls(**where: object) -> None:
         for name in ("libcublas.so.13", "libcurand.so.10"):
             print(f"Failed to load {name}: {name}: cannot open shared object file")
         print("Please follow the manual")

@@ -16,6 +16,8 @@
 //     float     start = sigma_src - sigma_a, span = sigma_a - sigma_b
 //     int       raw_logits: 0 for logweights as above; 1 where they still are logits: their softmax is done here
 //   All pointers aligned to 16 bytes; channels a multiple of 16 bytes of T (4, or 8 of a 16-bit type).
+// arcflow_advance_f32_modes16, _f16_modes16, _bf16_modes16: the same for 16 modes, which is known when compiled: all
+//   loads of a place are under way at once. The same result to the bit.
 // arcflow_advance_f32_any, _f16_any, _bf16_any: the same for any positions, channels and alignment, a value a load.
 //   Block: 128 threads. tokens_per_block: a multiple of 8, best the least one of at least 128 * V / channels, where V
 //   is the values of a load (4 for f32, 8 for f16 and bf16, 1 for _any). Grid: ceil(tokens / tokens_per_block). Shared
@@ -38,21 +40,24 @@
 #include "cuda/elements.cuh"
 #include "cuda/solver.cuh"
 
-#define ARCFLOW_ADVANCE(name, T, V, P)                                                                              \
-  ARCFLOW_KERNEL __launch_bounds__(128)                                                                             \
+#define ARCFLOW_ADVANCE(name, T, V, P, K)                                                                           \
+  ARCFLOW_KERNEL __launch_bounds__(128, 4)                                                                          \
       name(const T* means, const T* logweights, const T* loggammas, const float* x, float* out, long long tokens,   \
            int modes, int channels, int positions, int tokens_per_block, float start, float span, int raw_logits) { \
     ARCFLOW_SHARED(arcflow_shared);                                                                                 \
-    arcflow::cuda::advance<T, V, P>(means, logweights, loggammas, x, out, tokens, modes, channels, positions,       \
-                                    tokens_per_block, start, span, raw_logits, arcflow_shared);                     \
+    arcflow::cuda::advance<T, V, P, K>(means, logweights, loggammas, x, out, tokens, modes, channels, positions,    \
+                                       tokens_per_block, start, span, raw_logits, arcflow_shared);                  \
   }
 
-ARCFLOW_ADVANCE(arcflow_advance_f32, float, 4, 4)
-ARCFLOW_ADVANCE(arcflow_advance_f16, arcflow::cuda::Half, 8, 4)
-ARCFLOW_ADVANCE(arcflow_advance_bf16, arcflow::cuda::Bfloat16, 8, 4)
-ARCFLOW_ADVANCE(arcflow_advance_f32_any, float, 1, 0)
-ARCFLOW_ADVANCE(arcflow_advance_f16_any, arcflow::cuda::Half, 1, 0)
-ARCFLOW_ADVANCE(arcflow_advance_bf16_any, arcflow::cuda::Bfloat16, 1, 0)
+ARCFLOW_ADVANCE(arcflow_advance_f32, float, 4, 4, 0)
+ARCFLOW_ADVANCE(arcflow_advance_f16, arcflow::cuda::Half, 8, 4, 0)
+ARCFLOW_ADVANCE(arcflow_advance_bf16, arcflow::cuda::Bfloat16, 8, 4, 0)
+ARCFLOW_ADVANCE(arcflow_advance_f32_modes16, float, 4, 4, 16)
+ARCFLOW_ADVANCE(arcflow_advance_f16_modes16, arcflow::cuda::Half, 8, 4, 16)
+ARCFLOW_ADVANCE(arcflow_advance_bf16_modes16, arcflow::cuda::Bfloat16, 8, 4, 16)
+ARCFLOW_ADVANCE(arcflow_advance_f32_any, float, 1, 0, 0)
+ARCFLOW_ADVANCE(arcflow_advance_f16_any, arcflow::cuda::Half, 1, 0, 0)
+ARCFLOW_ADVANCE(arcflow_advance_bf16_any, arcflow::cuda::Bfloat16, 1, 0, 0)
 
 ARCFLOW_KERNEL __launch_bounds__(256)
     arcflow_normal(unsigned long long seed, unsigned long long first, unsigned long long count, float* out) {

@@ -79,20 +79,46 @@ struct alignas(sizeof(T) * N) Pack {
 template <class T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
+// What a load brings, bits as they lie in memory, and each value as a float where it is used. Sixteen bytes are kept as
+// the four registers that the load fills: taken apart into values of 16 bits they would have to be waited for at once.
+template <class T, int N>
+struct Loaded {
+  static_assert(sizeof(T) * N == 16, "one value, or 16 bytes");
+  alignas(16) unsigned word[4];
+
+  ARCFLOW_DEVICE float operator[](int i) const {
+    if constexpr (sizeof(T) == 4) {
+      return float_from_bits(word[i]);
+    } else {
+      return to_float(T{static_cast<unsigned short>(word[i / 2] >> (i % 2 * 16))});
+    }
+  }
+};
+template <class T>
+struct Loaded<T, 1> {
+  T value;
+
+  ARCFLOW_DEVICE float operator[](int) const { return to_float(value); }
+};
+
 // Reads what is read once in the kernel: 16 bytes pass by the caches as the first to be evicted.
 template <class T, int N>
-ARCFLOW_DEVICE Pack<T, N> load_once(const T* from) {
+ARCFLOW_DEVICE Loaded<T, N> load_once(const T* from) {
+  Loaded<T, N> loaded;
+  if constexpr (N == 1) {
+    loaded.value = *from;
+  } else {
 #if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(T) * N == 16) {
-    union Bits {
-      uint4 words;
-      Pack<T, N> pack;
-    } bits;
-    bits.words = __ldcs(reinterpret_cast<const uint4*>(from));
-    return bits.pack;
-  }
+    const uint4 words = __ldcs(reinterpret_cast<const uint4*>(from));
+    loaded.word[0] = words.x;
+    loaded.word[1] = words.y;
+    loaded.word[2] = words.z;
+    loaded.word[3] = words.w;
+#else
+    __builtin_memcpy(loaded.word, from, sizeof loaded.word);
 #endif
-  return *reinterpret_cast<const Pack<T, N>*>(from);
+  }
+  return loaded;
 }
 
 // N floats of memory that this thread alone reads and then writes: 16 bytes at a time where N allows.

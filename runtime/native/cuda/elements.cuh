@@ -64,7 +64,7 @@ ARCFLOW_DEVICE void to_rgb8(const float* images, unsigned char* pixels, unsigned
       alignas(4) unsigned char bytes[12];
       for (int colour = 0; colour < 3; ++colour) {
         const auto four = load_once<float, 4>(from + static_cast<unsigned long long>(colour) * plane);
-        for (int j = 0; j < 4; ++j) bytes[3 * j + colour] = formula::level(four.value[j]);
+        for (int j = 0; j < 4; ++j) bytes[3 * j + colour] = formula::level(four[j]);
       }
       for (int word = 0; word < 3; ++word) {
         Pack<unsigned char, 4> four;
@@ -87,7 +87,7 @@ ARCFLOW_DEVICE void find_nonfinite(const float* values, unsigned long long count
   bool bad = false;
   for (unsigned long long i = first_index(); i < count / 4; i += stride()) {
     const auto four = load_once<float, 4>(values + 4 * i);
-    for (int j = 0; j < 4; ++j) bad = bad || !formula::finite_bits(bits_of(four.value[j]));
+    for (int j = 0; j < 4; ++j) bad = bad || !formula::finite_bits(bits_of(four[j]));
   }
   for (unsigned long long i = count / 4 * 4 + first_index(); i < count; i += stride()) {
     bad = bad || !formula::finite_bits(bits_of(values[i]));

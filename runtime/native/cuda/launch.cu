@@ -16,8 +16,10 @@ unsigned blocks_for(std::uint64_t work) {
 
 bool aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
 
+// kernels: in the order of Variant.
 template <class T, class Kernel>
-cudaError_t launch_advance(Kernel* kernel, const Advance& a, const AdvancePlan& plan, cudaStream_t stream) {
+cudaError_t launch_advance(const Kernel (&kernels)[3], const Advance& a, const AdvancePlan& plan, cudaStream_t stream) {
+  const Kernel kernel = kernels[static_cast<int>(plan.variant)];
   kernel<<<plan.blocks, static_cast<unsigned>(kAdvanceThreads), plan.shared_bytes, stream>>>(
       static_cast<const T*>(a.means), static_cast<const T*>(a.logweights), static_cast<const T*>(a.loggammas), a.x,
       a.out, a.tokens, static_cast<int>(a.modes), static_cast<int>(a.channels), static_cast<int>(a.positions),
@@ -37,11 +39,14 @@ cudaError_t advance(const Advance& a, cudaStream_t stream) {
   }
   switch (a.type) {
     case Type::kFloat32:
-      return launch_advance<float>(plan.wide ? arcflow_advance_f32 : arcflow_advance_f32_any, a, plan, stream);
+      return launch_advance<float>({arcflow_advance_f32_any, arcflow_advance_f32, arcflow_advance_f32_modes16}, a, plan,
+                                   stream);
     case Type::kFloat16:
-      return launch_advance<Half>(plan.wide ? arcflow_advance_f16 : arcflow_advance_f16_any, a, plan, stream);
+      return launch_advance<Half>({arcflow_advance_f16_any, arcflow_advance_f16, arcflow_advance_f16_modes16}, a, plan,
+                                  stream);
     case Type::kBfloat16:
-      return launch_advance<Bfloat16>(plan.wide ? arcflow_advance_bf16 : arcflow_advance_bf16_any, a, plan, stream);
+      return launch_advance<Bfloat16>({arcflow_advance_bf16_any, arcflow_advance_bf16, arcflow_advance_bf16_modes16}, a,
+                                      plan, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -6,9 +6,14 @@
 namespace arcflow::cuda {
 
 constexpr std::int64_t kAdvanceThreads = 128;
+constexpr std::int64_t kFixedModes = 16;  // what the released students have
+
+// The kernels of a type: a value a load, arcflow_advance_<type>_any; 16 bytes a load, arcflow_advance_<type>; the same
+// with kFixedModes known when compiled, arcflow_advance_<type>_modes16.
+enum class Variant : std::int32_t { kAny, kWide, kFixed };
 
 struct AdvancePlan {
-  bool wide;  // 16-byte loads: arcflow_advance_<type>, else arcflow_advance_<type>_any
+  Variant variant;
   std::int32_t tokens_per_block;
   std::uint32_t blocks;
   std::uint32_t shared_bytes;
@@ -25,8 +30,8 @@ inline bool plan_advance(std::int64_t tokens, std::int64_t modes, std::int64_t c
     return false;
   }
   const std::int64_t width = 16 / value_bytes;
-  plan->wide = aligned && positions == 4 && channels % width == 0;
-  const std::int64_t lanes = plan->wide ? channels / width : channels;
+  bool wide = aligned && positions == 4 && channels % width == 0;
+  const std::int64_t lanes = wide ? channels / width : channels;
   // A multiple of 8 keeps the beginning of every block's gates on 16 bytes. One place a thread, where that is possible.
   std::int64_t here = (kAdvanceThreads / lanes + 7) / 8 * 8;
   here = here < 8 ? 8 : here;
@@ -34,12 +39,13 @@ inline bool plan_advance(std::int64_t tokens, std::int64_t modes, std::int64_t c
   while (here > 8 && here * token_bytes > kSharedLimit) here -= 8;
   if (here * token_bytes > kSharedLimit) {
     // Very many modes or positions: fewer tokens, whose gates may begin anywhere, so a value at a time.
-    plan->wide = false;
+    wide = false;
     here = kSharedLimit / token_bytes;
     if (here < 1) return false;
   }
   const std::int64_t blocks = (tokens - 1) / here + 1;
   if (blocks > 0x7FFFFFFF) return false;
+  plan->variant = !wide ? Variant::kAny : modes == kFixedModes ? Variant::kFixed : Variant::kWide;
   plan->tokens_per_block = static_cast<std::int32_t>(here);
   plan->blocks = static_cast<std::uint32_t>(blocks);
   plan->shared_bytes = static_cast<std::uint32_t>(here * token_bytes);

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include <cstddef>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -45,6 +46,20 @@ void launch(unsigned blocks, unsigned threads, std::size_t shared_bytes, const C
   pthread_barrier_destroy(&all);
 }
 
+// Memory as CUDA hands it out, aligned to 16 bytes; or `shift` values beside that.
+template <class T>
+struct Device {
+  explicit Device(const std::vector<T>& values, std::size_t shift = 0) : room(values.size() * sizeof(T) / 16 + 4) {
+    data = reinterpret_cast<T*>(room.data()) + shift;
+    if (!values.empty()) std::memcpy(static_cast<void*>(data), values.data(), values.size() * sizeof(T));
+  }
+  struct alignas(16) Line {
+    unsigned char bytes[16];
+  };
+  std::vector<Line> room;
+  T* data;
+};
+
 }  // namespace cuda_on_host
 
 #define threadIdx (::cuda_on_host::thread_index)
@@ -52,7 +67,7 @@ void launch(unsigned blocks, unsigned threads, std::size_t shared_bytes, const C
 #define blockDim (::cuda_on_host::block_dimension)
 #define gridDim (::cuda_on_host::grid_dimension)
 #define __syncthreads() pthread_barrier_wait(::cuda_on_host::barrier)
-#define __launch_bounds__(most)
+#define __launch_bounds__(...)
 #define ARCFLOW_KERNEL inline void
 #define ARCFLOW_SHARED(name) float* const name = ::cuda_on_host::shared_memory
 

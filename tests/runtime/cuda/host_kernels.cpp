@@ -20,7 +20,7 @@ float* shared_memory = nullptr;
 #define blockDim block_dimension
 #define gridDim grid_dimension
 #define __syncthreads() static_cast<void>(0)
-#define __launch_bounds__(most)
+#define __launch_bounds__(...)
 #define ARCFLOW_KERNEL static void
 #define ARCFLOW_SHARED(name) float* const name = shared_memory
 
@@ -58,6 +58,9 @@ extern "C" int arcflow_host_launch(const char* name, unsigned blocks, unsigned t
   ARCFLOW_TRY(arcflow_advance_f32, 128)
   ARCFLOW_TRY(arcflow_advance_f16, 128)
   ARCFLOW_TRY(arcflow_advance_bf16, 128)
+  ARCFLOW_TRY(arcflow_advance_f32_modes16, 128)
+  ARCFLOW_TRY(arcflow_advance_f16_modes16, 128)
+  ARCFLOW_TRY(arcflow_advance_bf16_modes16, 128)
   ARCFLOW_TRY(arcflow_advance_f32_any, 128)
   ARCFLOW_TRY(arcflow_advance_f16_any, 128)
   ARCFLOW_TRY(arcflow_advance_bf16_any, 128)

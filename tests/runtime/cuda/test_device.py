@@ -157,15 +157,16 @@ def test_no_bindings(tmp_path: Path) -> None:
     assert said.endswith("pip install 'arcflow[cuda]', or use a bundle for the target cpu")
 
 
-def test_code_that_the_driver_does_not_take(played: Run, tmp_path: Path) -> None:
+def test_code_that_the_driver_does_not_take(played: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
-    (kept,) = (path for path in (BUILD / "cache" / "kernels").iterdir() if path.name.startswith("sm90-"))
-    folder = tmp_path / "kernels"
-    folder.mkdir(mode=0o700)
+    monkeypatch.setenv(kernels.ENVIRONMENT, str(tmp_path))
+    kept = kernels.image_path(90)
+    assert kept is not None
+    kept.parent.mkdir(mode=0o700)
     wrong = b"no machine code"
-    (folder / kept.name).write_bytes(hashlib.sha256(wrong).digest() + wrong)
-    (folder / kept.name).chmod(0o600)
+    kept.write_bytes(hashlib.sha256(wrong).digest() + wrong)
+    kept.chmod(0o600)
     said = played("opening", **{kernels.ENVIRONMENT: str(tmp_path)})
     assert said.startswith("loading the kernels: the driver does not take the kernels, ")
     assert said.endswith("update the NVIDIA driver")

@@ -13,22 +13,24 @@ from hypothesis import strategies as st
 
 from runtime.cuda import geometry, launch
 from runtime.cuda.errors import DeviceError
-from runtime.cuda.geometry import AdvancePlan, plan_advance
+from runtime.cuda.geometry import AdvancePlan, Variant, plan_advance
 from runtime.cuda.interface import Advance
-from runtime.cuda.kernels import sources
+from runtime.cuda.kernels import NATIVE, sources
 from tests.runtime.cuda import host_library
 
+ANY, WIDE, FIXED = Variant
 STEP = Advance(0x100, 0x200, 0x300, 0x400, 0x400, 4096, 16, 64, 4, 1.0, 1.0, 0.75)
 
 GOLDEN = [
     # tokens, modes, channels, positions, bytes, aligned: what plan.hpp makes of FLUX and Qwen-Image at 1024 and 2048.
-    ((4096, 16, 64, 4, 4, True), AdvancePlan(True, 8, 512, 3968)),
-    ((4096, 16, 64, 4, 2, True), AdvancePlan(True, 16, 256, 7936)),
-    ((16384, 16, 64, 4, 4, True), AdvancePlan(True, 8, 2048, 3968)),
-    ((8 * 16384, 16, 64, 4, 2, True), AdvancePlan(True, 16, 8192, 7936)),
-    ((4096, 16, 64, 4, 2, False), AdvancePlan(False, 8, 512, 3968)),
-    ((1, 1, 4, 4, 4, True), AdvancePlan(True, 128, 1, 2048)),
-    ((9, 3000, 4, 1, 4, True), AdvancePlan(False, 2, 5, 47992)),
+    ((4096, 16, 64, 4, 4, True), AdvancePlan(FIXED, 8, 512, 3968)),
+    ((4096, 16, 64, 4, 2, True), AdvancePlan(FIXED, 16, 256, 7936)),
+    ((16384, 16, 64, 4, 4, True), AdvancePlan(FIXED, 8, 2048, 3968)),
+    ((8 * 16384, 16, 64, 4, 2, True), AdvancePlan(FIXED, 16, 8192, 7936)),
+    ((4096, 16, 64, 4, 2, False), AdvancePlan(ANY, 8, 512, 3968)),
+    ((4096, 15, 64, 4, 4, True), AdvancePlan(WIDE, 8, 512, 3712)),
+    ((1, 1, 4, 4, 4, True), AdvancePlan(WIDE, 128, 1, 2048)),
+    ((9, 3000, 4, 1, 4, True), AdvancePlan(ANY, 2, 5, 47992)),
 ]
 
 
@@ -63,7 +65,7 @@ def test_the_native_core_launches_the_same(
     sizes = (tokens, modes, groups * positions + odd, positions, value_bytes, aligned)
     made = (ctypes.c_int64 * 4)()
     found = _native().arcflow_plan((ctypes.c_int64 * 6)(*map(int, sizes)), made)
-    expected = AdvancePlan(bool(made[0]), *made[1:]) if found else None
+    expected = AdvancePlan(Variant(made[0]), *made[1:]) if found else None
     assert plan_advance(*sizes) == expected
 
 
@@ -72,9 +74,14 @@ def test_the_native_core_launches_the_same(
 def test_an_odd_address_takes_the_narrow_kernel(dtype: str, field: str) -> None:
     suffix, _ = geometry.TYPES[dtype]
     step = dataclasses.replace(STEP, dtype=dtype)
-    assert geometry.advance_launch(step)[0] == f"arcflow_advance_{suffix}"
+    assert geometry.advance_launch(step)[0] == f"arcflow_advance_{suffix}_modes16"
     step = dataclasses.replace(step, **{field: 0x404})
     assert geometry.advance_launch(step)[0] == f"arcflow_advance_{suffix}_any"
+
+
+@pytest.mark.parametrize("modes", [1, 2, 8, 15, 17, 32])
+def test_another_number_of_modes_takes_the_kernel_for_any(modes: int) -> None:
+    assert geometry.advance_launch(dataclasses.replace(STEP, modes=modes))[0] == "arcflow_advance_f32"
 
 
 @pytest.mark.parametrize(
@@ -131,5 +138,7 @@ def test_names_and_factors_are_those_of_the_source() -> None:
     text = source.decode()
     found = set(re.findall(r"ARCFLOW_ADVANCE\((arcflow_\w+),", text)) | set(re.findall(r"\n {4}(arcflow_\w+)\(", text))
     assert found == set(launch.NAMES)
+    assert f"_modes{geometry.FIXED_MODES}, float, 4, 4, {geometry.FIXED_MODES})" in text
+    assert f"kFixedModes = {geometry.FIXED_MODES};" in (NATIVE / "cuda" / "plan.hpp").read_text(encoding="utf-8")
     assert f"kMaxFactors = {geometry.MAX_FACTORS};" in headers["cuda/elements.cuh"].decode()
     assert ctypes.sizeof(launch.Factors) == 4 + 2 * 4 * geometry.MAX_FACTORS

@@ -103,6 +103,21 @@ def test_another_compiler_or_source_is_compiled_anew(compiled: list[int], monkey
     assert compiled == [90] * 4
 
 
+def test_code_of_an_edited_source_lies_beside_the_old(
+    compiled: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One GPU may have several entries, so an entry is found by its path and not by the GPU's number alone."""
+    kernels.kernel_image(90)
+    source, headers = kernels.sources()
+    before = kernels.image_path(90)
+    monkeypatch.setattr(kernels, "sources", lambda: (source + b"\n", headers))
+    after = kernels.image_path(90)
+    assert before is not None and after is not None and before.exists() and not after.exists()
+    assert kernels.kernel_image(90) == b"code of 90 2"
+    assert set((tmp_path / "cache" / "kernels").iterdir()) == {before, after}
+    assert before.read_bytes().endswith(b"code of 90 1") and after.read_bytes().endswith(b"code of 90 2")
+
+
 @pytest.mark.parametrize(
     "damage",
     [lambda data: data[:-1], lambda data: data[:-1] + b"X", lambda data: b"", lambda data: data[:32]],
@@ -126,7 +141,7 @@ def test_code_that_others_could_have_written_is_not_run(compiled: list[int], tmp
 
 def test_it_works_without_a_cache(compiled: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(kernels.ENVIRONMENT, "")
-    assert kernels.cache_folder() is None
+    assert kernels.cache_folder() is None and kernels.image_path(90) is None
     kernels.kernel_image(90)
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(kernels.ENVIRONMENT, str(tmp_path / "file"))
