@@ -59,8 +59,8 @@ class _Conditions(NamedTuple):
 class _TimeTextEmbed(nn.Module):
     """FLUX's embedding of time, guidance and pooled text with the first two in float32 up to their sinusoids.
 
-    diffusers rounds them to the compute type before it multiplies them by 1000: in bfloat16 that turns 761.9 into
-    760. Its forward hands the pooled text through untouched, so the exact values come in with that.
+    They are fed as the student saw them in training (:func:`arcflow.flux.as_trained`), so the compute type must not
+    round them once more, as diffusers does. Its forward hands the pooled text through untouched: they come in with that.
     """
 
     def __init__(self, original: Any) -> None:

@@ -91,7 +91,7 @@ class _Backbone(nn.Module):
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.sinusoids = network.time_text_embed.time_proj
-        # Called here, on sigma as it is: diffusers' forward would first round sigma to the type of the states.
+        # Called here: sigma is fed as the student saw it in training, and diffusers' forward would round it once more.
         network.time_text_embed.time_proj = nn.Identity()
         network.pos_embed = Rope(network.config.axes_dims_rope)
         for block in network.transformer_blocks:
