@@ -19,7 +19,7 @@ Manifest tiny() {
   Manifest manifest;
   manifest.model = "tiny";
   manifest.limits = {{1, 1, 16}, {16, 32, 64}, {16, 32, 64}, {12, 12, 12}, 8};
-  manifest.schedule = {1.7, 2.0, 2, 1.0, 64};
+  manifest.schedule = {1.7, 2.0, 2, 1.0, "bfloat16", 64};
   manifest.tokenizers["clip"] = {"clip.json", 24, 619, "", 0, "max"};
   manifest.tokenizers["t5"] = {"t5.json", 12, 0, "", 0, "max"};
   return manifest;
