@@ -35,7 +35,7 @@ from benchmarks.serving import GENERATIONS, Server, send  # noqa: E402
 from engines.locate import BUILT_IN  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.errors import ArcFlowError  # noqa: E402
-from runtime.native_host import onnxruntime_library  # noqa: E402
+from runtime.hosts.native import onnxruntime_library  # noqa: E402
 
 BUILD = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or ROOT / "build" / "native")
 SIZES = ("32x32", "32x32", "32x32", "48x32")

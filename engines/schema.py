@@ -109,7 +109,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     A backbone that takes no guidance (Qwen-Image's) was distilled from a teacher with that much of it.
     conditioning_dtype: what rounded noise level and guidance when the student was trained; the backbone is fed them
-    rounded so (:mod:`runtime.conditioning`), the solver is not.
+    rounded so (:mod:`runtime.architectures.conditioning`), the solver is not.
     """
 
     shift: Positive

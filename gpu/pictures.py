@@ -59,7 +59,7 @@ def measure(emit: Emit, what: str, pipeline: Pipeline, rounds: int) -> None:
             walls.append(time.perf_counter() - start)
             for name, seconds in made.timings.items():
                 stages.setdefault(name, []).append(seconds)
-    held: dict[str, int] = pipeline.memory() if hasattr(pipeline, "memory") else {}
+    held = pipeline.memory()
     medians = {name: statistics.median(values) for name, values in stages.items()}
     emit(
         f"{what}: time",

@@ -134,7 +134,8 @@ def check_odd(emit: Emit, device: Device, where: str) -> None:
 
 def check_neighbours(emit: Emit, device: Device) -> None:
     """Noise, unpacking, bytes and the search for what is not finite, each against the runtime's numpy."""
-    from runtime import layout, noise
+    from runtime import noise
+    from runtime.architectures import layout
 
     count = 4096 * 64
     buffer = device.allocate(count * 4, "the benchmark's noise")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from runtime.errors import BackendError
 
 if TYPE_CHECKING:
+    from engines.bundle import Bundle
     from engines.manifest import TokenizerSpec
 
 _UNTYPEABLE = "\0special\0"
@@ -129,6 +130,11 @@ class PromptTokenizer:
                 dropped = prompt[max(encoding.offsets[room][0] - len(before), 0) :].strip()
             ids += encoding.ids
         return _Encoded(ids[:most], dropped)
+
+
+def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
+    """The tokenizers of an opened bundle, by the name of the encoder. Raises BundleError, BackendError."""
+    return {n: PromptTokenizer(n, bundle.read(spec.file), spec) for n, spec in bundle.manifest.tokenizers.items()}
 
 
 def _split(template: str, special: Mapping[str, int]) -> list[str]:

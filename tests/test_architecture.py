@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,30 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
                     yield node.lineno, name
 
 
+def module_name(path: Path) -> str:
+    """The dotted name of a file: a package's own for its ``__init__.py``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Dotted names that a file may take: all that :func:`imported` names, and each name taken ``from`` one."""
+    tree = tree_of(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            taken = {f"{node.module}.{alias.name}" for alias in node.names}
+            files = {name for name in taken if is_module(name)}
+            yield from files
+            if len(files) < len(taken):
+                yield node.module
+    yield from (name for _, name in imported(tree) if not is_module(f"{name}.__init__"))
+
+
+def is_module(name: str) -> bool:
+    """Whether there is a file or a folder of that dotted name."""
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
 def is_command(tree: ast.Module) -> bool:
     """Whether the module runs as a program: it has an ``if __name__ == "__main__":``."""
     return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
@@ -108,6 +133,16 @@ def test_the_table_itself_flows_one_way() -> None:
     for place, package in enumerate(order):
         assert not MAY_IMPORT[package] & set(order[place:])
     assert not MAY_IMPORT["runtime"] & (TORCH_STACK | {"arcflow", "export"})
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_modules_import_each_other_in_no_circle(package: str) -> None:
+    modules = {module_name(path): path for path in files_of(package)}
+    graph = {name: {other for other in imported_modules(path) if other in modules} for name, path in modules.items()}
+    try:
+        TopologicalSorter({name: others - {name} for name, others in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other, the first the second and so on: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", LIBRARY)

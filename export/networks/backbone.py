@@ -60,7 +60,7 @@ class _TimeTextEmbed(nn.Module):
     """FLUX's embedding of time, guidance and pooled text with the first two in float32 up to their sinusoids.
 
     They are fed as the student saw them in training (:func:`arcflow.flux.as_trained`), so the compute type must not
-    round them once more, as diffusers does. Its forward hands the pooled text through untouched: they come in with that.
+    round them once more, as diffusers does. Its forward hands the pooled text through untouched: they come with that.
     """
 
     def __init__(self, original: Any) -> None:

@@ -96,12 +96,12 @@ def _pictures(printer: Printer, options: Options, bundle: Bundle, what: str) -> 
     from runtime.cuda.opening import open_cuda
 
     reference = Pipeline.open(REFERENCE, target="cpu")
-    pipeline = open_cuda(bundle, foreign_gpu=True)
+    pipeline = Pipeline(open_cuda(bundle, foreign_gpu=True))
     limit = LIMITS[bundle.manifest.precision]
     guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, limit))
     guarded(printer, what, partial(pictures.measure, printer, what, pipeline, 5 if options.smoke else 50))
     pipeline.close()
-    frugal = open_cuda(bundle, foreign_gpu=True, low_vram=True)
+    frugal = Pipeline(open_cuda(bundle, foreign_gpu=True, low_vram=True))
     what = f"{what}, low_vram"
     guarded(printer, what, partial(pictures.compare, printer, what, frugal, reference, limit))
     frugal.close()

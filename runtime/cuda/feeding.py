@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from engines.manifest import Manifest, Port
-from runtime.architecture import Conditions, Grid, networks_of
+from runtime.architectures import architecture_of
+from runtime.architectures.base import Grid, nothing
 from runtime.backend import Array
 from runtime.cuda.buffers import BACKBONE, VAE
 from runtime.cuda.embeddings import PartSize
@@ -40,19 +40,16 @@ class Feeding:
 
     def __init__(self, manifest: Manifest, extents: Extents) -> None:
         self._manifest = manifest
-        self._host = networks_of(manifest, {})
+        self._architecture = architecture_of(manifest)
         self._text = extents[BACKBONE].get("text_tokens")
-        self.masked = manifest.architecture == "qwen"
+        self.masked = self._architecture.masked
         """Whether the backbone knows which text is padding; else padding is text like any other."""
-        sources = {"encoder_hidden_states": "text"} if self.masked else {"pooled_projections": "clip"}
-        if not self.masked:
-            sources["encoder_hidden_states"] = "t5"
-        self.parts = tuple(self._part(port, encoder) for port, encoder in sources.items())
+        self.parts = tuple(self._part(port, encoder) for port, encoder in self._architecture.text_ports.items())
         self._check_types()
 
     def timesteps(self, sigmas: Sequence[float]) -> Array:
         """What the backbone is fed at those noise levels, float32."""
-        return self._host.as_trained(sigmas)
+        return self._architecture.as_trained(sigmas)
 
     def text_width(self, tokens: Sequence[int]) -> int:
         """Text tokens that the backbone is fed for pictures whose text has so many."""
@@ -68,21 +65,11 @@ class Feeding:
         tokens: text tokens of each picture. width: those that it is fed.
         """
         batch = len(tokens)
-        x = _nothing(batch, grid.tokens, self._manifest.momentum.packed_channels)
-        inputs = self._host.backbone_inputs(x, 0.0, guidance, self._conditions(tokens, width), grid)
+        x = nothing(batch, grid.tokens, self._manifest.momentum.packed_channels)
+        conditions = self._architecture.blank(tokens, width)
+        inputs = self._architecture.backbone_inputs(x, 0.0, guidance, conditions, grid)
         made_here = {"hidden_states", "timestep", *(part.port for part in self.parts)}
         return {name: np.ascontiguousarray(values) for name, values in inputs.items() if name not in made_here}
-
-    def _conditions(self, tokens: Sequence[int], width: int) -> Conditions:
-        """The shapes of conditions: their values stay on the device."""
-        if self.masked:
-            from runtime.qwen import QwenConditions
-
-            mask = (np.arange(width) < np.array(tokens)[:, None]).astype(np.int64)
-            return QwenConditions(_nothing(len(tokens), width, 1), mask, 1)
-        from runtime.flux import FluxConditions
-
-        return FluxConditions(_nothing(len(tokens), 1), _nothing(len(tokens), width, 1))
 
     def _part(self, name: str, encoder: str) -> Part:
         port = _port(self._manifest.networks[BACKBONE].inputs, name)
@@ -119,11 +106,6 @@ def _port(ports: Sequence[Port], name: str) -> Port:
         if port.name == name:
             return port
     raise BackendError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")
-
-
-def _nothing(*shape: int) -> Any:
-    """An array of that shape that takes no memory."""
-    return np.broadcast_to(np.float32(0), shape)
 
 
 def field_ports(manifest: Manifest) -> Mapping[str, Port]:

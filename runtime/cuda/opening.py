@@ -1,4 +1,4 @@
-"""From a bundle of plans to a pipeline on a GPU: trust first, then TensorRT, the GPU, and the plans themselves."""
+"""From a bundle of plans to a host on a GPU: trust first, then TensorRT, the GPU, and the plans themselves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from engines.bundle import Bundle
 from engines.tensorrt import Toolkit
 from runtime.cuda.checks import check_device, check_trusted
 from runtime.cuda.engine import TensorRTEngine
+from runtime.cuda.host import EMBEDDINGS, CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
-from runtime.cuda.pipeline import EMBEDDINGS, CudaPipeline
 from runtime.cuda.plans import SHARED, PlanLibrary, load_plan
 from runtime.cuda.residents import Loader
 from runtime.cuda.runtime_cache import RuntimeCache, cache_path
-from runtime.text import PromptTokenizer
+from runtime.text import load_tokenizers
 
 
 def open_cuda(
@@ -23,7 +23,7 @@ def open_cuda(
     low_vram: bool = False,
     embeddings: int = EMBEDDINGS,
     foreign_gpu: bool = False,
-) -> CudaPipeline:
+) -> CudaHost:
     """Load an opened bundle of plans on GPU ``ordinal``.
 
     low_vram: text encoders leave the GPU when they are done, and the backbone while they are there; a prompt that was
@@ -33,9 +33,7 @@ def open_cuda(
     """
     toolkit = check_trusted(bundle)
     manifest = bundle.manifest
-    tokenizers = {
-        name: PromptTokenizer(name, bundle.read(spec.file), spec) for name, spec in manifest.tokenizers.items()
-    }
+    tokenizers = load_tokenizers(bundle)
     from runtime.cuda.device import open_device
 
     device = open_device(ordinal)
@@ -46,7 +44,7 @@ def open_cuda(
     except BaseException:
         device.close()
         raise
-    return CudaPipeline(
+    return CudaHost(
         manifest,
         device,
         plans.loaders(),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.manifest import Manifest
-from runtime.architecture import Grid
+from runtime.architectures.base import Grid
 from runtime.cuda.buffers import (
     BACKBONE,
     FOUND,

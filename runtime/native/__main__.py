@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the place; returns 0. Raises BackendError where arcflow-native, or onnxruntime, is not installed."""
     name = build_parser().parse_args(argv).place
     if name == _ONNXRUNTIME:
-        from runtime.native_host import onnxruntime_library
+        from runtime.hosts.native import onnxruntime_library
 
         library = onnxruntime_library()
         if library is None:

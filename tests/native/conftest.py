@@ -39,7 +39,7 @@ def native_library(native_tree: Path) -> Path:
 @pytest.fixture(scope="session")
 def onnxruntime_library() -> Path:
     """The libonnxruntime of the installed wheel, found without importing it."""
-    from runtime.native_host import onnxruntime_library
+    from runtime.hosts.native import onnxruntime_library
 
     path = onnxruntime_library()
     if path is None:

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import arcflow_native
 import numpy as np
@@ -22,7 +23,7 @@ from engines.errors import BundleError
 from engines.locate import BUILT_IN
 from runtime import noise
 from runtime.errors import BackendError, RequestError
-from runtime.native_host import NativePipeline, onnxruntime_library
+from runtime.hosts.native import NativeHost, onnxruntime_library
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
 
@@ -34,7 +35,7 @@ PROMPT = "a dark ankle boot"
 @pytest.fixture(scope="module")
 def native() -> Pipeline:
     pipeline = Pipeline.open("tiny", threads=1, host="native")
-    assert isinstance(pipeline, NativePipeline)
+    assert isinstance(pipeline.host, NativeHost)
     return pipeline
 
 
@@ -303,3 +304,18 @@ def test_nothing_is_written_to_the_streams() -> None:
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, env=dict(os.environ), check=True
     )
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize("host", ["python", "native"])
+def test_every_host_tells_its_sizes_and_its_memory_and_closes(host: Literal["python", "native"]) -> None:
+    with Pipeline.open("tiny", threads=1, host=host) as pipeline:
+        sizes = pipeline.sizes([PROMPT, "a bag"], num_images=2, width=64)
+        assert sizes["backbone"] == {"batch": 4, "image_tokens": 32, "rows": 8, "columns": 16, "text_tokens": 12}
+        assert sizes["clip"]["text_tokens"] == 24
+        weights = sum((TINY / f"{name}.onnx").stat().st_size for name in pipeline.manifest.networks)
+        assert pipeline.memory() == {"weights": weights}
+        assert len(pipeline.generate(PROMPT).images) == 1
+    pipeline.close()
+    assert pipeline.memory() == {"weights": 0}
+    with pytest.raises(BackendError, match="the pipeline is closed: open it again"):
+        pipeline.generate(PROMPT)

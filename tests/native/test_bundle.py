@@ -23,7 +23,7 @@ from engines.locate import BUILT_IN, ENVIRONMENT
 from engines.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from engines.trust import ENVIRONMENT as KEYS
 from engines.trust import require_ours
-from runtime.pipeline import _open_bundle
+from runtime.opening import find_bundle
 from tests.engines.bundle_cases import CASES, Case, build_sources, prepare
 from tests.engines.damages import Document, sign
 
@@ -172,7 +172,7 @@ def test_a_bundle_is_found_as_python_finds_it(
         env={ENVIRONMENT: searched},
     )
     try:
-        assert answer.get("root") == str(_open_bundle(source, precision, target).root)
+        assert answer.get("root") == str(find_bundle(source, precision, target).root)
     except BundleError as error:
         assert answer.get("message") == str(error)
 

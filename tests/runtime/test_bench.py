@@ -15,14 +15,14 @@ from PIL import Image
 
 from engines.bundle import open_bundle
 from foundation.cli import run
-from runtime.bench import main
+from runtime.bench.__main__ import main
+from runtime.bench.gpu import Gpu
+from runtime.bench.measure import covered, gaps, measure, name_spans
+from runtime.bench.timeline import draw
 from runtime.cuda.interface import DeviceInfo
 from runtime.errors import BackendError
-from runtime.gpu import Gpu
-from runtime.measure import covered, gaps, measure, name_spans
 from runtime.pipeline import Pipeline
 from runtime.result import Generation
-from runtime.timeline import draw
 from runtime.timing import Span
 from tests.runtime.conftest import COMMITTED
 from tests.runtime.cuda.onnx_engine import Session
@@ -139,8 +139,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
     pipeline = OnGpu(Pipeline.open(COMMITTED, threads=1))
     watch = types.SimpleNamespace(rest=lambda: None, peak=lambda: 6 << 30)
     gpu = Gpu(DeviceInfo("NVIDIA H100 80GB HBM3", "sm90", "13.0", 80 << 30, 50 << 20, 132), 1.98e9, 3.3e12)
-    monkeypatch.setattr("runtime.gpu.MemoryWatch", lambda ordinal: contextlib.nullcontext(watch))
-    monkeypatch.setattr("runtime.gpu.find_gpu", lambda ordinal: gpu)
+    monkeypatch.setattr("runtime.bench.gpu.MemoryWatch", lambda ordinal: contextlib.nullcontext(watch))
+    monkeypatch.setattr("runtime.bench.gpu.find_gpu", lambda ordinal: gpu)
     monkeypatch.setattr(Pipeline, "open", lambda *_, **options: pipeline)
     return pipeline
 
@@ -201,7 +201,7 @@ def test_a_baseline_runs_where_ours_ran_and_in_its_type(
                   "stages_s": {"text": 1.0}, "dtype": "float32", "peak_bytes": 3 << 30}  # fmt: skip
         return types.SimpleNamespace(returncode=0, stdout=json.dumps(answer), stderr="")
 
-    monkeypatch.setattr("runtime.baselines.subprocess.run", start)
+    monkeypatch.setattr("runtime.bench.baselines.subprocess.run", start)
     sources = ["--base", str(MODELS / "teacher"), "--adapter", str(MODELS / "adapter")]
     table, result = bench(["--device", "cuda:1", "--baseline", "torch", *sources], tmp_path, capsys)
     assert [found["mode"] for found in result["baselines"]] == ["eager", "compile"]
@@ -215,7 +215,7 @@ def test_a_baseline_without_torch_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = types.SimpleNamespace(returncode=1, stdout="", stderr="ModuleNotFoundError: No module named 'torch'\n")
-    monkeypatch.setattr("runtime.baselines.subprocess.run", lambda command, **options: failed)
+    monkeypatch.setattr("runtime.bench.baselines.subprocess.run", lambda command, **options: failed)
     with pytest.raises(BackendError, match=r"No module named 'torch'; it needs the extra train: pip install"):
         bench(["--baseline", "teacher", "--base", str(MODELS / "teacher")], tmp_path, capsys)
 

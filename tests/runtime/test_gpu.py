@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from runtime.bench.gpu import Gpu, MemoryWatch, find_gpu
+from runtime.bench.peaks import _SHEETS, gpu_peak
 from runtime.cuda.driver import Driver
 from runtime.cuda.errors import DeviceError
 from runtime.cuda.interface import DeviceInfo
 from runtime.errors import BackendError
-from runtime.gpu import Gpu, MemoryWatch, find_gpu
-from runtime.peaks import _SHEETS, gpu_peak
 
 TOTAL = 80 << 30
 H100 = "NVIDIA H100 80GB HBM3"

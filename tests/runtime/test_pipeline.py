@@ -22,6 +22,7 @@ from foundation.errors import ArcFlowError
 from runtime import noise, solver
 from runtime.backend import Array, Network, OnnxRuntimeNetwork
 from runtime.errors import BackendError, RequestError
+from runtime.hosts.python import PythonHost
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
 from runtime.text import PromptTokenizer
@@ -52,7 +53,7 @@ def _counting(folder: Path, **alter: Any) -> tuple[Pipeline, dict[str, Counting]
         for name, spec in manifest.networks.items()
     }
     tokenizers = {n: PromptTokenizer(n, bundle.read(spec.file), spec) for n, spec in manifest.tokenizers.items()}
-    return Pipeline(manifest, networks, tokenizers), networks
+    return Pipeline(PythonHost(manifest, networks, tokenizers)), networks
 
 
 def _same(one: Generation, two: Generation) -> bool:

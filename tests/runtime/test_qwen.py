@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,11 @@ import torch
 from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.manifest import Range
-from runtime import layout, noise, solver
+from runtime import noise, solver
+from runtime.architectures import layout
+from runtime.backend import Network
+from runtime.hosts.python import PythonHost
+from runtime.networks import Networks
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
 from tests.export.pipelines import Sources
@@ -140,9 +144,15 @@ def test_a_picture_does_not_depend_on_its_company(made: Made) -> None:
     np.testing.assert_allclose(together.latents[2:4], alone.latents, rtol=1e-4, atol=1e-5)
 
 
+def _networks(made: Made) -> Mapping[str, Network]:
+    host = made.pipeline.host
+    assert isinstance(host, PythonHost) and host.networks is not None
+    return host.networks._networks
+
+
 def test_conditions_are_those_of_encode_prompt(made: Made, diffusers_pipeline: Any) -> None:
-    networks, tokenizers = made.pipeline._networks, made.pipeline._tokenizers
-    conditions = networks.encode({"text": tokenizers["text"](PROMPTS)})
+    networks = Networks(made.bundle.manifest, _networks(made))
+    conditions = networks.encode({"text": made.pipeline.host.tokenizers["text"](PROMPTS)})
     with torch.no_grad():
         sequence, mask = diffusers_pipeline.encode_prompt(PROMPTS)
     np.testing.assert_allclose(conditions.sequence, sequence.numpy(), rtol=1e-4, atol=1e-5)
@@ -158,11 +168,11 @@ def test_the_text_network_is_told_what_is_padding(made: Made) -> None:
     class Listening:
         def run(self, inputs: Any) -> Any:
             fed.append(inputs)
-            return made.pipeline._networks._networks["text"].run(inputs)
+            return _networks(made)["text"].run(inputs)
 
-    networks = {**made.pipeline._networks._networks, "text": Listening()}
-    tokens = made.pipeline._tokenizers["text"](PROMPTS)
-    Pipeline(made.bundle.manifest, networks, {})._networks.encode({"text": tokens})
+    networks = {**_networks(made), "text": Listening()}
+    tokens = made.pipeline.host.tokenizers["text"](PROMPTS)
+    Networks(made.bundle.manifest, networks).encode({"text": tokens})
     assert [len(inputs["input_ids"]) for inputs in fed] == [2, 1]
     for name, values in (("input_ids", tokens.ids), ("attention_mask", tokens.mask)):
         np.testing.assert_array_equal(np.concatenate([inputs[name] for inputs in fed]), values)
@@ -171,8 +181,12 @@ def test_the_text_network_is_told_what_is_padding(made: Made) -> None:
 def test_text_is_never_shorter_than_the_bundle_takes(made: Made) -> None:
     limits = msgspec.structs.replace(made.bundle.manifest.limits, text_tokens=Range(40, 40, 48))
     manifest = msgspec.structs.replace(made.bundle.manifest, limits=limits)
-    wide = Pipeline(manifest, made.pipeline._networks._networks, made.pipeline._tokenizers)
-    conditions = wide._networks.encode({"text": made.pipeline._tokenizers["text"](PROMPTS[:2])}).rows([1])
+    wide = Pipeline(PythonHost(manifest, _networks(made), made.pipeline.host.tokenizers))
+    conditions = (
+        Networks(manifest, _networks(made))
+        .encode({"text": made.pipeline.host.tokenizers["text"](PROMPTS[:2])})
+        .rows([1])
+    )
     assert conditions.sequence.shape[1] == conditions.mask.shape[1] == 40
     assert not conditions.sequence[conditions.mask == 0].any()
     ours, plain = (p.generate(PROMPTS[1], width=32, height=32).latents for p in (wide, made.pipeline))
@@ -202,7 +216,7 @@ def _reference(made: Made) -> Any:
 
 
 def _ids(made: Made, prompts: list[str]) -> Any:
-    return made.pipeline._tokenizers["text"](prompts)
+    return made.pipeline.host.tokenizers["text"](prompts)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.bundle import open_bundle
+from runtime.bench.roofline import Cost, Peak, cost_of, evaluate, limit_of
 from runtime.errors import BackendError
-from runtime.roofline import Cost, Peak, cost_of, evaluate, limit_of
 from tests.runtime.conftest import COMMITTED
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny"

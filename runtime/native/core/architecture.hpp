@@ -1,5 +1,5 @@
 // How the networks of an architecture are fed. What they have in common is here; flux.cpp and qwen.cpp say what is
-// their own. The C++ twin of runtime/architecture.py.
+// their own. The C++ twin of runtime/architectures/base.py.
 #pragma once
 
 #include <cstdint>

@@ -43,7 +43,7 @@ std::vector<float> text_positions(std::int64_t rows, std::int64_t columns, std::
 std::vector<double> sigmas(std::int64_t nfe, double shift, double final_step_ratio);
 std::vector<double> preview_sigmas(std::int64_t count, double shift);
 
-// A noise level or guidance, finite, as a backbone saw it that was trained in bfloat16 (runtime/conditioning.py): the
+// A noise level or guidance, finite, as a backbone saw it that was trained in bfloat16 (runtime/architectures/conditioning.py): the
 // nearest bfloat16, ties to even; and what one makes of it that multiplies by 1000 and rounds again, over 1000.
 float to_bfloat16(float value) noexcept;
 float scaled_bfloat16(float value) noexcept;

@@ -1,4 +1,4 @@
-// The networks of a FLUX bundle: how each is fed (runtime/flux.py).
+// The networks of a FLUX bundle: how each is fed (runtime/architectures/flux.py).
 #include "core/architecture.hpp"
 #include "core/compute.hpp"
 #include "core/error.hpp"

@@ -1,4 +1,4 @@
-// Packed tokens, latents and pixels: how one becomes the other on the CPU. The twin of runtime/layout.py.
+// Packed tokens, latents and pixels: how one becomes the other on the CPU. The twin of runtime/architectures/layout.py.
 #include <algorithm>
 #include <cstring>
 

@@ -1,4 +1,4 @@
-// The networks of a Qwen-Image bundle: how each is fed (runtime/qwen.py).
+// The networks of a Qwen-Image bundle: how each is fed (runtime/architectures/qwen.py).
 #include <algorithm>
 
 #include "core/architecture.hpp"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import layout, noise, solver
+from runtime import noise, solver
+from runtime.architectures import layout
 from runtime.cuda import geometry
 from runtime.cuda.interface import Advance
 

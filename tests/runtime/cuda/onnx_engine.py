@@ -10,9 +10,10 @@ import numpy as np
 from engines.bundle import Bundle
 from engines.manifest import Network
 from runtime.backend import OnnxRuntimeNetwork
+from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Bound, Evaluation
-from runtime.cuda.pipeline import CudaPipeline
 from runtime.errors import BackendError
+from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
 from tests.runtime.cuda.stand_in import StandInDevice
 
@@ -96,4 +97,5 @@ class Session:
 
         loaders = {name: (lambda name=name: load(name)) for name in manifest.networks}
         tokenizers = {n: PromptTokenizer(n, bundle.read(spec.file), spec) for n, spec in manifest.tokenizers.items()}
-        self.pipeline = CudaPipeline(manifest, self.device, loaders, tokenizers, backend="stand-in", **options)
+        host = CudaHost(manifest, self.device, loaders, tokenizers, backend="stand-in", **options)
+        self.pipeline = Pipeline(host)

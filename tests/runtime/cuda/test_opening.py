@@ -20,7 +20,7 @@ from export.tensorrt.plans import network_profiles
 from export.tensorrt.profiles import choose_shapes
 from runtime.cuda import checks, device, opening
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
-from runtime.cuda.pipeline import CudaPipeline
+from runtime.cuda.host import CudaHost
 from runtime.cuda.plans import SHARED
 from runtime.errors import BackendError, RequestError
 from runtime.pipeline import Pipeline
@@ -56,9 +56,9 @@ def folder(small: Path, tmp_path: Path) -> Path:
     return plan_bundle.build(tmp_path / "tiny-fp32-sm89", small).root
 
 
-def _open(folder: Path, **options: Any) -> CudaPipeline:
+def _open(folder: Path, **options: Any) -> Pipeline:
     opened = Pipeline.open(folder, **options)
-    assert isinstance(opened, CudaPipeline)
+    assert isinstance(opened.host, CudaHost)
     return opened
 
 
@@ -189,7 +189,7 @@ def test_plans_of_another_gpu_can_be_tried(
         opening.open_cuda(bundle)
     made = StandInDevice(64 << 20, capability="sm90")
     FakeTensorRT.devices[made.stream] = made
-    opened = opening.open_cuda(bundle, foreign_gpu=True)
+    opened = Pipeline(opening.open_cuda(bundle, foreign_gpu=True))
     assert len(opened.generate(PROMPT).images) == 1
 
 

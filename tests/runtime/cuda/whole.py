@@ -19,8 +19,8 @@ from engines.bundle import open_bundle
 from engines.manifest import Network
 from runtime.backend import OnnxRuntimeNetwork
 from runtime.cuda.device import CudaDevice, open_device
+from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Bound, Evaluation
-from runtime.cuda.pipeline import CudaPipeline
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
 
@@ -100,7 +100,7 @@ def main(folder: Path) -> int:
             for name, spec in manifest.networks.items()
         }
         tokenizers = {n: PromptTokenizer(n, bundle.read(spec.file), spec) for n, spec in manifest.tokenizers.items()}
-        pipeline = CudaPipeline(manifest, device, loaders, tokenizers, backend="", low_vram=low_vram)
+        pipeline = Pipeline(CudaHost(manifest, device, loaders, tokenizers, backend="", low_vram=low_vram))
         for seed in range(4):
             for options in ({}, {"previews": 2, "nfe": 3}, {"num_images": 3, "width": 64}):
                 ours = pipeline.generate(PROMPTS, seed=seed, **options)  # type: ignore[arg-type]

@@ -1,23 +1,27 @@
-"""The networks of a Qwen-Image bundle: how each is fed."""
+"""Qwen-Image: Qwen2.5-VL before the backbone, text of any length with a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import layout
-from runtime.architecture import ArchitectureNetworks, Grid, Tokens
+from runtime.architectures import layout
+from runtime.architectures.base import Architecture, Grid, Run, Tokens, nothing
+from runtime.architectures.conditioning import Levels, to_bfloat16
 from runtime.backend import Array
-from runtime.conditioning import Levels, to_bfloat16
-from runtime.text import TokenIds
+
+if TYPE_CHECKING:
+    from runtime.text import TokenIds
 
 
 @dataclass(frozen=True)
 class QwenConditions:
-    """What the text encoder says of each picture.
+    """What the text encoder says of each image.
 
     sequence: float32 [B, T, W], zero where there is no token. mask: int64 [B, T], 1 for a token; tokens come first.
     least: no fewer columns than these are kept.
@@ -34,10 +38,13 @@ class QwenConditions:
         return QwenConditions(self.sequence[list(index), :width], mask[:, :width], self.least)
 
 
-class QwenNetworks(ArchitectureNetworks[QwenConditions]):
+class Qwen(Architecture[QwenConditions]):
     """The text path of Qwen2.5-VL, the backbone and the VAE decoder."""
 
-    def encode(self, tokens: Mapping[str, TokenIds]) -> QwenConditions:
+    text_ports = MappingProxyType({"encoder_hidden_states": "text"})
+    masked = True
+
+    def encode(self, run: Run, tokens: Mapping[str, TokenIds]) -> QwenConditions:
         """Conditions of any number of prompts, from their ids for "text", the template's among them.
 
         The template's head is dropped from the hidden states, and what is padding becomes zero.
@@ -47,9 +54,14 @@ class QwenNetworks(ArchitectureNetworks[QwenConditions]):
         missing = max(drop + least - tokens["text"].ids.shape[1], 0)
         # Padding on the right changes nothing: a token sees those before it only.
         ids, mask = (np.pad(values, ((0, 0), (0, missing))) for values in (tokens["text"].ids, tokens["text"].mask))
-        sequence = self.in_batches("text", {"input_ids": ids, "attention_mask": mask})[:, drop:]
+        sequence = run("text", {"input_ids": ids, "attention_mask": mask})[:, drop:]
         mask = mask[:, drop:]
         return QwenConditions(np.where(mask[..., None] == 1, sequence, np.float32(0)), mask, least)
+
+    def blank(self, tokens: Sequence[int], width: int) -> QwenConditions:
+        """The sequence of one channel, and the mask itself."""
+        mask = (np.arange(width) < np.array(tokens)[:, None]).astype(np.int64)
+        return QwenConditions(nothing(len(tokens), width, 1), mask, 1)
 
     def bfloat16_levels(self, values: Levels) -> Levels:
         """Rounded once: the factor of 1000 comes in float32."""

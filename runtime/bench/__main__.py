@@ -8,19 +8,19 @@ import os
 import platform
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.cli import ArgumentParser, run
-from runtime.baselines import BASELINES
+from runtime.bench.baselines import BASELINES
 from runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from runtime.gpu import Gpu, MemoryWatch
-    from runtime.measure import Measurement
+    from runtime.bench.gpu import Gpu, MemoryWatch
+    from runtime.bench.measure import Measurement
     from runtime.pipeline import Pipeline
 
 _FOLDER = Path("arcflow-out")
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = _find(arguments)
     device = arguments.device or (_CPU if bundle.manifest.engine is None else "cuda")
     gpu = _gpu(device)
-    from runtime import baselines
-    from runtime.bench_table import table
+    from runtime.bench import baselines
+    from runtime.bench.table import table
 
     baselines.check(arguments, bundle.manifest)
     pipeline, measured, memory = _measure(arguments, device)
@@ -61,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "idle_s": asdict(measured.idle) if measured.idle else None,
         "runs": measured.runs,
         "peak_bytes": memory,
-        "gpu_bytes": _gpu_bytes(pipeline),
+        "gpu_bytes": dict(pipeline.memory()) if bundle.manifest.engine is not None else None,
         "roofline": _roofline(pipeline, bundle, arguments, measured, gpu) if arguments.roofline else None,
         "machine": _machine(gpu),
     }
-    _close(pipeline)  # The baselines may need the memory.
+    pipeline.close()  # The baselines may need the memory.
     kinds = [kind for name in arguments.baseline for kind in BASELINES[name]]
     result["baselines"] = [baselines.run_baseline(kind, subject, arguments, bundle.manifest, device) for kind in kinds]
     timeline = arguments.timeline or _FOLDER / f"timeline-{result['bundle']}.png"
@@ -136,21 +136,21 @@ def _gpu(device: str) -> Gpu | None:
     ordinal = ordinal_of(device)
     if ordinal is None:
         return None
-    from runtime.gpu import find_gpu
+    from runtime.bench.gpu import find_gpu
 
     return find_gpu(ordinal)
 
 
 def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, dict[str, int]]:
     """The open pipeline, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
-    from runtime.measure import measure, peak_memory
+    from runtime.bench.measure import measure, peak_memory
     from runtime.onnx_cuda import ordinal_of
     from runtime.pipeline import Pipeline
 
     ordinal = ordinal_of(device)
     watch: contextlib.AbstractContextManager[MemoryWatch | None] = contextlib.nullcontext()
     if ordinal is not None:
-        from runtime.gpu import MemoryWatch
+        from runtime.bench.gpu import MemoryWatch
 
         watch = MemoryWatch(ordinal)
     chosen = {name: getattr(arguments, name) for name in ("device", "backend", "low_vram") if getattr(arguments, name)}
@@ -198,9 +198,9 @@ def _roofline(
 ) -> list[dict[str, Any]]:
     """For each network: cost, limit, what its evaluation took, and the share."""
     from runtime.backend import default_threads
-    from runtime.limits import costs_of, rows
-    from runtime.measure import cpu_peak
-    from runtime.peaks import gpu_peak
+    from runtime.bench.costs import costs_of, rows
+    from runtime.bench.measure import cpu_peak
+    from runtime.bench.peaks import gpu_peak
 
     sizes = pipeline.sizes(
         _prompt(arguments, 0), num_images=arguments.num_images, width=arguments.width, height=arguments.height
@@ -221,26 +221,13 @@ def _machine(gpu: Gpu | None) -> dict[str, Any]:
     return machine if gpu is None else {**machine, "gpu": asdict(gpu.info)}
 
 
-def _gpu_bytes(pipeline: Pipeline) -> dict[str, int] | None:
-    """What the pipeline itself says it holds on a GPU, by kind ("weights", "buffers", ...); None where it cannot."""
-    report: Callable[[], dict[str, int]] | None = getattr(pipeline, "memory", None)
-    return None if report is None else report()
-
-
-def _close(pipeline: Pipeline) -> None:
-    """Give back what it holds, where it can."""
-    close = getattr(pipeline, "close", None)
-    if close is not None:
-        close()
-
-
 def _draw(path: Path, result: Mapping[str, Any], measured: Measurement) -> None:
     """Write the timeline."""
     import io
 
-    from runtime.bench_table import programs, title
+    from runtime.bench.table import programs, title
+    from runtime.bench.timeline import draw
     from runtime.image import write_files
-    from runtime.timeline import draw
 
     buffer = io.BytesIO()
     draw(title(result), programs(result, measured.timeline)).save(buffer, "PNG")

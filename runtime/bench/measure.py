@@ -16,8 +16,8 @@ from engines.schema import Network as NetworkSpec
 from engines.schema import Port
 from foundation.quantiles import percentile
 from runtime.backend import OnnxRuntimeNetwork
+from runtime.bench.roofline import Peak
 from runtime.errors import BackendError
-from runtime.roofline import Peak
 
 if TYPE_CHECKING:
     from runtime.result import Generation

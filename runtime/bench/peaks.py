@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from runtime.bench.gpu import Gpu
+from runtime.bench.roofline import Peak
 from runtime.errors import BackendError
-from runtime.gpu import Gpu
-from runtime.roofline import Peak
 
 Float32 = Literal["tf32", "float32"]
 """What float32 products are computed in: TF32 (10 bits of mantissa), as TensorRT may, or float32 itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.measure import Passage
+from runtime.bench.measure import Passage
 
 
 def table(result: Mapping[str, Any]) -> str:

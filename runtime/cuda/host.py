@@ -6,13 +6,9 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from engines.manifest import Manifest
-from runtime.architecture import networks_of
+from runtime.architectures import architecture_of
 from runtime.cuda.buffers import BACKBONE
 from runtime.cuda.embeddings import DeviceEmbeddings, Embeddings, HostEmbeddings, prompt_digest
 from runtime.cuda.encoding import Encoder, Prompts
@@ -23,28 +19,31 @@ from runtime.cuda.marks import Marks
 from runtime.cuda.painting import Painter
 from runtime.cuda.residents import Loader, Residents
 from runtime.errors import BackendError
-from runtime.pipeline import Pipeline
-from runtime.request import Request, check_request
-from runtime.result import Generation, OnStep, Picture, Preview, Settings
-from runtime.settings import settings_of
-from runtime.text import PromptTokenizer
+from runtime.hosts.interface import (
+    CLOSED,
+    NOT_FINITE,
+    STAGES,
+    Batch,
+    batches,
+    collect,
+    frames_by_image,
+    preview_sigmas,
+    step_of,
+)
+from runtime.result import Generation, OnStep, Picture, Settings
 from runtime.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from engines.manifest import Manifest
+    from runtime.request import Request
+    from runtime.text import PromptTokenizer
 
 EMBEDDINGS = 16
 """Encodings of prompts that are kept, unless a batch or a caller wants more."""
 
-_STAGES = ("tokenize", "text", "noise", "backbone", "solver", "vae")
 
-
-@dataclass(frozen=True)
-class _Painted:
-    images: tuple[Picture, ...]
-    latents: NDArray[np.float32]
-    previews: tuple[tuple[Preview, ...], ...]
-
-
-class CudaPipeline(Pipeline):
-    """A bundle on a GPU. Made by :meth:`Pipeline.open`. Several threads may call it; they take turns.
+class CudaHost:
+    """A bundle of plans on a GPU. Made by :func:`runtime.cuda.opening.open_cuda`. Several threads take turns.
 
     One session: a stream, an arena and the recordings. Weights are shared with the other sessions of the process.
     """
@@ -62,16 +61,16 @@ class CudaPipeline(Pipeline):
         after: Callable[[], None] = lambda: None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """Compose a pipeline; most callers want :meth:`Pipeline.open`. The device becomes the pipeline's own.
+        """Compose a host. The device becomes the host's own.
 
         loaders: put each network on the device; called now, or, with low_vram, when it is needed. backend: what
         runs it, for people. embeddings: encodings of prompts that are kept at least. after: called when new
         evaluations were made. closing: called when the engines are gone. Raises BackendError, DeviceMemoryError.
         """
         self.manifest = manifest
-        self._backend = backend
-        self._networks = networks_of(manifest, {})
-        self._tokenizers = tokenizers
+        self.backend = backend
+        self.tokenizers = tokenizers
+        self._architecture = architecture_of(manifest)
         self._device = device
         self._after = after
         self._lock = threading.Lock()
@@ -104,55 +103,24 @@ class CudaPipeline(Pipeline):
         # Contexts and engines go before the device, however the pipeline ends.
         self._close = weakref.finalize(self, _shut, self._residents, self._embeddings, closing, device)
 
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        seed: int = 0,
-        nfe: int | None = None,
-        num_images: int = 1,
-        width: int | None = None,
-        height: int | None = None,
-        previews: int = 0,
-        on_step: OnStep | None = None,
-    ) -> Generation:
-        """As :meth:`Pipeline.generate`. Stages but "tokenize" are timed on the device.
+    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+        """As :class:`runtime.hosts.interface.Host`. Stages but "tokenize" are timed on the device.
 
-        Previews and ``on_step`` make the host wait between evaluations. ``on_step`` must not call the pipeline.
+        Previews and ``on_step`` make the host wait between evaluations.
         """
-        request = check_request(
-            self.manifest,
-            prompt,
-            seed=seed,
-            nfe=nfe,
-            num_images=num_images,
-            width=width,
-            height=height,
-            previews=previews,
-        )
-        settings = settings_of(self.manifest, request)
-        clock = Stopwatch(*_STAGES)
+        clock = Stopwatch(*STAGES)
         unique = list(dict.fromkeys(request.prompts))
         with clock.stage("tokenize"):
-            ids = {name: tokenizer(unique) for name, tokenizer in self._tokenizers.items()}
-        grid = self._networks.grid(request.width, request.height)
-        most = self.manifest.limits.batch.max
-        for batch in {min(request.total, most), request.total % most or most}:  # The last one may be smaller.
-            if batch <= request.total:
-                check_extents(self._extents, self._networks.sizes(ids, grid, batch), self._residents.encoders)
+            ids = {name: tokenizer(unique) for name, tokenizer in self.tokenizers.items()}
+        grid = self._architecture.grid(request.width, request.height)
+        for batch in {len(members) for members in batches(request, self.manifest.limits.batch.max)}:
+            check_extents(self._extents, self._architecture.sizes(ids, grid, batch), self._residents.encoders)
         prompts = Prompts(tuple(prompt_digest(text) for text in unique), ids)
         with self._lock:
-            results = self._generate(request, settings, prompts, clock, on_step)
+            made = self._generate(request, settings, prompts, clock, on_step)
             self._after()
-        return Generation(
-            images=tuple(image for result in results for image in result.images),
-            latents=np.concatenate([result.latents for result in results]),
-            previews=tuple(frames for result in results for frames in result.previews),
-            settings=settings,
-            timings=dict(clock.seconds),
-            warnings=tuple(str(truncation) for tokens in ids.values() for truncation in tokens.truncations),
-            spans=tuple(clock.spans),
-        )
+        warnings = tuple(str(truncation) for tokens in ids.values() for truncation in tokens.truncations)
+        return collect(made, settings, clock, warnings)
 
     def memory(self) -> dict[str, int]:
         """Bytes of the device's memory, by kind.
@@ -176,9 +144,9 @@ class CudaPipeline(Pipeline):
 
     def _generate(
         self, request: Request, settings: Settings, prompts: Prompts, clock: Stopwatch, on_step: OnStep | None
-    ) -> list[_Painted]:
+    ) -> list[Batch]:
         if not self._close.alive:
-            raise BackendError("the pipeline is closed: open it again")
+            raise BackendError(CLOSED)
         self._marks.begin()
         row_of = {text: row for row, text in enumerate(dict.fromkeys(request.prompts))}
         rows = [row_of[settings.prompts[j]] for j in range(request.total)]
@@ -186,16 +154,14 @@ class CudaPipeline(Pipeline):
             # Encoders are on the device once for all prompts of the request.
             self._embeddings.grow(len(row_of))
             self._encoder.ensure(prompts, rows)
-        most = self.manifest.limits.batch.max
-        results = []
-        for first in range(0, request.total, most):
-            members = range(first, min(first + most, request.total))
+        made = []
+        for members in batches(request, self.manifest.limits.batch.max):
             self._encoder.ensure(prompts, rows[members.start : members.stop])
-            results.append(self._paint(request, settings, members, prompts, rows, on_step))
+            made.append(self._run(request, settings, members, prompts, rows, on_step))
             self._marks.read(clock)
-        return results
+        return made
 
-    def _paint(
+    def _run(
         self,
         request: Request,
         settings: Settings,
@@ -203,33 +169,31 @@ class CudaPipeline(Pipeline):
         prompts: Prompts,
         rows: Sequence[int],
         on_step: OnStep | None,
-    ) -> _Painted:
-        """The pictures ``members``: their noise, one evaluation a segment with its previews, and the VAE."""
-        grid = self._networks.grid(settings.width, settings.height)
+    ) -> Batch:
+        """The images ``members``: their noise, one evaluation a segment with its previews, and the VAE."""
+        grid = self._architecture.grid(settings.width, settings.height)
         group = self._residents.need(BACKBONE)
         painter = Painter(self._device, self.manifest, self._feeding, group, self._marks, len(members), grid)
         tokens, width = self._encoder.feed(group, prompts, rows[members.start : members.stop])
         painter.feed(tokens, width, settings, settings.seeds[members.start : members.stop])
-        frames: list[tuple[float, NDArray[np.uint8]]] = []
+        frames: list[tuple[float, tuple[Picture, ...]]] = []
         if on_step is None and not request.previews:
             painter.paint(settings.sigmas)
         else:
             for index, (sigma_src, sigma_end) in enumerate(itertools.pairwise(settings.sigmas)):
                 painter.evaluate(index)
-                levels = self._preview_sigmas(request.previews, sigma_src, sigma_end)
-                frames += [(sigma, painter.preview(sigma_src, sigma)) for sigma in levels]
+                levels = preview_sigmas(self.manifest, request, sigma_src, sigma_end)
+                frames += [(sigma, tuple(painter.preview(sigma_src, sigma))) for sigma in levels]
                 painter.advance(sigma_src, sigma_end)
                 if on_step is not None:
-                    latents = self._networks.latents(painter.state(), grid)
-                    on_step(self._step(request, settings, members, index, latents))
+                    latents = self._architecture.latents(painter.state(), grid)
+                    on_step(step_of(self.manifest, request, settings, members, index, latents))
             painter.finish()
         made = painter.collect()
         if not made.finite:
-            raise BackendError("the networks gave values that are not finite; check it: python -m engines.verify")
-        previews = tuple(
-            tuple(Preview(sigma, pictures[row]) for sigma, pictures in frames) for row in range(len(members))
-        )
-        return _Painted(tuple(made.pictures), self._networks.latents(made.x, grid), previews)
+            raise BackendError(NOT_FINITE)
+        latents = self._architecture.latents(made.x, grid)
+        return Batch(tuple(made.pictures), latents, frames_by_image(frames, len(members)))
 
 
 def _shut(residents: Residents, embeddings: Embeddings, closing: Callable[[], None], device: Device) -> None:

@@ -1,4 +1,4 @@
-"""``Pipeline.open(..., host="native")``: the same pipeline, run by the C++ core.
+"""``host="native"``: the C++ core.
 
 The package ``arcflow_native`` (the extra ``native``) brings the core; it has no ONNX Runtime of its own and is handed
 the library inside the installed ``onnxruntime`` package, which is not imported.
@@ -7,24 +7,25 @@ the library inside the installed ``onnxruntime`` package, which is not imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from engines.bundle import Bundle
 from engines.errors import BundleError
-from engines.manifest import Manifest
 from foundation.errors import ArcFlowError
 from runtime.errors import BackendError, RequestError
-from runtime.pipeline import Pipeline
-from runtime.request import check_request
-from runtime.result import Generation, OnStep, Picture, Preview, Step
-from runtime.settings import settings_of
+from runtime.hosts.interface import CLOSED, weight_bytes
+from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
+from runtime.text import PromptTokenizer, load_tokenizers
 
 if TYPE_CHECKING:
     import arcflow_native
     from arcflow_native import _core
+
+    from engines.bundle import Bundle
+    from runtime.request import Request
 
 ENVIRONMENT = "ARCFLOW_ONNXRUNTIME"
 """Environment variable with the path of another libonnxruntime than the installed package's."""
@@ -32,78 +33,36 @@ ENVIRONMENT = "ARCFLOW_ONNXRUNTIME"
 INSTALL = "pip install ./runtime/native/python"
 
 
-class NativePipeline(Pipeline):
-    """A bundle that the C++ core has loaded. Made by :meth:`Pipeline.open`. Safe to call from several threads."""
+class NativeHost:
+    """A bundle that the C++ core has loaded. Made by :func:`open_native`."""
 
-    def __init__(self, manifest: Manifest, model: arcflow_native.Model) -> None:
-        """Compose a pipeline from a model that is already loaded; most callers want :meth:`Pipeline.open`."""
-        self.manifest = manifest
-        self._model = model
+    def __init__(self, bundle: Bundle, model: arcflow_native.Model) -> None:
+        self.manifest = bundle.manifest
+        self._bundle = bundle
+        self._model: arcflow_native.Model | None = model
+        self.backend: str = model.info["backend"]
 
-    @classmethod
-    def load(cls, bundle: Bundle, *, threads: int) -> NativePipeline:
-        """Load an opened bundle; the core verifies every byte that it loads itself.
+    @cached_property
+    def tokenizers(self) -> Mapping[str, PromptTokenizer]:
+        """The same as the core's; read only where they are asked for."""
+        return load_tokenizers(self._bundle)
 
-        Raises BundleError, BackendError (also where ``arcflow_native`` is not installed).
-        """
-        try:
-            import arcflow_native as native
-        except ImportError as error:
-            raise BackendError(
-                f"host='native' needs the package arcflow-native ({error}); in ArcFlow's source tree: {INSTALL}"
-            ) from error
-        folder = str(bundle.root.absolute())
-        library = None if os.environ.get(ENVIRONMENT) else onnxruntime_library()
-        try:
-            model = native.Model(folder, library=None if library is None else str(library), threads=threads)
-        except native.NativeError as error:
-            _raise(error)
-        except UnicodeEncodeError as error:
-            raise BackendError(f"{folder!r} is not text: rename the folder, or use host='python'") from error
-        if model.info["digest"] != bundle.manifest.digest:
-            raise BundleError(f"{folder} was changed while it was opened: open it again")
-        return cls(bundle.manifest, model)
-
-    @property
-    def backend(self) -> str:
-        """What runs the networks: "ONNX Runtime 1.32.0, CPU, 2 threads"."""
-        return self._model.info["backend"]
-
-    def generate(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        seed: int = 0,
-        nfe: int | None = None,
-        num_images: int = 1,
-        width: int | None = None,
-        height: int | None = None,
-        previews: int = 0,
-        on_step: OnStep | None = None,
-    ) -> Generation:
-        """As :meth:`Pipeline.generate`, without holding the interpreter's lock; Ctrl-C ends it within milliseconds.
+    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+        """As :class:`runtime.hosts.interface.Host`, without holding the interpreter's lock; Ctrl-C ends it at once.
 
         A step's ``latents`` are None.
         """
         from arcflow_native import NativeError
 
-        request = check_request(
-            self.manifest,
-            prompt,
-            seed=seed,
-            nfe=nfe,
-            num_images=num_images,
-            width=width,
-            height=height,
-            previews=previews,
-        )
+        if (model := self._model) is None:
+            raise BackendError(CLOSED)
         frames: list[dict[int, Preview]] = [{} for _ in range(request.total)]
 
         def keep(image: int, frame: int, sigma: float, pixels: Picture) -> None:
             frames[image][frame] = Preview(sigma, pixels)
 
         try:
-            output = self._model.generate(
+            output = model.generate(
                 request.prompts,
                 seed=request.seed,
                 num_images=request.num_images,
@@ -121,10 +80,42 @@ class NativePipeline(Pipeline):
             images=tuple(output["images"]),
             latents=output["latents"],
             previews=tuple(tuple(found[frame] for frame in sorted(found)) for found in frames),
-            settings=settings_of(self.manifest, request),
+            settings=settings,
             timings={stage: value for stage, value in seconds.items() if stage != "total"},
             warnings=tuple(output["warnings"]),
         )
+
+    def memory(self) -> Mapping[str, int]:
+        """weights: bytes of the networks' files; the core's engines do not say what they made of them."""
+        return {"weights": 0 if self._model is None else weight_bytes(self.manifest)}
+
+    def close(self) -> None:
+        """Let the model go; a generation that runs ends first."""
+        self._model = None
+
+
+def open_native(bundle: Bundle, *, threads: int) -> NativeHost:
+    """Load an opened bundle; the core verifies every byte that it loads itself.
+
+    Raises BundleError, BackendError (also where ``arcflow_native`` is not installed).
+    """
+    try:
+        import arcflow_native as native
+    except ImportError as error:
+        raise BackendError(
+            f"host='native' needs the package arcflow-native ({error}); in ArcFlow's source tree: {INSTALL}"
+        ) from error
+    folder = str(bundle.root.absolute())
+    library = None if os.environ.get(ENVIRONMENT) else onnxruntime_library()
+    try:
+        model = native.Model(folder, library=None if library is None else str(library), threads=threads)
+    except native.NativeError as error:
+        _raise(error)
+    except UnicodeEncodeError as error:
+        raise BackendError(f"{folder!r} is not text: rename the folder, or use host='python'") from error
+    if model.info["digest"] != bundle.manifest.digest:
+        raise BundleError(f"{folder} was changed while it was opened: open it again")
+    return NativeHost(bundle, model)
 
 
 def onnxruntime_library() -> Path | None:

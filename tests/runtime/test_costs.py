@@ -8,9 +8,9 @@ import pytest
 
 from engines.bundle import open_bundle
 from engines.staleness import onnx_digests
+from runtime.bench.costs import costs_of, rows
+from runtime.bench.roofline import Cost, Peak
 from runtime.errors import RequestError
-from runtime.limits import costs_of, rows
-from runtime.roofline import Cost, Peak
 from tests.runtime import small_bundle, small_plans
 
 SIZES = {"batch": 1, "image_tokens": 16, "text_tokens": 12, "rows": 8, "columns": 8, "height": 32, "width": 32}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engines.bundle import Bundle, open_bundle
 from engines.staleness import onnx_digests, source_folder
+from runtime.bench.roofline import Cost, Peak, cost_of, limit_of
 from runtime.errors import RequestError
-from runtime.roofline import Cost, Peak, cost_of, limit_of
 
 _STAGES: Mapping[str, str] = {"backbone": "evaluation 1", "vae_decoder": "vae"}
 """The stage of a measurement that is one evaluation of a network; all others are of the stage "text"."""

@@ -1,22 +1,26 @@
-"""The networks of a FLUX bundle: how each is fed."""
+"""FLUX: CLIP and T5 before the backbone, guidance as its input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime import layout
-from runtime.architecture import ArchitectureNetworks, Grid, Tokens
+from runtime.architectures import layout
+from runtime.architectures.base import Architecture, Grid, Run, Tokens, nothing
+from runtime.architectures.conditioning import Levels, scaled_bfloat16
 from runtime.backend import Array
-from runtime.conditioning import Levels, scaled_bfloat16
-from runtime.text import TokenIds
+
+if TYPE_CHECKING:
+    from runtime.text import TokenIds
 
 
 @dataclass(frozen=True)
 class FluxConditions:
-    """What the text encoders say of each picture: pooled [B, P] from CLIP, sequence [B, T, W] from T5."""
+    """What the text encoders say of each image: pooled [B, P] from CLIP, sequence [B, T, W] from T5."""
 
     pooled: Array
     sequence: Array
@@ -26,15 +30,22 @@ class FluxConditions:
         return FluxConditions(self.pooled[list(index)], self.sequence[list(index)])
 
 
-class FluxNetworks(ArchitectureNetworks[FluxConditions]):
+class Flux(Architecture[FluxConditions]):
     """CLIP, T5, the backbone and the VAE decoder."""
 
-    def encode(self, tokens: Mapping[str, TokenIds]) -> FluxConditions:
+    text_ports = MappingProxyType({"pooled_projections": "clip", "encoder_hidden_states": "t5"})
+    masked = False
+
+    def encode(self, run: Run, tokens: Mapping[str, TokenIds]) -> FluxConditions:
         """Conditions of any number of prompts, from their ids [prompts, max_tokens] for "clip" and "t5"."""
         return FluxConditions(
-            pooled=self.in_batches("clip", {"input_ids": tokens["clip"].ids}),
-            sequence=self.in_batches("t5", {"input_ids": tokens["t5"].ids}),
+            pooled=run("clip", {"input_ids": tokens["clip"].ids}),
+            sequence=run("t5", {"input_ids": tokens["t5"].ids}),
         )
+
+    def blank(self, tokens: Sequence[int], width: int) -> FluxConditions:
+        """Both encodings, each of one channel."""
+        return FluxConditions(nothing(len(tokens), 1), nothing(len(tokens), width, 1))
 
     def bfloat16_levels(self, values: Levels) -> Levels:
         """Rounded before the factor of 1000 and after it."""

@@ -1,0 +1,1 @@
+"""Measuring: ``python -m runtime.bench``, where the time of an image goes."""
