@@ -55,7 +55,8 @@ class _Mlp(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return embedded
 
 
 class _Conditioning(nn.Module):
@@ -70,7 +71,8 @@ class _Conditioning(nn.Module):
     def forward(self, time: Tensor, guidance: Tensor, pooled: Tensor) -> Tensor:
         steps = self.timestep_embedder(_waves(time).to(pooled.dtype))
         guide = self.guidance_embedder(_waves(guidance).to(pooled.dtype))
-        return steps + guide + self.text_embedder(pooled)  # type: ignore[no-any-return]
+        together: Tensor = steps + guide + self.text_embedder(pooled)
+        return together
 
 
 class _Modulation(nn.Module):
@@ -82,19 +84,29 @@ class _Modulation(nn.Module):
         self.parts = parts
 
     def forward(self, conditioning: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(conditioning))[:, None].chunk(self.parts, dim=-1)  # type: ignore[no-any-return]
+        vectors: Tensor = self.linear(F.silu(conditioning))[:, None]
+        return vectors.chunk(self.parts, dim=-1)
+
+
+class _Widening(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
 
 
 class _FeedForward(nn.Module):
+    """An MLP under the names that diffusers gives it: net.0.proj, net.2."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        inner = nn.Module()
-        inner.proj = nn.Linear(width, 4 * width)
-        self.net = nn.ModuleList([inner, nn.Identity(), nn.Linear(4 * width, width)])
+        self.net = nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.net[0].proj(x)  # type: ignore[operator]
-        return self.net[2](F.gelu(hidden, approximate="tanh"))  # type: ignore[no-any-return]
+        out: Tensor = self.net(x)
+        return out
 
 
 class _Attention(nn.Module):
