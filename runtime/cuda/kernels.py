@@ -31,13 +31,17 @@ def kernel_image(capability: int) -> bytes:
     Taken from the cache where source, compiler and options are the same; a damaged file there, or a folder that others
     may write to, is passed over. Raises DeviceError where they cannot be compiled.
     """
-    source, headers = sources()
+    return cached_image(SOURCE, *sources(), capability)
+
+
+def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes:
+    """Any CUDA C++ as :func:`kernel_image` gives the kernels. name: of the source, for messages; headers: by name."""
     _, version = nvrtc.compiler()
     folder = cache_folder()
-    path = None if folder is None else folder / f"{_key(source, headers, capability, version)}.bin"
+    path = None if folder is None else folder / f"{_key(name, source, headers, capability, version)}.bin"
     if path is not None and (kept := _read(path)) is not None:
         return kept
-    image = nvrtc.compile_image(Path(SOURCE).name, source, headers, capability)
+    image = nvrtc.compile_image(Path(name).name, source, headers, capability)
     if path is not None:
         _write(path, image)
     return image
@@ -65,10 +69,10 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _key(source: bytes, headers: Mapping[str, bytes], capability: int, version: tuple[int, int]) -> str:
+def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int, version: tuple[int, int]) -> str:
     digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability, tuple(version))).encode())
-    for name, text in {SOURCE: source, **headers}.items():
-        digest.update(f"\0{name}\0{len(text)}\0".encode() + text)
+    for part, text in {name: source, **headers}.items():
+        digest.update(f"\0{part}\0{len(text)}\0".encode() + text)
     return f"sm{capability}-{digest.hexdigest()[:32]}"
 
 
