@@ -102,11 +102,10 @@ def watched(library: str = LIBRARY) -> Iterator[Card]:
     """In the block the card is looked at ten times a second by a thread of its own."""
     try:
         card = Nvml(library)
-        card.look()
+        looks = [card.look()]
     except OSError:
         yield dict
         return
-    looks: list[Look] = []
     stop = threading.Event()
 
     def watch() -> None:
@@ -115,9 +114,9 @@ def watched(library: str = LIBRARY) -> Iterator[Card]:
                 looks.append(card.look())
 
     def since_last() -> dict[str, float]:
-        count = len(looks)
-        taken, looks[:count] = looks[:count], []
-        return summary(taken)
+        taken = looks.copy()
+        del looks[: len(taken) - 1]  # The last one stays: the next record may be there before another look.
+        return summary(taken[1:] or taken)
 
     thread = threading.Thread(target=watch, name="card", daemon=True)
     thread.start()

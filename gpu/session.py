@@ -64,7 +64,7 @@ class Session:
         what = part.title if options.modes is None or not part.modes else f"{part.name}, {options.modes[0]}"
         began, records = time.monotonic(), entry["records"]
         seconds = min(self._limit or part.limit, self._end - began)
-        if seconds < _LEAST_SECONDS:
+        if self._end - began < _LEAST_SECONDS:
             records.append({"kind": "skipped", "what": what, "show": "no time was left for it"})
             self._write()
             return

@@ -1,7 +1,7 @@
 """FLUX's transformer with a momentum head in plain torch: for the baseline where diffusers is not installed.
 
 Parameters have diffusers' names and shapes, and the arithmetic is the same, operation by operation, so that what is
-timed is what a user of diffusers has; tests/gpu/test_backbone.py holds it to diffusers' own.
+timed is what a user of diffusers has; tests/gpu/flux/test_backbone.py holds it to diffusers' own.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def measure_bounds(model: FusedBackbone, paint: Callable[[], object]) -> Bounds:
 def to_fp8(model: FusedBackbone, bounds: Bounds, attention: bool) -> int:
     """Replace the projections of the blocks in place, and their attention where asked for; how many projections."""
     replaced = 0
-    for name, module in list(model.named_modules()):
-        parent, _, own = name.rpartition(".")
+    for name in [name for name, _ in model.named_modules()]:  # By name: a weight goes as its twin comes.
+        module, (parent, _, own) = model.get_submodule(name), name.rpartition(".")
         if isinstance(module, Projection):
             setattr(model.get_submodule(parent), own, Fp8Projection(module, *bounds[name]))
             replaced += 1

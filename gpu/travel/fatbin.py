@@ -1,7 +1,7 @@
-"""Leaves one architecture's machine code in a CUDA library, in place; the rest becomes zeros, which any archive removes.
+"""Leaves one architecture's machine code in a CUDA library, in place; the rest becomes zeros, which archives remove.
 
-nvcc puts the code of all architectures into the section ``.nv_fatbin``: containers, one a source file, of entries, one an
-architecture. What is read of them:
+nvcc puts the code of all architectures into the section ``.nv_fatbin``: containers, one a source file, of entries, one
+an architecture. What is read of them:
 
 | container | entry | |
 |---|---|---|
@@ -12,8 +12,8 @@ architecture. What is read of them:
 | | 16, uint32 | of them used, where the code is compressed; else 0 |
 | | 28, uint32 | architecture: 90 for sm_90 and sm_90a |
 
-Containers stay where they are: the library has their addresses. One of which nothing is left gets the smallest entry that
-the library has for another architecture: a kernel that is asked for all the same is then one "not for this GPU".
+Containers stay where they are: the library has their addresses. One of which nothing is left gets the smallest entry
+that the library has for another architecture: a kernel that is asked for all the same is then "not for this GPU".
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def entries(library: bytes | bytearray, container: Container) -> Iterator[Entry]
 
 
 def kernels(library: bytes | bytearray, entry: Entry) -> set[bytes]:
-    """Mangled names of the kernels and device functions of an entry. Raises ArcFlowError where it cannot be unpacked."""
+    """Mangled names of the kernels of an entry. Raises ArcFlowError where it cannot be unpacked."""
     start = entry.start + entry.header
     code = bytes(library[start : start + entry.used])
     if code.startswith(_ZSTD):
@@ -146,10 +146,13 @@ def section(library: bytes | bytearray) -> tuple[int, int]:
     """Where the containers begin and end in a 64-bit ELF file. Raises ArcFlowError."""
     if bytes(library[:5]) != b"\x7fELF\x02":
         raise ArcFlowError("this is no library for 64-bit Linux")
-    (table,) = struct.unpack_from("<Q", library, 40)
-    width, count, names = struct.unpack_from("<HHH", library, 58)
-    headers = [struct.unpack_from("<IIQQQQ", library, table + width * place) for place in range(count)]
-    strings = headers[names][4]
+    try:
+        (table,) = struct.unpack_from("<Q", library, 40)
+        width, count, names = struct.unpack_from("<HHH", library, 58)
+        headers = [struct.unpack_from("<IIQQQQ", library, table + width * place) for place in range(count)]
+        strings = headers[names][4]
+    except (struct.error, IndexError) as error:
+        raise ArcFlowError(f"the library ends too early ({error}): fetch it again") from error
     for name, _, _, _, offset, size in headers:
         at = strings + name
         if bytes(library[at : at + len(SECTION) + 1]) == SECTION + b"\0":

@@ -5,7 +5,7 @@
 # a network, and each ends by itself within seven minutes. The first keeps models and bundles in a folder outside the
 # repository, so that the second can do without sending them again.
 #
-# PYTHON: the interpreter (python3). ARCFLOW_KEPT: that folder. ARCFLOW_REHEARSE=1: at toy sizes, where there is no GPU.
+# PYTHON: the interpreter (python3). ARCFLOW_KEPT: that folder. ARCFLOW_REHEARSE=1: toy sizes, where there is no GPU.
 set -eu
 which=${1:-} prepared=${2:-.work/gpu/$1} out=${3:-out/gpu}
 python=${PYTHON:-python3}
@@ -32,12 +32,12 @@ second)
 	done
 	rm -rf "$kept/site" && "$python" -m tarfile --filter data -e "$prepared/site.tar.xz" "$kept/site"
 	export PYTHONPATH="$kept/site${PYTHONPATH:+:$PYTHONPATH}"
-	set -- --part provider,flux,distil --total 390
+	set -- --part provider,flux,distil --modes eager,fp8,cudnn,picture,fp8-attention --total 390
 	;;
 *)
 	echo "usage: sh gpu/travel/on_gpu.sh first|second [PREPARED] [OUT]" >&2
 	exit 2
 	;;
 esac
-[ -z "${ARCFLOW_REHEARSE:-}" ] || set -- "$@" --rehearse
+[ -z "${ARCFLOW_REHEARSE:-}" ] || set -- "$@" --rehearse --modes eager,picture
 exec "$python" gpu/run.py "$@" --out "$out/$which.json" --work "$kept/work"

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def tree_bytes(root: Path) -> int:
-    """Bytes of the files of the repository that are tracked, or new and not ignored. Raises ArcFlowError without git."""
+    """Bytes of the repository's files, tracked ones and new ones that are not ignored. Raises ArcFlowError."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:

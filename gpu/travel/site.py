@@ -1,4 +1,4 @@
-"""Python packages for a machine with a GPU and no network, as one archive: wheels unpacked, less what is not used there.
+"""Python packages for a machine with a GPU and no network, as one archive: wheels, less what is not used there.
 
 ``python -m gpu.travel.site --python 3.12 --capability 90 --out .work/gpu`` (gpu/prepare.sh calls it).
 """

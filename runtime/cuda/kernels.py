@@ -28,17 +28,24 @@ _DIGEST_BYTES = 32
 def kernel_image(capability: int) -> bytes:
     """The kernels for a GPU of that compute capability (90 for 9.0), as cuModuleLoadData takes them.
 
-    Taken from the cache where source, compiler and options are the same; a damaged file there, or a folder that others
-    may write to, is passed over. Raises DeviceError where they cannot be compiled.
+    Taken from the cache where source, compiler and options are the same, and where there is no compiler, of any; a
+    damaged file there, or a folder that others may write to, is passed over. Raises DeviceError where they cannot be
+    compiled.
     """
     return cached_image(SOURCE, *sources(), capability)
 
 
 def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes:
     """Any CUDA C++ as :func:`kernel_image` gives the kernels. name: of the source, for messages; headers: by name."""
-    _, version = nvrtc.compiler()
-    folder = cache_folder()
-    path = None if folder is None else folder / f"{_key(name, source, headers, capability, version)}.bin"
+    folder, key = cache_folder(), _key(name, source, headers, capability)
+    try:
+        _, version = nvrtc.compiler()
+    except DeviceError:
+        for other in () if folder is None else sorted(folder.glob(f"{key}-*.bin")):
+            if (kept := _read(other)) is not None:
+                return kept
+        raise
+    path = None if folder is None else folder / f"{key}-{'.'.join(map(str, version))}.bin"
     if path is not None and (kept := _read(path)) is not None:
         return kept
     image = nvrtc.compile_image(Path(name).name, source, headers, capability)
@@ -69,8 +76,8 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int, version: tuple[int, int]) -> str:
-    digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability, tuple(version))).encode())
+def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> str:
+    digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability)).encode())
     for part, text in {name: source, **headers}.items():
         digest.update(f"\0{part}\0{len(text)}\0".encode() + text)
     return f"sm{capability}-{digest.hexdigest()[:32]}"

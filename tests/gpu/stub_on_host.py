@@ -1,4 +1,4 @@
-"""The stub network of part (f) in numpy, for the stand-in device."""
+"""The stub network of the part ``graphs`` in numpy, for the stand-in device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part (b) on the stand-in device: its checks pass there, and each fails where a kernel is wrong."""
+"""The part ``solver`` on the stand-in device: its checks pass there, and each fails where a kernel is wrong."""
 
 from __future__ import annotations
 
