@@ -37,21 +37,23 @@ def kernel_image(capability: int) -> bytes:
 
 def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes:
     """Any CUDA C++ as :func:`kernel_image` gives the kernels. name: of the source, for messages; headers: by name."""
-    folder, key = cache_folder(), _key(name, source, headers, capability)
     try:
-        _, version = nvrtc.compiler()
+        path = _path(name, source, headers, capability)
     except DeviceError:
-        for other in () if folder is None else sorted(folder.glob(f"{key}-*.bin")):
-            if (kept := _read(other)) is not None:
-                return kept
+        if (sent := _of_any_compiler(name, source, headers, capability)) is not None:
+            return sent
         raise
-    path = None if folder is None else folder / f"{key}-{'.'.join(map(str, version))}.bin"
     if path is not None and (kept := _read(path)) is not None:
         return kept
     image = nvrtc.compile_image(Path(name).name, source, headers, capability)
     if path is not None:
         _write(path, image)
     return image
+
+
+def image_path(capability: int) -> Path | None:
+    """Where :func:`kernel_image` keeps that code; None for no cache. Code of other sources may lie beside it."""
+    return _path(SOURCE, *sources(), capability)
 
 
 def sources() -> tuple[bytes, Mapping[str, bytes]]:
@@ -74,6 +76,19 @@ def cache_folder() -> Path | None:
         return (Path(base) if base else Path.home() / ".cache") / "arcflow" / "kernels"
     except RuntimeError:  # A user without a home.
         return None
+
+
+def _path(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> Path | None:
+    _, version = nvrtc.compiler()
+    folder, key = cache_folder(), _key(name, source, headers, capability)
+    return None if folder is None else folder / f"{key}-{version[0]}.{version[1]}.bin"
+
+
+def _of_any_compiler(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes | None:
+    """What lies in the cache for these sources, where there is no compiler: it was compiled elsewhere."""
+    folder = cache_folder()
+    found = [] if folder is None else sorted(folder.glob(f"{_key(name, source, headers, capability)}-*.bin"))
+    return next((image for path in found if (image := _read(path)) is not None), None)
 
 
 def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> str:
