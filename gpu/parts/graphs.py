@@ -13,11 +13,11 @@ import numpy as np
 from foundation.quantiles import percentile
 from gpu.catalogue import Options
 from gpu.device import open_gpu
-from gpu.fields import Placed, Size, reserve
+from gpu.kernels.checks import LEVELS, put
+from gpu.kernels.fields import Placed, Size, reserve
+from gpu.kernels.speed import large_copy
+from gpu.kernels.stub import Stub, StubField, factor, load_stub
 from gpu.records import Emit, Printer, guarded
-from gpu.solver_checks import LEVELS, put
-from gpu.solver_speed import large_copy
-from gpu.stub import Stub, StubField, factor, load_stub
 
 if TYPE_CHECKING:
     from runtime.cuda.interface import Device

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from gpu.catalogue import Options
 from gpu.device import open_gpu, torch_device
+from gpu.kernels.checks import check_golden, check_neighbours, check_odd, check_sizes
+from gpu.kernels.speed import measure_sizes
 from gpu.records import Printer, guarded
-from gpu.solver_checks import check_golden, check_neighbours, check_odd, check_sizes
-from gpu.solver_speed import measure_sizes
 
 if TYPE_CHECKING:
     from runtime.cuda.interface import Device

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="python -m gpu.travel.kernels", description="Compile the kernels into the cache.")
     parser.add_argument("--capability", type=int, default=90, help="of the GPU, 90 for 9.0 (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    from gpu.stub import stub_image
+    from gpu.kernels.stub import stub_image
     from runtime.cuda.kernels import cache_folder, kernel_image
 
     made = (kernel_image(arguments.capability), stub_image(f"sm{arguments.capability}"))

@@ -7,7 +7,14 @@
 #
 # PYTHON: the interpreter (python3). ARCFLOW_KEPT: that folder. ARCFLOW_REHEARSE=1: toy sizes, where there is no GPU.
 set -eu
-which=${1:-} prepared=${2:-.work/gpu/$1} out=${3:-out/gpu}
+case ${1:-} in
+first | second) which=$1 ;;
+*)
+	echo "usage: sh gpu/travel/on_gpu.sh first|second [PREPARED] [OUT]" >&2
+	exit 2
+	;;
+esac
+prepared=${2:-.work/gpu/$which} out=${3:-out/gpu}
 python=${PYTHON:-python3}
 kept=${ARCFLOW_KEPT:-${TMPDIR:-/tmp}/arcflow-gpu-$(id -u)}
 umask 077 # The cache holds code: the runtime takes it only from a folder that nobody else can write to.
@@ -30,13 +37,11 @@ second)
 			cp -r "$kept/$folder" "$folder"
 		fi
 	done
-	rm -rf "$kept/site" && "$python" -m tarfile --filter data -e "$prepared/site.tar.xz" "$kept/site"
+	rm -rf "$kept/site"
+	"$python" -m tarfile --filter data -e "$prepared/site.tar.xz" "$kept/site" ||
+		echo "the packages of $prepared cannot be unpacked: parts that need them are skipped" >&2
 	export PYTHONPATH="$kept/site${PYTHONPATH:+:$PYTHONPATH}"
 	set -- --part provider,flux,distil --modes eager,fp8,cudnn,picture,fp8-attention --total 390
-	;;
-*)
-	echo "usage: sh gpu/travel/on_gpu.sh first|second [PREPARED] [OUT]" >&2
-	exit 2
 	;;
 esac
 [ -z "${ARCFLOW_REHEARSE:-}" ] || set -- "$@" --rehearse --modes eager,picture

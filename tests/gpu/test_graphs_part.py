@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpu.fields import Size
+from gpu.kernels.checks import LEVELS
+from gpu.kernels.fields import Size
+from gpu.kernels.stub import factor, stub_image
 from gpu.parts.graphs import AIM_TOKENS, GAP_AIM, measure
-from gpu.solver_checks import LEVELS
-from gpu.stub import factor, stub_image
 from runtime.solver import MomentumField, displacement
 from tests.gpu.recorder import Recorder
 from tests.gpu.stub_on_host import host_stub

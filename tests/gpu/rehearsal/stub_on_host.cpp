@@ -1,4 +1,4 @@
-// The stub network of gpu/stub.py beside the kernels that the played driver runs; linked with
+// The stub network of gpu/kernels/stub.py beside the kernels that the played driver runs; linked with
 // --wrap=arcflow_host_launch, so that it is asked first. It writes the same field and notes when it ran; it does not
 // wait.
 #include <chrono>

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu.catalogue import Options
-from gpu.fields import Field, Placed, Size, free, random_field, reserve, upload
+from gpu.kernels.checks import LEVELS, put
+from gpu.kernels.fields import Field, Placed, Size, free, random_field, reserve, upload
 from gpu.records import Emit, Printer, guarded
-from gpu.solver_checks import LEVELS, put
 from gpu.timing import Timing, calls_for, in_torch, in_torch_graph, on_device
 
 if TYPE_CHECKING:
