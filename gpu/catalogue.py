@@ -2,54 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT_SECONDS = 480
-"""How long a part may run."""
+from gpu.flux.modes import MODES, USUAL
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part. needs: what must be importable besides torch's usual environment, by import name."""
+    """One part. needs: what must be importable besides numpy and cuda-bindings, by import name.
 
-    letter: str
+    modes: ways to run it, each in a process of its own; usual: those that are run unless others are asked for; limit:
+    seconds that it, or each of its modes, may run.
+    """
+
+    name: str
     module: str
     title: str
     needs: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
+    limit: int = 300
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user asked of the parts.
 
-    smoke: the smallest sizes and few runs, to see that everything works; modes: those of part (e), None for its usual
-    ones; train_seconds: how long part (g) may train; bundle: a bundle of plans for part (c), None: built there; out:
-    folder for what a part makes.
+    smoke: the smallest sizes and few runs, to see that everything works; rehearse: so small that a CPU does it, and on
+    a CPU where torch has no GPU; modes: those to run, None for the usual ones; train_seconds: how long ``distil`` may
+    train; bundle: a bundle of plans for ``plans``, None: built there; out: folder for what a part makes.
     """
 
     smoke: bool = False
+    rehearse: bool = False
     modes: tuple[str, ...] | None = None
     train_seconds: int = 0
     bundle: Path | None = None
     out: Path = Path("out") / "gpu"
 
 
-PARTS = {
-    part.letter: part
+PARTS: Mapping[str, Part] = {
+    part.name: part
     for part in (
-        Part("a", "gpu.parts.machine", "what is there: device, driver, versions, and the rates it reaches at best"),
-        Part("b", "gpu.parts.solver", "solver kernel: golden vectors, float64, bandwidth, against torch"),
+        Part("scenarios", "gpu.parts.scenarios", "the runtime's device: kernels, graphs, events, memory", limit=120),
+        Part("machine", "gpu.parts.machine", "what is there: device, versions, and the rates it reaches", limit=120),
+        Part("graphs", "gpu.parts.graphs", "CUDA graph of solver and stub network: host time, gap", limit=120),
+        Part("solver", "gpu.parts.solver", "solver kernel: golden vectors, float64, bandwidth, torch", ("torch",)),
+        Part("sanitizer", "gpu.parts.sanitizer", "compute-sanitizer over the scenarios: memory, races", limit=240),
         Part(
-            "c",
+            "plans",
             "gpu.parts.plans",
             "a TensorRT-RTX plan for sm80 on this GPU: does it load, run and agree with the CPU",
             ("msgspec", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"),
         ),
-        Part("d", "gpu.parts.provider", "the tiny pipeline through ONNX Runtime's CUDA provider", ("msgspec",)),
-        Part("e", "gpu.parts.flux", "the FLUX student at full size in torch: eager, compiled, FP8"),
-        Part("f", "gpu.parts.graphs", "CUDA graph of solver and stub network: host overhead, gap between evaluations"),
-        Part("g", "gpu.parts.distil", "distillation of the tiny recipe: throughput", ("msgspec", "diffusers", "peft")),
+        Part(
+            "provider",
+            "gpu.parts.provider",
+            "the tiny pipeline through ONNX Runtime's CUDA provider",
+            ("msgspec", "onnxruntime", "tokenizers"),
+            limit=90,
+        ),
+        Part(
+            "flux",
+            "gpu.parts.flux",
+            "the FLUX student at full size in torch: the baseline that engines must beat",
+            ("torch",),
+            tuple(MODES),
+            USUAL,
+            150,
+        ),
+        Part(
+            "distil",
+            "gpu.parts.distil",
+            "distillation of the tiny recipe: throughput",
+            ("torch", "msgspec", "diffusers", "peft", "accelerate", "transformers"),
+            limit=180,
+        ),
     )
 }
 

@@ -1,9 +1,10 @@
-"""The runtime's device, where there is a GPU at all."""
+"""The runtime's device and torch's, where there is a GPU at all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpu.catalogue import Options
 from gpu.records import SkipPartError
 
 if TYPE_CHECKING:
@@ -11,11 +12,14 @@ if TYPE_CHECKING:
 
 
 def need_gpu() -> None:
-    """Raise SkipPartError where torch sees no GPU: nothing can be measured. What fails after this is a fault."""
-    import torch
+    """Raise SkipPartError where the driver finds no GPU: nothing can be measured. What fails after this is a fault."""
+    from runtime.cuda.driver import find_device, load_driver
+    from runtime.cuda.errors import DeviceError
 
-    if not torch.cuda.is_available():
-        raise SkipPartError("torch finds no GPU here")
+    try:
+        find_device(load_driver(), 0)
+    except DeviceError as error:
+        raise SkipPartError(str(error)) from error
 
 
 def open_gpu() -> CudaDevice:
@@ -24,3 +28,16 @@ def open_gpu() -> CudaDevice:
     from runtime.cuda.device import open_device
 
     return open_device(0)
+
+
+def torch_device(options: Options) -> str:
+    """ "cuda", or "cpu" where it is only rehearsed. Raises SkipPartError where torch is not here, or sees no GPU."""
+    try:
+        import torch
+    except ImportError as error:
+        raise SkipPartError(f"needs torch, not installed here ({error})") from error
+    if torch.cuda.is_available():
+        return "cuda"
+    if options.rehearse:
+        return "cpu"
+    raise SkipPartError("torch finds no GPU here")

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gpu.card import Card, shown
+
 KEY = "arcflow_gpu"
 """Marks a line as a record; whatever else a part prints is passed on as it is."""
 
@@ -28,12 +30,16 @@ class Emit(Protocol):
 
 @dataclass(frozen=True)
 class Printer:
-    """Records of one part on standard output."""
+    """Records of one part on standard output. card: what the card was like since the record before."""
 
     part: str
+    card: Card = dict
 
     def __call__(self, what: str, show: str, held: bool | None = None, **figures: Any) -> None:
-        """Print one record."""
+        """Print one record, with the card's clocks, power and temperature."""
+        card = self.card()
+        if card:
+            figures["card"], show = dict(card), show + shown(card)
         self.line("measured", what=what, show=show, held=held, **figures)
 
     def line(self, kind: str, **fields: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,54 +20,89 @@ from gpu.catalogue import Options, Part
 from gpu.child import encode
 from gpu.records import parse
 
+_LEAST_SECONDS = 5
+"""With less time left nothing is begun any more."""
+
 
 class Session:
     """The parts that were run so far.
 
-    parts: by letter, each {"title", "state": "done", "skipped" or "failed", "seconds", "records": [...]}.
+    parts: by name, each {"title", "state": "done", "skipped" or "failed", "seconds", "records": [...]}.
     """
 
-    def __init__(self, root: Path, options: Options, limit: int, out: Path | None) -> None:
-        """root: the repository; limit: seconds a part may run; out: file that is written after every record."""
+    def __init__(
+        self, root: Path, options: Options, out: Path | None, limit: int | None = None, total: int | None = None
+    ) -> None:
+        """root: the repository; out: file that is written after every record.
+
+        limit: seconds that a part, or each mode of it, may run, in place of the part's own; total: seconds from now on
+        for all of them.
+        """
         self.parts: dict[str, dict[str, Any]] = {}
         self._root, self._options, self._limit, self._out = root, options, limit, out
+        self._end = math.inf if total is None else time.monotonic() + total
 
     def do(self, part: Part) -> None:
-        """Run one part to its end, or to the time limit. Raises ArcFlowError where the file cannot be written."""
+        """Run one part, each mode in a process of its own. Raises ArcFlowError where the file cannot be written.
+
+        What ends this process (an interrupt, an error) ends the part first; what it had said is kept.
+        """
         entry: dict[str, Any] = {"title": part.title, "state": "running", "seconds": 0.0, "records": []}
-        self.parts[part.letter] = entry
-        print(f"--- ({part.letter}) {part.title}", flush=True)
+        self.parts[part.name] = entry
+        print(f"--- {part.name}: {part.title}", flush=True)
         start = time.monotonic()
-        command = [sys.executable, "-m", "gpu.child", encode(part, self._options)]
+        if not part.modes:
+            self._run(part, self._options, entry, start)
+        for mode in (self._options.modes or part.usual) if part.modes else ():
+            self._run(part, replace(self._options, modes=(mode,)), entry, start)
+        entry["seconds"] = round(time.monotonic() - start, 2)
+        entry["state"] = _state(entry["records"])
+        self._write()
+
+    def _run(self, part: Part, options: Options, entry: dict[str, Any], start: float) -> None:
+        """One process, until it ends, is late or this one is interrupted."""
+        what = part.title if options.modes is None or not part.modes else f"{part.name}, {options.modes[0]}"
+        began, records = time.monotonic(), entry["records"]
+        seconds = min(self._limit or part.limit, self._end - began)
+        if self._end - began < _LEAST_SECONDS:
+            records.append({"kind": "skipped", "what": what, "show": "no time was left for it"})
+            self._write()
+            return
+        told = len(records)
+        command = [sys.executable, "-m", "gpu.child", encode(part, options)]
         paths = [str(self._root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment, start_new_session=True
         ) as child:
-            late = not self._listen(child, entry, start)
+            try:
+                late = not self._listen(child, entry, start, began + seconds)
+            except BaseException:
+                records.append({"kind": "failed", "what": what, "show": "interrupted; what it had measured stands"})
+                entry["state"] = "failed"
+                _kill(child)
+                self._write()
+                raise
             if late:
                 _kill(child)
             code = child.wait()
-        entry["seconds"] = round(time.monotonic() - start, 2)
         if late:
-            text = f"stopped after {self._limit} s; what it had measured stands"
-            entry["records"].append({"kind": "failed", "what": part.title, "show": text})
-        elif code != 0 and not any(record["kind"] == "failed" for record in entry["records"]):
-            entry["records"].append({"kind": "failed", "what": part.title, "show": f"ended with {_ending(code)}"})
-        entry["state"] = _state(entry["records"])
+            text = f"stopped after {seconds:.0f} s; what it had measured stands"
+            records.append({"kind": "failed", "what": what, "show": text})
+        elif code != 0 and not any(record["kind"] == "failed" for record in records[told:]):
+            records.append({"kind": "failed", "what": what, "show": f"ended with {_ending(code)}"})
         self._write()
 
-    def _listen(self, child: subprocess.Popen[str], entry: dict[str, Any], start: float) -> bool:
-        """Take the part's lines until it closes its output; False where the time ran out first."""
+    def _listen(self, child: subprocess.Popen[str], entry: dict[str, Any], start: float, end: float) -> bool:
+        """Take the part's lines until it closes its output; False where ``end`` came first."""
         lines: queue.Queue[str | None] = queue.Queue()
         stream: IO[str] | None = child.stdout
         if stream is None:
             return True
         threading.Thread(target=_pump, args=(stream, lines), daemon=True).start()
         while True:
-            left = start + self._limit - time.monotonic()
             try:
-                line = lines.get(timeout=max(left, 0.0))
+                line = lines.get(timeout=max(end - time.monotonic(), 0.0))
             except queue.Empty:
                 return False
             if line is None:
@@ -106,6 +143,7 @@ def _ending(code: int) -> str:
 
 
 def _state(records: list[dict[str, Any]]) -> str:
+    """A check that was not held counts as failed, an aim does not."""
     kinds = {record["kind"] for record in records}
     if "failed" in kinds or any(record.get("held") is False for record in records if record.get("check")):
         return "failed"

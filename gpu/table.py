@@ -12,12 +12,12 @@ _MARKS = {True: "yes", False: "NO", None: ""}
 def table(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """Part, what was measured, the figure, whether its aim was held; skipped and failed pieces are named as such."""
     rows = [("", "what", "held", "figure")]
-    for letter, part in parts.items():
+    for name, part in parts.items():
         for record in part["records"]:
             kind = record["kind"]
             mark = _MARKS[record.get("held")] if kind == "measured" else kind
-            rows.append((letter, _cut(str(record.get("what", ""))), mark, str(record.get("show", ""))))
-        rows.append((letter, f"({part['state']} in {part['seconds']:.0f} s)", "", ""))
+            rows.append((name, _cut(str(record.get("what", ""))), mark, str(record.get("show", ""))))
+        rows.append((name, f"({part['state']} in {part['seconds']:.0f} s)", "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join((*map(str.ljust, row[:3], widths), row[3])).rstrip() for row in rows)
 

@@ -1,4 +1,4 @@
-"""(g) Distillation of the tiny recipe on the GPU: how fast, and, with time left, a student that trained longer."""
+"""Distillation of the tiny recipe on the GPU: how fast, and, with time left, a student that trained longer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpu.catalogue import Options
-from gpu.device import need_gpu
-from gpu.records import Emit, Printer, guarded
+from gpu.device import torch_device
+from gpu.records import Emit, Printer, SkipPartError, guarded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,10 +48,12 @@ def run(printer: Printer, options: Options) -> None:
     from arcflow.recipe import load_recipe
     from arcflow.tiny.teacher_folder import open_teacher
 
-    need_gpu()
+    torch_device(options)
+    if not TEACHER.is_dir():
+        raise SkipPartError(f"the trained teacher is not here: {TEACHER}")
     recipe = load_recipe("tiny")
-    iterations = 5 if options.smoke else 60
-    for batch in BATCHES[:1] if options.smoke else BATCHES:
+    iterations = 2 if options.rehearse else 5 if options.smoke else 60
+    for batch in (2,) if options.rehearse else BATCHES[:1] if options.smoke else BATCHES:
 
         def measure(batch: int = batch) -> None:
             report(printer, throughput(recipe, open_teacher(TEACHER), batch, iterations, options.out), batch)
@@ -79,10 +81,11 @@ def report(emit: Emit, found: Throughput, batch: int) -> None:
 def throughput(recipe: Recipe, teacher: TeacherFolder, batch: int, iterations: int, work: Path) -> Throughput:
     """Train that long from the start, in a folder that is thrown away, and time the iterations."""
     times: list[float] = []
-    sized = _with_loop(recipe, batch=batch, iterations=WARM_UP + iterations, save_every=1_000_000)
+    warm_up = min(WARM_UP, iterations)
+    sized = _with_loop(recipe, batch=batch, iterations=warm_up + iterations, save_every=1_000_000)
     with _scratch(work) as folder:
         _fit(sized, teacher, folder, lambda done, figures: times.append(time.perf_counter()))
-    steps = [b - a for a, b in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]
+    steps = [b - a for a, b in zip(times[warm_up - 1 :], times[warm_up:], strict=False)]
     return Throughput(statistics.median(steps), len(steps))
 
 

@@ -1,289 +1,199 @@
-"""(e) The FLUX student at full size with random bfloat16 weights in torch: what engines must beat.
+"""The FLUX student at full size with random bfloat16 weights in torch: what engines must beat.
 
-Two evaluations at 1024x1024 with the closed form between them, on the network of gpu/backbone.py: eager, compiled in
-several ways, and with FP8 linears.
+Two evaluations at 1024x1024 with the solver between, one way to run them a process (gpu/flux/modes.py), and in the mode
+``picture`` from the prompt's ids to the picture's bytes.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from foundation.quantiles import percentile
 from gpu.catalogue import Options
-from gpu.device import need_gpu
-from gpu.records import Emit, Printer, SkipPartError, guarded
+from gpu.device import open_gpu, torch_device
+from gpu.flux.modes import MODES, USUAL, Mode
+from gpu.records import Emit, Printer, guarded
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from gpu.backbone import BackboneSize
+    from gpu.flux.backbone import BackboneSize
+    from gpu.flux.baseline import Baseline
 
 SIDE, TEXT_TOKENS = 64, 512
-SHIFT = 3.2
-
-
-@dataclass(frozen=True)
-class Mode:
-    """How the network is run.
-
-    compiled: nothing, each "block", or the "whole" of it; attention: an SDPBackend, None for torch's choice;
-    published: milliseconds an evaluation on an H100 that others report for the teacher run so.
-    """
-
-    compiled: str | None = None
-    attention: str | None = None
-    fp8: bool = False
-    autotune: bool = False
-    published: float | None = None
-
-
-MODES: Mapping[str, Mode] = {
-    "eager": Mode(published=235.0),
-    "blocks": Mode("block"),
-    "cudnn": Mode("block", attention="CUDNN_ATTENTION"),
-    "whole": Mode("whole", published=150.0),
-    "autotune": Mode("block", attention="CUDNN_ATTENTION", autotune=True),
-    "diffusers": Mode(published=235.0),
-    "fp8": Mode("block", attention="CUDNN_ATTENTION", fp8=True, published=106.0),
-}
-USUAL = ("eager", "diffusers", "blocks", "cudnn", "fp8", "whole")
-"""In this order: "whole" compiles longest."""
+ROUNDS = 20
 
 
 def run(printer: Printer, options: Options) -> None:
-    """Build once, then measure the modes one after the other."""
-
-    from gpu.backbone import BackboneSize
-
-    need_gpu()
-    modes = options.modes or USUAL
-    if unknown := [name for name in modes if name not in MODES]:
-        raise SkipPartError(f"unknown modes {', '.join(unknown)}; allowed: {', '.join(MODES)}")
-    size = replace(BackboneSize(), num_layers=1, num_single_layers=2) if options.smoke else BackboneSize()
-    rounds = 3 if options.smoke else 25
-    baseline = Baseline(size, "cuda", SIDE, TEXT_TOKENS)
-    printer(
-        "FLUX student",
-        f"{baseline.parameters / 1e9:.2f} B parameters, {baseline.operations / 1e12:.1f} TFLOP an evaluation",
-        parameters=baseline.parameters,
-        operations=baseline.operations,
-        weight_bytes=baseline.parameters * 2,
-    )
-    for name in modes:
-        guarded(printer, f"FLUX, {name}", partial(baseline.measure, printer, name, rounds))
+    """Measure the modes one after the other; whoever asks for one a process, gets one."""
+    where = torch_device(options)
+    for name in options.modes or USUAL:
+        guarded(printer, f"FLUX, {name}", partial(measure, printer, options, name, where))
 
 
-class Baseline:
-    """A student with random weights, and its inputs."""
+def measure(emit: Emit, options: Options, name: str, where: str) -> None:
+    """Build the student, run it as the mode says, and time an evaluation and a picture's two."""
+    import torch
 
-    def __init__(self, size: BackboneSize, where: str, side: int, text_tokens: int) -> None:
-        import torch
+    from gpu.flux.baseline import Baseline, difference, recorded, seconds_of
 
-        from gpu.backbone import Backbone, inputs
-
-        self.size, self.where = size, where
-        torch.manual_seed(0)
-        with torch.device("meta"):
-            model = Backbone(size).to(torch.bfloat16)
-        self.operations = count_operations(size, side, text_tokens)
-        self.model: nn.Module = randomise(model.to_empty(device=where))
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.given = inputs(size, side, text_tokens, where, torch.bfloat16)
-        self.noise = torch.randn(1, side * side, size.in_channels, device=where)
-        self.reference: Tensor | None = None
-
-    def measure(self, emit: Emit, name: str, rounds: int) -> None:
-        """Time one mode: every evaluation and solver step between events."""
-        import torch
-        import torch._dynamo as dynamo
-
-        from gpu.fp8 import to_fp8
-
-        mode = MODES[name]
-        model = self._diffusers() if name == "diffusers" else self._twin() if mode.fp8 else self.model
-        fp8 = to_fp8(model) if mode.fp8 else 0
-        _forget_memory()
-        start = time.perf_counter()
-        with compiled(model, mode) as network, attention(mode.attention), torch.no_grad():
-            advance = _closed_form(mode)
-            x = self._picture(network, advance, lambda: None)
-            _wait()
-            first = time.perf_counter() - start
-            for _ in range(2):
-                self._picture(network, advance, lambda: None)
-            stages = [self._timed(network, advance) for _ in range(rounds)]
-        evaluations = [value for each in stages for value in each[0::2]]
-        totals = [sum(each) for each in stages]
-        middle = statistics.median(evaluations)
-        drift = 0.0 if self.reference is None else float((x - self.reference).norm() / self.reference.norm())
-        if self.reference is None:
-            self.reference = x
-        finite = bool(torch.isfinite(x).all())
-        memory = torch.cuda.max_memory_allocated() - self._unused(model) if torch.cuda.is_available() else 0
-        emit(
-            f"FLUX, {name}",
-            f"{middle * 1e3:.1f} ms an evaluation, {statistics.median(totals) * 1e3:.1f} ms for both with the solver, "
-            f"{self.operations / middle / 1e12:.0f} TFLOP/s, peak {memory / 2**30:.1f} GiB"
-            + ("" if mode.published is None else f" (others report {mode.published:.0f} ms)"),
-            evaluation_ms=middle * 1e3,
-            evaluation_p99_ms=percentile(evaluations, 0.99) * 1e3,
-            both_ms=statistics.median(totals) * 1e3,
-            both_p99_ms=percentile(totals, 0.99) * 1e3,
-            solver_ms=statistics.median(value for each in stages for value in each[1::2]) * 1e3,
-            rate=self.operations / middle,
-            peak_bytes=memory,
+    mode, size, side, text_tokens = MODES[name], *sizes(options)
+    if where == "cpu":
+        mode = replace(mode, compiled=None, attention="torch" if mode.attention == "cudnn" else mode.attention)
+    start = time.perf_counter()
+    baseline = Baseline(size, mode, where, side, text_tokens)
+    device = open_gpu() if mode.solver == "kernel" and where == "cuda" else None
+    _forget_memory()
+    built, start = time.perf_counter() - start, time.perf_counter()
+    with baseline.ready(device):
+        latent = baseline.paint()
+        _wait()
+        first = time.perf_counter() - start
+        evaluate: Callable[[], Any] = partial(baseline.evaluate, baseline.noise)
+        paint: Callable[[], Any] = baseline.paint
+        how = "launched"
+        if mode.graph:
+            evaluate, how = recorded(evaluate)
+            paint, how = recorded(paint)
+        rounds = 2 if options.smoke else ROUNDS
+        evaluations, pictures = seconds_of(evaluate, rounds), seconds_of(paint, rounds)
+        again = paint()
+        finite = bool(torch.isfinite(latent).all())
+        away = difference(latent, options.out, f"{baseline.parameters}-{side}-{where}", name == "eager")
+        report(
+            emit,
+            name,
+            mode,
+            evaluations,
+            pictures,
+            operations=baseline.operations,
+            peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            parameters=baseline.parameters,
+            build_s=built,
             first_s=first,
-            rounds=rounds,
-            fp8_linears=fp8,
-            compiled_graphs=int(dynamo.utils.counters["stats"]["unique_graphs"]),
-            difference_from_first_mode=drift,
+            how=how,
+            solver="the runtime's kernel" if device is not None else "torch",
+            fp8_linears=baseline.fp8_linears,
+            difference_from_eager=away,
+            same_again=bool(torch.equal(latent, again)),
             finite=finite,
-            mode=mode.__dict__,
         )
         if not finite:
             raise ValueError(f"mode {name} gave values that are not finite")
-
-    def _picture(self, network: Callable[..., Any], advance: Callable[..., Tensor], mark: Callable[[], None]) -> Tensor:
-        import torch
-
-        from arcflow.schedule import sigmas
-
-        x = self.noise
-        levels = [torch.tensor(level, device=self.where) for level in sigmas(2, SHIFT)]
-        mark()
-        for a, b in itertools.pairwise(levels):
-            given = {"hidden_states": x.to(torch.bfloat16), "timestep": a[None].to(torch.bfloat16), **self.given}
-            field = network(**given, return_dict=False)[0]
-            mark()
-            x = advance(field.means, field.logweights, field.loggammas, x, a, a, b)
-            mark()
-        return x
-
-    def _timed(self, network: Callable[..., Any], advance: Callable[..., Tensor]) -> list[float]:
-        """Seconds of evaluation 1, solver 1, evaluation 2, solver 2."""
-        import torch
-
-        if not torch.cuda.is_available():
-            clock: list[float] = []
-            self._picture(network, advance, lambda: clock.append(time.perf_counter()))
-            return [b - a for a, b in itertools.pairwise(clock)]
-        events: list[Any] = []
-
-        def mark() -> None:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            events.append(event)
-
-        self._picture(network, advance, mark)
-        torch.cuda.synchronize()
-        return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)]
-
-    def _unused(self, model: nn.Module) -> int:
-        """Bytes of the first network's weights that ``model`` does not use: they lie there for the other modes only."""
-        used = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-        return sum(p.numel() * p.element_size() for p in self.model.parameters() if p.data_ptr() not in used)
-
-    def _twin(self) -> nn.Module:
-        """Another network over the same weights, whose layers may be replaced."""
-        import torch
-
-        from gpu.backbone import Backbone
-
-        with torch.device("meta"):
-            model = Backbone(self.size)
-        model.load_state_dict(self.model.state_dict(), strict=True, assign=True)
-        return model.eval()
-
-    def _diffusers(self) -> nn.Module:
-        """The same weights in diffusers' own network, shared, where it is installed."""
-        import torch
-
-        lacking = [name for name in ("diffusers", "peft", "msgspec") if find_spec(name) is None]
-        if lacking:
-            raise SkipPartError(f"needs {', '.join(lacking)}, not installed here")
-        from arcflow.students import build_student
-
-        config = {key: value for key, value in self.size.__dict__.items() if key != "modes"}
-        with torch.device("meta"):
-            model = build_student({**config, "patch_size": 1, "guidance_embeds": True}, self.size.modes)
-        model.load_state_dict(self.model.state_dict(), strict=True, assign=True)
-        return model.eval()
+        if mode.picture:
+            whole(emit, options, baseline, paint, rounds)
+    if device is not None:
+        device.close()
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    """Random weights in place, of a size that keeps activations finite; norms' own weights about 1."""
+def sizes(options: Options) -> tuple[BackboneSize, int, int]:
+    """The network's size, tokens of the picture's side, tokens of text."""
+    from gpu.flux.backbone import BackboneSize
+
+    if not options.rehearse:
+        size = replace(BackboneSize(), num_layers=1, num_single_layers=2) if options.smoke else BackboneSize()
+        return size, SIDE, TEXT_TOKENS
+    size = BackboneSize(
+        num_layers=2,
+        num_single_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+    )
+    return size, 4, 8
+
+
+def report(
+    emit: Emit,
+    name: str,
+    mode: Mode,
+    evaluations: Sequence[float],
+    pictures: Sequence[float],
+    operations: int,
+    peak_bytes: int,
+    **figures: Any,
+) -> None:
+    """One line a mode."""
+    middle, both = statistics.median(evaluations), statistics.median(pictures)
+    emit(
+        f"FLUX, {name}",
+        f"{middle * 1e3:.1f} ms an evaluation, {both * 1e3:.1f} ms for both with the solver, "
+        f"{operations / middle / 1e12:.0f} TFLOP/s, peak {peak_bytes / 2**30:.1f} GiB"
+        + ("" if mode.published is None else f" (others report {mode.published:.0f} ms)"),
+        evaluation_ms=middle * 1e3,
+        evaluation_p99_ms=percentile(evaluations, 0.99) * 1e3,
+        both_ms=both * 1e3,
+        both_p99_ms=percentile(pictures, 0.99) * 1e3,
+        rate=operations / middle,
+        operations=operations,
+        peak_bytes=peak_bytes,
+        rounds=len(evaluations),
+        mode=asdict(mode),
+        **figures,
+    )
+
+
+def whole(emit: Emit, options: Options, baseline: Baseline, paint: Callable[[], Tensor], rounds: int) -> None:
+    """From ids on the host to bytes on the host: text encoders, two evaluations, VAE, each a CUDA graph."""
     import torch
 
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if ".norm_" in name and parameter.ndim == 1 else 0.0, 0.02)
-    return model.eval().requires_grad_(False)
+    from gpu.flux.baseline import recorded, seconds_of
+    from gpu.flux.ends import CLIP_TOKENS, make_ends
 
+    side, where = math.isqrt(baseline.noise.shape[1]), baseline.where
+    ends = make_ends(where, side, options.rehearse)
+    words = [torch.randint(3, 60, (1, n)) for n in (baseline.given["encoder_hidden_states"].shape[1], CLIP_TOKENS)]
+    ids = [given.to(where) for given in words]
+    latent = paint()
 
-def count_operations(size: BackboneSize, side: int, text_tokens: int) -> int:
-    """Floating-point operations of an evaluation, counted by torch over the network without weights."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    def encode() -> None:
+        baseline.given["encoder_hidden_states"].copy_(ends.encode(ids[0]))
 
-    from gpu.backbone import Backbone, inputs
+    def pool() -> None:
+        baseline.given["pooled_projections"].copy_(ends.pool(ids[1]))
 
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        given = {
-            name: value.to("meta") for name, value in inputs(size, side, text_tokens, "meta", torch.float32).items()
-        }
-        Backbone(size)(torch.empty(1, side * side, size.in_channels), timestep=torch.empty(1), **given)
-    return int(counter.get_total_flops())
+    stages, times, hows = {"T5-XXL": encode, "CLIP-L": pool, "VAE decoder": lambda: ends.decode(latent)}, {}, {}
+    calls: dict[str, Callable[[], Any]] = {}
+    for what, stage in stages.items():
+        calls[what], hows[what] = recorded(stage)
+        times[what] = statistics.median(seconds_of(calls[what], rounds))
+        emit(f"FLUX, {what}", f"{times[what] * 1e3:.2f} ms, {hows[what]}", median_ms=times[what] * 1e3, how=hows[what])
 
+    def picture() -> Tensor:
+        for given, place in zip(words, ids, strict=True):
+            place.copy_(given, non_blocking=True)
+        calls["T5-XXL"]()
+        calls["CLIP-L"]()
+        latent.copy_(paint())  # Where the two are no graph, the result lies elsewhere each time.
+        made: Tensor = calls["VAE decoder"]()
+        return made.cpu()
 
-@contextmanager
-def compiled(model: nn.Module, mode: Mode) -> Iterator[Callable[..., Any]]:
-    """The network as the mode calls it; its blocks are as they were afterwards."""
-    import torch
-    import torch._dynamo as dynamo
-
-    dynamo.reset()
-    dynamo.utils.counters.clear()
-    options: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if mode.autotune else {}
-    if mode.compiled == "whole":
-        yield torch.compile(model, **options)
-        return
-    blocks = [block for name in ("transformer_blocks", "single_transformer_blocks") for block in getattr(model, name)]
-    if mode.compiled == "block":
-        for block in blocks:
-            block.compile(**options)
-    try:
-        yield model
-    finally:
-        for block in blocks:
-            block._compiled_call_impl = None
-
-
-@contextmanager
-def attention(backend: str | None) -> Iterator[None]:
-    """Only that implementation of attention; None: whichever torch chooses."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    if backend is None:
-        yield
-        return
-    with sdpa_kernel([getattr(SDPBackend, backend)]):
-        yield
-
-
-def _closed_form(mode: Mode) -> Callable[..., Tensor]:
-    import torch
-
-    from gpu.solver_speed import closed_form
-
-    return torch.compile(closed_form, dynamic=False) if mode.compiled else closed_form
+    walls = []
+    for attempt in range(2 + rounds):
+        start = time.perf_counter()
+        made = picture()
+        if attempt >= 2:
+            walls.append(time.perf_counter() - start)
+    total = statistics.median(walls)
+    emit(
+        "FLUX, prompt to picture",
+        f"{total * 1e3:.1f} ms from ids to {made.shape[1]}x{made.shape[0]} bytes on the host "
+        f"({', '.join(f'{what} {seconds * 1e3:.1f}' for what, seconds in times.items())})",
+        median_ms=total * 1e3,
+        p99_ms=percentile(walls, 0.99) * 1e3,
+        stages_ms={what: seconds * 1e3 for what, seconds in times.items()},
+        how=hows,
+        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+        rounds=rounds,
+    )
 
 
 def _forget_memory() -> None:

@@ -1,4 +1,4 @@
-"""(a) What is there: device, driver, versions; and the rates it reaches at best, which the other parts are held to."""
+"""What is there: device, driver, versions; and the rates it reaches at best, which the other parts are held to."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gpu.catalogue import Options
-from gpu.device import need_gpu, open_gpu
+from gpu.device import open_gpu, torch_device
 from gpu.records import Printer, SkipPartError, guarded
 from gpu.timing import in_torch
 
 PACKAGES = (
     "torch", "triton", "numpy", "cuda-bindings", "cuda-core", "nvidia-cuda-nvrtc", "cupy-cuda13x", "onnx",
     "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu13", "tensorrt-rtx-cu13-bindings",
-    "onnxruntime-ep-nv-tensorrt-rtx-cu13", "diffusers", "transformers", "accelerate", "peft", "safetensors",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13", "nvidia-cudnn-cu13",
+    "nvidia-cudnn-frontend", "diffusers", "transformers", "accelerate", "peft", "safetensors",
     "tokenizers", "msgspec",
 )  # fmt: skip
 _QUERIES = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "power.limit", "temperature.gpu")
@@ -33,7 +34,7 @@ def run(printer: Printer, options: Options) -> None:
     for what, work in (
         ("nvidia-smi", lambda: _smi(printer)),
         ("device", lambda: _device(printer)),
-        ("torch", lambda: _torch(printer)),
+        ("torch", lambda: _torch(printer, options)),
         ("ceilings", lambda: _ceilings(printer, options)),
     ):
         guarded(printer, what, work)
@@ -78,8 +79,12 @@ def _device(printer: Printer) -> None:
     printer("runtime's device", f"{info.name}, {info.capability}, {info.memory >> 20} MiB", **fields)
 
 
-def _torch(printer: Printer) -> None:
-    torch = _cuda()
+def _torch(printer: Printer, options: Options) -> None:
+    where = torch_device(options)
+    import torch
+
+    if where == "cpu":
+        raise SkipPartError("torch finds no GPU here")
     properties = torch.cuda.get_device_properties(0)
     backends = {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "cudnn", "math")}
     printer(
@@ -94,43 +99,39 @@ def _torch(printer: Printer) -> None:
 
 def _ceilings(printer: Printer, options: Options) -> None:
     """A large copy, a large read, large matrix products, on random data."""
-    torch = _cuda()
-    size = (64 << 20) if options.smoke else _COPY
-    rounds = 3 if options.smoke else 20
-    source = torch.empty(size // 4, device="cuda").normal_()
+    where = torch_device(options)
+    import torch
+
+    small = options.smoke
+    size, side = (1 << 20, 64) if options.rehearse else (64 << 20, 1024) if small else (_COPY, _SIDE)
+    rounds = 3 if small else 20
+    source = torch.empty(size // 4, device=where).normal_()
     copy = in_torch([partial(torch.empty_like(source).copy_, source)], rounds, "torch")
     printer("copy", f"{2 * size / copy.median / 1e9:.0f} GB/s read and written", bytes=size, **copy.figures())
     read = in_torch([source.sum], rounds, "torch")
     printer("read", f"{size / read.median / 1e9:.0f} GB/s in a sum", bytes=size, **read.figures())
-    side = 1024 if options.smoke else _SIDE
-    products: dict[str, Callable[[], Any]] = {"bf16": _bf16_product(side), "fp8": _fp8_product(side)}
-    for name, product in products.items():
+    for name, make in (("bf16", _bf16_product), ("fp8", _fp8_product)):
 
-        def measure(name: str = name, product: Callable[[], Any] = product) -> None:
-            timing = in_torch([product], rounds, "torch")
+        def measure(name: str = name, make: Callable[[int, str], Callable[[], Any]] = make) -> None:
+            timing = in_torch([make(side, where)], rounds, "torch")
             rate = 2 * side**3 / timing.median
             printer(f"product {name} {side}", f"{rate / 1e12:.0f} TFLOP/s", rate=rate, **timing.figures())
 
         guarded(printer, f"product {name}", measure)
 
 
-def _bf16_product(side: int) -> Callable[[], Any]:
-    torch = _cuda()
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def _bf16_product(side: int, where: str) -> Callable[[], Any]:
+    import torch
+
+    a, b = (torch.randn(side, side, device=where, dtype=torch.bfloat16) for _ in range(2))
     return lambda: a @ b
 
 
-def _fp8_product(side: int) -> Callable[[], Any]:
-    """Row-wise scales, as FP8 networks in torch use them."""
-    torch = _cuda()
-    a, b = (torch.randn(side, side, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
-    rows, columns = torch.ones(side, 1, device="cuda"), torch.ones(1, side, device="cuda")
-    options = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
-    return lambda: torch._scaled_mm(a, b.t(), scale_a=rows, scale_b=columns, **options)
-
-
-def _cuda() -> Any:
+def _fp8_product(side: int, where: str) -> Callable[[], Any]:
+    """One scale a tensor, as the FP8 modes of the baseline have it."""
     import torch
 
-    need_gpu()
-    return torch
+    a, b = (torch.randn(side, side, device=where).to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device=where)
+    scaled = partial(torch._scaled_mm, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
+    return lambda: scaled(a, b.t())

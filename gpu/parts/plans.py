@@ -1,4 +1,4 @@
-"""(c) Whether a TensorRT-RTX plan for sm80 loads and runs on this GPU: yes or no, and what TensorRT said.
+"""Whether a TensorRT-RTX plan for sm80 loads and runs on this GPU: yes or no, and what TensorRT said.
 
 TensorRT for RTX lists sm75, 80, 86, 89, 120 and 121, so nobody promises it for an H100. If the plans load, the whole
 tiny pipeline is run on them and held to the CPU's.

@@ -1,7 +1,8 @@
-"""(d) The tiny pipeline through ONNX Runtime's CUDA provider, where that package is installed."""
+"""The tiny pipeline through ONNX Runtime's CUDA provider, where that package is installed."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from gpu import pictures
@@ -14,18 +15,26 @@ LIMIT = 1e-3
 
 def run(printer: Printer, options: Options) -> None:
     """Pictures of the embedded model on the GPU and on the CPU, the same bundle."""
+    with suppress(ImportError):  # Brings CUDA's libraries, wherever its packages lie.
+        import torch  # noqa: F401
     import onnxruntime
 
+    from engines.errors import BundleNotFoundError
     from runtime import Pipeline
 
     available = onnxruntime.get_available_providers()
-    if "CUDAExecutionProvider" not in available:
+    device = "cpu" if options.rehearse else "cuda"
+    if device == "cuda" and "CUDAExecutionProvider" not in available:
         raise SkipPartError(
             f"this ONNX Runtime ({onnxruntime.__version__}) has {', '.join(available)}: pip install onnxruntime-gpu"
         )
-    pipeline = Pipeline.open("tiny", target="cpu", backend="onnxruntime", device="cuda")
-    reference = Pipeline.open("tiny", target="cpu")
-    printer("ONNX Runtime", pipeline.backend, backend=pipeline.backend)
-    what = "tiny, ONNX Runtime CUDA"
+    try:
+        reference = Pipeline.open("tiny", target="cpu")
+    except BundleNotFoundError as error:
+        raise SkipPartError(f"the embedded model is not here: {error}") from error
+    pipeline = Pipeline.open("tiny", target="cpu", backend="onnxruntime", device=device)
+    printer("ONNX Runtime", pipeline.backend, backend=pipeline.backend, version=onnxruntime.__version__)
+    what = f"tiny, ONNX Runtime {device.upper()}"
     guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, LIMIT))
-    guarded(printer, what, partial(pictures.measure, printer, what, pipeline, 5 if options.smoke else 50))
+    rounds = 1 if options.rehearse else 5 if options.smoke else 50
+    guarded(printer, what, partial(pictures.measure, printer, what, pipeline, rounds))

@@ -1,14 +1,14 @@
-"""(b) The solver kernel: right against golden vectors and float64, then its bandwidth beside a copy and torch."""
+"""The solver kernel: right against golden vectors and float64, then its bandwidth beside a copy and torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpu.catalogue import Options
-from gpu.device import open_gpu
+from gpu.device import open_gpu, torch_device
+from gpu.kernels.checks import check_golden, check_neighbours, check_odd, check_sizes
+from gpu.kernels.speed import measure_sizes
 from gpu.records import Printer, guarded
-from gpu.solver_checks import check_golden, check_neighbours, check_odd, check_sizes
-from gpu.solver_speed import measure_sizes
 
 if TYPE_CHECKING:
     from runtime.cuda.interface import Device
@@ -22,8 +22,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def run(printer: Printer, options: Options) -> None:
     """Correctness first; speed is measured even where it failed, and says so."""
+    where = torch_device(options)
     device = open_gpu()
-    check(printer, options, device, "cuda")
+    check(printer, options, device, where)
     guarded(printer, "solver: speed", lambda: measure_sizes(printer, options, device, TOKENS, BATCHES, DTYPES))
     device.close()
 

@@ -28,14 +28,24 @@ _DIGEST_BYTES = 32
 def kernel_image(capability: int) -> bytes:
     """The kernels for a GPU of that compute capability (90 for 9.0), as cuModuleLoadData takes them.
 
-    Taken from the cache where source, compiler and options are the same; a damaged file there, or a folder that others
-    may write to, is passed over. Raises DeviceError where they cannot be compiled.
+    Taken from the cache where source, compiler and options are the same, and where there is no compiler, of any; a
+    damaged file there, or a folder that others may write to, is passed over. Raises DeviceError where they cannot be
+    compiled.
     """
-    source, headers = sources()
-    path = _path(source, headers, capability)
+    return cached_image(SOURCE, *sources(), capability)
+
+
+def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes:
+    """Any CUDA C++ as :func:`kernel_image` gives the kernels. name: of the source, for messages; headers: by name."""
+    try:
+        path = _path(name, source, headers, capability)
+    except DeviceError:
+        if (sent := _of_any_compiler(name, source, headers, capability)) is not None:
+            return sent
+        raise
     if path is not None and (kept := _read(path)) is not None:
         return kept
-    image = nvrtc.compile_image(Path(SOURCE).name, source, headers, capability)
+    image = nvrtc.compile_image(Path(name).name, source, headers, capability)
     if path is not None:
         _write(path, image)
     return image
@@ -43,7 +53,7 @@ def kernel_image(capability: int) -> bytes:
 
 def image_path(capability: int) -> Path | None:
     """Where :func:`kernel_image` keeps that code; None for no cache. Code of other sources may lie beside it."""
-    return _path(*sources(), capability)
+    return _path(SOURCE, *sources(), capability)
 
 
 def sources() -> tuple[bytes, Mapping[str, bytes]]:
@@ -68,15 +78,24 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _path(source: bytes, headers: Mapping[str, bytes], capability: int) -> Path | None:
+def _path(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> Path | None:
     _, version = nvrtc.compiler()
+    folder, key = cache_folder(), _key(name, source, headers, capability)
+    return None if folder is None else folder / f"{key}-{version[0]}.{version[1]}.bin"
+
+
+def _of_any_compiler(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes | None:
+    """What lies in the cache for these sources, where there is no compiler: it was compiled elsewhere."""
     folder = cache_folder()
-    if folder is None:
-        return None
-    digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability, tuple(version))).encode())
-    for name, text in {SOURCE: source, **headers}.items():
-        digest.update(f"\0{name}\0{len(text)}\0".encode() + text)
-    return folder / f"sm{capability}-{digest.hexdigest()[:32]}.bin"
+    found = [] if folder is None else sorted(folder.glob(f"{_key(name, source, headers, capability)}-*.bin"))
+    return next((image for path in found if (image := _read(path)) is not None), None)
+
+
+def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> str:
+    digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability)).encode())
+    for part, text in {name: source, **headers}.items():
+        digest.update(f"\0{part}\0{len(text)}\0".encode() + text)
+    return f"sm{capability}-{digest.hexdigest()[:32]}"
 
 
 def _read(path: Path) -> bytes | None:

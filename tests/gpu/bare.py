@@ -1,4 +1,4 @@
-"""Run by test_bare: what parts (a), (b), (e) and (f) do, where only torch's usual environment is installed."""
+"""Run by test_bare: what parts do where only torch's usual environment is installed, or not even torch."""
 
 from __future__ import annotations
 
@@ -13,32 +13,39 @@ ABSENT = (
     "onnxruntime",
     "transformers",
     "tokenizers",
+    "cudnn",
 )
 
 
 def main() -> None:
     """Raises where something absent is imported, or a check fails."""
-    sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]
-    import runtime.cuda.device
     from gpu.catalogue import Options
-    from gpu.device import open_gpu
-    from gpu.parts import flux, graphs, machine, solver
     from gpu.records import Printer, SkipPartError
     from tests.gpu.stub_on_host import host_stub
-    from tests.gpu.test_backbone import SMALL
     from tests.runtime.cuda.stand_in import StandInDevice
 
-    device, printer = StandInDevice(), Printer("x")
-    machine.run(printer, Options(smoke=True))
-    solver.check(printer, Options(smoke=True), device, "cpu")
-    graphs.measure(printer, device, host_stub(device), 32, 2)
-    baseline = flux.Baseline(SMALL, "cpu", 3, 5)
-    baseline.measure(printer, "eager", 1)
+    absent = (*ABSENT, "torch") if "torch" in sys.argv else ABSENT
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
+    import runtime.cuda.device
+    from gpu.device import open_gpu, torch_device
+    from gpu.parts import distil, flux, graphs, machine, provider, sanitizer, scenarios, solver
+
+    device, printer, options = StandInDevice(), Printer("x"), Options(smoke=True, rehearse=True)
+    machine.run(printer, options)
+    graphs.measure(printer, device, host_stub(device), 32, 2, 1e12)
+    assert open_gpu and runtime.cuda.device.open_device and scenarios.run and sanitizer.run and provider.run
     try:
-        baseline.measure(printer, "diffusers", 1)
+        torch_device(options)
     except SkipPartError as reason:
-        print("diffusers skipped:", reason)
-    assert open_gpu and runtime.cuda.device.open_device
+        for part in (flux, solver, distil):
+            try:
+                part.run(printer, options)
+            except (SkipPartError, ImportError) as error:
+                print("skipped:", error)
+        print("torch skipped:", reason)
+        return
+    solver.check(printer, options, device, "cpu")
+    flux.run(printer, Options(smoke=True, rehearse=True, modes=("eager", "fused", "fp8", "diffusers", "picture")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The stub network of part (f) in numpy, for the stand-in device."""
+"""The stub network of the part ``graphs`` in numpy, for the stand-in device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 
-from gpu.stub import Stub, StubField
+from gpu.kernels.stub import Stub, StubField
 from tests.runtime.cuda.stand_in import StandInDevice
 
 
 def host_stub(device: StandInDevice) -> Stub:
-    """Puts what gpu/stub.py's kernel does on the stand-in's stream; it does not wait."""
+    """Puts what gpu/kernels/stub.py's kernel does on the stand-in's stream; it does not wait."""
 
     def put(field: StubField, times: int, slot: int, nanoseconds: int) -> None:
         def work() -> None:

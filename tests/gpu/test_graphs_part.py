@@ -1,13 +1,14 @@
-"""Part (f): the stub compiles for every GPU and makes the field that its result is computed from; order of the work."""
+"""The part ``graphs``: the stub compiles for every GPU and makes the field that results are held to; its aim."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from gpu.parts.graphs import measure
-from gpu.solver_checks import LEVELS
-from gpu.stub import compile_stub, factor
+from gpu.kernels.checks import LEVELS
+from gpu.kernels.fields import Size
+from gpu.kernels.stub import factor, stub_image
+from gpu.parts.graphs import AIM_TOKENS, GAP_AIM, measure
 from runtime.solver import MomentumField, displacement
 from tests.gpu.recorder import Recorder
 from tests.gpu.stub_on_host import host_stub
@@ -16,7 +17,7 @@ from tests.runtime.cuda.stand_in import StandInDevice
 
 @pytest.mark.parametrize("capability", ["sm80", "sm86", "sm89", "sm90", "sm100", "sm120"])
 def test_the_stub_compiles(capability: str) -> None:
-    assert compile_stub(capability).startswith(b"\x7fELF")
+    assert stub_image(capability).startswith(b"\x7fELF")
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -31,19 +32,31 @@ def test_the_factor_is_the_solver_on_the_stubs_field(levels: tuple[float, float,
 
 def test_result_gaps_and_how_it_ran() -> None:
     device, emit = StandInDevice(), Recorder()
-    measure(emit, device, host_stub(device), 64, rounds=3)
+    measure(emit, device, host_stub(device), AIM_TOKENS, rounds=3, rate=1e12)
     result, launched, graph = emit.records
     assert not emit.failed and result["error"] < 1e-6
     assert launched["how"] == "launched" and graph["how"] == "replayed"
     for record in (launched, graph):
         assert record["gap_us"] > 0 and record["host_us"] > 0 and record["rounds"] == 3
+        assert record["bytes"] == pytest.approx(20.9e6, rel=1e-2)
+        assert record["bound_us"] == pytest.approx(record["bytes"] / 1e12 * 1e6)
+    assert launched["held"] is None and isinstance(graph["held"], bool)
     assert device.memory_used() == 0
+
+
+def test_only_what_the_bytes_allow_is_held_to_the_gap() -> None:
+    device, emit = StandInDevice(), Recorder()
+    measure(emit, device, host_stub(device), 128, rounds=2, rate=3e12)
+    assert emit.records[2]["held"] is None and "aim" not in emit.records[2]["show"]
+    assert (
+        Size(16384, 1, 16, 64, "float32").moved / 3e12 > GAP_AIM > Size(AIM_TOKENS, 1, 16, 64, "float32").moved / 3e12
+    )
 
 
 def test_a_refused_graph_is_not_called_one() -> None:
     device, emit = StandInDevice(), Recorder()
     device.refuse = "not today"
-    measure(emit, device, host_stub(device), 64, rounds=3)
+    measure(emit, device, host_stub(device), AIM_TOKENS, rounds=3, rate=1e12)
     graph = emit.records[2]
     assert graph["how"] == "eager" and graph["held"] is False
     assert any("not today" in reason for reason in graph["refusals"])

@@ -1,4 +1,4 @@
-"""Part (c) over a TensorRT of the same names and the stand-in device: plans for another GPU, taken or refused."""
+"""The part ``plans`` over a TensorRT of the same names and the stand-in device: another GPU's plans, taken or not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _records(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_plans_that_load_are_run_and_compared(bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    plans.run(Printer("c"), Options(smoke=True, bundle=bundle, out=tmp_path))
+    plans.run(Printer("plans"), Options(smoke=True, bundle=bundle, out=tmp_path))
     version, current, answer, compared, timed, frugal = _records(capsys)
     assert version["version"] == "1.7.1.116" and current["kind"] == "skipped"
     assert answer["show"] == "yes, 4 of 4 load" and answer["capability"] == "sm90"
@@ -66,7 +66,7 @@ def test_plans_that_do_not_load_are_an_answer_too(
     from runtime.cuda import plans as loading
 
     monkeypatch.setattr(loading, "load_plan", refuse)
-    plans.run(Printer("c"), Options(smoke=True, bundle=bundle, out=tmp_path))
+    plans.run(Printer("plans"), Options(smoke=True, bundle=bundle, out=tmp_path))
     answer = _records(capsys)[-1]
     assert answer["show"] == "NO, 0 of 4 load: built for another GPU" and answer["kind"] == "measured"
     assert set(answer["errors"]) == {"backbone", "clip", "t5", "vae_decoder"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ SAMPLE = Part("x", "tests.gpu.sample_part", "a sample")
 
 def _run(mode: str, tmp_path: Path, part: Part = SAMPLE, limit: int = 60) -> dict[str, object]:
     out = tmp_path / "figures.json"
-    session = Session(ROOT, Options(modes=(mode,)), limit, out)
+    session = Session(ROOT, Options(modes=(mode,)), out, limit)
     session.do(part)
     written = json.loads(out.read_text())["parts"]["x"]
     assert written == json.loads(json.dumps(session.parts["x"]))
@@ -66,6 +67,56 @@ def test_a_part_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> None:
     assert not _alive(str(records[1]["show"]))
 
 
+def test_each_mode_is_a_process_with_a_limit_of_its_own(tmp_path: Path) -> None:
+    part = replace(SAMPLE, modes=("well", "hang", "die", "piece"), usual=("well", "hang", "die", "piece"), limit=4)
+    session = Session(ROOT, Options(), tmp_path / "figures.json")
+    session.do(part)
+    kinds = [(record["kind"], record["show"]) for record in session.parts["x"]["records"]]
+    assert [kind for kind, _ in kinds].count("measured") == 6  # well 1, hang 2, die 1, piece 2.
+    assert ("failed", "stopped after 4 s; what it had measured stands") in kinds
+    assert ("failed", "ended with signal SIGABRT") in kinds
+    assert session.parts["x"]["state"] == "failed"
+
+
+def test_what_does_not_fit_into_the_total_is_left_out(tmp_path: Path) -> None:
+    part = replace(SAMPLE, modes=("hang", "well"), usual=("hang", "well"))
+    session = Session(ROOT, Options(), tmp_path / "figures.json", total=6)
+    session.do(part)
+    shows = [record["show"] for record in session.parts["x"]["records"]]
+    assert shows[-1] == "no time was left for it" and any(show.startswith("stopped after") for show in shows)
+
+
+def test_an_interrupted_run_loses_nothing(tmp_path: Path) -> None:
+    """run.py is told to end in the middle of a part: the part ends too, figures and table are there."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from gpu import catalogue, run;"
+        "run.PARTS = {'x': catalogue.Part('x', 'tests.gpu.sample_part', 'a sample'), 'flux': run.PARTS['flux']};"
+        "run.Options = lambda *given: catalogue.Options(*given[:2], ('hang',), *given[3:]);"
+        "run.Options.out = catalogue.Options.out;"
+        "sys.exit(run.run(run.main, ['--part', 'x', '--out', sys.argv[2]]))"
+    )
+    out = tmp_path / "figures.json"
+    command = [sys.executable, "-c", code, str(ROOT), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout is not None
+        lines = []
+        for line in running.stdout:
+            lines.append(line)
+            if line.startswith("  child:"):
+                break
+        running.terminate()
+        told = time.monotonic()
+        rest = running.stdout.read()
+        assert running.wait(30) == 130 and time.monotonic() - told < 20  # The part would have slept for a minute.
+    records = json.loads(out.read_text())["parts"]["x"]["records"]
+    assert [record["kind"] for record in records] == ["measured", "measured", "failed"]
+    assert "interrupted" in records[-1]["show"] and "3 m/s" in rest
+    deadline = time.monotonic() + 10
+    while _alive(str(records[1]["show"])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(str(records[1]["show"]))
+
+
 def _alive(process: str) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
@@ -82,9 +133,9 @@ def test_a_part_without_its_packages_is_skipped_with_their_names(tmp_path: Path)
 
 
 def test_part_and_options_travel_whole() -> None:
-    options = Options(True, ("eager", "blocks"), 30, Path("/a/b"), Path("out"))
-    assert decode(encode(PARTS["c"], options)) == (PARTS["c"], options)
-    assert decode(encode(PARTS["a"], Options())) == (PARTS["a"], Options())
+    options = Options(True, False, ("eager", "blocks"), 30, Path("/a/b"), Path("out"))
+    assert decode(encode(PARTS["flux"], options)) == (PARTS["flux"], options)
+    assert decode(encode(PARTS["plans"], Options(rehearse=True))) == (PARTS["plans"], Options(rehearse=True))
 
 
 def test_records_are_json_and_other_lines_are_not_records() -> None:
@@ -115,14 +166,17 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_entry_lists_the_parts_and_refuses_others() -> None:
     listed = _command("--list")
     assert listed.returncode == 0
-    assert [line[1] for line in listed.stdout.splitlines()] == list("abcdefg") == list(PARTS)
-    wrong = _command("--part", "a,q")
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "allowed: a, b" in wrong.stderr
+    assert [line.partition(":")[0] for line in listed.stdout.splitlines()] == list(PARTS)
+    for wrong, allowed in ((("--part", "solver,a"), "allowed: scenarios, machine"), (("--modes", "x"), "eager, diff")):
+        done = _command(*wrong)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and allowed in done.stderr
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU: the parts would run")
 def test_without_a_gpu_parts_are_skipped_and_say_why(tmp_path: Path) -> None:
-    done = _command("--part", "f", "--smoke", "--out", str(tmp_path / "figures.json"))
+    done = _command("--part", "graphs,flux", "--modes", "eager", "--smoke", "--out", str(tmp_path / "figures.json"))
     parts = json.loads((tmp_path / "figures.json").read_text())["parts"]
     assert done.returncode == 0, done.stderr
-    assert parts["f"]["state"] == "skipped" and "no GPU" in parts["f"]["records"][0]["show"]
+    assert {name: part["state"] for name, part in parts.items()} == {"graphs": "skipped", "flux": "skipped"}
+    assert "no NVIDIA driver" in parts["graphs"]["records"][0]["show"]
+    assert "no GPU" in parts["flux"]["records"][0]["show"]

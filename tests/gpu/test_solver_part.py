@@ -1,4 +1,4 @@
-"""Part (b) on the stand-in device: its checks pass there, and each fails where a kernel is wrong."""
+"""The part ``solver`` on the stand-in device: its checks pass there, and each fails where a kernel is wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from gpu import solver_checks
-from gpu.fields import Size, random_field
-from gpu.solver_speed import AIM, closed_form, large_copy, measure
+from gpu.kernels import checks
+from gpu.kernels.fields import Size, random_field
+from gpu.kernels.speed import AIM, closed_form, large_copy, measure
 from runtime.cuda.interface import Advance
 from tests.gpu.recorder import Recorder
 from tests.runtime.cuda.stand_in import StandInDevice
@@ -50,16 +50,16 @@ class _Lazy(StandInDevice):
 
 def _check(device: StandInDevice) -> Recorder:
     emit = Recorder()
-    solver_checks.check_golden(emit, device)
-    solver_checks.check_odd(emit, device, "cpu")
-    solver_checks.check_sizes(emit, device, "cpu", (48,), (1, 2), ("float32", "bfloat16"))
+    checks.check_golden(emit, device)
+    checks.check_odd(emit, device, "cpu")
+    checks.check_sizes(emit, device, "cpu", (48,), (1, 2), ("float32", "bfloat16"))
     return emit
 
 
 def test_right_kernels_pass() -> None:
     device = StandInDevice()
     emit = _check(device)
-    solver_checks.check_neighbours(emit, device)
+    checks.check_neighbours(emit, device)
     assert len(emit.records) == 8 and not emit.failed
     assert device.memory_used() == 0
 
@@ -72,7 +72,7 @@ def test_a_wrong_solver_fails_every_check(kind: type[StandInDevice]) -> None:
 
 def test_wrong_neighbours_fail() -> None:
     emit = Recorder()
-    solver_checks.check_neighbours(emit, _Wrong())
+    checks.check_neighbours(emit, _Wrong())
     assert len(emit.failed) == 4
 
 
@@ -99,7 +99,7 @@ def test_torchs_solver_is_the_same_function() -> None:
     import torch
 
     field = random_field(Size(40, 1, 16, 64, "float32"), seed=3, where="cpu")
-    levels = [torch.tensor(level) for level in solver_checks.LEVELS[1]]
+    levels = [torch.tensor(level) for level in checks.LEVELS[1]]
     moved = closed_form(field.means, field.logweights, field.loggammas, field.x, *levels)
-    error, _ = solver_checks.compare(moved[0].numpy(), field, solver_checks.LEVELS[1])
-    assert error < solver_checks.TOLERANCE
+    error, _ = checks.compare(moved[0].numpy(), field, checks.LEVELS[1])
+    assert error < checks.TOLERANCE

@@ -45,6 +45,7 @@ const std::map<std::string, std::vector<unsigned>> kArguments = {
     {"arcflow_unpack", {8, 8, 8, 4, 4, 4, 4, 2052}},
     {"arcflow_to_rgb8", {8, 8, 8, 8}},
     {"arcflow_find_nonfinite", {8, 8, 8}},
+    {"arcflow_stub", {8, 8, 8, 8, 8, 4, 4, 4, 8, 4, 4}},  // gpu/kernels/stub.py's, where it is linked in.
 };
 
 std::vector<Action> queue;

@@ -139,6 +139,21 @@ def test_code_that_others_could_have_written_is_not_run(compiled: list[int], tmp
     assert kernels.kernel_image(90) == b"code of 90 2"
 
 
+def test_without_a_compiler_code_that_lies_there_is_taken(compiled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does where it was compiled elsewhere and sent; of the same source and GPU alone."""
+
+    def absent() -> None:
+        raise DeviceError("no NVRTC")
+
+    kernels.kernel_image(90)
+    monkeypatch.setattr(nvrtc, "compiler", absent)
+    assert kernels.kernel_image(90) and len(compiled) == 1
+    with pytest.raises(DeviceError, match="no NVRTC"):
+        kernels.kernel_image(89)
+    with pytest.raises(DeviceError, match="no NVRTC"):
+        kernels.cached_image("other.cu", b"other", {}, 90)
+
+
 def test_it_works_without_a_cache(compiled: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(kernels.ENVIRONMENT, "")
     assert kernels.cache_folder() is None and kernels.image_path(90) is None

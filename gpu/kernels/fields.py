@@ -37,11 +37,10 @@ class Size:
     @property
     def parts(self) -> tuple[int, int, int, int, int]:
         """Bytes of means, logweights, loggammas, state and new state."""
-        value, gates = VALUE_BYTES[self.dtype], self.modes * POSITIONS
-        means, state = self.modes * self.channels * value, self.channels * 4
-        return tuple(  # type: ignore[return-value]
-            self.all_tokens * each for each in (means, gates * value, (gates - POSITIONS) * value, state, state)
-        )
+        tokens, value = self.all_tokens, VALUE_BYTES[self.dtype]
+        means, state = tokens * self.modes * self.channels * value, tokens * self.channels * 4
+        logweights, loggammas = (tokens * modes * POSITIONS * value for modes in (self.modes, self.modes - 1))
+        return means, logweights, loggammas, state, state
 
     @property
     def moved(self) -> int:
@@ -105,12 +104,10 @@ class Placed:
 
 def reserve(device: Device, size: Size, shift: int = 0) -> Placed:
     """Memory for one step, in one block. shift: bytes that everything is moved off its alignment by."""
-    offsets, end = [], shift
-    for part in size.parts:
-        offsets.append(end)
-        end += -(-part // _ALIGNED) * _ALIGNED
-    block = device.allocate(end + _ALIGNED, "a field of the benchmark")
-    return Placed(size, *(block + offset for offset in offsets), block)  # type: ignore[call-arg]
+    room = [-(-part // _ALIGNED) * _ALIGNED for part in size.parts]
+    block = device.allocate(shift + sum(room) + _ALIGNED, "a field of the benchmark")
+    means, logweights, loggammas, x, out = (block + shift + sum(room[:place]) for place in range(len(room)))
+    return Placed(size, means, logweights, loggammas, x, out, block)
 
 
 def upload(device: Device, field: Field, placed: Placed) -> None:

@@ -76,32 +76,18 @@ def factor(modes: int, sigma_src: float, sigma_a: float, sigma_b: float) -> floa
     return 1.0 - total
 
 
-def compile_stub(capability: str) -> bytes:
-    """The stub's cubin for a capability such as "sm90", by NVRTC; needs no GPU. Raises RuntimeError with its log."""
-    from cuda.bindings import nvrtc
+def stub_image(capability: str) -> bytes:
+    """The stub for a capability such as "sm90", kept where the runtime keeps its kernels. Raises DeviceError."""
+    from runtime.cuda.kernels import cached_image
 
-    status, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"stub.cu", 0, None, None)
-    _check(status, "nvrtcCreateProgram")
-    architecture = f"--gpu-architecture=sm_{capability.removeprefix('sm')}".encode()
-    (status,) = nvrtc.nvrtcCompileProgram(program, 2, [b"--std=c++17", architecture])
-    if int(status) != 0:
-        _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = bytearray(size)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"NVRTC refuses the stub: {bytes(log).decode(errors='replace')}")
-    status, size = nvrtc.nvrtcGetCUBINSize(program)
-    _check(status, "nvrtcGetCUBINSize")
-    cubin = bytearray(size)
-    _check(nvrtc.nvrtcGetCUBIN(program, cubin)[0], "nvrtcGetCUBIN")
-    nvrtc.nvrtcDestroyProgram(program)
-    return bytes(cubin)
+    return cached_image("stub.cu", SOURCE.encode(), {}, int(capability.removeprefix("sm")))
 
 
 def load_stub(device: Any) -> Stub:
     """The stub on an opened device, whose context is this thread's. Raises RuntimeError where CUDA refuses."""
     from cuda.bindings import driver
 
-    status, module = driver.cuModuleLoadData(compile_stub(device.info.capability))
+    status, module = driver.cuModuleLoadData(stub_image(device.info.capability))
     _check(status, "cuModuleLoadData")
     status, function = driver.cuModuleGetFunction(module, NAME.encode())
     _check(status, "cuModuleGetFunction")

@@ -1,7 +1,7 @@
 """FLUX's transformer with a momentum head in plain torch: for the baseline where diffusers is not installed.
 
 Parameters have diffusers' names and shapes, and the arithmetic is the same, operation by operation, so that what is
-timed is what a user of diffusers has; tests/gpu/test_backbone.py holds it to diffusers' own.
+timed is what a user of diffusers has; tests/gpu/flux/test_backbone.py holds it to diffusers' own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcflow.field import MomentumField
-from arcflow.head import MomentumHead
+from arcflow.head import PATCH_POSITIONS, MomentumHead
 
 _TIME_FEATURES = 256
 _THETA = 10_000.0
@@ -45,6 +45,17 @@ class BackboneSize:
         """Features of a token."""
         return self.num_attention_heads * self.attention_head_dim
 
+    def operations(self, image_tokens: int, text_tokens: int) -> int:
+        """Floating-point operations of an evaluation of one picture: two a product and sum, products alone."""
+        width, tokens, layers = self.width, image_tokens + text_tokens, self.num_layers + self.num_single_layers
+        blocks = 12 * width * width * tokens * layers  # q, k, v, out, and an MLP of four times the width.
+        attention = 2 * tokens * tokens * width * layers
+        vectors = 12 * self.num_layers + 3 * self.num_single_layers + 2  # Of the modulation.
+        once = width * (2 * _TIME_FEATURES + self.pooled_projection_dim + (3 + vectors) * width)
+        head = self.modes * (self.in_channels + PATCH_POSITIONS) + (self.modes - 1) * PATCH_POSITIONS
+        ends = width * (image_tokens * (self.in_channels + head) + text_tokens * self.joint_attention_dim)
+        return 2 * (blocks + attention + once + ends)
+
 
 class _Mlp(nn.Module):
     """Two linears, SiLU between: embeddings of time, guidance and pooled text."""
@@ -55,7 +66,8 @@ class _Mlp(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return embedded
 
 
 class _Conditioning(nn.Module):
@@ -70,7 +82,8 @@ class _Conditioning(nn.Module):
     def forward(self, time: Tensor, guidance: Tensor, pooled: Tensor) -> Tensor:
         steps = self.timestep_embedder(_waves(time).to(pooled.dtype))
         guide = self.guidance_embedder(_waves(guidance).to(pooled.dtype))
-        return steps + guide + self.text_embedder(pooled)  # type: ignore[no-any-return]
+        together: Tensor = steps + guide + self.text_embedder(pooled)
+        return together
 
 
 class _Modulation(nn.Module):
@@ -82,19 +95,29 @@ class _Modulation(nn.Module):
         self.parts = parts
 
     def forward(self, conditioning: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(F.silu(conditioning))[:, None].chunk(self.parts, dim=-1)  # type: ignore[no-any-return]
+        vectors: Tensor = self.linear(F.silu(conditioning))[:, None]
+        return vectors.chunk(self.parts, dim=-1)
+
+
+class _Widening(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
 
 
 class _FeedForward(nn.Module):
+    """An MLP under the names that diffusers gives it: net.0.proj, net.2."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        inner = nn.Module()
-        inner.proj = nn.Linear(width, 4 * width)
-        self.net = nn.ModuleList([inner, nn.Identity(), nn.Linear(4 * width, width)])
+        self.net = nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.net[0].proj(x)  # type: ignore[operator]
-        return self.net[2](F.gelu(hidden, approximate="tanh"))  # type: ignore[no-any-return]
+        out: Tensor = self.net(x)
+        return out
 
 
 class _Attention(nn.Module):
@@ -114,7 +137,7 @@ class _Attention(nn.Module):
     def single(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Attention of one sequence [B, S, width]."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
-        return _attend(self.norm_q(q), self.norm_k(k), v, rotation)
+        return attend(self.norm_q(q), self.norm_k(k), v, rotation)
 
     def joint(self, x: Tensor, text: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Attention of picture and text together: (picture, text)."""
@@ -123,7 +146,7 @@ class _Attention(nn.Module):
         text_q, text_k, text_v = (self._heads(linear(text)) for linear in added)
         q = torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1)
         k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
-        both = _attend(q, k, torch.cat([text_v, v], dim=1), rotation)
+        both = attend(q, k, torch.cat([text_v, v], dim=1), rotation)
         tokens = text.shape[1]
         picture: Tensor = self.to_out[0](both[:, tokens:].contiguous())
         words: Tensor = self.to_add_out(both[:, :tokens].contiguous())
@@ -146,12 +169,12 @@ class DoubleBlock(nn.Module):
     def forward(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(conditioning)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = self.norm1_context(conditioning)
-        normed, c_normed = _norm(x) * (1 + scale) + shift, _norm(text) * (1 + c_scale) + c_shift
+        normed, c_normed = norm(x) * (1 + scale) + shift, norm(text) * (1 + c_scale) + c_shift
         attended, c_attended = self.attn.joint(normed, c_normed, rotation)
         x = x + gate * attended
-        x = x + gate_mlp * self.ff(_norm(x) * (1 + scale_mlp) + shift_mlp)
+        x = x + gate_mlp * self.ff(norm(x) * (1 + scale_mlp) + shift_mlp)
         text = text + c_gate * c_attended
-        text = text + c_gate_mlp * self.ff_context(_norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
+        text = text + c_gate_mlp * self.ff_context(norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
         return x, text
 
 
@@ -170,7 +193,7 @@ class SingleBlock(nn.Module):
         tokens = text.shape[1]
         both = torch.cat([text, x], dim=1)
         shift, scale, gate = self.norm(conditioning)
-        normed = _norm(both) * (1 + scale) + shift
+        normed = norm(both) * (1 + scale) + shift
         hidden = F.gelu(self.proj_mlp(normed), approximate="tanh")
         both = both + gate * self.proj_out(torch.cat([self.attn.single(normed, rotation), hidden], dim=2))
         return both[:, tokens:], both[:, :tokens]
@@ -214,7 +237,7 @@ class Backbone(nn.Module):
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             x, text = block(x, text, conditioning, rotation)
         scale, shift = self.norm_out(conditioning)
-        return (self.proj_out(_norm(x) * (1 + scale) + shift),)
+        return (self.proj_out(norm(x) * (1 + scale) + shift),)
 
 
 def rotations(ids: Tensor, axes: tuple[int, ...]) -> Rotation:
@@ -248,18 +271,18 @@ def _waves(level: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def _norm(x: Tensor) -> Tensor:
+def norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation) -> Tensor:
     """[B, S, heads, head_dim] each -> [B, S, width]."""
-    q, k = _rotate(q, rotation), _rotate(k, rotation)
+    q, k = rotate(q, rotation), rotate(k, rotation)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return mixed.transpose(1, 2).flatten(2, 3)
 
 
-def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = (part[None, :, None] for part in rotation)
     real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-imaginary, real], dim=-1).flatten(3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from gpu.backbone import Backbone, BackboneSize, inputs
+from gpu.flux.backbone import Backbone, BackboneSize, inputs
 
 SMALL = BackboneSize(
     num_layers=2,

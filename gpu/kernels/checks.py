@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu.fields import Field, Placed, Size, download, free, poison, random_field, reserve, upload
+from gpu.kernels.fields import Field, Placed, Size, download, free, poison, random_field, reserve, upload
 from gpu.records import Emit
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from runtime.cuda.interface import Device
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "solver.json"
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "solver.json"
 GOLDEN_TOLERANCE = 2e-6
 WIDE_TOLERANCE = 1e-5
 """Where a gamma makes e^30, a float32 coefficient has lost more."""

@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpu.catalogue import Options
-from gpu.fields import Field, Placed, Size, free, random_field, reserve, upload
+from gpu.kernels.checks import LEVELS, put
+from gpu.kernels.fields import Field, Placed, Size, free, random_field, reserve, upload
 from gpu.records import Emit, Printer, guarded
-from gpu.solver_checks import LEVELS, put
 from gpu.timing import Timing, calls_for, in_torch, in_torch_graph, on_device
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def measure_sizes(
 ) -> None:
     """Kernel and copy at every size, torch at some; a size that fails does not stop the others."""
     if options.smoke:
-        tokens, batches, dtypes = tokens[:1], batches[:1], ("float32", "bfloat16")
-    rounds = 5 if options.smoke else 50
+        tokens, batches, dtypes = (64,) if options.rehearse else tokens[:1], batches[:1], ("float32", "bfloat16")
+    rounds = 2 if options.rehearse else 5 if options.smoke else 50
     sizes = [Size(count, batch, 16, 64, dtype) for dtype in dtypes for count in tokens for batch in batches]
     kernels: dict[Size, Timing] = {}
-    best = large_copy(printer, device, (32 << 20) if options.smoke else (1 << 30), rounds)
+    large = (1 << 20) if options.rehearse else (32 << 20) if options.smoke else 1 << 30
+    best = large_copy(printer, device, large, rounds)
     for size in sizes:
 
         def work(size: Size = size) -> None:
@@ -96,11 +97,13 @@ def measure(emit: Emit, device: Device, size: Size, rounds: int, best: float) ->
     beyond, rate = size.moved > l2, size.moved / cold.median
     emit(
         f"solver: {size}",
-        f"{cold.median * 1e6:.1f} us, {rate / 1e9:.0f} GB/s, {share:.2f} of a copy{f' (aim {AIM})' if beyond else ''} "
-        f"at {2 * half / copy.median / 1e9:.0f}, {rate / best:.2f} of a large one; hot {hot.median * 1e6:.1f} us",
+        f"{cold.median * 1e6:.1f} us (bytes need {size.moved / best * 1e6:.1f}), {rate / 1e9:.0f} GB/s, "
+        f"{share:.2f} of a copy{f' (aim {AIM})' if beyond else ''} at {2 * half / copy.median / 1e9:.0f}, "
+        f"{rate / best:.2f} of a large one; hot {hot.median * 1e6:.1f} us",
         share >= AIM if beyond else None,
         size=str(size),
         bytes=size.moved,
+        bound_us=round(size.moved / best * 1e6, 3),
         share_of_copy=round(share, 4),
         share_of_large_copy=round(rate / best, 4),
         beyond_l2=beyond,

@@ -1,0 +1,1 @@
+"""The FLUX student in torch: what engines are compared with."""

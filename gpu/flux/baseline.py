@@ -1,0 +1,285 @@
+"""A picture of the FLUX student with random weights, in one of the ways of gpu/flux/modes.py."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpu.flux.modes import Mode
+from gpu.records import SkipPartError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from arcflow.field import MomentumField
+    from gpu.flux.backbone import Backbone, BackboneSize
+    from runtime.cuda.interface import Device
+
+SHIFT = 3.2
+
+Solver = Callable[["MomentumField", "Tensor", float, float], "Tensor"]
+"""The state at the second level from that at the first, which is the segment's start."""
+
+
+class Baseline:
+    """A student, its inputs, and how it is run. model: what :meth:`evaluate` calls, its layers as the mode has them."""
+
+    model: nn.Module
+
+    def __init__(self, size: BackboneSize, mode: Mode, where: str, side: int, text_tokens: int) -> None:
+        """where: torch's device. Raises SkipPartError where the mode needs what is not installed."""
+        import torch
+
+        from arcflow.schedule import sigmas
+        from gpu.flux.attention import need_fp8
+        from gpu.flux.backbone import Backbone, inputs
+
+        if mode.attention == "fp8":
+            need_fp8(where)
+        self.size, self.mode, self.where = size, mode, where
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            model = Backbone(size).to(torch.bfloat16)
+        backbone = randomise(model.to_empty(device=where))
+        self.parameters = sum(p.numel() for p in backbone.parameters())
+        self.operations = size.operations(side * side, text_tokens)
+        self.given = inputs(size, side, text_tokens, where, torch.bfloat16)
+        self.noise = torch.randn(1, side * side, size.in_channels, device=where)
+        self.levels = [float(level) for level in sigmas(2, SHIFT)]
+        self._times = [torch.tensor([level], device=where, dtype=torch.bfloat16) for level in self.levels]
+        self.fp8_linears = 0
+        self.advance: Solver = closed_form()
+        self.model = self._network(backbone)
+
+    def evaluate(self, x: Tensor, step: int = 0) -> MomentumField:
+        """The field of evaluation ``step`` at the state ``x``."""
+        import torch
+
+        field: MomentumField = self.model(
+            hidden_states=x.to(torch.bfloat16), timestep=self._times[step], **self.given, return_dict=False
+        )[0]
+        return field
+
+    def paint(self) -> Tensor:
+        """Two evaluations with the solver between: the latent, float32 [1, tokens, channels]."""
+        x = self.noise
+        for step, (a, b) in enumerate(itertools.pairwise(self.levels)):
+            x = self.advance(self.evaluate(x, step), x, a, b)
+        return x
+
+    @contextmanager
+    def ready(self, device: Device | None) -> Iterator[None]:
+        """In the block, layers are compiled and attention is chosen as the mode says; nothing is differentiated.
+
+        device: whose kernel is the solver and on whose stream everything runs, where the mode asks for that; None for
+        the closed form in torch, on a stream of torch's own.
+        """
+        import torch
+
+        from gpu.flux.attention import chosen
+
+        if self.mode.solver == "kernel" and device is not None:
+            self.advance = kernel_solver(device)
+        elif self.mode.compiled:
+            self.advance = closed_form(compiled=True)
+        with torch.no_grad(), chosen(self.mode.attention), stream(device), compiled(self.model, self.mode):
+            yield
+
+    def _network(self, backbone: Backbone) -> nn.Module:
+        import torch
+
+        from gpu.flux.fp8 import measure_bounds, to_fp8
+        from gpu.flux.fused import FusedBackbone
+
+        if self.mode.network == "diffusers":
+            return in_diffusers(backbone)
+        if self.mode.network == "plain":
+            return backbone
+        fused = FusedBackbone(backbone).eval()
+        if self.mode.fp8:
+            self.model = fused
+            with torch.no_grad():
+                bounds = measure_bounds(fused, self.paint)
+            self.fp8_linears = to_fp8(fused, bounds, self.mode.attention == "fp8")
+        return fused
+
+
+def closed_form(compiled: bool = False) -> Solver:
+    """The training code's solver."""
+    import torch
+
+    from arcflow.field import displacement
+
+    def advance(field: MomentumField, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return x + displacement(field, a, a, b)
+
+    function = torch.compile(advance, dynamic=False) if compiled else advance
+    levels: dict[tuple[float, Any], Tensor] = {}  # As tensors, made once: a number would be a constant, compiled anew.
+
+    def at(level: float, x: Tensor) -> Tensor:
+        return levels.setdefault((level, x.device), torch.tensor(level, device=x.device))
+
+    return lambda field, x, a, b: function(field, x, at(a, x), at(b, x))
+
+
+def kernel_solver(device: Device) -> Solver:
+    """The runtime's kernel, on the device's stream."""
+    import torch
+
+    from runtime.cuda.interface import Advance
+
+    def advance(field: MomentumField, x: Tensor, a: float, b: float) -> Tensor:
+        parts = [part.contiguous() for part in (field.means, field.logweights, field.loggammas)]
+        _, tokens, modes, channels = parts[0].shape
+        out = torch.empty_like(x)
+        device.advance(
+            Advance(
+                means=parts[0].data_ptr(),
+                logweights=parts[1].data_ptr(),
+                loggammas=parts[2].data_ptr(),
+                x=x.data_ptr(),
+                out=out.data_ptr(),
+                tokens=x.shape[0] * tokens,
+                modes=modes,
+                channels=channels,
+                positions=parts[1].shape[-1],
+                sigma_src=a,
+                sigma_a=a,
+                sigma_b=b,
+                dtype=str(parts[0].dtype).removeprefix("torch."),
+            )
+        )
+        return out
+
+    return advance
+
+
+@contextmanager
+def stream(device: Device | None) -> Iterator[None]:
+    """In the block torch works on the device's stream, or one of its own; on a CPU there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.synchronize()
+    taken = torch.cuda.Stream() if device is None else torch.cuda.ExternalStream(device.stream)
+    with torch.cuda.stream(taken):
+        yield
+    torch.cuda.synchronize()
+
+
+@contextmanager
+def compiled(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """In the block the model's blocks, or all of it, are compiled."""
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    options: dict[str, Any] = {"mode": "max-autotune-no-cudagraphs"} if mode.autotune else {}
+    blocks = [block for name in ("transformer_blocks", "single_transformer_blocks") for block in getattr(model, name)]
+    chosen = {"whole": [model], "block": blocks, None: []}[mode.compiled]
+    for module in chosen:
+        module.compile(**options)
+    try:
+        yield
+    finally:
+        for module in chosen:
+            module._compiled_call_impl = None
+
+
+def recorded(call: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
+    """The call as one CUDA graph on this stream, whose result is the same memory each time; and how it is run.
+
+    What cannot be recorded, and everything on a CPU, stays as it is: "eager", with the reason.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return call, "eager"
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+            result = call()
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        return call, f"eager, not recorded: {' '.join(str(error).split())[:200]}"
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay, "graph"
+
+
+def difference(latent: Tensor, work: Path, name: str, first: bool) -> float | None:
+    """Relative L2 distance to the latent that the mode ``eager`` left in ``work``; None where it left none.
+
+    first: this is that mode. Weights, noise and prompt are the same in every mode on one kind of device.
+    """
+    import torch
+
+    path = work / f"latent-{name}.pt"
+    if first:
+        work.mkdir(parents=True, exist_ok=True)
+        torch.save(latent.cpu(), path)
+    if not path.is_file():
+        return None
+    reference = torch.load(path, weights_only=True)
+    return float((latent.cpu() - reference).norm() / reference.norm())
+
+
+def randomise(model: Backbone) -> Backbone:
+    """Random weights in place, of a size that keeps activations finite; norms' own weights about 1."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if ".norm_" in name and parameter.ndim == 1 else 0.0, 0.02)
+    return model.eval().requires_grad_(False)
+
+
+def in_diffusers(backbone: Backbone) -> nn.Module:
+    """The same weights in diffusers' own network, where it is installed. Raises SkipPartError."""
+    import torch
+
+    lacking = [name for name in ("diffusers", "peft", "msgspec") if find_spec(name) is None]
+    if lacking:
+        raise SkipPartError(f"needs {', '.join(lacking)}, not installed here")
+    from arcflow.students import build_student
+
+    size = backbone.size
+    config: Mapping[str, Any] = {key: value for key, value in size.__dict__.items() if key != "modes"}
+    with torch.device("meta"):
+        model = build_student({**config, "patch_size": 1, "guidance_embeds": True}, size.modes)
+    model.load_state_dict(backbone.state_dict(), strict=True, assign=True)
+    return model.eval()
+
+
+def seconds_of(call: Callable[[], object], rounds: int) -> Sequence[float]:
+    """Seconds of each of ``rounds`` calls one after the other, by the GPU's clock; two before are not counted."""
+    import torch
+
+    for _ in range(2):
+        call()
+    if not torch.cuda.is_available():
+        marks = [time.perf_counter()]
+        for _ in range(rounds):
+            call()
+            marks.append(time.perf_counter())
+        return [b - a for a, b in itertools.pairwise(marks)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
+    events[0].record()
+    for event in events[1:]:
+        call()
+        event.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)]
