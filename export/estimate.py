@@ -34,9 +34,10 @@ _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build needs at most. memory, work, bundle: bytes (work: disk of the work folder); seconds: on two cores.
+    """What a build needs at most, its quality gate included.
 
-    The plans' share is not in it (:mod:`export.tensorrt.estimate`).
+    memory, work, bundle: bytes (work: disk of the work folder); seconds: on two cores. The plans' share is not in it
+    (:mod:`export.tensorrt.estimate`).
     """
 
     memory: int
@@ -55,8 +56,23 @@ def estimate(headers: Headers) -> Estimate:
         held = 4 * count <= SMALL or headers.request.target == CPU
         memory = max(memory, _COPIES * 4 * count if held else int(_GRAPH_MEMORY * count) + _STREAM_MEMORY)
         seconds += _TRACE_SECONDS + _SECONDS_PER_PARAMETER * count
+    gate_memory, gate_seconds = _gate(headers)
     disk = sum(stored_sizes(headers).values())
-    return Estimate(_PROGRAM_MEMORY + memory, disk, disk, seconds)
+    return Estimate(_PROGRAM_MEMORY + max(memory, gate_memory), disk, disk, seconds + gate_seconds)
+
+
+def _gate(headers: Headers) -> tuple[int, float]:
+    """Memory and time of the quality gate that ends an fp8 build of a small student."""
+    from export.gate_stage import gate_needs
+
+    request, student = headers.request, _student(headers)
+    if request.precision is not Precision.FP8:
+        return 0, 0.0
+    networks = {
+        name: request.seam.network(name, request.base, student, request.adapter, request.loras)
+        for name in request.networks
+    }
+    return gate_needs(request, networks, headers.latent, student.policy.nfe)
 
 
 def stored_sizes(headers: Headers) -> dict[str, int]:
