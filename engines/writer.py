@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -30,40 +30,43 @@ def write_bundle(
     manifest: Manifest,
     files: Mapping[str, Path | bytes],
     *,
+    expected: Mapping[str, str] | None = None,
     consume: Collection[str] = (),
     finish: Callable[[Manifest], Manifest] | None = None,
 ) -> Bundle:
     """Write the bundle ``folder`` and return it, verified.
 
     manifest: complete but for ``files`` and ``digest``, which are computed here from what was written.
-    files: content by posix path relative to the bundle: bytes, or a file. consume: those of ``files`` whose source is
+    files: content by posix path relative to the bundle: bytes, or a file. expected: sha256 of those of ``files`` whose
+    content is known already; what is written must be that. consume: those of ``files`` whose source is
     taken over, without a copy where it lies on the bundle's device, and is gone when this returns: never a file of
     the user's. Sources keep their place until the bundle has its own, so that no failure and no kill loses them; a kill
     in the instant between leaves a bundle that is refused for its hard links, and files to write it from again.
     finish: what else the manifest is to say once its files have their digests (a seal of its plans).
     The folder appears whole or not at all; a bundle that stood there is replaced only by a verified one.
-    Raises BundleError (a path that leaves the bundle, a source that cannot be read), ManifestError (a manifest that
-    contradicts itself) or ArcFlowError (a folder that cannot be written).
+    Raises BundleError (a path that leaves the bundle, a source that cannot be read or is not what was expected),
+    ManifestError (a manifest that contradicts itself) or ArcFlowError (a folder that cannot be written).
     """
     for path in files:
         reason = unsafe_path(path)
         if reason or path == MANIFEST_NAME:
             raise BundleError(f"cannot put {path!r} in a bundle: it {reason or 'is written by the writer itself'}")
+    wanted = expected or {}
     taken = {path: content for path, content in files.items() if path in consume and isinstance(content, Path)}
     _clear_leftovers(folder, taken)
     with atomic_directory(folder) as temporary:
-        placed = [_place(temporary, path, files[path], path in taken) for path in sorted(files)]
+        placed = [_place(temporary, path, files[path], path in taken, wanted.get(path)) for path in sorted(files)]
         complete = msgspec.structs.replace(manifest, files=[part.entry for part in placed])
         if finish is not None:
             complete = finish(complete)
         check_manifest(complete)
         (temporary / MANIFEST_NAME).write_bytes(render_manifest(complete))
-        inspect(temporary, linked={part.entry.path for part in placed if part.linked})
+        bundle = inspect(temporary, linked={part.entry.path for part in placed if part.linked})
         for part in placed:
             if not part.linked:
                 check_digest(temporary, part.entry, digest_file(temporary, part.entry))
     _remove(taken.values(), folder)
-    return inspect(folder.resolve())
+    return replace(bundle, root=folder.resolve())  # Not looked at again: another writer may be replacing it already.
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class _Placed:
     linked: bool
 
 
-def _place(root: Path, path: str, content: Path | bytes, take: bool) -> _Placed:
+def _place(root: Path, path: str, content: Path | bytes, take: bool, expected: str | None) -> _Placed:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
@@ -84,6 +87,12 @@ def _place(root: Path, path: str, content: Path | bytes, take: bool) -> _Placed:
         digest, linked = sha256_file(target), True
     else:
         digest, linked = _copy(content, target), False
+    if expected not in (None, digest):
+        where = content if isinstance(content, Path) else "what was given"
+        raise BundleError(
+            f"{path} is not what was made for this bundle: {where} has sha256 {digest[:12]}, {expected[:12]} is "
+            "needed; something else changed it: run the command again, which makes it anew"
+        )
     return _Placed(FileEntry(path=path, sha256=digest, size=target.stat().st_size), linked)
 
 

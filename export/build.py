@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from export.bundle_stage import Finished, Plans, build
     from export.estimate import check_fit, estimate
+    from export.locks import alone
     from export.parity import parity_table
     from export.request import check_request, inspect_sources, read_sources
     from export.tensorrt.table import report_table
@@ -64,16 +66,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     _hush_libraries()
     headers = inspect_sources(request)
     needed = estimate(headers)
-    console.print(_describe(request, needed), highlight=False, soft_wrap=True)
-    check_fit(headers, needed)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say(_describe(request, needed))
     if plans is not None:
-        plans.check_fit(headers, lambda text: console.print(text, highlight=False, soft_wrap=True))
-    with _reading(console) as reading:
-        sources = read_sources(headers, reading)
-    if sources.calibration is not None and sources.calibration.synthetic:
-        console.print("the calibration is synthetic: good for sizes and times, not for pictures", highlight=False)
-    with _progress(console) as report:
-        finished: Finished = build(sources, plans, report)
+        say(plans.describe(plans.needs(headers)))
+
+    def check() -> None:
+        check_fit(headers, needed)
+        if plans is not None:
+            plans.check_fit(headers)
+
+    with alone(request.workdir, check, say):
+        with _reading(console) as reading:
+            sources = read_sources(headers, reading)
+        if sources.calibration is not None and sources.calibration.synthetic:
+            say("the calibration is synthetic: good for sizes and times, not for pictures")
+        with _progress(console) as report:
+            finished: Finished = build(sources, plans, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
     if finished.plans:
         console.print(report_table(finished.plans))

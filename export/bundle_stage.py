@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from engines.bundle import Bundle
     from export.request import Headers, Request, Sources
     from export.tensorrt.build import PlanReport
+    from export.tensorrt.estimate import PlanEstimate
     from export.tensorrt.plans import Setup, Source
 
 _MOVE_FROM = 1 << 30
@@ -92,12 +92,12 @@ class Plans:
         cache = request.workdir / "timing" / f"{toolkit.flavour}-{toolkit.version}-{target.name}.cache"
         return cls(Setup(target, toolkit, request.shapes, Options(opt_level=opt_level, timing_cache=cache)))
 
-    def check_fit(self, headers: Headers, tell: Callable[[str], None]) -> None:
-        """Say what the plans will need; raise EngineError where this machine has not got it."""
+    def needs(self, headers: Headers) -> PlanEstimate:
+        """What all plans will take, one after the other."""
         from export.estimate import high_bytes, stored_sizes
         from export.precision import Precision, compute_dtype
         from export.request import BACKBONE
-        from export.tensorrt.estimate import check_fit, estimate
+        from export.tensorrt.estimate import combined, estimate
 
         request, found = headers.request, []
         precisions = {"float32": Precision.FP32, "float16": Precision.FP16, "bfloat16": Precision.BF16}
@@ -107,15 +107,22 @@ class Plans:
             if name == BACKBONE and request.precision is Precision.FP8:
                 precision, high = Precision.FP8, high_bytes(headers)
             found.append(estimate(size, request.target, precision, self.setup.toolkit.flavour, high))
-        memory, disk = max(each.memory for each in found), sum(each.disk for each in found)
-        seconds = [each.seconds for each in found if each.seconds is not None]
-        time = f", some {sum(seconds) / 60:,.0f} min" if len(seconds) == len(found) else ""
+        return combined(found)
+
+    def check_fit(self, headers: Headers) -> None:
+        """Raise EngineError where this machine has not got what the plans will take."""
+        from export.tensorrt.estimate import check_fit
+
+        check_fit(self.needs(headers), headers.request.workdir)
+
+    def describe(self, needed: PlanEstimate) -> str:
+        """One line for the terminal."""
         toolkit = self.setup.toolkit
-        tell(
+        time = "" if needed.seconds is None else f", some {needed.seconds / 60:,.0f} min"
+        return (
             f"plans by {toolkit.flavour} {toolkit.version} for {', '.join(self.setup.target.capabilities)}: about "
-            f"{memory / 1e9:,.1f} GB of memory and {disk / 1e9:,.1f} GB of disk more{time}"
+            f"{needed.memory / 1e9:,.1f} GB of memory and {needed.disk / 1e9:,.1f} GB of disk more{time}"
         )
-        check_fit(memory, disk, request.workdir)
 
 
 def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
@@ -130,22 +137,20 @@ def build(sources: Sources, plans: Plans | None, report: Report) -> Finished:
         reports, manifest = _plans(sources, networks, manifest, plans, report)
     request = sources.request
     name = f"{manifest.model}-{manifest.precision}-{manifest.target}"
-    files = _plan_files(reports) if reports else _onnx_files(networks)
+    files = _files(networks, reports)
     sizes = {path: source.stat().st_size for path, source in files.items()}
     if request.only:
         return Finished(name, networks, reports, None, sizes)
     report(Event("bundle", 0, 0, "write"))
-    contents: dict[str, Path | bytes] = dict(files)
-    contents |= {tokenizer.spec.file: tokenizer.source for tokenizer in sources.tokenizers.values()}
+    tokenizers = {tokenizer.spec.file: tokenizer.source for tokenizer in sources.tokenizers.values()}
     if reports:
-        from engines.trust import sealed
+        from export.tensorrt.plans import write_plans
 
-        bundle = write_bundle(request.out, manifest, contents, consume=files, finish=sealed)
-        for folder in {plan.path.parent for plan in reports}:
-            shutil.rmtree(folder, ignore_errors=True)  # Records of plans that are in the bundle now.
+        bundle = write_plans(request.out, manifest, tokenizers, reports)
     else:
         consume = files if sum(sizes.values()) >= _MOVE_FROM else {}
-        bundle = write_bundle(request.out, manifest, contents, consume=consume)
+        made = {name: digest for network in networks for name, digest in network.record.files.items()}
+        bundle = write_bundle(request.out, manifest, {**files, **tokenizers}, expected=made, consume=consume)
     report(Event("bundle", 1, 1, str(request.out)))
     return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files})
 
@@ -170,11 +175,10 @@ def _plans(
     from export.tensorrt.plans import build_plans, plan_manifest
 
     origins = {network.name: _source(network) for network in networks}
-    folder = sources.request.workdir / f"plans-{sources.student.digest[:16]}-{plans.setup.target.name}"
     reports = build_plans(
         manifest,
         origins,
-        folder,
+        sources.request.workdir,
         plans.setup,
         lambda name, progress: report(Event(f"plan {name}", int(1000 * progress.fraction), 1000, progress.phase)),
     )
@@ -187,9 +191,10 @@ def _source(network: Exported) -> Source:
     return Source(network.onnx, source_digest(network.record.files))
 
 
-def _onnx_files(networks: Sequence[Exported]) -> dict[str, Path]:
+def _files(networks: Sequence[Exported], plans: Sequence[PlanReport]) -> dict[str, Path]:
+    """What the bundle is made of, less the tokenizers."""
+    if plans:
+        from export.tensorrt.plans import plan_files
+
+        return plan_files(plans)
     return {name: network.folder / name for network in networks for name in network.record.files}
-
-
-def _plan_files(reports: Sequence[PlanReport]) -> dict[str, Path]:
-    return {f"{plan.network}.plan": plan.path for plan in reports}

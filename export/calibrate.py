@@ -162,14 +162,13 @@ def _device(text: str):  # type: ignore[no-untyped-def]
 
 
 def _check_out(out: Path) -> None:
-    """Raise CalibrationError where the file could not be written: a long run must not end so."""
-    import os
-
+    """Raise ExportError where the file could not be written: a long run must not end so."""
     from export.errors import CalibrationError
+    from export.places import check_place
 
-    there = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
-        raise CalibrationError(f"cannot write {out}; choose another --out")
+    check_place(out.parent, "--out", shown=out)
+    if out.is_dir():
+        raise CalibrationError(f"cannot write {out}: it is a folder; give --out the name of a file")
 
 
 def hush_libraries() -> None:

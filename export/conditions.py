@@ -112,8 +112,7 @@ def token_ids(file: TokenizerFile, prompts: Sequence[str]) -> tuple[Tensor, Tens
     import torch
     from tokenizers import Tokenizer
 
-    source = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
-    tokenizer: Any = Tokenizer.from_str(source.decode())
+    tokenizer: Any = Tokenizer.from_buffer(file.source)
     tokenizer.enable_truncation(file.spec.max_tokens)
     length = file.spec.max_tokens if file.spec.pad == "max" else None
     tokenizer.enable_padding(pad_id=file.spec.pad_id, length=length)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.bundle import is_folder, open_bundle
+from engines.bundle import open_bundle
 from engines.locate import BUILT_IN
-from engines.manifest import MANIFEST_NAME
 from engines.names import BundleName
-from engines.trust import sealed
-from engines.writer import write_bundle
+from export.locks import alone
+from export.places import check_out
 from export.tensorrt.build import DEFAULT_OPT_LEVEL
 from export.tensorrt.errors import EngineError
 from export.tensorrt.estimate import PlanEstimate, check_fit
-from export.tensorrt.plans import Setup, build_plans, plan_manifest
+from export.tensorrt.plans import Setup, build_plans, plan_manifest, write_plans
 from export.tensorrt.setup import Request, bundle_sources, prepare, total_estimate, weight_sizes
 from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS
 from foundation.cli import ArgumentParser, run
@@ -62,21 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     setup = prepare(request, manifest.limits, manifest.precision)
     out = arguments.out or BUILT_IN / str(BundleName(manifest.model, manifest.precision, setup.target.name))
-    work = arguments.workdir / f"{manifest.digest[:16]}-{setup.target.name}"
+    work = arguments.workdir
     _check_out(out, bundle)
     console = Console(stderr=True)
     needed = total_estimate(manifest, weight_sizes(manifest), setup)
-    console.print(_describe(setup, needed), highlight=False, soft_wrap=True)
-    check_fit(needed.memory, needed.disk, work)
-    check_fit(0, 0, out)
-    with _progress(console, list(manifest.networks)) as report:
-        reports = build_plans(manifest, sources, work, setup, report)
-    plans = {f"{plan.network}.plan": plan.path for plan in reports}
-    files: dict[str, Path | bytes] = {**plans}
-    files |= {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
-    described = plan_manifest(manifest, setup, reports, sources)
-    written = write_bundle(out, described, files, consume=plans, finish=sealed)
-    shutil.rmtree(work, ignore_errors=True)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say(_describe(setup, needed))
+
+    with alone(work, lambda: check_fit(needed, work), say):
+        with _progress(console, list(manifest.networks)) as report:
+            reports = build_plans(manifest, sources, work, setup, report)
+        tokenizers = {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
+        written = write_plans(out, plan_manifest(manifest, setup, reports, sources), tokenizers, reports)
     console.print(report_table(reports))
     sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")
     return 0
@@ -108,11 +104,10 @@ def _parser() -> ArgumentParser:
 
 
 def _check_out(out: Path, bundle: Bundle) -> None:
-    """Raise EngineError unless ``out`` is free, empty, or another bundle than the one that is read."""
+    """Raise ExportError unless ``out`` is free, empty, or another bundle than the one that is read."""
     if out.exists() and out.resolve() == bundle.root:
         raise EngineError(f"--out {out} is the bundle that is read; choose another")
-    if (is_folder(out) and not (out / MANIFEST_NAME).is_file() and any(out.iterdir())) or out.is_file():
-        raise EngineError(f"{out} exists and is not a bundle: it will not be replaced; choose another --out")
+    check_out(out)
 
 
 def _describe(setup: Setup, needed: PlanEstimate) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.errors import ExportError
+from export.places import check_memory, check_place, existing
 from export.precision import CPU, Precision, compute_dtype
 from export.request import BACKBONE, Headers
 
@@ -37,9 +34,10 @@ _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a build needs at most. memory, work, bundle: bytes (work: disk of the work folder); seconds: on two cores.
+    """What a build needs at most, its quality gate included.
 
-    The plans' share is not in it (:mod:`export.tensorrt.estimate`).
+    memory, work, bundle: bytes (work: disk of the work folder); seconds: on two cores. The plans' share is not in it
+    (:mod:`export.tensorrt.estimate`).
     """
 
     memory: int
@@ -58,8 +56,23 @@ def estimate(headers: Headers) -> Estimate:
         held = 4 * count <= SMALL or headers.request.target == CPU
         memory = max(memory, _COPIES * 4 * count if held else int(_GRAPH_MEMORY * count) + _STREAM_MEMORY)
         seconds += _TRACE_SECONDS + _SECONDS_PER_PARAMETER * count
+    gate_memory, gate_seconds = _gate(headers)
     disk = sum(stored_sizes(headers).values())
-    return Estimate(_PROGRAM_MEMORY + memory, disk, disk, seconds)
+    return Estimate(_PROGRAM_MEMORY + max(memory, gate_memory), disk, disk, seconds + gate_seconds)
+
+
+def _gate(headers: Headers) -> tuple[int, float]:
+    """Memory and time of the quality gate that ends an fp8 build of a small student."""
+    from export.gate_stage import gate_needs
+
+    request, student = headers.request, _student(headers)
+    if request.precision is not Precision.FP8:
+        return 0, 0.0
+    networks = {
+        name: request.seam.network(name, request.base, student, request.adapter, request.loras)
+        for name in request.networks
+    }
+    return gate_needs(request, networks, headers.latent, student.policy.nfe)
 
 
 def stored_sizes(headers: Headers) -> dict[str, int]:
@@ -110,30 +123,9 @@ def _student(headers: Headers) -> MergedStudent:
 
 def check_fit(headers: Headers, needed: Estimate) -> None:
     """Raise ExportError where the memory is not there, or a folder cannot be written or has no room."""
-    from export.tensorrt.estimate import available_memory
-
-    free = available_memory()
-    if free is not None and free < needed.memory:
-        raise ExportError(
-            f"the build needs about {needed.memory:,} bytes of memory, {free:,} are free: close other programs, "
-            "or build on a larger machine"
-        )
     request = headers.request
-    places = [(request.workdir, needed.work, "--workdir")]
+    check_memory(needed.memory)
+    check_place(request.workdir, "--workdir", needed.work)
     if not request.only:
-        places.append((request.out, 0 if _same_device(request.workdir, request.out) else needed.bundle, "--out"))
-    for folder, size, option in places:
-        there = _existing(folder)
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ExportError(f"cannot write {folder}: {there} is closed to you; choose another {option}")
-        room = shutil.disk_usage(there).free
-        if room < size:
-            raise ExportError(f"{folder} needs {size:,} bytes, {room:,} are free there; choose another {option}")
-
-
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-
-
-def _same_device(one: Path, other: Path) -> bool:
-    return _existing(one).stat().st_dev == _existing(other).stat().st_dev
+        same = existing(request.workdir).stat().st_dev == existing(request.out.parent).stat().st_dev
+        check_place(request.out.parent, "--out", 0 if same else needed.bundle, shown=request.out)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from export.errors import ExportError
+from export.errors import ExportError, MergeError, WeightsError
 from export.tensor_layout import Entry, header, raw
 from export.weights import DTYPES
 from foundation.files import sha256_file
@@ -81,7 +81,8 @@ def write_external(
     the bytes depend on (digest of the weights); what was begun for another identity is not used. A finished file is
     kept if its journal, which stays beside it, still tells the truth.
 
-    Raises ExportError where the disk is full or closed, or does not keep what is written. Memory: one run of rows.
+    Raises ExportError where the disk is full or closed, or does not keep what is written. A MergeError or WeightsError
+    of ``produce`` (values that are not finite) passes, and nothing is left of the file. Memory: one run of rows.
     """
     places = layout(entries)
     key = hashlib.sha256(places.header + identity.encode()).hexdigest()
@@ -95,12 +96,17 @@ def write_external(
         part.create()
         journal.create()
     written = sum(entry.size for entry in entries if entry.name in journal.digests)
-    for entry in entries:
-        if entry.name not in journal.digests:
-            journal.add(entry.name, part.write(entry, produce(entry.name)))
-            written += entry.size
-        _tell(report, "write", written, places.size)
-    return _finish(part, journal, {entry.name: entry for entry in entries}, produce, report)
+    try:
+        for entry in entries:
+            if entry.name not in journal.digests:
+                journal.add(entry.name, part.write(entry, produce(entry.name)))
+                written += entry.size
+            _tell(report, "write", written, places.size)
+        return _finish(part, journal, {entry.name: entry for entry in entries}, produce, report)
+    except (MergeError, WeightsError):
+        part.path.unlink(missing_ok=True)  # These weights cannot be stored: there is nothing to continue.
+        journal.path.unlink(missing_ok=True)
+        raise
 
 
 def _finish(

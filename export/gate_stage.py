@@ -9,20 +9,69 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from export.precision import CPU
-from export.request import BACKBONE, Attention, Sources
+from export.precision import CPU, Precision
+from export.request import BACKBONE, Attention, Request, Sources
+from export.streaming import weight_bytes
 from export.twin_parity import is_small
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from engines.manifest import Gate
+    from engines.manifest import Gate, Latent
+    from export.networks.base import Network
     from export.stages import Exported
 
 PROMPTS = 16
 """How many of the model's prompts are painted."""
 
+BATCH = 8
+"""Pictures that are painted together."""
+
 _VAE = "vae_decoder"
+
+_SIMULATED = 2.0
+"""Evaluations that one in simulated FP8 costs as much as (measured on small students: 1.5)."""
+
+_SLOWER, _BYTES_A_SECOND = 1.5, 1.5e9
+"""How much slower a network computes than one large product of matrices, and how fast it writes what lies between
+(measured on small students at 320 and 1024 pixels; see ``docs/log.md``)."""
+
+_HEAP = 1.25
+"""Memory in use for a byte of results that are alive together (measured likewise)."""
+
+
+def applies(request: Request, networks: Iterable[Network]) -> bool:
+    """Whether the gate is measured: the whole of an fp8 bundle, whose networks are small enough to be run here."""
+    return request.precision is Precision.FP8 and not request.only and all(map(is_small, networks))
+
+
+def gate_needs(request: Request, networks: Mapping[str, Network], latent: Latent, nfe: int) -> tuple[int, float]:
+    """(bytes of memory beside the program's, seconds) that the gate will take on this machine; zeros where it is not
+    measured. Found by running the networks without values."""
+    if not applies(request, networks.values()):
+        return 0, 0.0
+    import torch
+
+    from export.cost import cost_of
+    from export.load import speed
+
+    width, height = request.shapes.resolutions[0]
+    rows, columns = height // latent.vae_factor, width // latent.vae_factor
+    sizes = {
+        "batch": BATCH,
+        "rows": rows,
+        "columns": columns,
+        "image_tokens": rows * columns // latent.patch**2,
+        "text_tokens": request.spec.limits.text_tokens.opt,
+    }
+    costs = {name: cost_of(network, sizes) for name, network in networks.items()}
+    calls = dict.fromkeys(networks, 1.0) | {_VAE: 2.0, BACKBONE: nfe * (1.0 + _SIMULATED)}
+    fast = speed(torch.float32, torch.device("cpu"))
+    once = sum(
+        calls[name] * (_SLOWER * cost.operations / fast + cost.made / _BYTES_A_SECOND) for name, cost in costs.items()
+    )
+    held = sum(weight_bytes(networks[name], torch.float32) for name in (BACKBONE, _VAE))
+    return 2 * held + int(_HEAP * max(cost.peak for cost in costs.values())), once * PROMPTS / BATCH
 
 
 def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
@@ -39,7 +88,7 @@ def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
 
     request, calibration = sources.request, sources.calibration
     built = {network.name: network for network in networks}
-    if calibration is None or request.only or not all(is_small(network.network) for network in networks):
+    if calibration is None or not applies(request, [network.network for network in networks]):
         return None
     cpu = torch.device("cpu")
     subject = Subject(request.spec, request.base, request.adapter, request.loras, sources.student)
@@ -65,4 +114,4 @@ def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
 
     quantised = onnx_evaluate(str(backbone.onnx)) if request.target == CPU else simulated
     limits = (request.gate, request.gate)
-    return check_gate(reference, quantised, decode, prompted, subject.sigmas(), sources.latent, limits)
+    return check_gate(reference, quantised, decode, prompted, subject.sigmas(), sources.latent, limits, BATCH)

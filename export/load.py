@@ -49,7 +49,7 @@ def expected_load(subject: Subject, plan: Plan) -> Load:
     matrices = [info.shape for info in weights.values() if len(info.shape) == 2]
     operations = 2.0 * sum(map(math.prod, matrices)) * tokens * evaluations * prompts
     held = weight_bytes(plan.backbone, plan.dtype)
-    seconds = operations / _speed(plan.dtype, plan.device)
+    seconds = operations / speed(plan.dtype, plan.device)
     if plan.placement is Placement.STREAM:
         seconds += held * evaluations * batches / _READ_SPEED
         held = _streamed(plan.backbone)
@@ -89,8 +89,8 @@ def _streamed(network: Network) -> int:
     return 8 * max(math.prod(info.shape) for info in network.weights.values())
 
 
-def _speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of matrix products on the device, measured."""
+def speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of matrix products on the device, measured in some tenths of a second."""
     import torch
 
     a = torch.randn(_PROBE, _PROBE).to(device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from engines.manifest import MANIFEST_NAME, ONNX_TARGETS
+from engines.manifest import ONNX_TARGETS
 from export.architectures import seam
 from export.configs import read_json
 from export.errors import ExportError
 from export.models import ModelSpec
+from export.places import check_out
 from export.precision import CPU, Precision, compute_dtype
 from export.tokenizer_files import TokenizerFile
 
@@ -137,6 +139,8 @@ def check_request(request: Request) -> Target | None:
     from export.tensorrt.targets import check_target
 
     check_out(request.out)
+    if not 0.0 < request.gate < math.inf:
+        raise ExportError(f"--gate {request.gate} is no limit: it must be a number above 0, such as 0.03 for 3 %")
     unknown = set(request.only) - set(request.seam.NETWORKS)
     if unknown:
         raise ExportError(f"--only {', '.join(sorted(unknown))}: the networks are {', '.join(request.seam.NETWORKS)}")
@@ -189,12 +193,6 @@ def read_sources(headers: Headers, report: Report | None = None) -> Sources:
 
         calibration = read_calibration(request.calibration, student.digest)
     return Sources(**vars(headers), student=student, digests=digests, calibration=calibration)
-
-
-def check_out(out: Path) -> None:
-    """Raise ExportError unless ``out`` is free, empty, or a bundle: anything else must not be replaced."""
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not a bundle: it will not be replaced; choose another --out")
 
 
 def _digests(request: Request, report: Report | None) -> dict[str, str]:

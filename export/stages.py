@@ -7,7 +7,6 @@ this code. What is there and verified is not done again; what was being stored w
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 
 from engines.manifest import ParityResult
 from export.assemble import tool_versions
+from export.keys import key_of, stage_folder
 from export.precision import CPU, compute_dtype, opset
 from export.request import BACKBONE, Attention, Sources
 from foundation.files import atomic_file, sha256_file
@@ -88,20 +88,11 @@ def network_folder(name: str, sources: Sources) -> Path:
         "opset": opset(request.precision, request.target),
         "inline": request.target == CPU,
         "tools": tool_versions(),
-        "code": code_digest(),
     }
     if name == BACKBONE and sources.calibration is not None:
-        facts |= {"calibration": sources.calibration.digest, "keep_high": sorted(request.keep_high)}
+        facts |= {"calibration": sources.calibration.digest, "keep_high": sorted(sources.keep_high)}
         facts |= {"attention": request.attention}
-    return request.workdir / f"{name}-{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def code_digest() -> str:
-    """Digest of the code that stages run."""
-    root = Path(__file__).parent
-    names = ("adapter", "field", "flux", "head", "packing", "qwen", "students")
-    code = [*sorted(root.rglob("*.py")), *(root.parent / "arcflow" / f"{name}.py" for name in names)]
-    return hashlib.sha256("".join(sha256_file(path) for path in code).encode()).hexdigest()
+    return stage_folder(request.workdir, name, key_of(facts))
 
 
 def read_record(folder: Path) -> Record | None:

@@ -20,9 +20,9 @@ _BYTE_PAIRS = ("vocab.json", "merges.txt")
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A ``tokenizer.json``, on disk or (where the folder has none) as bytes, and what the manifest says of it."""
+    """The content of a ``tokenizer.json``, the very bytes that were checked, and what the manifest says of it."""
 
-    source: Path | bytes
+    source: bytes
     spec: TokenizerSpec
 
 
@@ -67,10 +67,10 @@ def tokenizer_file(
     return TokenizerFile(source, spec)
 
 
-def _source(folder: Path) -> Path | bytes:
+def _source(folder: Path) -> bytes:
     """The folder's ``tokenizer.json``, or the one that transformers makes of its other files."""
     if (folder / _FAST).is_file():
-        return folder / _FAST
+        return (folder / _FAST).read_bytes()
     missing = [file for file in _BYTE_PAIRS if not (folder / file).is_file()]
     if missing:
         raise ExportError(
@@ -86,10 +86,10 @@ def _source(folder: Path) -> Path | bytes:
         raise ExportError(f"the tokenizer in {folder} cannot be read ({reason}); download or save it again") from error
 
 
-def _load(source: Path | bytes, folder: Path) -> Tokenizer:
+def _load(source: bytes, folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(str(source)) if isinstance(source, Path) else Tokenizer.from_buffer(source)
+        return Tokenizer.from_buffer(source)
     except Exception as error:  # The library raises nothing more specific.
         raise ExportError(f"{folder / _FAST} is damaged ({error}); download or save it again") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from foundation.errors import ArcFlowError
@@ -57,8 +58,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside ``path`` that takes its place when the block ends well.
 
-    A directory that already stands at ``path`` is replaced only then. If the block raises, the temporary
-    directory is removed. Raises :class:`ArcFlowError` when the folder cannot be written.
+    A directory that already stands at ``path`` is replaced only then; of two writers at once the last one stays. If the
+    block raises, the temporary directory is removed. Raises :class:`ArcFlowError` when the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,17 +69,28 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "previous")
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        _take_place(temporary, path)
     except OSError as error:
         raise ArcFlowError(_cannot_write(path, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(folder: Path, path: Path) -> None:
+    """Rename ``folder`` to ``path``, and remove what stood there: a rename takes the place of an empty folder only."""
+    aside: list[Path] = []
+    while True:
+        try:
+            os.replace(folder, path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        aside.append(Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)))
+        with suppress(FileNotFoundError):  # Another writer was quicker to move it away.
+            os.replace(path, aside[-1] / "previous")
+    for old in aside:
+        shutil.rmtree(old)
 
 
 def _temporary_sibling(path: Path) -> Path:

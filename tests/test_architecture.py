@@ -29,8 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"foundation", "msgspec", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
     "export": {
         "foundation", "arcflow", "engines", *TORCH_STACK,
-        "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir", "onnxruntime",
-        "onnxscript", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
+        "filelock", "huggingface_hub", "matplotlib", "ml_dtypes", "msgspec", "numpy", "onnx", "onnx_ir",
+        "onnxruntime", "onnxscript", "rich", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "tokenizers",
     },
     "runtime": {
         "foundation", "engines",

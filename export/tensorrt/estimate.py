@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.places import check_memory, check_place
 from export.precision import Precision
-from export.tensorrt.errors import EngineError
 from export.tensorrt.targets import DATA_CENTRE, choose_target
 
 _PROGRAM_MEMORY = 450 << 20
@@ -71,37 +70,17 @@ def estimate(
     return PlanEstimate(int(_PROGRAM_MEMORY + memory), weights_bytes + _PLAN_OVERHEAD, seconds)
 
 
-def check_fit(memory: int, disk: int, folder: Path) -> None:
-    """Raise EngineError where this machine has less free memory, or ``folder`` less room, than ``memory``, ``disk``."""
-    free = available_memory()
-    if free is not None and free < memory:
-        raise EngineError(
-            f"building needs about {_gigabytes(memory)} of memory, {_gigabytes(free)} are free: close other programs "
-            "or build on a larger machine (fp8 for sm120 takes the least)"
-        )
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise EngineError(f"cannot write {folder}: {there} is closed to you; choose another folder")
-    room = shutil.disk_usage(there).free
-    if room < disk:
-        raise EngineError(f"{folder} needs about {_gigabytes(disk)}, {_gigabytes(room)} are free there; choose another")
+def combined(plans: Sequence[PlanEstimate]) -> PlanEstimate:
+    """What plans take that are built one after the other."""
+    seconds = [plan.seconds for plan in plans if plan.seconds is not None]
+    return PlanEstimate(
+        memory=max(plan.memory for plan in plans),
+        disk=sum(plan.disk for plan in plans),
+        seconds=sum(seconds) if len(seconds) == len(plans) else None,
+    )
 
 
-def available_memory() -> int | None:
-    """Bytes that a program may still take: what the system has free, or what its control group leaves; else None."""
-    found = []
-    try:
-        meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(int(meminfo["MemAvailable"].split()[0]) << 10)
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            found.append(int(limit) - int(stat["anon"]))
-    except (OSError, ValueError, KeyError):
-        pass  # Another system, or no control group: what was found before counts.
-    return max(min(found), 0) if found else None
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:,.2f} GB"
+def check_fit(needed: PlanEstimate, workdir: Path) -> None:
+    """Raise ExportError where this machine has less free memory, or ``workdir`` less room, than the plans need."""
+    check_memory(needed.memory, " (fp8 for sm120 takes the least)")
+    check_place(workdir, "--workdir", needed.disk)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from engines.bundle import Bundle
 from engines.manifest import Engine, Manifest, TokenizerSpec
 from engines.manifest import Network as NetworkEntry
+from engines.trust import sealed
+from engines.writer import write_bundle
+from export.keys import key_of, stage_folder
 from export.tensorrt.build import Options, PlanReport, build_plan, decode, encode
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.profiles import Profile, Shapes, dimension_ranges, make_profile, narrowed
@@ -19,8 +22,7 @@ from export.tensorrt.progress import Progress
 from export.tensorrt.targets import Target
 from foundation.files import atomic_file, sha256_file
 
-_FORMAT = 2
-"""Raised when the same inputs would give another plan or record than before."""
+_RECORD = "record.json"
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,21 @@ def network_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
 def build_plans(
     manifest: Manifest,
     sources: Mapping[str, Source],
-    folder: Path,
+    workdir: Path,
     setup: Setup,
     report: PlansReport = lambda name, progress: None,
 ) -> list[PlanReport]:
-    """Build ``folder/<network>.plan`` for every network of ``manifest``; a plan that is there, unaltered, is kept.
+    """Build ``<network>.plan`` for every network of ``manifest``; a plan that is there, unaltered, is kept.
 
-    manifest: of the ONNX networks (its ``files`` are not looked at); sources: by network.
-    Raises EngineError, ArcFlowError.
+    manifest: of the ONNX networks (its ``files`` are not looked at); sources: by network. Each plan has a folder of its
+    own in ``workdir``, named by all that it is made from. Raises EngineError, ArcFlowError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     profiles = network_profiles(manifest, setup.shapes)
     reports = []
     for name in manifest.networks:
-        plan, record = folder / f"{name}.plan", folder / f"{name}.plan.json"
-        key = _key(sources[name].digest, profiles[name], setup)
+        key = _key(name, sources[name].digest, profiles[name], setup)
+        plan = stage_folder(workdir, f"plan-{name}", key) / f"{name}.plan"
+        record = plan.with_name(_RECORD)
         found = _read_record(plan, record, key)
         if found is None:
             found = build_plan(
@@ -121,6 +123,26 @@ def plan_manifest(
     )
 
 
+def plan_files(reports: Sequence[PlanReport]) -> dict[str, Path]:
+    """The plans by their names in a bundle."""
+    return {f"{report.network}.plan": report.path for report in reports}
+
+
+def write_plans(
+    out: Path, manifest: Manifest, tokenizers: Mapping[str, bytes], reports: Sequence[PlanReport]
+) -> Bundle:
+    """Write the bundle ``out``: the plans move into it, sealed, if they are still what their reports say.
+
+    manifest: of :func:`plan_manifest`; tokenizers: content by path. Raises BundleError, TrustError, ArcFlowError.
+    """
+    plans = plan_files(reports)
+    expected = {f"{report.network}.plan": report.sha256 for report in reports}
+    bundle = write_bundle(out, manifest, {**plans, **tokenizers}, expected=expected, consume=plans, finish=sealed)
+    for report in reports:
+        shutil.rmtree(report.path.parent, ignore_errors=True)  # The record of a plan that is in the bundle now.
+    return bundle
+
+
 def _as_plan(name: str, network: NetworkEntry) -> NetworkEntry:
     return msgspec.structs.replace(network, file=f"{name}.plan", format="plan", data=())
 
@@ -137,16 +159,19 @@ def _dropped(tokenizer: TokenizerSpec | None) -> int:
     return 0 if tokenizer is None else tokenizer.drop
 
 
-def _key(digest: str, profile: Profile, setup: Setup) -> str:
-    facts = {
-        "format": _FORMAT,
-        "onnx": digest,
-        "profile": msgspec.to_builtins(profile),
-        "target": setup.target.capabilities,
-        "flavour": [setup.toolkit.flavour, setup.toolkit.version],
-        "options": [setup.options.opt_level, setup.options.workspace],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _key(name: str, digest: str, profile: Profile, setup: Setup) -> str:
+    """Of one network's plan. Student, precision, adapter and calibration are in the digest of its ONNX; resolutions,
+    batch and text tokens are in its profile."""
+    return key_of(
+        {
+            "network": name,
+            "onnx": digest,
+            "profile": msgspec.to_builtins(profile),
+            "target": setup.target.capabilities,
+            "flavour": [setup.toolkit.flavour, setup.toolkit.version],
+            "options": [setup.options.opt_level, setup.options.workspace],
+        }
+    )
 
 
 def _read_record(plan: Path, record: Path, key: str) -> PlanReport | None:
@@ -155,7 +180,7 @@ def _read_record(plan: Path, record: Path, key: str) -> PlanReport | None:
         content = msgspec.json.decode(record.read_bytes())
         if content["key"] != key:
             return None
-        found: PlanReport = decode(content["report"], PlanReport)
+        found = replace(decode(content["report"], PlanReport), path=plan)  # The folder may have moved since.
         return found if sha256_file(plan) == found.sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # A record that is missing or damaged means only that the plan is built again.

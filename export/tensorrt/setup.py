@@ -11,7 +11,7 @@ from engines.manifest import Limits, Manifest, source_digest
 from export.precision import Precision
 from export.tensorrt.build import DEFAULT_OPT_LEVEL, OPT_LEVELS, Options
 from export.tensorrt.errors import EngineError
-from export.tensorrt.estimate import PlanEstimate, estimate
+from export.tensorrt.estimate import PlanEstimate, combined, estimate
 from export.tensorrt.flavours import choose_flavour, load
 from export.tensorrt.plans import Setup, Source
 from export.tensorrt.profiles import choose_shapes
@@ -76,9 +76,4 @@ def total_estimate(manifest: Manifest, sizes: Mapping[str, int], setup: Setup) -
         fp8 = name == "backbone" and manifest.precision == Precision.FP8
         precision = Precision.FP8 if fp8 else _COMPUTE[network.compute]
         found.append(estimate(sizes[name], setup.target.name, precision, setup.toolkit.flavour))
-    seconds = [each.seconds for each in found]
-    return PlanEstimate(
-        memory=max(each.memory for each in found),
-        disk=sum(each.disk for each in found),
-        seconds=None if None in seconds else sum(s for s in seconds if s is not None),
-    )
+    return combined(found)

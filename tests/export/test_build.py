@@ -98,6 +98,11 @@ def test_a_parity_miss_exits_and_writes_nothing(
         (["--precision", "fp8", "--target", "sm86"], "--target sm86 cannot compute in fp8"),
         (["--keep-high", "*.to_q"], "--keep-high and --attention are for --precision fp8"),
         (["--precision", "fp8", "--attention", "fp8"], "--attention fp8 is for GPUs"),
+        (["--precision", "fp8", "--gate", "nan"], "--gate nan is no limit: it must be a number above 0"),
+        (["--precision", "fp8", "--gate", "-1"], "--gate -1.0 is no limit"),
+        (["--precision", "fp8", "--gate", "inf"], "--gate inf is no limit"),
+        (["--precision", "fp8", "--keep-high", "*"], "--keep-high leaves no layer to quantise"),
+        (["--precision", "fp8", "--keep-high", "nothing.*"], "--keep-high 'nothing.*' matches none of the 44 layers"),
         (["--resolutions", "33x32"], "--resolutions 33x32"),
         (["--only", "unet"], "--only unet: the networks are clip, t5, backbone, vae_decoder"),
         (["--lora", "no-such.safetensors"], "no-such.safetensors"),
@@ -169,7 +174,9 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "tiny-fp32-cpu"
     assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"cannot write {out}: {tmp_path}/file is a file, and a folder is needed there; choose another --out" in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "work").exists()
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engines.bundle import open_bundle
 from export import stages
@@ -81,6 +83,34 @@ def test_a_damaged_shard(
     assert message in error
     assert shards[1].name in error
     assert not (tmp_path / "root").exists()
+
+
+def test_layers_that_feed_nothing_cannot_be_kept_high(
+    qwen: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", "qwen", "--base", str(qwen.base), "--adapter", str(qwen.adapter), "--target", "onnx"]
+    options += ["--precision", "fp8", "--calibration", "any.json", "--resolutions", "256x256"]
+    folders = ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    for pattern in ("transformer_blocks.2.txt_mlp.*", "transformer_blocks.2.attn.to_add_out"):
+        error = refused([*options, *folders, "--keep-high", pattern], capsys)
+        assert f"--keep-high '{pattern}' matches none of the 33 layers" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_cannot_be_stored_leave_nothing(
+    flux: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = Path(shutil.copytree(flux.adapter, tmp_path / "adapter"))
+    path = adapter / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    large = {key: tensor * 1e30 for key, tensor in tensors.items() if "blocks.1.proj_mlp.lora_" in key}
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(tensors | large, path, metadata)
+    error = refused(arguments(flux.base, adapter, tmp_path / "root", "--only", "backbone"), capsys)
+    assert "gives values that are not finite" in error
+    files = [file.name for file in (tmp_path / "root").rglob("*") if file.is_file()]
+    assert set(files) <= {"digests.json"}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from engines.manifest import Limits, Range
 from export import qwen
 from export.errors import ExportError
 from export.graph import FORBIDDEN_TYPES
-from export.networks.qwen_backbone import FP8_LAYERS, Rope
+from export.networks.qwen_backbone import Rope
 from export.networks.qwen_text import _Rope as TextRope
 from export.networks.qwen_text import qwen_text_network
 from export.networks.qwen_vae_decoder import FrameWeights
@@ -90,8 +90,9 @@ def test_the_backbone_keeps_all_weights_but_those_that_feed_nothing(exported: Ex
     assert set(network.weights) - found == UNUSED
     from export.fp8_policy import select_layers
 
-    layers = select_layers(sorted(network.weights), FP8_LAYERS)
-    assert len(layers) == 3 * 12
+    layers = select_layers(sorted(network.weights), network.fp8_layers)
+    assert len(layers) == 3 * 12 - 3
+    assert not set(layers) & UNUSED
     assert all(len(network.weights[name].shape) == 2 for name in layers)
     assert not [name for name in layers if "mod" in name or "norm" in name or "_in." in name or "proj_out" in name]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from export.tensorrt import estimate as estimates
+from export import places
+from export.errors import ExportError
+from export.places import available_memory, check_memory, check_out, check_place
 from export.tensorrt import report as reports
 from export.tensorrt.builder_log import BuilderLog
-from export.tensorrt.errors import EngineError
-from export.tensorrt.estimate import available_memory, check_fit, estimate
+from export.tensorrt.estimate import estimate
 from export.tensorrt.progress import Flattened, Progress, Split, Whole
 from export.tensorrt.report import INSPECTOR, NETWORK, Gemms, Layers, inspect_plan, read_inspector
 from export.tensorrt.targets import DATA_CENTRE
@@ -97,16 +98,30 @@ def test_the_estimate_holds_what_was_measured() -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_fit(1 << 20, 1 << 20, tmp_path / "not" / "there")
-    with pytest.raises(EngineError, match=r"needs about .* of memory, .* are free"):
-        check_fit(1 << 60, 0, tmp_path)
-    with pytest.raises(EngineError, match=r"needs about .*GB, .*GB are free there"):
-        check_fit(0, 1 << 60, tmp_path)
+    check_place(tmp_path / "not" / "there", "--out", 1 << 20)
+    check_memory(1 << 20)
+    with pytest.raises(ExportError, match=r"needs about .* of memory, .* are free: .* larger machine, or less$"):
+        check_memory(1 << 60, ", or less")
+    with pytest.raises(ExportError, match=r"needs .* bytes, .* are free there; choose another --workdir"):
+        check_place(tmp_path, "--workdir", 1 << 60)
+    monkeypatch.setattr(places, "available_memory", lambda: None)
+    check_memory(1 << 60)
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(EngineError, match="cannot write"):
-        check_fit(0, 0, tmp_path / "file" / "out")
-    monkeypatch.setattr(estimates, "available_memory", lambda: None)
-    check_fit(1 << 60, 0, tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, kind in (("file", "a file"), ("link", "a link that leads nowhere")):
+        with pytest.raises(ExportError) as caught:
+            check_out(tmp_path / name / "new" / "bundle")
+        there = tmp_path / name
+        assert str(caught.value) == (
+            f"cannot write {there}/new/bundle: {there} is {kind}, and a folder is needed there; choose another --out, "
+            f"or move {there} away"
+        )
+        with pytest.raises(ExportError, match=f"{name} exists and is not a bundle: it will not be replaced"):
+            check_out(tmp_path / name)
+    check_out(tmp_path / "new" / "bundle")
 
 
 def test_available_memory_is_some_number_of_bytes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_atomic_directory_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert _names(tmp_path / "d") == ["new"]
     assert _names(tmp_path) == ["d"]
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o755
+
+
+def test_many_writers_of_one_folder_leave_one_of_theirs_and_nothing_else(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for turn in range(20):
+            with atomic_directory(tmp_path / "d") as temporary:
+                (temporary / "who").write_text(f"{number} {turn}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert (tmp_path / "d" / "who").read_text().endswith(" 19")
+    assert _names(tmp_path) == ["d"]
 
 
 def test_atomic_directory_keeps_the_old_one_when_the_block_fails(tmp_path: Path) -> None:

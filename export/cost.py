@@ -1,0 +1,93 @@
+"""What running a network takes, found by running it without values: operations, bytes made, bytes alive at once."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from export.networks.base import Network
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One call of a network in float32. operations: multiplications and additions; made: bytes of all results;
+    peak: greatest number of bytes of results alive together, weights not counted."""
+
+    operations: float
+    made: int
+    peak: int
+
+
+def cost_of(network: Network, sizes: Mapping[str, int]) -> Cost:
+    """The cost of a call at these sizes (of every symbolic dimension). Takes no memory to speak of."""
+    with torch.device("meta"), torch.no_grad():
+        module = network.build(torch.float32).eval()
+        inputs = {
+            name: torch.empty([sizes[d] if isinstance(d, str) else d for d in shape], dtype=getattr(torch, kind))
+            for name, (kind, shape) in network.ports_in.items()
+        }
+        counter = FlopCounterMode(display=False)
+        with counter, _Alive() as alive, _FusedAttention() as attention:
+            module(**inputs)
+    return Cost(counter.get_total_flops() + attention.operations, alive.made, alive.peak)
+
+
+class _Alive(TorchDispatchMode):
+    """Adds up the memory of results, and what of it is in use at once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made = self.peak = self._now = 0
+        self._users: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor)
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not self._users[key]:
+            self.made += size
+            self._now += size
+            self.peak = max(self.peak, self._now)
+        self._users[key] += 1
+        weakref.finalize(tensor, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            self._now -= size
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as the CPU runs it, in one kernel where rows are contiguous: else the matrix of all scores is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0.0
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        query, key, value = given["query"], given["key"], given["value"]
+        if any(tensor.stride(-1) != 1 for tensor in (query, key, value)):
+            return func(*args, **(kwargs or {}))
+        scores = math.prod(query.shape[:-1]) * key.shape[-2]
+        self.operations += 2.0 * scores * (query.shape[-1] + value.shape[-1])
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
