@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from arcflow.errors import AdapterError, RecipeError
+from arcflow.factors import factor_fault
 from arcflow.head import PATCH_POSITIONS
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
-from arcflow.students import HEAD_PARTS, Student, architecture_of_adapter
+from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage
 from foundation.files import atomic_directory
 
 CONFIG_FILE = "config.json"
@@ -226,11 +227,16 @@ def load_into(student: Student, adapter: Adapter) -> None:
 
 
 @torch.no_grad()
-def merge_into(student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor], adapter: Adapter) -> nn.Module:
+def merge_into(
+    student_backbone: nn.Module,
+    teacher_weights: Mapping[str, Tensor],
+    adapter: Adapter,
+    coverage: Coverage = "whole",
+) -> nn.Module:
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
-    Computed in float32. Raises AdapterError where a LoRA pair finds no weight, a shape differs, or a result is not
-    finite.
+    Computed in float32. Raises AdapterError where a LoRA pair finds no weight, a layer finds no pair ("whole"), a
+    shape differs, or a result is not finite.
     """
     merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
     for module, (a, b) in adapter.lora.items():
@@ -239,8 +245,9 @@ def merge_into(student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor
             raise AdapterError(
                 f"the adapter's {module} is no linear of this backbone; use the backbone it was trained on"
             )
-        if a.shape[0] != b.shape[1]:
-            raise AdapterError(f"the adapter's {module} has ranks {a.shape[0]} and {b.shape[1]}; they must be equal")
+        fault = factor_fault(tuple(a.shape), tuple(b.shape), tuple(merged[key].shape))
+        if fault is not None:
+            raise AdapterError(f"the adapter's LoRA factors of {module} {fault}; train or save the adapter again")
         _check_shape(module, (b.shape[0], a.shape[1]), tuple(merged[key].shape))
         weight = merged[key]
         merged[key] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
@@ -248,6 +255,7 @@ def merge_into(student_backbone: nn.Module, teacher_weights: Mapping[str, Tensor
             raise AdapterError(
                 f"merging {module} gives values that are not finite; train or download the adapter again"
             )
+    check_coverage(adapter.lora, student_backbone, architecture_of_adapter(adapter.config.class_name), coverage)
     merged.update(student_names(adapter.whole))
     own = student_backbone.state_dict()
     for key, tensor in own.items():

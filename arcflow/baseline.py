@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--base", type=Path, required=True, help="the teacher's pipeline: a diffusers folder")
     add("--adapter", type=Path, help="the student's adapter folder (needed for --what student)")
+    add("--partial", action="store_const", dest="coverage", const="partial", default="whole",
+        help="take an adapter that lacks LoRA pairs")  # fmt: skip
     add("--what", choices=_KINDS, default="student", help="default: %(default)s")
     add("--mode", choices=_MODES, default="eager", help="compile: torch.compile of the backbone (default: %(default)s)")
     add("--prompt", default="a dark ankle boot")
@@ -194,7 +196,10 @@ def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, i
     policy = adapter.config.policy
     teacher = pipeline.transformer
     student: Any = merge_into(
-        build_student(dict(teacher.config), adapter.config.modes, name).to(teacher.dtype), teacher.state_dict(), adapter
+        build_student(dict(teacher.config), adapter.config.modes, name).to(teacher.dtype),
+        teacher.state_dict(),
+        adapter,
+        arguments.coverage,
     )
     pipeline.transformer = None
     pipeline.to(device)

@@ -33,6 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="the linear twin's adapter (default: MODELS/linear, if there)",
     )
+    parser.add_argument(
+        "--partial",
+        action="store_const",
+        dest="coverage",
+        const="partial",
+        default="whole",
+        help="take adapters that lack LoRA pairs, whose layers stay the teacher's",
+    )
     parser.add_argument("--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)")
     parser.add_argument(
         "--classifier",
@@ -79,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     teacher = open_teacher(args.teacher or models / "teacher")
     pictures = load_pictures("test", args.data)
     classifier = args.classifier or models / "classifier.safetensors"
-    evaluation = evaluate(recipe, teacher, adapters, classifier, pictures, _advance)
+    evaluation = evaluate(recipe, teacher, adapters, classifier, pictures, _advance, args.coverage)
     out = args.out or Path(".work") / recipe.name / "evaluation"
     text = json.dumps(evaluation.report, indent=2)
     with atomic_file(out / "evaluation.json") as temporary:

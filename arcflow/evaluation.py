@@ -25,7 +25,7 @@ from arcflow.metrics import (
 )
 from arcflow.recipe import Recipe
 from arcflow.sampling import sample_student, sample_teacher
-from arcflow.students import architecture, build_student
+from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.classifier import Classifier
 from arcflow.tiny.data import Pictures, evaluation_prompts
 from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
@@ -62,10 +62,12 @@ def evaluate(
     classifier: Path,
     pictures: Pictures,
     advance: Advance,
+    coverage: Coverage = "whole",
 ) -> Evaluation:
     """Sample and measure. adapters: folder of "student" and, where there is one, of "linear".
 
-    pictures: the test split, the reals of the Frechet distance. Raises AdapterError and CheckpointError.
+    pictures: the test split, the reals of the Frechet distance; coverage: which LoRA pairs an adapter must
+    have. Raises AdapterError and CheckpointError.
     """
     settings = recipe.evaluate
     prompts = evaluation_prompts(settings.seeds)
@@ -91,7 +93,7 @@ def evaluate(
         adapter = read_adapter(folder)
         fractions[kind] = trained_fraction(adapter, teacher.transformer)
         student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
-        merge_into(student, teacher.transformer.state_dict(), adapter).eval()
+        merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
         for nfe in settings.nfe:
             samples[kind, nfe] = _student_sampler(
                 adapter.config.policy, arch, student, noise, condition, levels, nfe, kind, advance

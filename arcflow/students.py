@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from arcflow import flux, qwen
-from arcflow.errors import RecipeError
+from arcflow.errors import AdapterError, RecipeError
 from arcflow.field import MomentumField
 from arcflow.head import MomentumHead
 from arcflow.recipe import StudentRecipe
@@ -22,6 +22,12 @@ HEAD_PARTS = {
     "proj_out_loggamma": "loggammas",
 }
 """Names of the head's linears in an adapter file, and in :class:`MomentumHead`."""
+
+Coverage = Literal["whole", "partial"]
+"""Which LoRA pairs an adapter must have: one for every linear that students carry LoRA on, or any of them."""
+
+_LISTED = 3
+"""How many of a list of missing pairs a message names."""
 
 _ARCHITECTURES: dict[str, ModuleType] = {flux.NAME: flux, qwen.NAME: qwen}
 
@@ -52,6 +58,22 @@ def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:
     linears = [n for n, m in backbone.named_modules() if n.endswith(suffixes) and isinstance(m, nn.Linear)]
     unused = arch.unused_linears(backbone)
     return [n for n in linears if n not in unused]
+
+
+def check_coverage(pairs: Collection[str], backbone: nn.Module, arch: ModuleType, coverage: Coverage) -> None:
+    """Hold an adapter's LoRA pairs, by module, to the linears of ``backbone`` (on any device) that students train.
+
+    Raises AdapterError, which names what is missing, unless ``coverage`` is "partial".
+    """
+    wanted = lora_module_names(backbone, arch)
+    missing = [name for name in wanted if name not in pairs]
+    if missing and coverage == "whole":
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise AdapterError(
+            f"the adapter lacks the LoRA pairs of {', '.join(missing[:_LISTED])}{more} ({len(missing)} of the "
+            f"{len(wanted)} layers that students of this base train): their weights would stay the teacher's; download "
+            "or save the adapter again, or add --partial if they were left out on purpose"
+        )
 
 
 def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) -> nn.Module:

@@ -27,9 +27,13 @@ ENVIRONMENT = "ARCFLOW_ENGINES"
 
 BUILT_IN = Path(__file__).resolve().parent / "bundles"
 
+EMBEDDED = "tiny"
+"""The model that is small enough for any CPU; others take tens of gigabytes there."""
+
 _TARGETS = ("cpu", "sm120", "sm100", "sm90", "sm89", "sm86", "sm80", "rtx", "onnx")
 _CPU_PRECISIONS = ("fp32", "fp16", "fp8")
 _GPU_PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
+_WITHOUT_FP8 = ("sm80", "sm86")
 
 
 def default_roots() -> tuple[Path, ...]:
@@ -70,8 +74,7 @@ def locate(
     if not matches:
         wanted = " ".join(part for part in (model, precision, target) if part)
         listing = ", ".join(map(str, sorted(bundles))) or "none"
-        command = f"python -m export.build --model {model}"
-        command += f" --precision {precision or _CPU_PRECISIONS[0]} --target {target or _TARGETS[0]}"
+        command = _command(model, precision, target)
         raise BundleNotFoundError(f"no bundle for {wanted!r}; available: {listing}; to make it, run: {command}")
     return bundles[min(matches, key=_preference)]
 
@@ -86,6 +89,14 @@ def find(name: str, roots: Sequence[Path] | None = None) -> Path:
 def serves(name: BundleName, target: str) -> bool:
     """Whether the bundle of that name is one for ``target``: the same, or a GPU among those of its plans."""
     return target == name.target or target in capabilities(name.target)
+
+
+def _command(model: str, precision: str | None, target: str | None) -> str:
+    """What makes that bundle. What was left open is for a GPU, in the smallest type it computes in, but for tiny."""
+    there = target or (_TARGETS[0] if model == EMBEDDED else "rtx")
+    usual = _CPU_PRECISIONS[0] if there == _TARGETS[0] else "bf16" if there in _WITHOUT_FP8 else "fp8"
+    note = "" if target or model == EMBEDDED else " (RTX 40 and 50 cards; an H100 is sm90)"
+    return f"python -m export.build --model {model} --precision {precision or usual} --target {there}{note}"
 
 
 def _preference(name: BundleName) -> tuple[int, int, BundleName]:

@@ -67,7 +67,7 @@ def schedule(policy: Policy) -> Schedule:
 
 
 def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisation | None:
-    calibration = sources.calibration
+    calibration, plain = sources.calibration, sources.scales_of_plain
     if calibration is None:
         return None
     return Quantisation(
@@ -76,7 +76,7 @@ def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisatio
         synthetic=calibration.synthetic,
         layers=[name for network in networks for name in network.record.quantised],
         kept_high=list(sources.keep_high),
-        options={"attention": str(sources.request.attention)},
+        options={"attention": str(sources.request.attention), **({"scales": "without LoRA"} if plain else {})},
     )
 
 

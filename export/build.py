@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from engines.locate import BUILT_IN
 from engines.names import BundleName
-from export.models import MODELS, ModelSpec, choose, choose_precision
+from export.models import ModelSpec, choose, choose_precision
 from export.precision import Precision
 from export.request import Attention
+from export.source_options import add_source_options, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with alone(request.workdir, check, say):
         with _reading(console) as reading:
             sources = read_sources(headers, reading)
+        if sources.scales_of_plain:
+            say(
+                "scales: those of the student without its style LoRAs, which serve it as well; the gate measures both "
+                "together where the student can be run here"
+            )
         if sources.calibration is not None and sources.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for pictures")
         with _progress(console) as report:
@@ -102,7 +108,7 @@ def _parser() -> ArgumentParser:
         "Needs no GPU, and memory for a small part of the model only. An interrupted build goes on where it stopped.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")
+    add_source_options(parser)
     parser.add_argument(
         "--precision", help=f"one of: {', '.join(Precision)} (default: the model's; tiny: fp32, else bf16)"
     )
@@ -110,15 +116,6 @@ def _parser() -> ArgumentParser:
         "--target",
         help="what runs the bundle: cpu (ONNX Runtime), onnx (engines are built from it elsewhere), sm80, sm86, sm89, "
         "sm90, sm100, sm120, or rtx (sm89 and sm120 in one); (default: the model's; tiny: cpu, else onnx)",
-    )
-    parser.add_argument("--base", help="pipeline folder, or hub id such as owner/name (default: the model's)")
-    parser.add_argument("--adapter", help="adapter folder, or hub id such as owner/name/folder (default: the model's)")
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH[:SCALE]",
-        help="style LoRA to merge as well, in diffusers, peft or kohya keys; may be given again",
     )
     parser.add_argument(
         "--calibration", type=Path, help="activation scales for fp8, made by python -m export.calibrate"
@@ -183,6 +180,8 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
         only=tuple(arguments.only),
         attention=Attention(arguments.attention),
         gate=arguments.gate,
+        coverage=arguments.coverage,
+        typed=source_options(arguments),
     )
 
 

@@ -6,10 +6,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.models import MODELS, choose
+from export.models import choose
+from export.source_options import add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -36,16 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.calibration import write_calibration
     from export.load import check_load, describe_load, expected_load
     from export.measure import measure
-    from export.subject import open_subject
+    from export.subject import inspect_subject
 
     _check_out(arguments.out)
     hush_libraries()
     console = Console(stderr=True)
-    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora)
+    subject = inspect_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
     plan = _plan(arguments, subject)
     load = expected_load(subject, plan)
     console.print(describe_load(plan, load), highlight=False, soft_wrap=True)
     check_load(load)
+    with console.status("reading base and adapter"):
+        subject = subject.digested()
+    plan = replace(plan, student=subject.student.parents)
     with progress(console) as report:
         prompted = subject.prompted(plan.prompts, plan.width, plan.height, plan.dtype, plan.device, report)
         calibration = measure(plan, prompted, arguments.workdir, lambda done, total: report("student", done, total))
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"{arguments.out}\n")
     console.print(
         f"{len(calibration.amax)} layers over {len(plan.prompts)} prompts; use it with: "
-        f"python -m export.build --model {spec.name} --precision fp8 --calibration {arguments.out}",
+        + command("build", [*source_options(arguments), "--precision", "fp8", "--calibration", arguments.out]),
         highlight=False,
         soft_wrap=True,
     )
@@ -64,16 +69,11 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m export.calibrate",
         description="Run a student over prompts at its own noise levels and write how large its activations become to\n"
-        "a small file, which build --precision fp8 needs. A student larger than memory is streamed layer by layer;\n"
-        "a run that was interrupted continues.",
+        "a small file, which build --precision fp8 needs. Measured without style LoRAs it serves builds with any.\n"
+        "A student larger than memory is streamed layer by layer; a run that was interrupted continues.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")
-    parser.add_argument("--base", help="pipeline folder, or hub id such as owner/name (default: the model's)")
-    parser.add_argument("--adapter", help="adapter folder, or hub id such as owner/name/folder (default: the model's)")
-    parser.add_argument(
-        "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="style LoRA to merge as well"
-    )
+    add_source_options(parser)
     parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
     parser.add_argument("--num", type=int, help="only the first so many prompts (default: all)")
     parser.add_argument("--method", default="amax", help="amax, percentile or mse (default: amax)")
@@ -108,7 +108,7 @@ def _plan(arguments: Namespace, subject: Subject) -> Plan:
     backbone = subject.network(BACKBONE)
     return Plan(
         backbone=backbone,
-        student=subject.student.digest,
+        student=subject.student.parents,
         sigmas=subject.sigmas(),
         prompts=read_prompts(arguments.prompts or default_prompts(subject.spec.name), arguments.num),
         width=width,

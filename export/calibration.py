@@ -18,6 +18,7 @@ from export.errors import CalibrationError
 from export.fp8 import activation_scale
 from export.fp8_policy import layer_of
 from export.observers import Method
+from export.parents import UNREAD, Parents
 from foundation.files import atomic_file
 
 SCHEMA_VERSION = 1
@@ -26,7 +27,8 @@ NOMINAL_AMAX = 32.0
 """Magnitude that a synthetic calibration names for every layer: of no meaning for pictures."""
 
 _LISTED = 3
-_HOW = "measure them: python -m export.calibrate --model NAME --out FILE"
+HOW = "measure them: python -m export.calibrate --model NAME --out FILE"
+"""What to do about a calibration that cannot be used; who knows the student's sources says it with them."""
 
 Amax = Annotated[float, msgspec.Meta(ge=0.0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -47,7 +49,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student: the student's digest; method: how a layer's bound follows from what was seen (percentile: the share in
     percent, for that method alone); sigmas: noise levels at which the backbone was evaluated; synthetic: invented, for
     trials of the tools; amax: the bound by layer (state-dict name without ``.weight``); tools: versions of what made
-    it; attention: bounds of query, key and value by attention, in the order of the graph.
+    it; attention: bounds of query, key and value by attention, in the order of the graph; parents: what the student
+    was merged from (None in files of before that was kept).
     """
 
     student: str
@@ -59,6 +62,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     amax: Mapping[str, Amax]
     tools: Mapping[str, str]
     attention: tuple[tuple[Amax, Amax, Amax], ...] = ()
+    parents: Parents | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -66,12 +70,12 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """sha256 of the content, however the file is written."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
-    def input_scales(self, weights: Sequence[str]) -> dict[str, float]:
+    def input_scales(self, weights: Sequence[str], how: str = HOW) -> dict[str, float]:
         """The input scale of each weight (state-dict name). Raises CalibrationError where a layer was not seen."""
         missing = [layer_of(weight) for weight in weights if layer_of(weight) not in self.amax]
         if missing:
             shown = ", ".join(missing[:_LISTED])
-            raise CalibrationError(f"the calibration lacks {len(missing)} layers ({shown}, ...); {_HOW}")
+            raise CalibrationError(f"the calibration lacks {len(missing)} layers ({shown}, ...); {how}")
         return {weight: activation_scale(self.amax[layer_of(weight)]) for weight in weights}
 
 
@@ -82,31 +86,52 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
         temporary.write_bytes(text + b"\n")
 
 
-def read_calibration(path: Path, student: str | None = None) -> Calibration:
-    """Read and check a file. student: the digest that it must be for.
+def read_calibration(path: Path, how: str = HOW) -> Calibration:
+    """Read and check a file, whatever student it is of. how: what to do where it cannot be used.
 
-    Raises CalibrationError where it is missing, damaged, of another version, or of another student.
+    Raises CalibrationError where it is missing, damaged, or of another version.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CalibrationError(f"cannot read the calibration {path}: {error.strerror}; {_HOW}") from error
+        raise CalibrationError(f"cannot read the calibration {path}: {error.strerror}; {how}") from error
     try:
         calibration = msgspec.json.decode(data, type=Calibration)
     except msgspec.DecodeError as error:
-        raise CalibrationError(f"{path} is no calibration file ({error}); {_HOW}") from error
+        raise CalibrationError(f"{path} is no calibration file ({error}); {how}") from error
     if calibration.schema_version != SCHEMA_VERSION:
         raise CalibrationError(
-            f"{path} has schema version {calibration.schema_version}, {SCHEMA_VERSION} is known; {_HOW}"
+            f"{path} has schema version {calibration.schema_version}, {SCHEMA_VERSION} is known; {how}"
         )
     if not all(math.isfinite(value) for value in calibration.amax.values()):
-        raise CalibrationError(f"{path} has values that are not finite; {_HOW}")
-    if student is not None and calibration.student != student:
-        raise CalibrationError(
-            f"{path} was measured on the student {calibration.student[:12]}, this one is {student[:12]} (another base, "
-            f"adapter or LoRA); {_HOW}"
-        )
+        raise CalibrationError(f"{path} has values that are not finite; {how}")
+    if calibration.parents is not None and calibration.parents.digest != calibration.student:
+        raise CalibrationError(f"{path} names another student than it was measured on: it is damaged; {how}")
     return calibration
+
+
+def check_student(calibration: Calibration, student: Parents, path: Path, how: str = HOW) -> None:
+    """Hold a calibration, read from ``path``, to a student of which some digests may be UNREAD still.
+
+    It must be of that student, or of the same without its style LoRAs: these move what layers see by less than FP8's
+    range takes in (``benchmarks/style_scales.py``). Raises CalibrationError, which says what differs.
+    """
+    if calibration.parents is None:
+        known = UNREAD not in (student.base, student.adapter)
+        fits = not known or calibration.student in (student.digest, student.plain.digest)
+        odd = [] if fits else ["base, adapter or LoRA"]
+    else:
+        odd = [
+            name
+            for name, own in (("base", calibration.parents.base), ("adapter", calibration.parents.adapter))
+            if getattr(student, name) not in (UNREAD, own)
+        ]
+        odd += ["LoRA"] if calibration.parents.loras not in ((), student.loras) else []
+    if odd:
+        raise CalibrationError(
+            f"{path} was measured on another {' and '.join(odd)}; it must be of the same base and adapter, with the "
+            f"same LoRAs or none; {how}"
+        )
 
 
 def nominal(layers: Iterable[str], student: str) -> Calibration:

@@ -80,7 +80,7 @@ def stored_sizes(headers: Headers) -> dict[str, int]:
     request, sizes = headers.request, {}
     for name, weights in _weights(headers).items():
         itemsize = _ITEMSIZE[compute_dtype(name, request.precision, request.target)]
-        quantised = _quantised(headers, weights) if name == BACKBONE else frozenset()
+        quantised = fp8_layers(headers) if name == BACKBONE else frozenset()
         sizes[name] = sum(
             math.prod(info.shape) * (1 if key in quantised else itemsize) for key, info in weights.items()
         )
@@ -89,9 +89,19 @@ def stored_sizes(headers: Headers) -> dict[str, int]:
 
 def high_bytes(headers: Headers) -> int:
     """Bytes of the backbone's stored weights that fp8 leaves in a wider type."""
-    weights = _weights(headers)[BACKBONE]
-    quantised = _quantised(headers, weights)
-    return stored_sizes(headers)[BACKBONE] - sum(math.prod(weights[name].shape) for name in quantised)
+    weights = _student(headers).weights
+    return stored_sizes(headers)[BACKBONE] - sum(math.prod(weights[name].shape) for name in fp8_layers(headers))
+
+
+def fp8_layers(headers: Headers) -> frozenset[str]:
+    """The backbone's weights that fp8 takes, by state-dict name; none in another precision. Raises ExportError."""
+    if headers.request.precision is not Precision.FP8:
+        return frozenset()
+    from export.fp8_policy import select_layers
+
+    request, student = headers.request, _student(headers)
+    network = request.seam.network(BACKBONE, request.base, student, request.adapter)
+    return frozenset(select_layers(student.weights, network.fp8_layers, headers.keep_high))
 
 
 def _weights(headers: Headers) -> dict[str, Weights]:
@@ -102,16 +112,6 @@ def _weights(headers: Headers) -> dict[str, Weights]:
         name: _student(headers).weights if name == BACKBONE else open_folder(request.base / request.seam.FOLDERS[name])
         for name in request.networks
     }
-
-
-def _quantised(headers: Headers, weights: Weights) -> frozenset[str]:
-    if headers.request.precision is not Precision.FP8:
-        return frozenset()
-    from export.fp8_policy import select_layers
-
-    request = headers.request
-    network = request.seam.network(BACKBONE, request.base, _student(headers), request.adapter)
-    return frozenset(select_layers(weights, network.fp8_layers, headers.keep_high))
 
 
 def _student(headers: Headers) -> MergedStudent:

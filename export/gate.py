@@ -28,28 +28,31 @@ PICTURE_LIMIT = 0.03
 FIRST_NOISE = 1_000_000
 """Number of the first picture's noise: far from those that calibration paints."""
 
+ADVICE = (
+    "see which layers are to blame with python -m export.sensitivity and leave them out with --keep-high, or calibrate "
+    "with another --method"
+)
+
 Decode = Callable[["Tensor"], "Tensor"]
 """The VAE decoder: latents [B, C, H, W], scaled and shifted back -> images [B, 3, H', W']."""
 
 
 def check_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8,
+    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8, advice: str = ADVICE,
 ) -> Gate:  # fmt: skip
     """Paint every prompt with both backbones and compare.
 
     sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limits: of latent and picture;
-    batch: pictures a call. Errors are relative L2 norms a picture, their mean is what counts.
+    batch: pictures a call; advice: what to do where a limit is missed. Errors are relative L2 norms a picture, their
+    mean is what counts.
     Raises GateError where a limit is missed or a value is not finite.
     """
     gate = measure_gate(reference, quantised, decode, prompted, sigmas, latent, limits, batch)
     missed = [result for result in gate.results if not result.value <= result.limit]
     if missed:
         found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.0%})" for r in missed)
-        raise GateError(
-            f"fp8 changes {found}, relative L2 over {gate.pictures} pictures; see which layers are to blame with "
-            "python -m export.sensitivity and leave them out with --keep-high, or calibrate with another --method"
-        )
+        raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} pictures; {advice}")
     return gate
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from export.precision import CPU, Precision
 from export.request import BACKBONE, Attention, Request, Sources
+from export.source_options import command
 from export.streaming import weight_bytes
 from export.twin_parity import is_small
 
@@ -114,4 +115,20 @@ def measure(sources: Sources, networks: Sequence[Exported]) -> Gate | None:
 
     quantised = onnx_evaluate(str(backbone.onnx)) if request.target == CPU else simulated
     limits = (request.gate, request.gate)
-    return check_gate(reference, quantised, decode, prompted, subject.sigmas(), sources.latent, limits, BATCH)
+    advice = _advice(sources)
+    return check_gate(reference, quantised, decode, prompted, subject.sigmas(), sources.latent, limits, BATCH, advice)
+
+
+def _advice(sources: Sources) -> str:
+    """What to do where the gate is missed, in commands for these very sources."""
+    request = sources.request
+    blame = command("sensitivity", [*request.options, "--calibration", str(request.calibration)])
+    if sources.scales_of_plain:
+        return (
+            f"measure the scales with the LoRA: {request.calibrate}   or see which layers are to blame: {blame}   and "
+            "leave them out with --keep-high"
+        )
+    return (
+        f"see which layers are to blame: {blame}   and leave them out with --keep-high, or calibrate with another "
+        f"--method: {request.calibrate}"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.errors import MergeError
-from export.weights import DTYPES, TensorFile, TensorInfo, Weights, all_finite, open_file
+from export.weights import DTYPES, TensorFile, TensorInfo, Weights, all_finite, open_file, pickled
 from foundation.files import sha256_file
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def _find(path: Path) -> Path:
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
-            raise MergeError(f"{path} must hold one .safetensors file, or name the file itself; found: {found}")
+            what = f"; {told}" if (told := pickled(path)) and not files else ""
+            raise MergeError(f"{path} must hold one .safetensors file, or name the file itself; found: {found}{what}")
         return files[0]
     if path.suffix != ".safetensors":
         raise MergeError(f"the LoRA {path} is no .safetensors file; other formats are not read (they may hold code)")
@@ -147,7 +148,15 @@ def _peft_config(file: TensorFile) -> Mapping[str, Any] | None:
             return {key.removeprefix(PREFIX): value for key, value in packed.items()}
         except (ValueError, AttributeError) as error:
             raise MergeError(f"{file.path}: its metadata {_METADATA} is damaged ({error}); save it again") from error
-    return read_json(file.path.with_name(_PEFT_CONFIG)) if _needs_config(file) else None
+    if not _needs_config(file):
+        return None
+    beside = file.path.with_name(_PEFT_CONFIG)
+    if not beside.is_file():
+        raise MergeError(
+            f"{file.path} has the keys of a folder that peft saved, and {_PEFT_CONFIG}, which gives its scale, is not "
+            "beside it; copy that file from where the LoRA was trained or downloaded"
+        )
+    return read_json(beside)
 
 
 def _needs_config(file: TensorFile) -> bool:

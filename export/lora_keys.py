@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arcflow.factors import factor_fault
 from export.errors import MergeError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _HALVES = ((".lora_down.weight", ".lora_up.weight"), (A, B), (".down.weight", ".
 """Ends of the keys of A and B: of kohya and ComfyUI, of peft and diffusers, of XLabs and old diffusers."""
 
 _PEFT = "base_model.model."
+_COMFYUI = "diffusion_model."
 _TEXT_PARTS = ("lora_te", "text_encoder", "text_model", "lora_clip", "lora_t5", "clip_l.", "t5xxl.", "te1_", "te2_")
 _LISTED = 5
 
@@ -36,7 +38,7 @@ def convert(tensors: Mapping[str, Tensor], architecture: str, source: Path) -> d
     plain = {key.replace(".default.weight", ".weight"): tensor for key, tensor in tensors.items()}
     pairs = _pairs(plain, source)
     folded = _fold_alphas(plain, pairs, source)
-    converted = _by_diffusers(_from_peft(folded), architecture, source)
+    converted = _by_diffusers(_from_comfyui(_from_peft(folded), architecture), architecture, source)
     found = {_bare(key): tensor for key, tensor in converted.items() if not key.endswith(_ALPHA)}
     odd = [key for key in found if not key.endswith((A, B))]
     if odd:
@@ -61,7 +63,7 @@ def _pairs(tensors: Mapping[str, Tensor], source: Path) -> dict[str, tuple[str, 
         )
     pairs, odd = {}, []
     for key in tensors:
-        halves = next(((a, b) for a, b in _HALVES if key.endswith((a, b))), None)
+        halves = next((pair for pair in _HALVES if key.endswith(pair)), None)
         if halves is None:
             odd += [key] if not key.endswith(_ALPHA) else []
             continue
@@ -80,9 +82,13 @@ def _pairs(tensors: Mapping[str, Tensor], source: Path) -> dict[str, tuple[str, 
     flat = [key for pair in pairs.values() for key in pair if tensors[key].ndim != 2]
     if flat:
         raise MergeError(f"{source}: {_listed(flat)} is no matrix; only LoRA pairs of linears can be merged")
-    ranks = [a for a, b in pairs.values() if tensors[a].shape[0] != tensors[b].shape[1]]
-    if ranks:
-        raise MergeError(f"{source}: {_listed(ranks)} and its other half differ in rank; download or save it again")
+    for a, b in pairs.values():
+        shapes = tuple(tensors[a].shape), tuple(tensors[b].shape)
+        fault = factor_fault(*shapes)
+        if fault is not None:
+            raise MergeError(
+                f"{source}: {a} {list(shapes[0])} and {b} {list(shapes[1])} {fault}; train or save it again"
+            )
     return pairs
 
 
@@ -121,6 +127,31 @@ def _from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if is_peft(tensors):
         return {PREFIX + key.removeprefix(_PEFT): tensor for key, tensor in tensors.items()}
     return dict(tensors)
+
+
+def _from_comfyui(tensors: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
+    """FLUX keys under ComfyUI's prefix in a style that diffusers converts, whichever names their halves have.
+
+    It takes the original model's module names with down and up alone, and its own without that prefix alone.
+    """
+    if architecture != "flux" or not all(key.startswith(_COMFYUI) for key in tensors):
+        return tensors
+    own = any("transformer_blocks." in key for key in tensors)
+    prefix, halves = (PREFIX, (A, B)) if own else (_COMFYUI, _HALVES[0])
+    renamed = {}
+    for key, tensor in tensors.items():
+        stem, half = _split(key)
+        renamed[prefix + stem.removeprefix(_COMFYUI) + (_ALPHA if half is None else halves[half])] = tensor
+    return renamed
+
+
+def _split(key: str) -> tuple[str, int | None]:
+    """(what is before the half's name, 0 for A and 1 for B); None for an alpha."""
+    for pair in _HALVES:
+        for number, end in enumerate(pair):
+            if key.endswith(end):
+                return key.removesuffix(end), number
+    return key.removesuffix(_ALPHA), None
 
 
 def _by_diffusers(tensors: dict[str, Tensor], architecture: str, source: Path) -> dict[str, Tensor]:

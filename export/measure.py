@@ -25,6 +25,7 @@ from export.conditions import Prompted
 from export.errors import CalibrationError
 from export.networks.base import INNER, Network
 from export.observers import Method, Observer, Record
+from export.parents import Parents
 from export.rollout import noise_of, rollout
 from export.streaming import Placement, open_module
 from foundation.files import atomic_file
@@ -47,13 +48,13 @@ Report = Callable[[int, int], None]
 class Plan:
     """What is measured, and how.
 
-    backbone: the student's; student: its digest; sigmas: noise levels, 1 first and 0 last; prompts: texts;
+    backbone: the student's; student: what it is merged from; sigmas: noise levels, 1 first and 0 last; prompts: texts;
     width, height: in pixels; percentile: for that method; dtype, device, placement: how the backbone runs;
     batch: prompts a call.
     """
 
     backbone: Network
-    student: str
+    student: Parents
     sigmas: tuple[float, ...]
     prompts: tuple[str, ...]
     width: int
@@ -69,7 +70,7 @@ class Plan:
     def key(self) -> str:
         """Digest of all that what is observed depends on (not of how a bound is then chosen)."""
         facts = [
-            _STATE_FORMAT, self.student, self.sigmas, self.prompts, self.width, self.height, str(self.dtype),
+            _STATE_FORMAT, self.student.digest, self.sigmas, self.prompts, self.width, self.height, str(self.dtype),
             self.method is not Method.AMAX, tools(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -202,7 +203,8 @@ def _conclude(plan: Plan, observers: dict[str, Observer], watch: Watch) -> Calib
     seen = {name: observer for name, observer in observers.items() if observer.values}
     levels = tuple(a for a, _ in itertools.pairwise(plan.sigmas))
     return Calibration(
-        student=plan.student,
+        student=plan.student.digest,
+        parents=plan.student,
         method=plan.method,
         percentile=plan.percentile if plan.method is Method.PERCENTILE else None,
         sigmas=levels,

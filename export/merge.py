@@ -6,8 +6,6 @@ its weight, that no tensor is unknown or missing, every shape and type.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from export.configs import read_json
 from export.errors import MergeError
 from export.merged_weights import MergedWeights, Pair, Step
+from export.parents import Parents
 from export.weights import TensorInfo, TensorSet, Weights, open_folder, tensor_set
 
 if TYPE_CHECKING:
-    from arcflow.adapter import AdapterConfig, Policy
-    from export.lora import StyleLora
+    from torch import nn
 
-_FORMAT = 1
-"""Changes when the same sources begin to give other weights."""
+    from arcflow.adapter import AdapterConfig, Policy
+    from arcflow.students import Coverage
+    from export.lora import StyleLora
 
 _MERGEABLE = ("F64", "F32", "F16", "BF16")
 _VELOCITY_HEAD = "proj_out"
@@ -46,6 +45,10 @@ _LISTED = 5
 """How many of a list of wrong keys a message names."""
 
 _OTHER_BASE = "use the base model that the adapter was trained on"
+_OTHER_HEAD = (
+    "its config.json gives another number of modes (num_gaussians) than its weights have: they belong to two adapters, "
+    "or one of them was edited; download or save the adapter again"
+)
 
 
 @dataclass(frozen=True)
@@ -73,41 +76,57 @@ class MergePlan:
 class MergedStudent:
     """A merged student. Its weights are computed when they are read; nothing of it is on disk.
 
-    digest: identity, from the digests of what is merged; modes: K; config: the backbone's diffusers configuration;
-    policy: how the adapter says it is sampled.
+    parents: the digests of what is merged; modes: K; config: the backbone's diffusers configuration; policy: how the
+    adapter says it is sampled.
     """
 
     weights: MergedWeights
-    digest: str
+    parents: Parents
     modes: int
     config: Mapping[str, Any]
     architecture: str
     policy: Policy
 
+    @property
+    def digest(self) -> str:
+        """The student's identity."""
+        return self.parents.digest
 
-def plan_merge(transformer: Path, adapter: Path, loras: Sequence[StyleLora] = ()) -> MergePlan:
+
+def plan_merge(
+    transformer: Path, adapter: Path, loras: Sequence[StyleLora] = (), coverage: Coverage = "whole"
+) -> MergePlan:
     """Check from the headers that adapter and LoRAs fit the base's ``transformer`` folder, and plan the merge.
+
+    coverage: which LoRA pairs the adapter must have.
 
     A style LoRA on the teacher's velocity head is added to the means of every mode: the gates sum to one, so the
     velocity at a segment's start changes by just what the teacher's would. One on ``norm_out`` is added to the
     adapter's own.
 
-    Raises MergeError (keys, shapes, types), WeightsError (a damaged file), AdapterError (a damaged adapter).
+    Raises MergeError (keys, shapes, types), WeightsError (a damaged file), AdapterError (a damaged adapter, missing
+    pairs).
     """
+    from arcflow.adapter import PREFIX, read_config, split_keys
     from arcflow.adapter import WEIGHTS_FILE as ADAPTER_WEIGHTS
-    from arcflow.adapter import read_config
-    from arcflow.students import architecture_of_adapter
+    from arcflow.students import architecture_of_adapter, check_coverage
 
     config = read_config(adapter)
-    architecture = str(architecture_of_adapter(config.class_name).NAME)
+    kind = architecture_of_adapter(config.class_name)
+    architecture = str(kind.NAME)
     backbone = read_json(transformer / "config.json")
     _check_kin(backbone, config, transformer)
     given = tensor_set(adapter / ADAPTER_WEIGHTS)
     base = open_folder(transformer)
-    wanted, replaced = _student_shapes(backbone, config, architecture)
-    steps = _plan(base, given, wanted, replaced)
-    for lora in loras:
-        steps = _with_lora(steps, lora, config.modes)
+    keys = {key.removeprefix(PREFIX): key for key in given}
+    if len(keys) != len(given):
+        raise MergeError(f"{given.source} has keys both with and without the prefix {PREFIX!r}; keep one of each")
+    lora, whole = split_keys(keys, given.source)
+    student = _weightless(backbone, config, architecture)
+    steps = _plan(base, given, lora, whole, {name: tuple(t.shape) for name, t in student.state_dict().items()})
+    check_coverage(lora, student, kind, coverage)
+    for style in loras:
+        steps = _with_lora(steps, style, config.modes)
     return MergePlan(base, given, tuple(loras), backbone, config, architecture, tuple(steps.values()))
 
 
@@ -116,16 +135,10 @@ def merged_student(plan: MergePlan, base: str, adapter: str) -> MergedStudent:
 
     Nothing is read.
     """
-    facts = {
-        "format": _FORMAT,
-        "base": base,
-        "adapter": adapter,
-        "loras": [[lora.digest, lora.scale] for lora in plan.loras],
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    parents = Parents(base, adapter, tuple((lora.digest, lora.scale) for lora in plan.loras))
     config = plan.adapter_config
     weights = MergedWeights(plan.base.source, plan.steps)
-    return MergedStudent(weights, digest, config.modes, plan.config, plan.architecture, config.policy)
+    return MergedStudent(weights, parents, config.modes, plan.config, plan.architecture, config.policy)
 
 
 def _check_kin(backbone: Mapping[str, Any], adapter: AdapterConfig, transformer: Path) -> None:
@@ -139,48 +152,44 @@ def _check_kin(backbone: Mapping[str, Any], adapter: AdapterConfig, transformer:
             raise MergeError(f"{transformer}: {key} is {own}, the adapter was trained with {other}; {_OTHER_BASE}")
 
 
-def _student_shapes(
-    config: Mapping[str, Any], adapter: AdapterConfig, architecture: str
-) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """(shape of every tensor of the student, adapter key -> student key of what the adapter replaces whole)."""
+def _weightless(config: Mapping[str, Any], adapter: AdapterConfig, architecture: str) -> nn.Module:
+    """The student's module, without memory."""
     import torch
 
-    from arcflow.adapter import student_names
-    from arcflow.students import HEAD_PARTS, build_student
+    from arcflow.students import build_student
 
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         with torch.device("meta"):
-            student = build_student(plain, adapter.modes, architecture)
+            return build_student(plain, adapter.modes, architecture)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise MergeError(f"the base's transformer/config.json does not describe a backbone: {error}") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-    whole = [f"{module}.{part}" for module in ("norm_out.linear", *HEAD_PARTS) for part in ("weight", "bias")]
-    return shapes, {key: next(iter(student_names({key: None}))) for key in whole}
 
 
 def _plan(
-    base: TensorSet, adapter: TensorSet, wanted: Mapping[str, tuple[int, ...]], replaced: Mapping[str, str]
-) -> dict[str, Step]:
-    """The student's tensors from base and adapter, in the order of ``wanted``."""
-    from arcflow.adapter import PREFIX, split_keys
+    base: TensorSet, adapter: TensorSet, lora: Mapping[str, tuple[str, str]], whole: Mapping[str, str],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, Step]:  # fmt: skip
+    """The student's tensors from base and adapter, in the order of ``wanted``.
 
-    keys = {key.removeprefix(PREFIX): key for key in adapter}
-    if len(keys) != len(adapter):
-        raise MergeError(f"{adapter.source} has keys both with and without the prefix {PREFIX!r}; keep one of each")
-    lora, whole = split_keys(keys, adapter.source)
-    own = {name for name in wanted if name not in replaced.values()}
+    lora: keys of (A, B) by module; whole: the adapter's keys of what it replaces, by name in its file.
+    """
+    from arcflow.adapter import student_names
+
+    sources = student_names(whole)
+    own = {name for name in wanted if name not in sources}
     dropped = {f"{_VELOCITY_HEAD}.{part}" for part in ("weight", "bias")}
     _refuse(f"{base.source} lacks", own - set(base), _OTHER_BASE)
     _refuse(f"{base.source} has unknown keys:", set(base) - set(wanted) - dropped, _OTHER_BASE)
     homeless = {module for module in lora if f"{module}.weight" not in own or len(wanted[f"{module}.weight"]) != 2}
     _refuse("LoRA pairs of the adapter find no weight in the base:", homeless, _OTHER_BASE)
-    sources = {name: key for key, name in replaced.items()}
     steps: dict[str, Step] = {}
     for name, shape in wanted.items():
         if name in sources:
-            key = whole[sources[name]]
-            steps[name] = Step(name, adapter, key, _expect(adapter, key, shape))
+            key = sources[name]
+            other_modes = name.startswith(f"{_VELOCITY_HEAD}.") and adapter[key].shape[1:] == shape[1:]
+            info = _expect(adapter, key, shape, _OTHER_HEAD if other_modes else _OTHER_BASE)
+            steps[name] = Step(name, adapter, key, info)
             continue
         pair = lora.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         pairs = (Pair(adapter, *pair),) if pair else ()
@@ -201,7 +210,7 @@ def _with_lora(steps: Mapping[str, Step], lora: StyleLora, modes: int) -> dict[s
     added = dict(steps)
     for module, (a, b) in lora.modules.items():
         repeat = modes if module == _VELOCITY_HEAD else 1
-        pair = Pair(lora.tensors, a, b, lora.scale, repeat)
+        pair = Pair(lora.tensors, a, b, lora.scale, repeat, style=True)
         step = added[homes[module]]
         _check_pair(pair, step.info.shape, advice)
         added[step.name] = Step(step.name, step.weights, step.key, step.info, (*step.pairs, pair))
@@ -210,8 +219,16 @@ def _with_lora(steps: Mapping[str, Step], lora: StyleLora, modes: int) -> dict[s
 
 def _check_pair(pair: Pair, shape: tuple[int, ...], advice: str) -> None:
     """Refuse factors that do not multiply to ``shape`` [rows, columns]."""
+    from arcflow.factors import factor_fault
+
     rows, columns = shape
-    rank = pair.weights[pair.a].shape[0] if pair.weights[pair.a].shape else 0
+    a, b = pair.weights[pair.a].shape, pair.weights[pair.b].shape
+    fault = factor_fault(a, b, (rows // pair.repeat, columns))
+    if fault is not None:
+        raise MergeError(
+            f"{pair.weights.source}: {pair.a} {list(a)} and {pair.b} {list(b)} {fault}; train or save it again"
+        )
+    rank = a[0]
     _expect(pair.weights, pair.a, (rank, columns), advice)
     _expect(pair.weights, pair.b, (rows // pair.repeat, rank), advice)
 

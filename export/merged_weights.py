@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Pair:
     """LoRA factors that add ``scale * B @ A`` to a weight [out, in].
 
-    a, b: keys of A [r, in] and B [out / repeat, r] in ``weights``; repeat: how many times B stands below itself.
+    a, b: keys of A [r, in] and B [out / repeat, r] in ``weights``; repeat: how many times B stands below itself;
+    style: whether it is of a LoRA that the user gave a scale to, else of the adapter.
     """
 
     weights: Weights
@@ -29,6 +30,7 @@ class Pair:
     b: str
     scale: float = 1.0
     repeat: int = 1
+    style: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,10 @@ class MergedWeights(Weights):
             return _finite(step.weights.read_rows(step.key, start, stop), step.key, step.weights)
         rows = self.rows_float32(name, start, stop).to(_dtype(step))
         if not all_finite(rows):
-            raise MergeError(f"merging {name} gives values that are not finite in {step.info.dtype}")
+            raise MergeError(
+                f"merging {name} gives values that are not finite in {step.info.dtype}, its type in "
+                f"{step.weights.source}; {_advice(step.pairs)}, or use the base model in bfloat16"
+            )
         return rows
 
     def rows_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
@@ -91,8 +96,11 @@ class MergedWeights(Weights):
         rows = step.weights.rows_float32(step.key, start, stop)
         for pair in step.pairs:
             rows.addmm_(self._b(pair, start, stop), self._a(pair), alpha=pair.scale)
-        if step.pairs and not all_finite(rows):
-            raise MergeError(f"merging {name} gives values that are not finite in F32; lower the scale of its LoRA")
+            if not all_finite(rows):
+                raise MergeError(
+                    f"merging {pair.weights.source} into {name} gives values that are not finite in F32; "
+                    f"{_advice([pair])}"
+                )
         return rows
 
     def _a(self, pair: Pair) -> torch.Tensor:
@@ -107,6 +115,13 @@ class MergedWeights(Weights):
         else:
             rows = pair.weights.read(pair.b).repeat(pair.repeat, 1)[start:stop]
         return _finite(rows, pair.b, pair.weights).float()
+
+
+def _advice(pairs: Sequence[Pair]) -> str:
+    """What to do where factors that are finite themselves make values too large."""
+    if any(pair.style for pair in pairs):
+        return "lower the scale of the LoRA"
+    return "the adapter's factors are too large: train or download it again"
 
 
 def _dtype(step: Step) -> torch.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 from engines.manifest import ONNX_TARGETS
 from export.architectures import seam
 from export.configs import read_json
-from export.errors import ExportError
+from export.errors import CalibrationError, ExportError
 from export.models import ModelSpec
 from export.places import check_out
 from export.precision import CPU, Precision, compute_dtype
+from export.source_options import command
 from export.tokenizer_files import TokenizerFile
 
 if TYPE_CHECKING:
+    from arcflow.students import Coverage
     from engines.manifest import Latent, Limits
     from export.calibration import Calibration
     from export.lora import StyleLora
@@ -47,7 +49,8 @@ class Request:
     base, adapter: folders; loras: merged in the same pass; shapes: what the bundle takes; calibration: a file of
     activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; attention: what fp8 does to it;
     only: the networks to build, all where it is empty; gate: the greatest relative L2 error that fp8 may cause at the
-    end of the path; workdir: keeps the stages' results between runs.
+    end of the path; workdir: keeps the stages' results between runs; coverage: which LoRA pairs the adapter must have;
+    typed: the options that name the sources as the user gave them, for messages.
     """
 
     spec: ModelSpec
@@ -64,6 +67,8 @@ class Request:
     only: tuple[str, ...] = ()
     attention: Attention = Attention.MODEL
     gate: float = 0.03
+    coverage: Coverage = "whole"
+    typed: tuple[str, ...] = ()
 
     @property
     def seam(self) -> ModuleType:
@@ -81,12 +86,22 @@ class Request:
         """Whether the target is a GPU's, whose bundle holds plans."""
         return self.target not in ONNX_TARGETS
 
+    @property
+    def calibrate(self) -> str:
+        """The command that measures the scales of this student."""
+        return command("calibrate", [*self.options, "--out", "calibration.json"])
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that name the sources in a command."""
+        return self.typed or ("--model", self.spec.name)
+
 
 @dataclass(frozen=True)
 class Headers:
     """A request whose inputs were found to fit together, from their headers alone.
 
-    limits, latent: of the bundle; target: None but for plans.
+    limits, latent: of the bundle; target: None but for plans; calibration: None but for fp8.
     """
 
     request: Request
@@ -95,6 +110,7 @@ class Headers:
     limits: Limits
     latent: Latent
     target: Target | None
+    calibration: Calibration | None
 
     @property
     def keep_high(self) -> tuple[str, ...]:
@@ -106,12 +122,16 @@ class Headers:
 class Sources(Headers):
     """Inputs that were digested as well: all that a build depends on.
 
-    digests: of each folder that is read, by name; calibration: None but for fp8.
+    digests: of each folder that is read, by name.
     """
 
     student: MergedStudent
     digests: Mapping[str, str]
-    calibration: Calibration | None
+
+    @property
+    def scales_of_plain(self) -> bool:
+        """Whether fp8's scales were measured on the student without its style LoRAs."""
+        return self.calibration is not None and self.calibration.student != self.student.digest
 
     @property
     def parents(self) -> dict[str, str]:
@@ -161,7 +181,7 @@ def inspect_sources(request: Request) -> Headers:
     base = request.base
     if not (base / "model_index.json").is_file():
         raise ExportError(f"no base pipeline at {base}: model_index.json is missing; give --base a pipeline folder")
-    plan = plan_merge(base / request.seam.FOLDERS[BACKBONE], request.adapter, request.loras)
+    plan = plan_merge(base / request.seam.FOLDERS[BACKBONE], request.adapter, request.loras, request.coverage)
     if plan.architecture != request.spec.architecture:
         raise ExportError(
             f"{request.adapter} is an adapter for {plan.architecture}, --model {request.spec.name} is of architecture "
@@ -174,38 +194,62 @@ def inspect_sources(request: Request) -> Headers:
         folder = base / request.seam.FOLDERS[name]
         read_json(folder / "config.json")
         open_folder(folder)
-    return Headers(request, plan, tokenizers, limits, latent, target)
+    headers = Headers(request, plan, tokenizers, limits, latent, target, None)
+    return replace(headers, calibration=_calibration(headers))
 
 
 def read_sources(headers: Headers, report: Report | None = None) -> Sources:
-    """Digest the sources: read once, and remembered in the work folder. Raises an ArcFlowError.
+    """Digest the sources, the small ones first: read once, and remembered in the work folder. Raises an ArcFlowError.
 
-    For fp8 the calibration must be of this very student.
+    For fp8 the calibration must be of this student, or of the same without its LoRAs.
     """
+    from export.digests import digest_tree
     from export.merge import merged_student
+    from export.parents import UNREAD
+
+    request, seam = headers.request, headers.request.seam
+    names = ("adapter", *(seam.FOLDERS[name] for name in (BACKBONE, *request.networks)))
+    digests: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        folder = request.adapter if name == "adapter" else request.base / name
+        told = None if report is None else partial(report, name)
+        digests[name] = digest_tree(folder, request.workdir / "digests.json", told)
+        base = digests.get(seam.FOLDERS[BACKBONE], UNREAD)
+        student = merged_student(headers.plan, base, digests["adapter"])
+        _check_scales(headers, student)
+    return Sources(**vars(headers), student=student, digests=digests)
+
+
+def _calibration(headers: Headers) -> Calibration | None:
+    """The calibration of an fp8 build, which has all layers and, as far as headers tell, is of this student."""
+    from export.calibration import read_calibration
+    from export.estimate import fp8_layers
+    from export.merge import merged_student
+    from export.parents import UNREAD
 
     request = headers.request
-    digests = _digests(request, report)
-    student = merged_student(headers.plan, digests[request.seam.FOLDERS[BACKBONE]], digests["adapter"])
-    calibration = None
-    if request.precision is Precision.FP8 and request.calibration is not None:
-        from export.calibration import read_calibration
+    if request.precision is not Precision.FP8 or request.calibration is None:
+        return None
+    calibration = read_calibration(request.calibration, f"measure them: {request.calibrate}")
+    found = replace(headers, calibration=calibration)
+    _check_scales(found, merged_student(headers.plan, UNREAD, UNREAD))
+    if BACKBONE in request.networks:
+        calibration.input_scales(sorted(fp8_layers(headers)), f"measure them: {request.calibrate}")
+    if request.attention is Attention.FP8 and not calibration.attention:
+        raise CalibrationError(
+            f"{request.calibration} has no bounds of attention, which --attention fp8 needs; measure them: "
+            f"{request.calibrate}"
+        )
+    return calibration
 
-        calibration = read_calibration(request.calibration, student.digest)
-    return Sources(**vars(headers), student=student, digests=digests, calibration=calibration)
 
+def _check_scales(headers: Headers, student: MergedStudent) -> None:
+    from export.calibration import check_student
 
-def _digests(request: Request, report: Report | None) -> dict[str, str]:
-    from export.digests import digest_tree
-
-    names = (*request.networks, BACKBONE)
-    folders = {request.seam.FOLDERS[name]: request.base / request.seam.FOLDERS[name] for name in names}
-    folders["adapter"] = request.adapter
-    cache = request.workdir / "digests.json"
-    return {
-        name: digest_tree(folder, cache, None if report is None else partial(report, name))
-        for name, folder in folders.items()
-    }
+    request = headers.request
+    if headers.calibration is not None and request.calibration is not None:
+        how = f"measure them: {request.calibrate}"
+        check_student(headers.calibration, student.parents, request.calibration, how)
 
 
 def _check_fp8(request: Request) -> None:
@@ -220,6 +264,5 @@ def _check_fp8(request: Request) -> None:
     elif request.calibration is None:
         raise ExportError(
             "--precision fp8 needs the scales of this student's activations; to measure them, run: "
-            f"python -m export.calibrate --model {request.spec.name} --out calibration.json   "
-            "and build with --calibration calibration.json"
+            f"{request.calibrate}   and build with --calibration calibration.json"
         )

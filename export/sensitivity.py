@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.models import MODELS, choose
+from export.models import choose
+from export.source_options import add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -30,21 +31,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.calibrate import hush_libraries, parse_size, progress
-    from export.calibration import read_calibration
+    from export.calibration import check_student, read_calibration
     from export.errors import CalibrationError
     from export.layer_errors import layer_errors, plot, suggest, write_report
-    from export.subject import BACKBONE, default_prompts, open_subject, read_prompts
+    from export.subject import BACKBONE, default_prompts, inspect_subject, read_prompts
 
     hush_libraries()
     console = Console(stderr=True)
     path = arguments.calibration or spec.calibration
+    how = "measure them: " + command("calibrate", [*source_options(arguments), "--out", "calibration.json"])
     if path is None:
-        raise CalibrationError(f"give --calibration FILE, made by: python -m export.calibrate --model {spec.name}")
-    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora)
-    calibration = read_calibration(path, subject.student.digest)
+        raise CalibrationError(f"give --calibration FILE, the scales of this student; {how}")
+    calibration = read_calibration(path, how)
     prompts = read_prompts(arguments.prompts or default_prompts(spec.name), arguments.num)
     limits = spec.limits
     width, height = parse_size(arguments.size) if arguments.size else (limits.width.opt, limits.height.opt)
+    subject = inspect_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
+    subject.grid(width, height)
+    check_student(calibration, subject.student.parents, path, how)
+    with console.status("reading base and adapter"):
+        subject = subject.digested()
+    check_student(calibration, subject.student.parents, path, how)
     device, dtype = torch.device("cpu"), torch.float32
     with progress(console) as report:
         prompted = subject.prompted(prompts, width, height, dtype, device, report)
@@ -72,12 +79,7 @@ def _parser() -> ArgumentParser:
         "noise that calibration did not see.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("--model", default="tiny", help=f"one of: {', '.join(MODELS)} (default: tiny)")
-    parser.add_argument("--base", help="pipeline folder or hub id (default: the model's)")
-    parser.add_argument("--adapter", help="adapter folder or hub id (default: the model's)")
-    parser.add_argument(
-        "--lora", action="append", default=[], metavar="PATH[:SCALE]", help="style LoRA to merge as well"
-    )
+    add_source_options(parser)
     parser.add_argument("--calibration", type=Path, help="made by python -m export.calibrate (default: the model's)")
     parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
     parser.add_argument("--num", type=int, default=16, help="only the first so many prompts (default: 16)")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from export.models import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from arcflow.students import Coverage
     from export.conditions import Prompted, Report
     from export.lora import StyleLora
     from export.merge import MergedStudent
@@ -30,7 +31,10 @@ SMALL = 1_000_000_000
 
 @dataclass(frozen=True)
 class Subject:
-    """A student whose sources fit together. base, adapter: folders; loras: merged in the same pass."""
+    """A student whose sources fit together. base, adapter: folders; loras: merged in the same pass.
+
+    The student's digests of base and adapter are UNREAD where only headers were looked at.
+    """
 
     spec: ModelSpec
     base: Path
@@ -47,6 +51,15 @@ class Subject:
         """One of the architecture's networks. Raises ExportError, WeightsError."""
         network: Network = self.seam.network(name, self.base, self.student, self.adapter, self.loras)
         return network
+
+    def digested(self) -> Subject:
+        """The same with base and adapter digested: tens of gigabytes are read."""
+        from export.parents import Parents
+        from foundation.files import sha256_tree
+
+        transformer = self.base / self.seam.FOLDERS[BACKBONE]
+        parents = Parents(sha256_tree(transformer), sha256_tree(self.adapter), self.student.parents.loras)
+        return replace(self, student=replace(self.student, parents=parents))
 
     def sigmas(self) -> tuple[float, ...]:
         """The student's own noise levels, 1 first and 0 last."""
@@ -88,34 +101,37 @@ class Subject:
 
 
 def open_subject(
-    spec: ModelSpec, base: str | None = None, adapter: str | None = None, loras: Sequence[str] = (),
-    report: Callable[[str], None] | None = None,
-) -> Subject:  # fmt: skip
-    """Open a student from what users type; hub ids become folders. base, adapter: None for the model's own.
+    spec: ModelSpec, base: str | None = None, adapter: str | None = None, loras: Sequence[str] = ()
+) -> Subject:
+    """Inspect and digest a student. Arguments and errors are those of :func:`inspect_subject`."""
+    return inspect_subject(spec, base, adapter, loras).digested()
 
-    loras: ``PATH[:SCALE]`` each. report: told what is being read. Raises an ArcFlowError where the parts do not fit.
+
+def inspect_subject(
+    spec: ModelSpec, base: str | None = None, adapter: str | None = None, loras: Sequence[str] = (),
+    coverage: Coverage = "whole",
+) -> Subject:  # fmt: skip
+    """Open a student from what users type, by its headers; hub ids become folders. Nothing large is read.
+
+    base, adapter: None for the model's own; loras: ``PATH[:SCALE]`` each; coverage: which LoRA pairs the adapter must
+    have. Raises an ArcFlowError where the parts do not fit.
     """
     from export.hub import resolve_adapter, resolve_base
     from export.lora import parse_lora
     from export.merge import merged_student, plan_merge
-    from foundation.files import sha256_tree
+    from export.parents import UNREAD
 
     folder = resolve_base(base or spec.base, spec.architecture)
     adapter_folder = resolve_adapter(adapter or spec.adapter)
     styles = tuple(parse_lora(text, spec.architecture) for text in loras)
     transformer = folder / seam(spec.architecture).FOLDERS[BACKBONE]
-    plan = plan_merge(transformer, adapter_folder, styles)
+    plan = plan_merge(transformer, adapter_folder, styles, coverage)
     if plan.architecture != spec.architecture:
         raise ExportError(
             f"{adapter_folder} is an adapter for {plan.architecture}, --model {spec.name} is of architecture "
             f"{spec.architecture}; choose another --model or --adapter"
         )
-    digests = []
-    for source in (transformer, adapter_folder):
-        if report is not None:
-            report(f"reading {source}")
-        digests.append(sha256_tree(source))
-    return Subject(spec, folder, adapter_folder, styles, merged_student(plan, *digests))
+    return Subject(spec, folder, adapter_folder, styles, merged_student(plan, UNREAD, UNREAD))
 
 
 def default_prompts(model: str) -> Path:

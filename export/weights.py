@@ -41,6 +41,8 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 CHUNK = 16 << 20
 """Bytes: how much of one tensor, counted as float32, is worked on at a time."""
 
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
 _HEADER_MAX = 100_000_000
 """Bytes: a longer header is refused, as the format's own library does."""
 
@@ -189,7 +191,8 @@ def open_file(path: Path) -> TensorFile:
                 raise WeightsError(f"{path} is truncated or is no safetensors file; download or save it again")
             header = json.loads(stream.read(length))
     except FileNotFoundError as error:
-        raise WeightsError(f"there is no weights file {path}; download or save it again") from error
+        what = pickled(path.parent) or "download or save it again, as safetensors"
+        raise WeightsError(f"there is no weights file {path}; {what}") from error
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -222,8 +225,20 @@ def open_folder(folder: Path) -> TensorSet:
     files = sorted(folder.glob("*.safetensors"))
     if len(indices) + len(files) != 1:
         found = ", ".join(path.name for path in (*indices, *files)) or "none"
-        raise WeightsError(f"{folder} must hold one .safetensors file, or shards with one index; found: {found}")
+        what = f"; {told}" if (told := pickled(folder)) and not files else ""
+        raise WeightsError(f"{folder} must hold one .safetensors file, or shards with one index; found: {found}{what}")
     return tensor_set(files[0])
+
+
+def pickled(folder: Path) -> str:
+    """What to do where the weights in a folder are pickles ("" where it has none)."""
+    names = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES)
+    if not names:
+        return ""
+    return (
+        f"{names[0]} there is a pickle, which may hold code and is not read: get the same weights as safetensors, or, "
+        "if you trust the file, open it with the library that made it and save it with safe_serialization=True"
+    )
 
 
 def tensor_set(path: Path) -> TensorSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from foundation.files import atomic_file
 
 OPT_LEVELS = range(6)
 DEFAULT_OPT_LEVEL = 3
+
+_OWN_FAULT = re.compile(r"Exception|CHECK\(|Could not find any implementation|Internal Error")
+"""What the builder says where it fails by itself."""
 
 _FUSED_HEADS = range(16, 257)
 """Head sizes that 16-bit attention has one kernel for, on every target; found by trying."""
@@ -133,7 +137,19 @@ class _Work:
         if writer.error is not None:
             raise writer.error
         if not done or not writer.size:
-            raise EngineError(f"TensorRT could not build {self._job.name}: {self._log.reason}")
+            raise EngineError(f"TensorRT could not build {self._job.name}: {self._log.reason}{self._way_out()}")
+
+    def _way_out(self) -> str:
+        """What to try where the builder failed by a fault of its own, not of what it was asked for."""
+        if not _OWN_FAULT.search(self._log.reason):
+            return ""
+        product = f"{self._toolkit.flavour} {self._toolkit.version}"
+        if all(shapes.min == shapes.max for shapes in self._job.profile.values()):
+            return f"; {product} fails there by itself: try another --opt-level, or another version of it"
+        return (
+            f"; {product} fails there by itself, most often where shapes may vary: try --batch 1, then one size in "
+            "--resolutions and one number of --text-tokens, or another version of it"
+        )
 
     def save_timing_cache(self) -> None:
         """Keep the measurements for the next build."""

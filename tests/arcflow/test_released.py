@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,59 @@ def test_it_loads_and_merges(name: str, prefix: str, tmp_path: Path) -> None:
     assert torch.equal(merged["proj_out.loggammas.bias"], tensors["proj_out_loggamma.bias"].float())
     untouched = "transformer_blocks.0.attn.to_q.weight"
     assert torch.equal(merged[untouched], base.state_dict()[untouched])
+
+
+def merge(name: str, folder: Path, **options: Any) -> Any:
+    base = backbone(name)
+    return merge_into(build_student(plain(name), MODES, name), base.state_dict(), read_adapter(folder), **options)
+
+
+def rewrite(folder: Path, change: Callable[[str, Tensor], Tensor | None]) -> None:
+    """Save the adapter again with each tensor as ``change`` gives it, or without it."""
+    changed = {key: change(key, tensor) for key, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    save_file({k: v.contiguous() for k, v in changed.items() if v is not None}, folder / WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("name", ["flux", "qwen"])
+def test_pairs_that_are_missing_are_named(name: str, tmp_path: Path) -> None:
+    released(name, tmp_path)
+    rewrite(tmp_path, lambda key, tensor: None if "linear_2.lora" in key else tensor)
+    missing = r"lacks the LoRA pairs of time_text_embed\.timestep_embedder\.linear_2 \(1 of the \d+ layers"
+    with pytest.raises(AdapterError, match=missing):
+        merge(name, tmp_path)
+    key = "time_text_embed.timestep_embedder.linear_2.weight"
+    assert torch.equal(merge(name, tmp_path, coverage="partial").state_dict()[key], backbone(name).state_dict()[key])
+
+
+@pytest.mark.parametrize("rank", [1, 3, 40])
+def test_any_rank_will_do(rank: int, tmp_path: Path) -> None:
+    """Of 40 and more than the width too: square factors then look as if they lay the other way about."""
+    released("flux", tmp_path)
+
+    def deepen(key: str, tensor: Tensor) -> Tensor:
+        if ".lora_" not in key:
+            return tensor
+        shape = (rank, tensor.shape[1]) if "lora_A" in key else (tensor.shape[0], rank)
+        return torch.full(shape, 0.01)
+
+    rewrite(tmp_path, deepen)
+    merge("flux", tmp_path)
+
+
+FACTORS: dict[str, tuple[Callable[[str, Tensor], Tensor], str]] = {
+    "transposed": (lambda key, t: t.T if ".lora_" in key else t, "are swapped or transposed; A must be"),
+    "ranks": (lambda key, t: torch.cat([t, t]) if "lora_A" in key else t, r"differ in rank \(4 and 2\)"),
+    "no matrix": (lambda key, t: t[None] if "lora_A" in key else t, "are no two matrices"),
+}
+
+
+@pytest.mark.parametrize("what", FACTORS)
+def test_factors_that_do_not_fit_together_are_refused_as_such(what: str, tmp_path: Path) -> None:
+    change, words = FACTORS[what]
+    released("flux", tmp_path)
+    rewrite(tmp_path, change)
+    with pytest.raises(AdapterError, match=words):
+        merge("flux", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])

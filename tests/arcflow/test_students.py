@@ -199,7 +199,7 @@ MISFIT: dict[str, tuple[Callable[[Path], None], str]] = {
         "no linear of this backbone",
     ),
     "another width": (_rewrite(lambda t: t.update({A: torch.zeros(2, 65)})), "has shape"),
-    "ranks differ": (_rewrite(lambda t: t.update({B: torch.zeros(256, 3)})), "ranks"),
+    "ranks differ": (_rewrite(lambda t: t.update({B: torch.zeros(256, 3)})), "differ in rank"),
     "another head": (_rewrite(lambda t: t.update({"proj_out_means.weight": torch.zeros(32, 64)})), "has shape"),
     "overflow": (_rewrite(lambda t: (t[A].fill_(3e38), t[B].fill_(3e38))), "not finite"),
 }

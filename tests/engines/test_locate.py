@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,24 @@ def test_by_its_whole_name(roots: list[Path]) -> None:
 def test_says_what_there_is(roots: list[Path], wanted: tuple[str, ...]) -> None:
     with pytest.raises(BundleNotFoundError, match=r"available: flux-dev-bf16-sm120, tiny-fp16-cpu.*export\.build"):
         locate(*wanted, roots=roots)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "command"),
+    [
+        (("tiny",), "--model tiny --precision fp32 --target cpu"),
+        (("flux",), "--model flux --precision fp8 --target rtx (RTX 40 and 50 cards; an H100 is sm90)"),
+        (("flux", "bf16"), "--model flux --precision bf16 --target rtx (RTX 40 and 50 cards; an H100 is sm90)"),
+        (("flux", None, "sm90"), "--model flux --precision fp8 --target sm90"),
+        (("flux", None, "sm80"), "--model flux --precision bf16 --target sm80"),
+        (("flux", None, "cpu"), "--model flux --precision fp32 --target cpu"),
+    ],
+)
+def test_a_model_of_true_size_is_built_for_a_gpu(wanted: tuple[str | None, ...], command: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        BundleNotFoundError, match=re.escape(f"to make it, run: python -m export.build {command}") + "$"
+    ):
+        locate(*wanted, roots=[tmp_path])  # type: ignore[arg-type]
 
 
 def test_says_that_there_is_none(tmp_path: Path) -> None:

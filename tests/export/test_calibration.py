@@ -94,7 +94,7 @@ def test_a_file_is_read_back_and_written_the_same(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_calibration(calibration, tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    again = read_calibration(tmp_path / "one", DIGEST)
+    again = read_calibration(tmp_path / "one")
     assert again == calibration
     assert again.synthetic
     assert again.digest == calibration.digest != msgspec.structs.replace(calibration, synthetic=False).digest
@@ -107,22 +107,25 @@ def _edit(path: Path, **changes: object) -> None:
 
 
 FAULTS = {
-    "another student": ({}, "6" * 64, "measured on the student 555555555555, this one is 666666666666"),
-    "another version": ({"schema_version": 2}, DIGEST, "schema version 2"),
-    "unknown key": ({"more": 1}, DIGEST, "is no calibration file .*more"),
-    "negative": ({"amax": {"a": -1.0}}, DIGEST, "is no calibration file"),
-    "unknown method": ({"method": "guess"}, DIGEST, "is no calibration file"),
+    "another version": ({"schema_version": 2}, "schema version 2"),
+    "unknown key": ({"more": 1}, "is no calibration file .*more"),
+    "negative": ({"amax": {"a": -1.0}}, "is no calibration file"),
+    "unknown method": ({"method": "guess"}, "is no calibration file"),
+    "another student's parents": (
+        {"parents": {"base": "b", "adapter": "a", "loras": []}},
+        "names another student than it was measured on",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_that_does_not_fit_is_refused_with_the_command(fault: str, tmp_path: Path) -> None:
-    changes, student, message = FAULTS[fault]
+    changes, message = FAULTS[fault]
     path = tmp_path / "c.json"
     write_calibration(nominal(["a"], DIGEST), path)
     _edit(path, **changes)
     with pytest.raises(CalibrationError, match=message) as error:
-        read_calibration(path, student)
+        read_calibration(path)
     assert "python -m export.calibrate" in str(error.value)
 
 
@@ -269,8 +272,10 @@ def test_the_command_calibrates_every_architecture(
     assert run(calibrate.main, _arguments(name, subject, out, *options)) == 0
     printed = capsys.readouterr()
     assert "4 prompts at 64x32, sigmas 1, 0.762, float32 on cpu" in printed.err
-    assert "--precision fp8 --calibration" in printed.err
-    calibration = read_calibration(out, subject.student.digest)
+    places = f"--model {name} --base {subject.base} --adapter {subject.adapter}"
+    assert f"python -m export.build {places} --precision fp8 --calibration {out}" in printed.err
+    calibration = read_calibration(out)
+    assert (calibration.parents, calibration.student) == (subject.student.parents, subject.student.digest)
     assert (calibration.method, calibration.synthetic, calibration.percentile) == (Method.MSE, False, None)
     assert calibration.sigmas == pytest.approx((1.0, 0.761905), abs=1e-6)
     assert (calibration.prompts.number, calibration.prompts.width, calibration.prompts.height) == (4, 64, 32)

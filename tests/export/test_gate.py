@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from engines.manifest import Latent
-from export.calibration import read_calibration
+from export.calibration import check_student, read_calibration
 from export.conditions import Prompted
 from export.errors import GateError
 from export.fake_quantise import fake_quantised
@@ -121,7 +121,8 @@ def painted(tiny: Subject) -> Painted:
     module: Any = network.reference()
     path = tiny.spec.calibration
     assert path is not None
-    calibration = read_calibration(path, tiny.student.digest)
+    calibration = read_calibration(path)
+    check_student(calibration, tiny.student.parents, path)
     weights = select_layers([weight_of(n) for n in calibration.amax], network.fp8_layers, tiny.spec.keep_high)
     noise = torch.stack([noise_of(1_000_000 + index, 16, 16) for index in range(SEEDS)])
     ports = prompted.ports(slice(0, SEEDS))

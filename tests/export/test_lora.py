@@ -4,90 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from export.errors import MergeError, WeightsError
-from export.lora import StyleLora, parse_lora, read_lora, split_scale
+from export.errors import MergeError
+from export.lora import parse_lora, read_lora, split_scale
 from export.merge import merged_student, plan_merge
-from foundation.errors import ArcFlowError
-from tests.export.pipelines import MODES, Sources, small_flux, small_qwen
-
-FLUX_TARGETS = (
-    "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k", "transformer_blocks.0.attn.to_v",
-    "transformer_blocks.1.attn.to_out.0", "transformer_blocks.1.ff.net.0.proj", "transformer_blocks.0.norm1.linear",
-    "single_transformer_blocks.0.proj_out", "x_embedder", "time_text_embed.timestep_embedder.linear_1",
-)  # fmt: skip
-QWEN_TARGETS = (
-    "transformer_blocks.0.attn.to_q", "transformer_blocks.1.attn.add_k_proj", "transformer_blocks.1.attn.to_add_out",
-    "transformer_blocks.0.attn.to_out.0", "transformer_blocks.2.img_mlp.net.0.proj", "transformer_blocks.0.img_mod.1",
-    "transformer_blocks.1.txt_mlp.net.2", "img_in",
-)  # fmt: skip
-TARGETS = {"flux": FLUX_TARGETS, "qwen": QWEN_TARGETS}
-RANK = 3
-ALPHA = 5.0
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A small pipeline's sources and what is needed to fuse a LoRA into its transformer."""
-
-    name: str
-    sources: Sources
-
-    @property
-    def folder(self) -> Path:
-        return self.sources.base / "transformer"
-
-    def transformer(self) -> Any:
-        from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
-
-        kind = FluxTransformer2DModel if self.name == "flux" else QwenImageTransformer2DModel
-        return kind.from_pretrained(self.folder, local_files_only=True)
-
-    def shape(self, module: str) -> tuple[int, int]:
-        weights = plan_merge(self.folder, self.sources.adapter).base
-        rows, columns = weights[f"{module}.weight"].shape
-        return rows, columns
-
-    def merged(self, *loras: StyleLora, base: Path | None = None) -> dict[str, Tensor]:
-        plan = plan_merge(base or self.folder, self.sources.adapter, loras)
-        weights = merged_student(plan, "base", "adapter").weights
-        return {name: weights.read(name) for name in weights}
+from tests.export.lora_bench import ALPHA, FLUX_TARGETS, QWEN_TARGETS, RANK, TARGETS, Bench, factors, make_benches, save
+from tests.export.pipelines import MODES
 
 
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
-    root = tmp_path_factory.mktemp("benches")
-    made = {"flux": small_flux(root / "flux"), "qwen": small_qwen(root / "qwen")}
-    return {name: Bench(name, sources) for name, sources in made.items()}
+    return make_benches(tmp_path_factory.mktemp("benches"))
 
 
 @pytest.fixture
 def flux(benches: dict[str, Bench]) -> Bench:
     return benches["flux"]
-
-
-def factors(bench: Bench, targets: tuple[str, ...], seed: int = 0) -> dict[str, Tensor]:
-    """Random pairs for these modules, by diffusers' names with the prefix."""
-    generator, pairs = torch.Generator().manual_seed(seed), dict[str, Tensor]()
-    for module in targets:
-        rows, columns = bench.shape(module)
-        pairs[f"transformer.{module}.lora_A.weight"] = 0.3 * torch.randn(RANK, columns, generator=generator)
-        pairs[f"transformer.{module}.lora_B.weight"] = 0.3 * torch.randn(rows, RANK, generator=generator)
-    return pairs
-
-
-def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path, metadata)
-    return path
 
 
 def check_equal(given: dict[str, Tensor], truth: dict[str, Tensor], changed: int = 1) -> None:
@@ -229,6 +167,39 @@ def test_a_lora_on_the_velocity_head_changes_the_velocity_as_the_teachers(flux: 
     torch.testing.assert_close(velocities[0] - velocities[1], features @ delta.T, rtol=1e-4, atol=1e-4)
 
 
+ORIGINAL = {
+    "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn.proj",
+    "transformer_blocks.1.ff.net.0.proj": "double_blocks.1.img_mlp.0",
+    "transformer_blocks.1.ff_context.net.2": "double_blocks.1.txt_mlp.2",
+    "single_transformer_blocks.0.proj_out": "single_blocks.0.linear2",
+    "single_transformer_blocks.1.norm.linear": "single_blocks.1.modulation.lin",
+}
+
+
+@pytest.mark.parametrize("halves", [("lora_A", "lora_B"), ("lora_down", "lora_up")])
+@pytest.mark.parametrize("names", ["original", "diffusers"])
+def test_comfyui_keys_for_flux(flux: Bench, tmp_path: Path, names: str, halves: tuple[str, str]) -> None:
+    pairs, flat = factors(flux, tuple(ORIGINAL)), dict[str, Tensor]()
+    fused = fused_base(flux, pairs, ALPHA / RANK, tmp_path / "fused")
+    for module, original in ORIGINAL.items():
+        stem = f"diffusion_model.{module if names == 'diffusers' else original}"
+        for half, old in zip(halves, "AB", strict=True):
+            flat[f"{stem}.{half}.weight"] = pairs[f"transformer.{module}.lora_{old}.weight"]
+        flat[f"{stem}.alpha"] = torch.tensor(ALPHA)
+    lora = read_lora(save(tmp_path / "comfy.safetensors", flat), "flux")
+    assert set(lora.modules) == set(ORIGINAL)
+    check_equal(flux.merged(lora), flux.merged(base=fused))
+
+
+def test_comfyui_keys_for_qwen_with_halves_as_peft_names_them(benches: dict[str, Bench], tmp_path: Path) -> None:
+    bench = benches["qwen"]
+    pairs = factors(bench, QWEN_TARGETS)
+    path = tmp_path / "x.safetensors"
+    save(path, {key.replace("transformer.", "diffusion_model.", 1): tensor for key, tensor in pairs.items()})
+    fused = fused_base(bench, pairs, 1.0, tmp_path / "fused")
+    check_equal(bench.merged(read_lora(path, "qwen")), bench.merged(base=fused))
+
+
 @pytest.mark.parametrize("prefix", ["lora_unet_", "diffusion_model.", "", "transformer."])
 def test_other_keys_for_qwen(benches: dict[str, Bench], tmp_path: Path, prefix: str) -> None:
     bench = benches["qwen"]
@@ -246,7 +217,7 @@ def test_keys_of_peft_itself_need_its_configuration(flux: Bench, tmp_path: Path,
     pairs = factors(flux, FLUX_TARGETS)
     path = tmp_path / "peft" / "adapter_model.safetensors"
     save(path, {key.replace("transformer.", "base_model.model.", 1): tensor for key, tensor in pairs.items()})
-    with pytest.raises(WeightsError, match=r"adapter_config\.json"):
+    with pytest.raises(MergeError, match=r"adapter_config\.json, which gives its scale, is not beside it; copy"):
         read_lora(path.parent, "flux")
     config = {"r": RANK, "lora_alpha": ALPHA, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": rslora}
     (path.parent / "adapter_config.json").write_text(json.dumps(config))
@@ -287,88 +258,6 @@ def test_a_wide_layer_of_flux_is_taken_apart_at_its_true_size(tmp_path: Path) ->
     assert torch.equal(torch.cat(parts), up)
 
 
-def edited(change: Callable[[dict[str, Tensor]], object]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    def edit(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        change(tensors)
-        return tensors
-
-    return edit
-
-
-Q = "transformer.transformer_blocks.0.attn.to_q"
-STRAY = {"lora_unet_x.lora_down.weight": torch.ones(1, 2), "lora_unet_x.lora_up.weight": torch.ones(5, 1)}
-FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
-    "text encoder": (
-        lambda t: {**t, "text_encoder.text_model.x.lora_A.weight": torch.zeros(3, 4)},
-        r"changes text encoders as well \(1 keys, text_encoder",
-    ),
-    "kohya's text encoder": (lambda t: {**t, "lora_te1_x.lora_up.weight": torch.zeros(3, 4)}, "changes text encoders"),
-    "DoRA": (lambda t: {**t, f"{Q}.lora_magnitude_vector": torch.zeros(32)}, "more than LoRA pairs: .*magnitude"),
-    "a changed norm": (lambda t: {**t, "diffusion_model.norm.diff": torch.zeros(3)}, "more than LoRA pairs"),
-    "LoKr": (lambda t: {f"{Q}.lokr_w1": torch.zeros(3)}, "more than LoRA pairs"),
-    "a bias": (lambda t: {**t, f"{Q}.lora_B.bias": torch.zeros(32)}, "more than LoRA pairs"),
-    "half a pair": (edited(lambda t: t.pop(f"{Q}.lora_B.weight")), r"lacks .*to_q\.lora_B\.weight"),
-    "a homeless pair": (
-        lambda t: {key.replace("blocks.0", "blocks.7"): tensor for key, tensor in t.items()},
-        r"modules of the LoRA .* find no weight in the base: .*blocks\.7",
-    ),
-    "a norm's gain": (
-        lambda t: {key.replace("to_q", "norm_q"): tensor for key, tensor in t.items()},
-        r"find no weight in the base: .*norm_q",
-    ),
-    "another width": (
-        edited(lambda t: t.update({f"{Q}.lora_A.weight": torch.zeros(RANK, 33)})),
-        r"to_q\.lora_A\.weight has shape \[3, 33\] .* \[3, 32\] is needed; use a LoRA",
-    ),
-    "another height": (
-        edited(lambda t: t.update({f"{Q}.lora_B.weight": torch.zeros(33, RANK)})),
-        r"to_q\.lora_B\.weight has shape \[33, 3\]",
-    ),
-    "two ranks": (edited(lambda t: t.update({f"{Q}.lora_B.weight": torch.zeros(32, 4)})), "differ in rank"),
-    "not a number": (edited(lambda t: t[f"{Q}.lora_A.weight"].fill_(float("nan"))), r"lora_A\.weight has values"),
-    "whole numbers": (
-        edited(lambda t: t.update({f"{Q}.lora_A.weight": torch.zeros(RANK, 32, dtype=torch.int8)})),
-        "of type I8; allowed",
-    ),
-    "a convolution": (edited(lambda t: t.update({f"{Q}.lora_A.weight": torch.zeros(RANK, 32, 1, 1)})), "is no matrix"),
-    "an alpha alone": (lambda t: {**t, "transformer.x.alpha": torch.tensor(1.0)}, r"x\.alpha belongs to no LoRA pair"),
-    "nothing": (lambda _: {"x.alpha": torch.tensor(1.0)}, "has no LoRA pairs"),
-    "an unknown layer of kohya's": (
-        lambda t: {
-            f"lora_unet_{name}.{half}.weight": torch.zeros(RANK, RANK)
-            for name in ("double_blocks_0_img_mlp_0", "double_blocks_99_img_mlp_0") for half in ("lora_down", "lora_up")
-        },
-        "diffusers cannot convert the keys of .* for flux .*blocks_99",
-    ),
-    "two styles of which diffusers drops one": (
-        lambda t: {**t, **STRAY},
-        "5 of 37 rows belong to no module that is known",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_lora_is_refused(flux: Bench, tmp_path: Path, fault: str) -> None:
-    change, message = FAULTS[fault]
-    path = save(tmp_path / "x.safetensors", change(factors(flux, (Q.removeprefix("transformer."),))))
-    with pytest.raises(MergeError, match=message):
-        plan_merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
-
-
-def test_a_lora_of_another_architecture_is_refused(benches: dict[str, Bench], tmp_path: Path) -> None:
-    path = save(tmp_path / "x.safetensors", factors(benches["qwen"], QWEN_TARGETS[-2:]))
-    flux = benches["flux"]
-    with pytest.raises(MergeError, match="find no weight in the base: img_in"):
-        plan_merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
-
-
-def test_a_scale_too_large_is_refused_where_it_is_merged(flux: Bench, tmp_path: Path) -> None:
-    pairs = {key: 1e19 * tensor for key, tensor in factors(flux, FLUX_TARGETS[:1]).items()}
-    lora = read_lora(save(tmp_path / "x.safetensors", pairs), "flux", 100.0)
-    with pytest.raises(MergeError, match="not finite in F32; lower the scale"):
-        flux.merged(lora)
-
-
 def test_a_scale_follows_the_last_colon(tmp_path: Path) -> None:
     assert split_scale("a/b.safetensors:0.8") == ("a/b.safetensors", 0.8)
     assert split_scale("a/b.safetensors") == ("a/b.safetensors", 1.0)
@@ -379,22 +268,3 @@ def test_a_scale_follows_the_last_colon(tmp_path: Path) -> None:
     for scale in ("nan", "inf", "-101"):
         with pytest.raises(MergeError, match="allowed: -100 to 100"):
             split_scale(f"x:{scale}")
-
-
-def test_where_a_lora_is_looked_for(flux: Bench, tmp_path: Path) -> None:
-    with pytest.raises(ArcFlowError, match=r"no LoRA at \./nowhere"):
-        parse_lora("./nowhere:2", "flux")
-    (tmp_path / "x.ckpt").write_text("")
-    with pytest.raises(MergeError, match=r"no \.safetensors file"):
-        read_lora(tmp_path / "x.ckpt", "flux")
-    with pytest.raises(MergeError, match="found: none"):
-        read_lora(tmp_path, "flux")
-    for name in ("a", "b"):
-        save(tmp_path / f"{name}.safetensors", factors(flux, FLUX_TARGETS[:1]))
-    with pytest.raises(MergeError, match=r"found: a\.safetensors, b\.safetensors"):
-        read_lora(tmp_path, "flux")
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match="truncated"):
-        read_lora(path, "flux")
-    assert load_file(tmp_path / "b.safetensors")

@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arcflow.adapter import merge_into, read_adapter
+from arcflow.errors import AdapterError
 from arcflow.students import build_student
 from export import weights
+from export.build import main as build
 from export.merge import MergedStudent, merged_student, plan_merge
+from foundation.cli import run as run_command
 from foundation.errors import ArcFlowError
 from tests.export.conftest import MODES, Sources
 
@@ -113,6 +116,24 @@ def _rename_pair(tensors: dict[str, Tensor]) -> None:
         tensors[f"no.such.module.lora_{half}.weight"] = tensors[lora_key(tensors, half)]
 
 
+def _turn(tensors: dict[str, Tensor], *, swap: bool) -> None:
+    """Every pair the wrong way about: A and B swapped, or each transposed."""
+    for a in [key for key in tensors if key.endswith(".lora_A.weight")]:
+        b = a.replace("lora_A", "lora_B")
+        tensors[a], tensors[b] = (tensors[b], tensors[a]) if swap else (tensors[a].T, tensors[b].T)
+
+
+def _deepen(tensors: dict[str, Tensor]) -> None:
+    key = lora_key(tensors)
+    tensors[key] = torch.cat([tensors[key]] * 2)
+
+
+def drop_pairs(tensors: dict[str, Tensor], share: float = 1.0) -> None:
+    names = sorted(key for key in tensors if ".lora_" in key)
+    for key in names[: 2 * round(share * len(names) / 2)]:
+        del tensors[key]
+
+
 ADAPTER_FAULTS: dict[str, tuple[Edit, str]] = {
     "half a pair": (lambda t: t.pop(lora_key(t, "B")), "no matching"),
     "unknown key": (lambda t: t.update(surprise=torch.zeros(1)), "surprise"),
@@ -121,8 +142,23 @@ ADAPTER_FAULTS: dict[str, tuple[Edit, str]] = {
     "another width": (_widen, r"lora_A\.weight has shape"),
     "another number of modes": (
         lambda t: t.update({"proj_out_means.bias": torch.zeros(5 * 16)}),
-        r"proj_out_means\.bias has shape \[80\]",
+        r"proj_out_means\.bias has shape \[80\] .*config\.json gives another number of modes",
     ),
+    "factors swapped": (
+        lambda t: _turn(t, swap=True),
+        r"lora_B\.weight .* are swapped or transposed; A must be \[rank",
+    ),
+    "factors transposed": (lambda t: _turn(t, swap=False), "are swapped or transposed; A must be"),
+    "two ranks": (_deepen, r"differ in rank \(\d+ and \d+\); A must be .*; train or save it again"),
+    "half of the pairs": (
+        lambda t: drop_pairs(t, 0.5),
+        r"lacks the LoRA pairs of .* and \d+ more \(\d of the \d+ layers",
+    ),
+    "one pair": (
+        lambda t: [t.pop(f"time_text_embed.timestep_embedder.linear_2.lora_{half}.weight") for half in "AB"],
+        r"lacks the LoRA pairs of time_text_embed\.timestep_embedder\.linear_2 \(1 of the \d+ layers .* add --partial",
+    ),
+    "no pair": (drop_pairs, r"lacks the LoRA pairs of .* \((\d+) of the \1 layers"),
     "NaN in a pair": (lambda t: _poison(t, lora_key(t)), r"lora_A\.weight has values that are not finite"),
     "NaN in the head": (lambda t: _poison(t, "proj_out_loggamma.weight"), r"proj_out_loggamma\.weight has values"),
     "whole numbers": (lambda t: t.update({"norm_out.linear.bias": torch.zeros(64, dtype=torch.int64)}), "I64"),
@@ -135,6 +171,32 @@ def test_a_faulty_adapter_is_refused(copy: Sources, fault: str) -> None:
     edit(copy.adapter / ADAPTER_FILE, change)
     with pytest.raises(ArcFlowError, match=message):
         run(copy)
+
+
+def test_an_adapter_may_lack_pairs_where_that_is_meant(copy: Sources) -> None:
+    edit(copy.adapter / ADAPTER_FILE, lambda t: drop_pairs(t, 0.5))
+    plan = plan_merge(copy.base / "transformer", copy.adapter, coverage="partial")
+    weights = merged_student(plan, "base", "adapter").weights
+    teacher = load_file(copy.base / "transformer" / ADAPTER_FILE)
+    adapter = read_adapter(copy.adapter)
+    student = build_student(adapter.config.backbone, adapter.config.modes)
+    for name, tensor in merge_into(student, teacher, adapter, "partial").state_dict().items():
+        torch.testing.assert_close(weights.read(name), tensor, rtol=1e-6, atol=1e-7)
+    with pytest.raises(AdapterError, match="lacks the LoRA pairs"):
+        merge_into(build_student(adapter.config.backbone, adapter.config.modes), teacher, adapter)
+
+
+def test_a_build_of_an_adapter_that_lacks_pairs(
+    sources: Sources, copy: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(copy.adapter / ADAPTER_FILE, lambda t: drop_pairs(t, 0.5))
+    options = ["--base", str(sources.base), "--adapter", str(copy.adapter), "--only", "vae_decoder"]
+    options += ["--workdir", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert run_command(build, options) == 2
+    error = capsys.readouterr().err
+    assert "lacks the LoRA pairs of" in error
+    assert len(error.splitlines()) == 1
+    assert run_command(build, [*options, "--partial"]) == 0
 
 
 BASE_FAULTS: dict[str, tuple[Edit, str]] = {
@@ -160,7 +222,24 @@ def test_overflow_in_the_base_type_is_refused(copy: Sources) -> None:
     path = copy.base / "transformer" / ADAPTER_FILE
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
     edit(copy.adapter / ADAPTER_FILE, lambda t: t[lora_key(t, "B")].fill_(1e7))
-    with pytest.raises(ArcFlowError, match=r"merging .* not finite in F16"):
+    with pytest.raises(ArcFlowError, match=r"merging .* not finite in F16, .*; the adapter's factors are too large"):
+        run(copy)
+
+
+def test_factors_that_are_too_large_are_the_adapters(copy: Sources) -> None:
+    for half in "AB":
+        edit(copy.adapter / ADAPTER_FILE, lambda t, half=half: t[lora_key(t, half)].fill_(1e30))  # type: ignore[misc]
+    with pytest.raises(
+        ArcFlowError, match=r"not finite in F32; the adapter's factors are too large: train or download"
+    ):
+        run(copy)
+
+
+@pytest.mark.parametrize("place", ["base", "adapter"])
+def test_weights_that_are_pickles_are_named(copy: Sources, place: str) -> None:
+    folder = copy.base / "transformer" if place == "base" else copy.adapter
+    (folder / ADAPTER_FILE).rename(folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(ArcFlowError, match=r"; diffusion_pytorch_model\.bin there is a pickle, which may hold code"):
         run(copy)
 
 

@@ -92,6 +92,8 @@ def test_a_calibration_of_another_student_is_refused(
     calibration_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(sensitivity.main, ["--calibration", str(calibration_file)]) == 2
-    assert "was measured on the student" in capsys.readouterr().err
-    assert run(sensitivity.main, ["--model", "flux"]) == 2
-    assert "give --calibration FILE" in capsys.readouterr().err
+    assert "was measured on another base, adapter or LoRA" in capsys.readouterr().err
+    assert run(sensitivity.main, ["--model", "flux", "--adapter", "./my adapter", "--lora", "x:2"]) == 2
+    error = capsys.readouterr().err
+    assert "give --calibration FILE" in error
+    assert "export.calibrate --model flux --adapter './my adapter' --lora x:2 --out calibration.json" in error

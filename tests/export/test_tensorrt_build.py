@@ -124,7 +124,7 @@ def test_a_profile_that_does_not_fit_is_refused(
 
 
 def test_the_builder_itself_refuses_fp8_before_sm89(blocks: dict[str, Path], toolkit: Toolkit, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"could not build fp8: .*sm86.*fp8_e4m3"):
+    with pytest.raises(EngineError, match=r"could not build fp8: .*sm86.*fp8_e4m3\.$"):
         build(blocks["fp8"], tmp_path / "x.plan", toolkit, "sm86")
     assert not list(tmp_path.iterdir())
 
@@ -233,3 +233,33 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_plan(
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["x.plan"]
     assert out.read_bytes() == b"the plan of before"
+
+
+def test_a_failure_of_the_builder_itself_names_the_network_and_a_way_out(toolkit: Toolkit, tmp_path: Path) -> None:
+    """TensorRT for RTX 1.7 cannot build CLIP with heads of 10 for a range of batches; for one batch it can."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from export.graph import finish, trace
+    from export.networks.clip import clip_network
+    from export.passes.attach_external import attach_external
+    from export.precision import Precision, opset
+
+    config = CLIPTextConfig(
+        vocab_size=60, hidden_size=20, intermediate_size=40, projection_dim=20, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=77, bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+    CLIPTextModel(config).save_pretrained(tmp_path / "clip")
+    network = clip_network(tmp_path / "clip")
+    model = trace(network, "float16", opset(Precision.FP16, "sm89"))
+    attach_external(model, network, tmp_path, "clip", lambda *_: None)
+    (tmp_path / "clip.onnx").write_bytes(finish(model, network))
+    least, most = [1, 77], [4, 77]
+    reason = (
+        r"could not build clip: MyelinCheckException: .*; tensorrt-rtx 1\.7\S* fails there by itself.* try --batch 1"
+    )
+    with pytest.raises(EngineError, match=reason):
+        build(
+            tmp_path / "clip.onnx", tmp_path / "x.plan", toolkit, profile={"input_ids": ShapeRange(least, least, most)}
+        )
+    profile = {"input_ids": ShapeRange(least, least, least)}
+    assert build(tmp_path / "clip.onnx", tmp_path / "x.plan", toolkit, profile=profile).size > 0

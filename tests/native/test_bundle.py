@@ -154,7 +154,8 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
         ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp32", "cpu"),
         ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp32-cpu",) * 3,
         (f"{_TINY}", None, None), (f"{_TINY}/", "fp32", "cpu"), (f"{_TINY}", "fp16", None), (f"{_TINY}", None, "rtx"),
-        (".", None, None),
+        (".", None, None), ("flux", None, None), ("flux", "bf16", None), ("flux", None, "sm80"), ("flux", None, "sm90"),
+        ("flux", None, "cpu"), ("tiny", None, "sm100"),
     ],
 )  # fmt: skip
 def test_a_bundle_is_found_as_python_finds_it(

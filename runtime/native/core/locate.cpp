@@ -56,6 +56,15 @@ std::tuple<std::size_t, std::size_t, BundleName> preference(const BundleName& na
   return {place(name.target, targets), place(name.precision, name.target == "cpu" ? on_cpu : on_gpu), name};
 }
 
+// What makes that bundle. What was left open is for a GPU, in the smallest type it computes in, but for tiny.
+std::string command(const std::string& model, const std::string& precision, const std::string& target) {
+  const bool embedded = model == "tiny";
+  const std::string there = !target.empty() ? target : embedded ? "cpu" : "rtx";
+  const std::string usual = there == "cpu" ? "fp32" : there == "sm80" || there == "sm86" ? "bf16" : "fp8";
+  return "python -m export.build --model " + model + " --precision " + (precision.empty() ? usual : precision) +
+         " --target " + there + (target.empty() && !embedded ? " (RTX 40 and 50 cards; an H100 is sm90)" : "");
+}
+
 bool is_path(const std::string& source) {
   return source == "." || source == ".." || source.find('/') != std::string::npos;
 }
@@ -105,8 +114,7 @@ std::string locate(const std::string& model, const std::string& precision, const
     if (!part.empty()) (wanted += wanted.empty() ? "" : " ") += part;
   }
   refuse("no bundle for " + python_repr(wanted) + "; available: " + (names.empty() ? "none" : joined(names)) +
-         "; to make it, run: python -m export.build --model " + model + " --precision " +
-         (precision.empty() ? "fp32" : precision) + " --target " + (target.empty() ? "cpu" : target));
+         "; to make it, run: " + command(model, precision, target));
 }
 
 bool serves(const BundleName& name, const std::string& target) {
