@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from export.conditions import Prompted
-    from export.subject import Subject
+    from export.students.conditions import Prompted
+    from export.students.subject import Subject
 
 RANK, BATCH, RATE = 8, 16, 2e-3
 PICTURES = 4
@@ -51,11 +51,11 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
 
     from arcflow import flux
     from arcflow.packing import pack
-    from export.gate import unpacked
-    from export.rollout import noise_of, rollout
-    from export.subject import BACKBONE
+    from export.quality.gate import unpacked
+    from export.students.rollout import noise_of, rollout
+    from export.students.subject import BACKBONE
 
-    latent = plain.seam.latent(plain.base)
+    latent = plain.architecture.latent(plain.base)
     student, count, tokens = plain.network(BACKBONE).reference(), len(shown), shown.rows * shown.columns
     decode: Any = plain.network("vae_decoder").reference()
     vae: Any = AutoencoderKL.from_pretrained(plain.base / "vae", local_files_only=True)
@@ -112,8 +112,8 @@ def random_style(subject: Subject, out: Path, strength: float = 0.2) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from export.fp8_policy import layer_of, select_layers
-    from export.subject import BACKBONE
+    from export.fp8.policy import layer_of, select_layers
+    from export.students.subject import BACKBONE
 
     weights, pairs = subject.student.weights, dict[str, Any]()
     generator = torch.Generator().manual_seed(3)

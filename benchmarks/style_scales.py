@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from export.calibration import Calibration
-    from export.subject import Subject
+    from export.fp8.calibration import Calibration
+    from export.students.subject import Subject
 
 SCALES = (0.25, 0.5, 0.8, 1.0, 1.5, 2.0)
 STEPS = 400
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tiny(folder: Path, steps: int) -> list[Row]:
-    from export.models import MODELS
-    from export.subject import open_subject
+    from export.sources.models import MODELS
+    from export.students.subject import open_subject
 
     plain, rows = open_subject(MODELS["tiny"]), list[Row]()
     bench = _Bench(plain, folder)
@@ -90,8 +90,8 @@ def _tiny(folder: Path, steps: int) -> list[Row]:
 
 
 def _small(name: str, folder: Path) -> list[Row]:
-    from export.models import MODELS
-    from export.subject import open_subject
+    from export.sources.models import MODELS
+    from export.students.subject import open_subject
     from tests.export import pipelines
 
     sources = getattr(pipelines, f"small_{name}")(folder / name)
@@ -107,7 +107,7 @@ class _Bench:
     def __init__(self, plain: Subject, folder: Path, size: int | None = None) -> None:
         import torch
 
-        from export.subject import default_prompts, read_prompts
+        from export.students.subject import default_prompts, read_prompts
 
         self.plain, self.folder = plain, folder
         width, height = (size, size) if size else (plain.spec.limits.width.opt, plain.spec.limits.height.opt)
@@ -121,10 +121,10 @@ class _Bench:
     def calibrate(self, subject: Subject) -> Calibration:
         import torch
 
-        from export.measure import Plan, measure
-        from export.observers import Method
-        from export.streaming import Placement
-        from export.subject import BACKBONE
+        from export.fp8.observers import Method
+        from export.networks.streaming import Placement
+        from export.quality.measure import Plan, measure
+        from export.students.subject import BACKBONE
 
         width, height = self.size
         plan = Plan(
@@ -138,14 +138,14 @@ class _Bench:
         """Measure one style at one scale, and print it."""
         import torch
 
-        from export.fake_quantise import fake_quantised
-        from export.fp8_policy import layer_of, select_layers, weight_of
-        from export.gate import LATENT_LIMIT, PICTURE_LIMIT, measure_gate, relative_l2
-        from export.measure import linears
+        from export.fp8.policy import layer_of, select_layers, weight_of
+        from export.fp8.simulation import fake_quantised
         from export.networks.base import INNER
-        from export.rollout import noise_of, rollout
-        from export.streaming import Placement, open_module
-        from export.subject import BACKBONE, open_subject
+        from export.networks.streaming import Placement, open_module
+        from export.quality.gate import LATENT_LIMIT, PICTURE_LIMIT, measure_gate, relative_l2
+        from export.quality.measure import linears
+        from export.students.rollout import noise_of, rollout
+        from export.students.subject import BACKBONE, open_subject
 
         spec, plain = self.plain.spec, self.plain
         styled = open_subject(spec, str(plain.base), str(plain.adapter), [f"{path}:{scale}"])
@@ -154,7 +154,7 @@ class _Bench:
         modules = [open_module(s.network(BACKBONE), torch.float32, cpu, Placement.HOLD) for s in (styled, plain)]
         inner: Any = getattr(modules[0], INNER)
         layers = [layer_of(w) for w in select_layers([weight_of(n) for n in linears(inner)], network.fp8_layers)]
-        latent = plain.seam.latent(plain.base)
+        latent = plain.architecture.latent(plain.base)
 
         def decode(latents: Tensor) -> Tensor:
             images: Tensor = self.vae(latents=latents)[0]

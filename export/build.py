@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 from engines.locate import BUILT_IN
 from engines.names import BundleName
-from export.models import ModelSpec, choose, choose_precision
 from export.precision import Precision
-from export.request import Attention
-from export.source_options import add_source_options, source_options
+from export.sources.models import ModelSpec, choose, choose_precision
+from export.sources.options import add_source_options, source_options
+from export.students.request import Attention
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from export.estimate import Estimate
-    from export.request import Request
-    from export.stages import Event
+    from export.assembling.estimate import Estimate
+    from export.assembling.stages import Event
+    from export.students.request import Request
 
 WORKDIR = Path(".work") / "export"
 
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     precision = choose_precision(arguments.precision or spec.precision)
     from rich.console import Console
 
-    from export.bundle_stage import Finished, Plans, build
-    from export.estimate import check_fit, estimate
-    from export.locks import alone
-    from export.parity import parity_table
-    from export.request import check_request, inspect_sources, read_sources
+    from export.assembling.bundle import Finished, Plans, build
+    from export.assembling.estimate import check_fit, estimate
+    from export.assembling.parity import parity_table
+    from export.folders.locks import alone
+    from export.students.request import check_request, inspect_sources, read_sources
     from export.tensorrt.table import report_table
 
     console = Console(stderr=True)
@@ -159,7 +159,7 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
     """The request that the arguments make, its sources still to be found. Raises an ArcFlowError."""
     from engines.manifest import ONNX_TARGETS
     from export.errors import ExportError
-    from export.request import Request
+    from export.students.request import Request
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS
 
@@ -187,8 +187,8 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
 
 def _resolved(request: Request, arguments: Namespace) -> Request:
     """The request with its sources found: hub ids become folders, LoRAs are read. Raises an ArcFlowError."""
-    from export.hub import resolve_adapter, resolve_base
-    from export.lora import parse_lora
+    from export.sources.hub import resolve_adapter, resolve_base
+    from export.weights.lora import parse_lora
 
     spec = request.spec
     return replace(

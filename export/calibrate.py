@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.models import choose
-from export.source_options import add_source_options, command, source_options
+from export.sources.models import choose
+from export.sources.options import add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from export.measure import Plan
-    from export.subject import Subject
+    from export.quality.measure import Plan
+    from export.students.subject import Subject
 
 WORKDIR = Path(".work") / "calibrate"
 
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = choose(arguments.model)
     from rich.console import Console
 
-    from export.calibration import write_calibration
-    from export.load import check_load, describe_load, expected_load
-    from export.measure import measure
-    from export.subject import inspect_subject
+    from export.fp8.calibration import write_calibration
+    from export.quality.load import check_load, describe_load, expected_load
+    from export.quality.measure import measure
+    from export.students.subject import inspect_subject
 
     _check_out(arguments.out)
     hush_libraries()
@@ -90,10 +90,10 @@ def _parser() -> ArgumentParser:
 def _plan(arguments: Namespace, subject: Subject) -> Plan:
     """What the arguments ask for. Raises CalibrationError, ExportError."""
     from export.errors import CalibrationError
-    from export.measure import Plan
-    from export.observers import Method
-    from export.streaming import choose_placement
-    from export.subject import BACKBONE, default_prompts, read_prompts
+    from export.fp8.observers import Method
+    from export.networks.streaming import choose_placement
+    from export.quality.measure import Plan
+    from export.students.subject import BACKBONE, default_prompts, read_prompts
 
     if arguments.method not in set(Method):
         raise CalibrationError(f"--method {arguments.method} is unknown; allowed: {', '.join(Method)}")
@@ -164,7 +164,7 @@ def _device(text: str):  # type: ignore[no-untyped-def]
 def _check_out(out: Path) -> None:
     """Raise ExportError where the file could not be written: a long run must not end so."""
     from export.errors import CalibrationError
-    from export.places import check_place
+    from export.folders.places import check_place
 
     check_place(out.parent, "--out", shown=out)
     if out.is_dir():

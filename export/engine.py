@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engines.bundle import open_bundle
 from engines.locate import BUILT_IN
 from engines.names import BundleName
-from export.locks import alone
-from export.places import check_out
+from export.folders.locks import alone
+from export.folders.places import check_out
 from export.tensorrt.build import DEFAULT_OPT_LEVEL
 from export.tensorrt.errors import EngineError
 from export.tensorrt.estimate import PlanEstimate, check_fit

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.models import choose
-from export.source_options import add_source_options, command, source_options
+from export.sources.models import choose
+from export.sources.options import add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from export.layer_errors import Report
+    from export.quality.layer_errors import Report
 
 _EXAMPLES = """examples:
   python -m export.sensitivity --model tiny --calibration calibration.json
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.calibrate import hush_libraries, parse_size, progress
-    from export.calibration import check_student, read_calibration
     from export.errors import CalibrationError
-    from export.layer_errors import layer_errors, plot, suggest, write_report
-    from export.subject import BACKBONE, default_prompts, inspect_subject, read_prompts
+    from export.fp8.calibration import check_student, read_calibration
+    from export.quality.layer_errors import layer_errors, plot, suggest, write_report
+    from export.students.subject import BACKBONE, default_prompts, inspect_subject, read_prompts
 
     hush_libraries()
     console = Console(stderr=True)

@@ -15,7 +15,7 @@ from foundation.cli import ArgumentParser, run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one file. Raises ArcFlowError."""
-    from export.calibration import write_calibration
+    from export.fp8.calibration import write_calibration
 
     parser = ArgumentParser(prog="python -m benchmarks.fullsize.nominal", description="Write nominal FP8 scales.")
     parser.add_argument("model", choices=("flux", "qwen"))
@@ -31,9 +31,9 @@ def nominal_calibration(base: Path, adapter: Path):  # type: ignore[no-untyped-d
 
     Reads all of both to digest them.
     """
-    from export.calibration import nominal
-    from export.fp8_policy import layer_of
-    from export.merge import merged_student, plan_merge
+    from export.fp8.calibration import nominal
+    from export.fp8.policy import layer_of
+    from export.weights.merge import merged_student, plan_merge
     from foundation.files import sha256_tree
 
     plan = plan_merge(base / "transformer", adapter)

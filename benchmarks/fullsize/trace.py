@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def trace_hollow(model: str, network: str, folder: Path, precision: str) -> bytes:
     """The serialised graph of a network of ``folder``/base, checked; weights are references. Raises ArcFlowError."""
-    from export.graph import finish, trace
-    from export.merge import merged_student, plan_merge
+    from export.assembling.graph import finish, trace
     from export.precision import Precision, compute_dtype, opset
+    from export.weights.merge import merged_student, plan_merge
 
     architecture = importlib.import_module(f"export.{model}")
     base, adapter = folder / "base", folder / "adapter"

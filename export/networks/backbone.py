@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from export.merge import MergedStudent
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from export.weights.merge import MergedStudent
 
 FP8_LAYERS = (
     "transformer_blocks.*.attn.to_[qkv].weight",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from export.weights import Weights
+    from export.weights.files import Weights
 
 Dims = tuple[int | str, ...]
 """A shape; a string is a symbolic dimension, or a product such as ``4*rows``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.networks.base import Network, Sizes, as_port
-from export.weights import open_folder
+from export.weights.files import open_folder
 
 _PREFIX = "text_model."
 """Older transformers saved the model under this name; newer ones load and save without."""

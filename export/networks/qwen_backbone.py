@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from export.merge import MergedStudent
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from export.weights.merge import MergedStudent
 
 _FP8_LAYERS = (
     "transformer_blocks.*.attn.to_[qkv].weight",

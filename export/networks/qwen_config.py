@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from export.configs import read_json
 from export.errors import ExportError
+from export.sources.configs import read_json
 
 _KEYS = ("z_dim", "temperal_downsample", "latents_mean", "latents_std")
 

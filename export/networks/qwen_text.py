@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.networks.base import Network, Sizes, as_port
-from export.weights import open_folder
+from export.weights.files import open_folder
 
 _PREFIXES = ("model.language_model.", "model.", "language_model.", "")
 """What transformers' versions put before the language model's names in a file of the whole model."""
@@ -124,7 +124,7 @@ def _read_config(folder: Path) -> Any:
     """The configuration of the language model."""
     from transformers import Qwen2_5_VLConfig
 
-    from export.configs import read_json
+    from export.sources.configs import read_json
 
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "qwen2_5_vl":

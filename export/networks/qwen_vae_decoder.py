@@ -17,7 +17,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
 from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
-from export.weights import TensorInfo, Weights, open_folder
+from export.weights.files import TensorInfo, Weights, open_folder
 
 _TIME = 2
 """The axis of time in a 3-D convolution's weight [out, in, time, rows, columns], and in a video."""

@@ -11,7 +11,7 @@ import torch
 from export.networks.base import Network
 
 if TYPE_CHECKING:
-    from export.lora import StyleLora
+    from export.weights.lora import StyleLora
 
 _VELOCITY_HEAD = "proj_out"
 """The teacher's last linear; the means of every mode of the momentum head stand in for it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.networks.base import Network, Sizes, as_port
-from export.weights import open_folder
+from export.weights.files import open_folder
 
 _EMBEDDING = "encoder.embed_tokens.weight"
 _SHARED = "shared.weight"

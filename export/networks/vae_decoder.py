@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.configs import read_vae_config, vae_factor
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
-from export.weights import open_folder
+from export.sources.configs import read_vae_config, vae_factor
+from export.weights.files import open_folder
 
 
 class _Decoder(nn.Module):

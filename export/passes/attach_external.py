@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from export.external import Report, StoredFile, layout, write_external
+from export.assembling.stored import StoredTensors, blanks, plan_stored
 from export.networks.base import Network
-from export.stored import StoredTensors, blanks, plan_stored
+from export.weights.external import Report, StoredFile, layout, write_external
 
 
 def data_name(network: str) -> str:
@@ -19,13 +19,13 @@ def data_name(network: str) -> str:
 def attach_external(
     model: ir.Model, network: Network, folder: Path, identity: str = "", report: Report | None = None
 ) -> StoredFile:
-    """Store what every blank initializer asks for (see :mod:`export.stored`) in ``folder``, and point the graph there.
+    """Store what every blank initializer asks for (:mod:`export.assembling.stored`) in ``folder``, for the graph.
 
     The graph must then be written into the same folder: the location is a plain file name. identity: digest of the
     weights; a file that was begun for the same graph and the same identity is continued, a finished one is kept.
 
-    Memory: runs of at most :data:`export.weights.CHUNK`, a few copies. Raises WeightsError where the weights lack a
-    tensor, have another shape, are not finite or overflow; ExportError where the disk refuses.
+    Memory: runs of at most :data:`export.weights.files.CHUNK`, a few copies. Raises WeightsError where the weights lack
+    a tensor, have another shape, are not finite or overflow; ExportError where the disk refuses.
     """
     plan = plan_stored(model, network)
     entries = [stored.entry for stored in plan.values()]

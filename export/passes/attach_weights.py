@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from export.assembling.stored import INLINE_MAX, StoredTensors, blanks, plan_stored, size_of
 from export.errors import ExportError
 from export.networks.base import Network
-from export.stored import INLINE_MAX, StoredTensors, blanks, plan_stored, size_of
 
 if TYPE_CHECKING:
     import torch
 
 
 def attach_inline(model: ir.Model, network: Network) -> None:
-    """Give every blank initializer its tensor (see :mod:`export.stored`), inside the model.
+    """Give every blank initializer its tensor (see :mod:`export.assembling.stored`), inside the model.
 
     Memory: all of the network's weights. Large models keep theirs beside the graph:
     :func:`export.passes.attach_external.attach_external`.

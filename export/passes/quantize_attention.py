@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.attention import SIDES
 from export.errors import ExportError
-from export.fp8 import activation_scale
+from export.fp8.attention import SIDES
+from export.fp8.numbers import activation_scale
 
 OPSET = 23
 """The first opset with an Attention operator."""

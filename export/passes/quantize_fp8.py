@@ -12,13 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
-from export.fp8 import INPUT_SCALE_SUFFIX, SCALE_SUFFIX
-from export.fp8_policy import layer_of
+from export.fp8.numbers import INPUT_SCALE_SUFFIX, SCALE_SUFFIX
+from export.fp8.policy import layer_of, select_layers
+
+if TYPE_CHECKING:
+    from export.networks.base import Network
 
 OPSET = 21
 """The first opset in which scales and results may be float16 and bfloat16, and in which the output type is named."""
@@ -176,3 +180,9 @@ def _check(linears: Sequence[_Linear]) -> None:
                 raise ExportError(f"fp8: {linear.weight.name} was not quantised on both sides; a fault of this pass")
         if linear.weight.dtype != ir.DataType.FLOAT8E4M3FN:
             raise ExportError(f"fp8: {linear.weight.name} did not become FP8; a fault of this pass")
+
+
+def blank_layers(model: ir.Model, network: Network, kept: Sequence[str] = ()) -> tuple[str, ...]:
+    """The weights of a traced graph that FP8 takes, by the network's own list less what is kept high."""
+    blanks = [name for name, value in model.graph.initializers.items() if value.const_value is None]
+    return select_layers(blanks, network.fp8_layers, kept)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.places import check_memory, check_place
+from export.folders.places import check_memory, check_place
 from export.precision import Precision
 from export.tensorrt.targets import DATA_CENTRE, choose_target
 

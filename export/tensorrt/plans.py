@@ -14,7 +14,7 @@ from engines.manifest import Engine, Manifest, TokenizerSpec
 from engines.manifest import Network as NetworkEntry
 from engines.trust import sealed
 from engines.writer import write_bundle
-from export.keys import key_of, stage_folder
+from export.folders.keys import key_of, stage_folder
 from export.tensorrt.build import Options, PlanReport, build_plan, decode, encode
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.profiles import Profile, Shapes, dimension_ranges, make_profile, narrowed
@@ -170,7 +170,8 @@ def _key(name: str, digest: str, profile: Profile, setup: Setup) -> str:
             "target": setup.target.capabilities,
             "flavour": [setup.toolkit.flavour, setup.toolkit.version],
             "options": [setup.options.opt_level, setup.options.workspace],
-        }
+        },
+        __name__,
     )
 
 

@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from export.assembling.bundle import Plans, build
+from export.assembling.stages import Event
 from export.build import _hush_libraries
-from export.bundle_stage import Plans, build
-from export.models import choose
 from export.precision import Precision
-from export.request import Request, inspect_sources, read_sources
-from export.stages import Event
+from export.sources.models import choose
+from export.students.request import Request, inspect_sources, read_sources
 from export.tensorrt.profiles import choose_shapes
 from foundation.files import sha256_tree
 

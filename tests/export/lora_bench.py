@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.lora import StyleLora
-from export.merge import merged_student, plan_merge
+from export.weights.lora import StyleLora
+from export.weights.merge import merged_student, plan_merge
 from tests.export.pipelines import Sources, small_flux, small_qwen
 
 FLUX_TARGETS = (

@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from export import qwen
-from export.graph import export_inline
-from export.merge import MergedStudent, merged_student, plan_merge
+from export.architectures import qwen
+from export.assembling.graph import export_inline
 from export.networks.base import Network
+from export.weights.merge import MergedStudent, merged_student, plan_merge
 from tests.export.pipelines import Sources, small_qwen
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from engines.bundle import open_bundle
 from export import build as command
-from export import graph, parity, stages
+from export.assembling import graph, parity, stages
 from foundation.cli import run
 from foundation.files import sha256_tree
 from tests.export.conftest import MODES, Built, Sources, arguments

@@ -17,17 +17,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export import calibrate, measure
-from export.calibration import Calibration, nominal, read_calibration, write_calibration
-from export.conditions import encode_prompts
+from export import calibrate
 from export.errors import CalibrationError, WeightsError
-from export.fp8 import FP8_MAX, fake_quantise
-from export.fp8_policy import block_of, layer_of, select_layers, weight_of
-from export.models import MODELS
-from export.observers import Method, Observer, Record
-from export.streaming import Placement, open_module
-from export.subject import BACKBONE, PROMPTS, Subject, default_prompts, open_subject, read_prompts
-from export.weights import TensorInfo, Weights
+from export.fp8.calibration import Calibration, nominal, read_calibration, write_calibration
+from export.fp8.numbers import FP8_MAX, fake_quantise
+from export.fp8.observers import Method, Observer, Record
+from export.fp8.policy import block_of, layer_of, select_layers, weight_of
+from export.networks.streaming import Placement, open_module
+from export.quality import measure
+from export.sources.models import MODELS
+from export.students.conditions import encode_prompts
+from export.students.subject import BACKBONE, PROMPTS, Subject, default_prompts, open_subject, read_prompts
+from export.weights.files import TensorInfo, Weights
 from foundation.cli import run
 from tests.export.conftest import Sources
 from tests.export.pipelines import CAPTIONS, small_flux, small_qwen
@@ -182,8 +183,8 @@ def _pipeline(name: str, base: Path) -> Any:
 
 
 def _encode(subject: Subject, prompts: list[str]) -> dict[str, torch.Tensor]:
-    tokenizers = subject.seam.tokenizers(subject.base, subject.spec.limits)
-    return encode_prompts(subject.seam, subject.network, tokenizers, prompts, torch.float32, CPU)
+    tokenizers = subject.architecture.tokenizers(subject.base, subject.spec.limits)
+    return encode_prompts(subject.architecture, subject.network, tokenizers, prompts, torch.float32, CPU)
 
 
 def test_flux_prompts_are_encoded_as_diffusers_does(flux: Subject) -> None:
@@ -301,7 +302,7 @@ def test_what_is_seen_is_what_the_layers_get(flux: Subject, tmp_path: Path) -> N
     calibration = read_calibration(out)
     from arcflow.flux import Condition, image_ids
     from arcflow.sampling import sample_student
-    from export.rollout import noise_of
+    from export.students.rollout import noise_of
 
     module = flux.network(BACKBONE).reference().network  # type: ignore[attr-defined]
     encodings = _encode(flux, [CAPTIONS[0]])
@@ -380,9 +381,9 @@ def test_what_cannot_be_calibrated_is_one_clear_line(
 def test_too_little_memory_and_a_closed_output_are_refused_first(
     flux: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.load
+    import export.quality.load
 
-    monkeypatch.setattr(export.load, "free_memory", lambda _: 1 << 20)
+    monkeypatch.setattr(export.quality.load, "free_memory", lambda _: 1 << 20)
     assert run(calibrate.main, _arguments("flux", flux, tmp_path / "c.json", "--size", "32x32")) == 2
     assert "GiB of memory are needed" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export import digests
-from export.digests import digest_tree
+from export.folders import digests
+from export.folders.digests import digest_tree
 from foundation.errors import ArcFlowError
 from foundation.files import sha256_tree
 

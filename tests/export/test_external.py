@@ -15,11 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export import external
 from export.errors import ExportError, WeightsError
-from export.external import ALIGNMENT, StoredFile, layout, write_external
-from export.tensor_layout import Entry, raw
-from export.weights import DTYPES, open_file
+from export.weights.external import ALIGNMENT, StoredFile, layout, write_external
+from export.weights.files import DTYPES, external, open_file
+from export.weights.layout import Entry, raw
 from foundation.files import sha256_file
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +94,7 @@ def test_what_is_given_must_be_what_was_announced(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from export.external import write_external
+from export.weights.external import write_external
 from tests.export.test_external import ENTRIES, Source
 class Mortal(Source):
     def __call__(self, name):

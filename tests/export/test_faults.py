@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engines.bundle import open_bundle
-from export import stages
+from export.assembling import stages
 from export.build import main
 from foundation.cli import run
 from tests.export.pipelines import Sources, small_flux, small_qwen

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto as T
 from onnx import helper
 
-from export.fp8 import (
+from export.fp8.numbers import (
     FP8_MAX,
     activation_scale,
     dequantise_rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import math
@@ -22,8 +21,9 @@ from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure
 from benchmarks.fullsize.shapes import Model, adapter_shapes, component_shapes, published
 from benchmarks.fullsize.steps import PARTS, Part, Step
 from benchmarks.fullsize.synthesise import bytes_of, synthesise, write_hollow_model
-from export.merge import merged_student, plan_merge
-from export.weights import open_folder, tensor_set
+from export import architectures
+from export.weights.files import open_folder, tensor_set
+from export.weights.merge import merged_student, plan_merge
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -138,7 +138,7 @@ def test_every_network_can_be_built_from_the_published_configurations(name: str,
     write_hollow_model(published(name), tmp_path)
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     student = merged_student(plan_merge(base / "transformer", adapter), "base", "adapter")
-    architecture = importlib.import_module(f"export.{name}")
+    architecture = architectures.choose(name)
     for network_name in architecture.NETWORKS:
         network = architecture.network(network_name, base, student, adapter)
         with torch.device("meta"):

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from engines.manifest import Latent
-from export.calibration import check_student, read_calibration
-from export.conditions import Prompted
 from export.errors import GateError
-from export.fake_quantise import fake_quantised
-from export.fp8_policy import select_layers, weight_of
-from export.gate import LATENT_LIMIT, check_gate, measure_gate, relative_l2, unpacked
-from export.models import MODELS
+from export.fp8.calibration import check_student, read_calibration
+from export.fp8.policy import select_layers, weight_of
+from export.fp8.simulation import fake_quantised
 from export.networks.base import INNER
-from export.rollout import noise_of, rollout
-from export.subject import BACKBONE, Subject, open_subject
+from export.quality.gate import LATENT_LIMIT, check_gate, measure_gate, relative_l2, unpacked
+from export.sources.models import MODELS
+from export.students.conditions import Prompted
+from export.students.rollout import noise_of, rollout
+from export.students.subject import BACKBONE, Subject, open_subject
 
 CPU = torch.device("cpu")
 SIGMAS = (1.0, 0.6, 0.0)
@@ -134,7 +134,7 @@ def painted(tiny: Subject) -> Painted:
     judge = Classifier()
     judge.load_state_dict(load_file(MODELS / "tiny" / CLASSIFIER))
     decode = tiny.network("vae_decoder").reference()
-    latent = tiny.seam.latent(tiny.base)
+    latent = tiny.architecture.latent(tiny.base)
     labels = torch.tensor([label for _, label, _ in prompts])
     accuracies = []
     with torch.no_grad():

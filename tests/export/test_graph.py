@@ -12,18 +12,18 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export import flux
+from export.architectures import flux
+from export.assembling.graph import FORBIDDEN_TYPES, OPSET, finish, trace
+from export.assembling.parity import check_parity
 from export.errors import ExportError, WeightsError
-from export.graph import FORBIDDEN_TYPES, OPSET, finish, trace
-from export.merge import merged_student, plan_merge
 from export.networks.t5 import t5_network
-from export.parity import check_parity
 from export.passes.attach_weights import attach_inline
 from export.passes.blank_weights import blank_weights
 from export.passes.check_ports import check_ports
 from export.passes.fuse_rms_norm import fuse_rms_norm
 from export.passes.replace_sequences import replace_sequences
 from export.passes.transpose_weights import transpose_weights
+from export.weights.merge import merged_student, plan_merge
 from tests.export.conftest import MODES, WIDTH, Built, Sources
 
 PORTS = {

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engines.bundle import open_bundle
-from export import digests
 from export.build import main as build
 from export.calibrate import main as calibrate
-from export.calibration import Calibration, check_student, nominal, read_calibration, write_calibration
 from export.errors import CalibrationError
-from export.merge import plan_merge
-from export.parents import UNREAD, Parents
+from export.folders import digests
+from export.fp8.calibration import Calibration, check_student, nominal, read_calibration, write_calibration
+from export.weights.merge import plan_merge
+from export.weights.parents import UNREAD, Parents
 from foundation.cli import run
 from tests.export.conftest import Sources, arguments
 

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from export.errors import SourceError
-from export.hub import (
+from export.sources.hub import (
     FLUX_ADAPTER,
     FLUX_BASE,
     QWEN_ADAPTER,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from export.errors import MergeError
-from export.lora import parse_lora, read_lora, split_scale
-from export.merge import merged_student, plan_merge
+from export.weights.lora import parse_lora, read_lora, split_scale
+from export.weights.merge import merged_student, plan_merge
 from tests.export.lora_bench import ALPHA, FLUX_TARGETS, QWEN_TARGETS, RANK, TARGETS, Bench, factors, make_benches, save
 from tests.export.pipelines import MODES
 

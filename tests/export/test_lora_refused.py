@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from export.errors import MergeError, WeightsError
-from export.lora import parse_lora, read_lora
-from export.merge import plan_merge
+from export.weights.lora import parse_lora, read_lora
+from export.weights.merge import plan_merge
 from foundation.errors import ArcFlowError
 from tests.export.lora_bench import FLUX_TARGETS, QWEN_TARGETS, RANK, Bench, factors, make_benches, save
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from arcflow.adapter import merge_into, read_adapter
 from arcflow.errors import AdapterError
 from arcflow.students import build_student
-from export import weights
 from export.build import main as build
-from export.merge import MergedStudent, merged_student, plan_merge
+from export.weights.files import files as weights
+from export.weights.merge import MergedStudent, merged_student, plan_merge
 from foundation.cli import run as run_command
 from foundation.errors import ArcFlowError
 from tests.export.conftest import MODES, Sources

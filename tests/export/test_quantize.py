@@ -14,16 +14,16 @@ import onnxruntime
 import pytest
 import torch
 
+from export.assembling.graph import trace
 from export.errors import ExportError
-from export.fake_quantise import fake_quantised
-from export.fp8 import activation_scale, fake_quantise, fake_quantise_rows, quantise_rows, row_scales
-from export.fp8_policy import block_of, layer_of, select_layers, weight_of
-from export.graph import trace
-from export.merge import merged_student, plan_merge
+from export.fp8.numbers import activation_scale, fake_quantise, fake_quantise_rows, quantise_rows, row_scales
+from export.fp8.observers import Observer
+from export.fp8.policy import block_of, layer_of, select_layers, weight_of
+from export.fp8.simulation import fake_quantised
 from export.networks.backbone import backbone_network
 from export.networks.base import Network
-from export.observers import Observer
 from export.passes.quantize_fp8 import quantize_fp8
+from export.weights.merge import merged_student, plan_merge
 from tests.export.conftest import Sources
 
 

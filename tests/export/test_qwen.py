@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from engines.manifest import NETWORKS, Limits, Range
-from export import flux, qwen
+from export.architectures import flux, qwen
+from export.assembling.parity import relative_error
 from export.errors import ExportError
-from export.lora import LoraTensors, StyleLora
-from export.merge import merged_student, plan_merge
-from export.parity import relative_error
+from export.weights.lora import LoraTensors, StyleLora
+from export.weights.merge import merged_student, plan_merge
 from tests.export.pipelines import MODES, Sources, small_flux, small_qwen
 
 SMALL = {flux: small_flux, qwen: small_qwen}

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from engines.manifest import Limits, Range
-from export import qwen
+from export.architectures import qwen
+from export.assembling.graph import FORBIDDEN_TYPES
+from export.assembling.parity import check_parity
 from export.errors import ExportError
-from export.graph import FORBIDDEN_TYPES
 from export.networks.qwen_backbone import Rope
 from export.networks.qwen_text import _Rope as TextRope
 from export.networks.qwen_text import qwen_text_network
 from export.networks.qwen_vae_decoder import FrameWeights
-from export.parity import check_parity
-from export.weights import open_folder
+from export.weights.files import open_folder
 from tests.export.pipelines import CAPTIONS, MODES
 from tests.export.qwen_export import Exported
 
@@ -88,7 +88,7 @@ def test_the_backbone_keeps_all_weights_but_those_that_feed_nothing(exported: Ex
     network = exported.networks["backbone"]
     found = {tensor.name for tensor in onnx.load_from_string(exported.model("backbone")).graph.initializer}
     assert set(network.weights) - found == UNUSED
-    from export.fp8_policy import select_layers
+    from export.fp8.policy import select_layers
 
     layers = select_layers(sorted(network.weights), network.fp8_layers)
     assert len(layers) == 3 * 12 - 3

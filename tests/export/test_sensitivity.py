@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from export import sensitivity
-from export.calibration import nominal, write_calibration
-from export.layer_errors import Report, layer_errors, suggest
-from export.measure import linears
-from export.models import MODELS
+from export.fp8.calibration import nominal, write_calibration
 from export.networks.base import INNER
-from export.subject import BACKBONE, Subject, open_subject
+from export.quality.layer_errors import Report, layer_errors, suggest
+from export.quality.measure import linears
+from export.sources.models import MODELS
+from export.students.subject import BACKBONE, Subject, open_subject
 from foundation.cli import run
 from tests.export.conftest import Sources
 
@@ -54,7 +54,7 @@ def calibration_file(subject: Subject, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_layer_whose_scale_is_wrong_comes_out_worst(subject: Subject, calibration_file: Path) -> None:
-    from export.calibration import read_calibration
+    from export.fp8.calibration import read_calibration
 
     prompted = subject.prompted(["a dark bag", "one light boot"], 16, 16, torch.float32, torch.device("cpu"))
     steps: list[tuple[int, int]] = []

@@ -239,7 +239,7 @@ def test_a_failure_of_the_builder_itself_names_the_network_and_a_way_out(toolkit
     """TensorRT for RTX 1.7 cannot build CLIP with heads of 10 for a range of batches; for one batch it can."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from export.graph import finish, trace
+    from export.assembling.graph import finish, trace
     from export.networks.clip import clip_network
     from export.passes.attach_external import attach_external
     from export.precision import Precision, opset

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from export import places
 from export.errors import ExportError
-from export.places import available_memory, check_memory, check_out, check_place
+from export.folders import places
+from export.folders.places import available_memory, check_memory, check_out, check_place
 from export.tensorrt import report as reports
 from export.tensorrt.builder_log import BuilderLog
 from export.tensorrt.estimate import estimate

@@ -17,10 +17,11 @@ from engines.bundle import Bundle, open_bundle
 from engines.manifest import source_digest
 from engines.trust import ENVIRONMENT
 from export import build as command
-from export import bundle_stage, engine
+from export import engine
+from export.assembling import bundle as bundle_stage
 from export.calibrate import main as calibrate
 from export.errors import ExportError
-from export.locks import alone
+from export.folders.locks import alone
 from export.tensorrt.addresses import fixed_addresses
 from export.tensorrt.build import Options, build_plan
 from export.tensorrt.targets import TARGETS
@@ -170,7 +171,7 @@ def again(bundle: Bundle, work: Path, out: Path) -> str:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from export.locks import alone
+from export.folders.locks import alone
 with alone(Path(sys.argv[1]), lambda: None, print):
     print("held", flush=True)
     time.sleep(600)

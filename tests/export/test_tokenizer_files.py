@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from export import flux, qwen
+from export.architectures import flux, qwen
 from export.errors import ArcFlowError, ExportError
-from export.tokenizer_files import TokenizerFile, tokenizer_file
+from export.sources.tokenizers import TokenizerFile, tokenizer_file
 from tests.export.pipelines import CAPTIONS, small_flux, small_qwen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import pytest
 import torch
 
 from benchmarks.fullsize.shapes import published
+from export import architectures
+from export.assembling.graph import finish, trace
+from export.assembling.parity import LIMITS, check_parity
+from export.assembling.twin import make_twin
 from export.errors import ExportError, WeightsError
-from export.graph import finish, trace
-from export.merge import merged_student, plan_merge
-from export.parity import LIMITS, check_parity
 from export.passes.attach_weights import attach_inline
-from export.twin import make_twin
+from export.weights.merge import merged_student, plan_merge
 from foundation.files import sha256_tree
 
 SET_BY_THE_CLASS = {"is_encoder_decoder", "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache"}
@@ -40,10 +40,10 @@ def twin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def networks(name: str, folder: Path) -> dict[str, Any]:
-    seam = importlib.import_module(f"export.{name}")
+    architecture = architectures.choose(name)
     student = merged_student(plan_merge(folder / "base" / "transformer", folder / "adapter"), "base", "adapter")
     assert student.modes == 16
-    return {n: seam.network(n, folder / "base", student, folder / "adapter") for n in seam.NETWORKS}
+    return {n: architecture.network(n, folder / "base", student, folder / "adapter") for n in architecture.NETWORKS}
 
 
 def test_only_what_repeats_is_smaller(twin: tuple[str, Path]) -> None:

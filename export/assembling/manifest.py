@@ -1,0 +1,89 @@
+"""The manifest of a bundle of ONNX networks, from what was built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from engines.manifest import Gate, Manifest, Momentum, Port, Quantisation, Schedule
+from engines.manifest import Network as NetworkEntry
+from export.assembling.record import tool_versions
+from export.precision import opset
+
+if TYPE_CHECKING:
+    from arcflow.adapter import Policy
+    from export.assembling.record import Exported
+    from export.networks.base import Dims
+    from export.students.request import Sources
+
+MAX_NFE = 64
+
+
+def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
+    """The manifest, complete but for its files (which the writer lists)."""
+    from arcflow.head import PATCH_POSITIONS
+
+    request, student = sources.request, sources.student
+    return Manifest(
+        model=request.spec.name,
+        architecture=request.spec.architecture,  # type: ignore[arg-type]
+        precision=request.precision.value,
+        target="onnx" if request.needs_plans else request.target,
+        networks={network.name: _entry(network) for network in networks},
+        limits=sources.limits,
+        latent=sources.latent,
+        schedule=schedule(student.policy),
+        momentum=Momentum(
+            modes=student.modes,
+            packed_channels=student.config["in_channels"],
+            patch_positions=PATCH_POSITIONS,
+        ),
+        tokenizers={name: tokenizer.spec for name, tokenizer in sources.tokenizers.items()},
+        parents=sources.parents,
+        tools={**tool_versions(), "onnx-opset": str(opset(request.precision, request.target))},
+        parity=[result for network in networks for result in network.record.parity],
+        quantisation=_quantisation(sources, networks),
+        gate=gate,
+    )
+
+
+def schedule(policy: Policy) -> Schedule:
+    """How the adapter says that its student is sampled, as a manifest has it."""
+    return Schedule(
+        shift=policy.shift,
+        guidance=policy.guidance,
+        nfe=policy.nfe,
+        final_step_ratio=policy.final_step_ratio,
+        conditioning_dtype=policy.conditioning_dtype,
+        max_nfe=MAX_NFE,
+    )
+
+
+def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisation | None:
+    calibration, plain = sources.calibration, sources.scales_of_plain
+    if calibration is None:
+        return None
+    return Quantisation(
+        calibration=calibration.digest,
+        method=str(calibration.method),
+        synthetic=calibration.synthetic,
+        layers=[name for network in networks for name in network.record.quantised],
+        kept_high=list(sources.keep_high),
+        options={"attention": str(sources.request.attention), **({"scales": "without LoRA"} if plain else {})},
+    )
+
+
+def _entry(exported: Exported) -> NetworkEntry:
+    network = exported.network
+    graph, *data = exported.record.files
+    return NetworkEntry(
+        file=graph,
+        inputs=_ports(network.ports_in),
+        outputs=_ports(network.ports_out),
+        data=data,
+        compute=exported.compute,  # type: ignore[arg-type]
+    )
+
+
+def _ports(ports: Mapping[str, tuple[str, Dims]]) -> list[Port]:
+    return [Port(name, dtype, list(shape)) for name, (dtype, shape) in ports.items()]  # type: ignore[arg-type]

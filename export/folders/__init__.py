@@ -1,0 +1,1 @@
+"""Folders that builds work in: locks, keys of results, digests, what fits."""

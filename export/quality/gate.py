@@ -1,0 +1,106 @@
+"""The quality gate: what FP8 does to the end of the path, the latent after the last evaluation and the picture.
+
+The quantised and the unquantised student paint the same prompts from the same noise with the same closed-form solver;
+what differs is the backbone alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from engines.manifest import Gate, GateResult
+from export.errors import GateError
+from export.students.rollout import Evaluate, noise_of, rollout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.manifest import Latent
+    from export.students.conditions import Prompted
+
+LATENT_LIMIT = 0.03
+"""Greatest relative L2 error of the latent, mean over pictures."""
+
+PICTURE_LIMIT = 0.03
+"""Greatest relative L2 error of the picture (RGB in about [-1, 1]), mean over pictures."""
+
+FIRST_NOISE = 1_000_000
+"""Number of the first picture's noise: far from those that calibration paints."""
+
+ADVICE = (
+    "see which layers are to blame with python -m export.sensitivity and leave them out with --keep-high, or calibrate "
+    "with another --method"
+)
+
+Decode = Callable[["Tensor"], "Tensor"]
+"""The VAE decoder: latents [B, C, H, W], scaled and shifted back -> images [B, 3, H', W']."""
+
+
+def check_gate(
+    reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
+    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8, advice: str = ADVICE,
+) -> Gate:  # fmt: skip
+    """Paint every prompt with both backbones and compare.
+
+    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limits: of latent and picture;
+    batch: pictures a call; advice: what to do where a limit is missed. Errors are relative L2 norms a picture, their
+    mean is what counts.
+    Raises GateError where a limit is missed or a value is not finite.
+    """
+    gate = measure_gate(reference, quantised, decode, prompted, sigmas, latent, limits, batch)
+    missed = [result for result in gate.results if not result.value <= result.limit]
+    if missed:
+        found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.0%})" for r in missed)
+        raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} pictures; {advice}")
+    return gate
+
+
+def measure_gate(
+    reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
+    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8,
+) -> Gate:  # fmt: skip
+    """The figures of :func:`check_gate`, whatever they are."""
+    import torch
+
+    channels = latent.channels * latent.patch**2
+    tokens = prompted.rows * prompted.columns
+    errors: dict[str, list[Tensor]] = {"latent": []} if decode is None else {"latent": [], "picture": []}
+    for start in range(0, len(prompted), batch):
+        rows = slice(start, min(start + batch, len(prompted)))
+        noise = torch.stack([noise_of(FIRST_NOISE + index, tokens, channels) for index in range(rows.start, rows.stop)])
+        ports = prompted.ports(rows)
+        backbones = (prompted.calling(backbone) for backbone in (reference, quantised))
+        truth, found = (rollout(backbone, noise, ports, sigmas) for backbone in backbones)
+        errors["latent"].append(relative_l2(found, truth))
+        if decode is not None:
+            with torch.no_grad():
+                pictures = [decode(unpacked(x, latent, prompted.rows, prompted.columns)) for x in (found, truth)]
+            errors["picture"].append(relative_l2(*pictures))
+    results = [
+        GateResult(name, float(torch.cat(values).mean()), limit)
+        for (name, values), limit in zip(errors.items(), limits, strict=False)
+    ]
+    return Gate(nfe=len(sigmas) - 1, pictures=len(prompted), results=results)
+
+
+def unpacked(tokens: Tensor, latent: Latent, rows: int, columns: int) -> Tensor:
+    """Packed latents [B, rows*columns, C*4] as the decoder takes them: [B, C, 2*rows, 2*columns], scaled back."""
+    import torch
+
+    from arcflow.packing import unpack
+
+    scale, shift = (
+        torch.tensor(list(values)).reshape(1, -1, 1, 1) for values in (latent.scaling_factor, latent.shift_factor)
+    )
+    latents: Tensor = unpack(tokens, rows, columns) / scale + shift
+    return latents
+
+
+def relative_l2(found: Tensor, truth: Tensor) -> Tensor:
+    """|found - truth| / |truth| per row, [B], in float64; not a number where a value is none."""
+    import torch
+
+    difference: Tensor = torch.linalg.vector_norm((found.double() - truth.double()).flatten(1), dim=1)
+    scale: Tensor = torch.linalg.vector_norm(truth.double().flatten(1), dim=1)
+    return difference / scale.clamp(min=1e-30)

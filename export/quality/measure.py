@@ -1,0 +1,231 @@
+"""The run behind a calibration: the student paints prompts while every linear's inputs are observed.
+
+What was observed is written aside as the run goes on, so that one that was stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from export.errors import CalibrationError
+from export.fp8.attention import SIDES, Watch, watched
+from export.fp8.calibration import Calibration, Prompts
+from export.fp8.observers import Method, Observer, Record
+from export.networks.base import INNER, Network
+from export.networks.streaming import Placement, open_module
+from export.students.conditions import Prompted
+from export.students.rollout import noise_of, rollout
+from export.weights.parents import Parents
+from foundation.files import atomic_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+SAVE_SECONDS = 20.0
+"""Least time between two writes of the state."""
+
+_TOOLS = ("torch", "diffusers", "transformers")
+_STATE_FORMAT = 2
+
+Report = Callable[[int, int], None]
+"""Told (prompts done, prompts in all)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how.
+
+    backbone: the student's; student: what it is merged from; sigmas: noise levels, 1 first and 0 last; prompts: texts;
+    width, height: in pixels; percentile: for that method; dtype, device, placement: how the backbone runs;
+    batch: prompts a call.
+    """
+
+    backbone: Network
+    student: Parents
+    sigmas: tuple[float, ...]
+    prompts: tuple[str, ...]
+    width: int
+    height: int
+    method: Method
+    percentile: float
+    dtype: torch.dtype
+    device: torch.device
+    placement: Placement
+    batch: int
+
+    @property
+    def key(self) -> str:
+        """Digest of all that what is observed depends on (not of how a bound is then chosen)."""
+        facts = [
+            _STATE_FORMAT, self.student.digest, self.sigmas, self.prompts, self.width, self.height, str(self.dtype),
+            self.method is not Method.AMAX, tools(),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file aside: prompts done, and the observers."""
+
+    done: int
+    layers: dict[str, Record]
+    attention: dict[str, Record]
+
+
+def measure(plan: Plan, prompted: Prompted, folder: Path, report: Report | None = None) -> Calibration:
+    """Paint every prompt and return what was seen. folder: keeps the state of the run, which is removed at the end.
+
+    Raises CalibrationError where an input is not finite, WeightsError where the student lacks a tensor.
+    """
+    module = open_module(plan.backbone, plan.dtype, plan.device, plan.placement)
+    backbone: nn.Module = getattr(module, INNER)
+    state = folder / f"calibrate-{plan.key}.json"
+    done, observers, watch = _resume(state, backbone)
+    total, saved, histogram = len(plan.prompts), time.monotonic(), plan.method is not Method.AMAX
+    with observed(backbone, observers, histogram), watched(watch, histogram):
+        while done < total:
+            if report is not None:
+                report(done, total)
+            rows = slice(done, min(done + plan.batch, total))
+            _paint(module, plan, prompted, rows, watch)
+            done = rows.stop
+            if done < total and time.monotonic() - saved >= SAVE_SECONDS:
+                _save(state, done, observers, watch)
+                saved = time.monotonic()
+    if report is not None:
+        report(total, total)
+    calibration = _conclude(plan, observers, watch)
+    state.unlink(missing_ok=True)
+    return calibration
+
+
+@contextmanager
+def observed(backbone: nn.Module, observers: dict[str, Observer], histogram: bool) -> Iterator[None]:
+    """In the block, every linear named in ``observers`` shows its input to its observer.
+
+    Raises CalibrationError, which names the layer, where an input is not finite.
+    """
+    seen: list[Any] = [None, None]  # The last tensor and what was made of it: queries, keys and values share theirs.
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if seen[0] is not inputs[0]:
+                fresh = Observer()
+                try:
+                    fresh.see(inputs[0], histogram)
+                except CalibrationError as error:
+                    raise CalibrationError(f"{name}: {error}") from error
+                seen[:] = [inputs[0], fresh]
+            observers[name].add(seen[1])
+
+        return look
+
+    handles = [backbone.get_submodule(name).register_forward_pre_hook(hook(name)) for name in observers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def linears(backbone: nn.Module) -> tuple[str, ...]:
+    """Names of all linears of a backbone, in its order."""
+    from torch import nn
+
+    return tuple(name for name, module in backbone.named_modules() if isinstance(module, nn.Linear))
+
+
+def tools() -> dict[str, str]:
+    """Versions of what has a say in the figures."""
+    return {name: version(name) for name in _TOOLS}
+
+
+def prompts_digest(prompts: Sequence[str]) -> str:
+    """sha256 of the prompts, one a line."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+
+def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice, watch: Watch) -> None:
+    import torch
+
+    channels = plan.backbone.ports_in["hidden_states"][1][-1]
+    if not isinstance(channels, int):
+        raise CalibrationError("the backbone's packed channels are not a number; this is a fault of its description")
+    tokens = prompted.rows * prompted.columns
+    noise = torch.stack([noise_of(index, tokens, channels) for index in range(rows.start, rows.stop)])
+    ports = {name: tensor.to(plan.device) for name, tensor in prompted.ports(rows).items()}
+
+    def evaluate(**inputs: Tensor) -> Sequence[Tensor]:
+        watch.restart()
+        field: Sequence[Tensor] = module(**inputs)
+        return field
+
+    rollout(prompted.calling(evaluate), noise.to(plan.device), ports, plan.sigmas)
+
+
+def _resume(state: Path, backbone: nn.Module) -> tuple[int, dict[str, Observer], Watch]:
+    names = linears(backbone)
+    try:
+        found = msgspec.json.decode(state.read_bytes(), type=_State)
+        if set(found.layers) == set(names):
+            watch = Watch({name: Observer.from_record(record) for name, record in found.attention.items()})
+            return found.done, {name: Observer.from_record(found.layers[name]) for name in names}, watch
+    except (OSError, msgspec.MsgspecError, IndexError):
+        pass  # A state that is missing or damaged means only that the run starts anew.
+    return 0, {name: Observer() for name in names}, Watch()
+
+
+def _save(state: Path, done: int, observers: dict[str, Observer], watch: Watch) -> None:
+    layers, attention = (
+        {name: observer.to_record() for name, observer in group.items()} for group in (observers, watch.observers)
+    )
+    data = _State(done, layers, attention)
+    with atomic_file(state) as temporary:
+        temporary.write_bytes(msgspec.json.encode(data))
+
+
+def _conclude(plan: Plan, observers: dict[str, Observer], watch: Watch) -> Calibration:
+    def bound(observer: Observer) -> float:
+        return _round_up(observer.bound(plan.method, plan.percentile))
+
+    seen = {name: observer for name, observer in observers.items() if observer.values}
+    levels = tuple(a for a, _ in itertools.pairwise(plan.sigmas))
+    return Calibration(
+        student=plan.student.digest,
+        parents=plan.student,
+        method=plan.method,
+        percentile=plan.percentile if plan.method is Method.PERCENTILE else None,
+        sigmas=levels,
+        prompts=Prompts(len(plan.prompts), prompts_digest(plan.prompts), plan.width, plan.height),
+        synthetic=False,
+        amax={name: bound(observer) for name, observer in sorted(seen.items())},
+        tools=tools(),
+        attention=tuple(
+            (
+                bound(watch.observers[f"{i}.query"]),
+                bound(watch.observers[f"{i}.key"]),
+                bound(watch.observers[f"{i}.value"]),
+            )
+            for i in range(len(watch.observers) // len(SIDES))
+        ),
+    )
+
+
+def _round_up(value: float) -> float:
+    """To five significant digits: the rest depends on the machine, and a bound must not fall below what it bounds."""
+    if value == 0.0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - 4)
+    return float(f"{math.ceil(value / unit) * unit:.4e}")

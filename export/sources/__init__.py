@@ -1,0 +1,1 @@
+"""Where the parts of a model come from: hub, folders, configurations, tokenizers, what users type."""

@@ -1,0 +1,174 @@
+"""Where models come from: a folder that is there, or a repository on the Hugging Face hub, offline from its cache too.
+
+A hub id is ``owner/name``; a folder in it is ``owner/name/folder``, and ``@revision`` may follow either.
+Only what is needed is downloaded, and never a file that may hold code (``.bin``, ``.ckpt``).
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.errors import SourceError
+
+FLUX_BASE = "black-forest-labs/FLUX.1-dev"
+QWEN_BASE = "Qwen/Qwen-Image"
+FLUX_ADAPTER = "ymyy307/ArcFlow/arcflow-flux-2steps"
+QWEN_ADAPTER = "ymyy307/ArcFlow/arcflow-qwen-2steps"
+"""The released adapters of the method's authors."""
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+_ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_LORA_CONFIG = "adapter_config.json"
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A place on the hub. repository: owner/name; inside: folder or file in it, "" for all; revision: None is main."""
+
+    repository: str
+    inside: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.repository}{'/' if self.inside else ''}{self.inside}{revision}"
+
+
+def parse_id(source: str) -> HubSource | None:
+    """The place that a hub id names; None where ``source`` is no hub id."""
+    place, at, revision = source.partition("@")
+    if not _ID.fullmatch(place) or (at and not revision) or ".." in place:
+        return None
+    owner, name, *inside = place.split("/")
+    return HubSource(f"{owner}/{name}", "/".join(inside), revision or None)
+
+
+def resolve_base(source: str | Path, architecture: str) -> Path:
+    """The folder of a base pipeline: weights of its networks, configurations, tokenizers. Raises SourceError."""
+    from export import architectures
+
+    place = _local_or_hub(source, "base model")
+    if isinstance(place, Path):
+        return place
+    patterns = ["model_index.json", "scheduler/*.json", *(f"tokenizer*/*.{kind}" for kind in ("json", "txt", "model"))]
+    for folder in sorted(set(architectures.choose(architecture).FOLDERS.values())):
+        patterns += [f"{folder}/*.json", f"{folder}/*.safetensors"]
+    return _snapshot(place, patterns, "model_index.json")
+
+
+def resolve_adapter(source: str | Path) -> Path:
+    """The folder of an adapter in the released format. Raises SourceError."""
+    place = _local_or_hub(source, "adapter")
+    return place if isinstance(place, Path) else _snapshot(place, _ADAPTER_FILES, "config.json")
+
+
+def resolve_lora(source: str | Path) -> Path:
+    """The file of a LoRA, or a folder that holds one. Raises SourceError."""
+    place = _local_or_hub(source, "LoRA")
+    if isinstance(place, Path):
+        return place
+    if place.inside.endswith(".safetensors"):
+        folder, _, name = place.inside.rpartition("/")
+        inside = HubSource(place.repository, folder, place.revision)
+        return _snapshot(inside, (name, _LORA_CONFIG), name) / name
+    names = _lora_files(place)
+    if len(names) != 1:
+        listed = ", ".join(names[:_LISTED]) or "none"
+        raise SourceError(f"{place} must name one .safetensors file, as {place.repository}/FILE; found: {listed}")
+    return _snapshot(place, (names[0], _LORA_CONFIG), names[0]) / names[0]
+
+
+def _local_or_hub(source: str | Path, what: str) -> Path | HubSource:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    place = parse_id(str(source)) if isinstance(source, str) else None
+    if place is None:
+        raise SourceError(f"there is no {what} at {source}; give a folder that is there, or a hub id as owner/name")
+    return place
+
+
+def _lora_files(place: HubSource) -> list[str]:
+    """The safetensors files right in that folder, by name: on the hub, or offline in the cache."""
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    prefix = f"{place.inside}/" if place.inside else ""
+    with _hub_errors(place):
+        try:
+            info = HfApi().model_info(place.repository, revision=place.revision)
+            names = [file.rfilename for file in info.siblings or ()]
+        except errors.HfHubHTTPError:
+            raise
+        except (errors.HTTPError, OSError):  # type: ignore[attr-defined]  # Offline, by choice or not.
+            try:
+                folder = snapshot_download(place.repository, revision=place.revision, local_files_only=True)
+            except errors.IncompleteSnapshotError as error:
+                folder = str(error.snapshot_path)  # A repository of several LoRAs, of which some are here.
+            names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.safetensors")]
+    inside = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return sorted(name for name in inside if name.endswith(".safetensors") and "/" not in name)
+
+
+def _snapshot(place: HubSource, patterns: Sequence[str], needed: str) -> Path:
+    """The folder ``place`` of the repository's snapshot in the cache, with what the patterns name; downloads the rest.
+
+    needed: a file without which the folder is not what it should be.
+    """
+    from huggingface_hub import snapshot_download
+
+    prefix = f"{place.inside}/" if place.inside else ""
+    with _hub_errors(place):
+        root = snapshot_download(
+            place.repository, revision=place.revision, allow_patterns=[prefix + pattern for pattern in patterns]
+        )
+    folder = Path(root) / place.inside
+    if not (folder / needed).is_file():
+        raise SourceError(
+            f"{place} has no {needed}, or the cache at {root} holds a part of it only; "
+            "check the id, and run the command once with a connection to the hub"
+        )
+    return folder
+
+
+@contextmanager
+def _hub_errors(place: HubSource) -> Iterator[None]:
+    """Turn what the hub's library raises into one clear error each."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SourceError(
+            f"{place.repository} is gated: accept its licence on https://huggingface.co/{place.repository}, then run "
+            "`hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(f"{place.repository} has no revision {place.revision}; leave it out, or check it") from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"there is no folder {place} here, and no repository {place.repository} on the hub that you may see; check "
+            "the name, or run `hf auth login` if it is private"
+        ) from error
+    except errors.IncompleteSnapshotError as error:
+        raise SourceError(
+            f"the hub cannot be reached, and its cache at {error.snapshot_path} holds a part of {place} only; go "
+            "online (unset HF_HUB_OFFLINE), or give a folder"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise SourceError(
+            f"there is no folder {place} here, the hub cannot be reached, and its cache lacks {place}; go online "
+            "(unset HF_HUB_OFFLINE), or give a folder"
+        ) from error
+    except (errors.HTTPError, errors.HFValidationError) as error:  # type: ignore[attr-defined]
+        reason = " ".join(str(error).split())
+        raise SourceError(f"the hub refused {place}: {reason}") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise SourceError(f"no room to download {place}; free some, or set HF_HOME to another disk") from error
+        raise SourceError(f"cannot get {place} from the hub: {error}; try again, or give a folder") from error

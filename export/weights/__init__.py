@@ -1,0 +1,1 @@
+"""Weights on disk: reading, merging adapter and LoRAs, writing as external data."""
