@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "idle_s": asdict(measured.idle) if measured.idle else None,
         "runs": measured.runs,
         "peak_bytes": memory,
-        "gpu_bytes": dict(pipeline.memory()) if bundle.manifest.engine is not None else None,
+        "gpu_bytes": dict(pipeline.memory()) if gpu else None,
         "roofline": _roofline(pipeline, bundle, arguments, measured, gpu) if arguments.roofline else None,
         "machine": _machine(gpu),
     }
