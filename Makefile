@@ -21,15 +21,15 @@ CXX_FILES = $(shell find runtime/native examples tests/native \( -name '*.[ch]' 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test pytest ctest native lint format sanitize fuzz soak tiny fullsize data constraints clean distclean
+.PHONY: help demo test pytest ctest native docs lint format sanitize fuzz soak tiny fullsize data constraints clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.base ## Paint a picture from a prompt with the embedded model (PROMPT=..., SEED=..., OUT=...)
+demo: $(VENV)/.base ## Generate an image from a prompt with the embedded model (PROMPT=..., SEED=..., OUT=...)
 	@$(BIN)/python -m runtime.generate "$(PROMPT)" --seed $(SEED) --scale 8 --out "$(OUT)"
 	@$(BIN)/python scripts/show.py "$(OUT)"
-	@echo "The picture is in $(OUT)"
+	@echo "The image is in $(OUT)"
 
 test: ## Lint, build the C++ library, then run every test
 	@$(MAKE) --no-print-directory lint
@@ -58,6 +58,10 @@ native: $(VENV)/.dev ## Build the C++ library, its programs and tests into build
 	@scripts/native.sh build release
 	@$(MAKE) --no-print-directory $(VENV)/.native
 
+docs: $(VENV)/.docs ## Build the documentation into build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
+
 sanitize: $(VENV)/.dev ## Run the C++ tests under AddressSanitizer, UBSan and ThreadSanitizer (clang)
 	@scripts/native.sh asan
 	@scripts/native.sh tsan
@@ -65,7 +69,7 @@ sanitize: $(VENV)/.dev ## Run the C++ tests under AddressSanitizer, UBSan and Th
 fuzz: $(VENV)/.dev ## Fuzz every parser of foreign bytes, SECONDS each (clang)
 	@scripts/native.sh fuzz $(SECONDS)
 
-soak: $(VENV)/.dev ## Generate COUNT pictures under LeakSanitizer (clang)
+soak: $(VENV)/.dev ## Generate COUNT images under LeakSanitizer (clang)
 	@scripts/native.sh soak $(COUNT)
 
 # Each stage continues where an interrupted run stopped. State lies in .work/$(RECIPE), results in models/ and engines/.
@@ -108,6 +112,11 @@ $(VENV)/.created:
 $(VENV)/.base: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing the runtime into $(VENV) (no torch)"
 	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@echo "Installing the documentation's tools into $(VENV)"
+	@$(PIP) install --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

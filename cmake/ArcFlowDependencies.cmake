@@ -2,7 +2,14 @@
 # found through CMAKE_PREFIX_PATH like any other folder. Where there is a static library, it is taken: what is installed
 # then needs libc and libstdc++ alone.
 
-find_package(nlohmann_json 3.10 REQUIRED)
+set(arcflow_lacks "")    # what is missing, by its own name
+set(arcflow_packages "") # and by Debian's
+
+find_package(nlohmann_json 3.10 QUIET)
+if(NOT nlohmann_json_FOUND)
+  list(APPEND arcflow_lacks "nlohmann-json (3.10 or newer)")
+  list(APPEND arcflow_packages nlohmann-json3-dev)
+endif()
 
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
@@ -19,12 +26,39 @@ if(NOT OpenSSL_FOUND)
   set(OPENSSL_USE_STATIC_LIBS OFF)
   unset(OPENSSL_CRYPTO_LIBRARY CACHE)
   unset(OPENSSL_SSL_LIBRARY CACHE)
-  find_package(OpenSSL 1.1 REQUIRED COMPONENTS Crypto)
+  find_package(OpenSSL 1.1 QUIET COMPONENTS Crypto)
 endif()
-find_package(ZLIB REQUIRED)
+if(NOT OpenSSL_FOUND)
+  list(APPEND arcflow_lacks "OpenSSL (1.1 or newer)")
+  list(APPEND arcflow_packages libssl-dev)
+endif()
+find_package(ZLIB QUIET)
+if(NOT ZLIB_FOUND)
+  list(APPEND arcflow_lacks zlib)
+  list(APPEND arcflow_packages zlib1g-dev)
+endif()
 
-find_path(UTF8PROC_INCLUDE_DIR utf8proc.h REQUIRED)
-find_library(UTF8PROC_LIBRARY NAMES ${utf8proc_names} REQUIRED)
+find_path(UTF8PROC_INCLUDE_DIR utf8proc.h)
+find_library(UTF8PROC_LIBRARY NAMES ${utf8proc_names})
+if(NOT UTF8PROC_INCLUDE_DIR OR NOT UTF8PROC_LIBRARY)
+  list(APPEND arcflow_lacks utf8proc)
+  list(APPEND arcflow_packages libutf8proc-dev)
+endif()
+if(ARCFLOW_BUILD_TESTS)
+  find_path(DOCTEST_INCLUDE_DIR doctest/doctest.h)
+  if(NOT DOCTEST_INCLUDE_DIR)
+    list(APPEND arcflow_lacks doctest)
+    list(APPEND arcflow_packages doctest-dev)
+  endif()
+endif()
+
+if(arcflow_lacks)
+  list(JOIN arcflow_lacks ", " arcflow_lacks)
+  list(JOIN arcflow_packages " " arcflow_packages)
+  message(FATAL_ERROR "ArcFlow's C++ runtime needs ${arcflow_lacks}: install (Debian and Ubuntu) ${arcflow_packages}, or "
+                      "run scripts/native-deps.sh and add -DCMAKE_PREFIX_PATH=${PROJECT_SOURCE_DIR}/.deps/usr")
+endif()
+
 add_library(arcflow_utf8proc INTERFACE)
 target_include_directories(arcflow_utf8proc SYSTEM INTERFACE ${UTF8PROC_INCLUDE_DIR})
 target_link_libraries(arcflow_utf8proc INTERFACE ${UTF8PROC_LIBRARY})
@@ -33,7 +67,6 @@ if(UTF8PROC_LIBRARY MATCHES "\\.a$")
 endif()
 
 if(ARCFLOW_BUILD_TESTS)
-  find_path(DOCTEST_INCLUDE_DIR doctest/doctest.h REQUIRED)
   add_library(arcflow_doctest INTERFACE)
   target_include_directories(arcflow_doctest SYSTEM INTERFACE ${DOCTEST_INCLUDE_DIR})
 endif()

@@ -6,16 +6,15 @@ import json
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foundation.cli import ArgumentParser, run
-from runtime.errors import RequestError
 from runtime.timing import Stopwatch, since_process_start
 
 if TYPE_CHECKING:
-    from runtime.result import Generation, Picture
+    from runtime.result import Generation
 
 _FOLDER = Path("arcflow-out")
 _SLUG_CHARACTERS = 48
@@ -63,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     clock = Stopwatch()
     clock.seconds["start"] = since_process_start()
     out = arguments.out or _FOLDER / f"{_slug(arguments.prompt)}-{arguments.seed}.png"
-    if out.suffix.lower() != ".png":
-        raise RequestError(f"cannot write {out}: only PNG files are written; give a name that ends in .png")
     with clock.stage("import"):
-        from runtime.image import check_scale, check_targets, encode_png, enlarge, write_files
+        from runtime.image import check_name, check_scale, check_targets, targets
         from runtime.pipeline import Pipeline
         from runtime.request import check_request
+
+        check_name(out)
     with clock.stage("open"):
         pipeline = Pipeline.open(
             arguments.model,
@@ -84,21 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What would fail after the work fails before it.
     request = check_request(pipeline.manifest, arguments.prompt, **options)
     check_scale(request.width, request.height, arguments.scale)
-    check_targets([path for path, *_ in _targets(out, request.total, request.previews)])
+    paths = [path for path, *_ in targets(out, request.total, request.previews)]
+    check_targets(paths, remedy="choose another --out")
     generation = pipeline.generate(arguments.prompt, **options)
     clock.seconds.update(generation.timings)
     with clock.stage("write"):
-        contents: dict[Path, bytes] = {}
-        for path, picture, settings in _results(out, generation):
-            contents[path] = encode_png(enlarge(picture, arguments.scale), {**settings, "scale": arguments.scale})
-        write_files(contents)
+        files = generation.save(out, scale=arguments.scale)
     clock.seconds["total"] = since_process_start()
-    _report(arguments, generation, list(contents), clock.seconds, pipeline.backend)
+    _report(arguments, generation, files, clock.seconds, pipeline.backend)
     return 0
 
 
 def _report(
-    arguments: Namespace, generation: Generation, files: list[Path], seconds: dict[str, float], backend: str
+    arguments: Namespace, generation: Generation, files: Sequence[Path], seconds: dict[str, float], backend: str
 ) -> None:
     # What runs it is news only where there was a choice.
     chosen = bool(arguments.device or arguments.backend or generation.settings.target != "cpu")
@@ -125,28 +122,6 @@ def _report(
     )
     if chosen:
         sys.stdout.write(f"ran on {backend}\n")
-
-
-def _results(out: Path, generation: Generation) -> Iterator[tuple[Path, Picture, dict[str, Any]]]:
-    """Every picture of the generation with its file name and settings: the images, each followed by its previews."""
-    count = len(generation.images)
-    frames = len(generation.previews[0])
-    for path, index, frame in _targets(out, count, frames):
-        settings = generation.settings.of_image(index)
-        if frame is None:
-            yield path, generation.images[index], settings
-        else:
-            preview = generation.previews[index][frame]
-            yield path, preview.image, {**settings, "sigma": preview.sigma}
-
-
-def _targets(out: Path, count: int, previews: int) -> Iterator[tuple[Path, int, int | None]]:
-    """(file, image, preview or None): NAME.png, or NAME-00.png, ... for several; previews NAME-preview-00.png, ..."""
-    for index in range(count):
-        name = out if count == 1 else out.with_stem(f"{out.stem}-{index:02d}")
-        yield name, index, None
-        for frame in range(previews):
-            yield name.with_stem(f"{name.stem}-preview-{frame:02d}"), index, frame
 
 
 def _slug(prompt: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from foundation.files import atomic_file
 from runtime import png
 from runtime.errors import RequestError
-from runtime.result import Picture
+from runtime.png import Picture
 
 MAX_SCALE = 64
 MAX_SIDE = 16_384
@@ -66,17 +66,38 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def check_targets(paths: list[Path]) -> None:
-    """Raise RequestError where a path cannot become a file, so that this is known before the work and not after."""
+def targets(out: Path, count: int, previews: int) -> Iterator[tuple[Path, int, int | None]]:
+    """Where ``count`` images with ``previews`` frames each are written: (file, image, frame or None for the image).
+
+    NAME.png, or NAME-00.png, NAME-01.png, ... for several; previews NAME-preview-00.png, ...
+    """
+    for index in range(count):
+        name = out if count == 1 else out.with_stem(f"{out.stem}-{index:02d}")
+        yield name, index, None
+        for frame in range(previews):
+            yield name.with_stem(f"{name.stem}-preview-{frame:02d}"), index, frame
+
+
+def check_name(out: Path) -> None:
+    """Raise RequestError unless ``out`` is the name of a PNG file."""
+    if out.suffix.lower() != ".png":
+        raise RequestError(f"cannot write {out}: only PNG files are written; give a name that ends in .png")
+
+
+def check_targets(paths: list[Path], remedy: str = "choose another path") -> None:
+    """Raise RequestError where a path cannot become a file, so that this is known before the work and not after.
+
+    remedy: what the message tells the user to do.
+    """
     for path in paths:
         try:
             if path.is_dir():
                 raise RequestError(f"cannot write {path}: it is a folder; give the name of a file that ends in .png")
             folder = next(parent for parent in path.parents if parent.exists())
             if not folder.is_dir():
-                raise RequestError(f"cannot write {path}: {folder} is not a folder; choose another --out")
+                raise RequestError(f"cannot write {path}: {folder} is not a folder; {remedy}")
         except OSError as error:
-            raise RequestError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+            raise RequestError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

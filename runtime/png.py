@@ -8,13 +8,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from runtime.result import Picture
+Picture = NDArray[np.uint8]
+"""[height, width, 3], RGB."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TRUE_COLOUR = struct.pack(">BBBBB", 8, 2, 0, 0, 0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.png import Picture as Picture
 from runtime.timing import Span
 
-Picture = NDArray[np.uint8]
-"""[height, width, 3], RGB."""
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,32 @@ class Generation:
     timings: Mapping[str, float]
     warnings: tuple[str, ...]
     spans: tuple[Span, ...] = ()
+
+    def save(self, path: str | Path, *, scale: int = 1) -> tuple[Path, ...]:
+        """Write every image, and the previews after each, as PNG files with their settings in text chunks.
+
+        path: ends in .png; one image gets this name, several get NAME-00.png, NAME-01.png, ..., and previews
+        NAME-preview-00.png, ... Folders are made. scale: every pixel is repeated scale x scale times, 1 .. 64.
+        The files are those of ``python -m runtime.generate``, byte for byte. All are written, or none.
+        Returns their paths. Raises RequestError (name, scale, a folder in the way), ArcFlowError (cannot write).
+        """
+        from runtime.image import check_name, check_targets, encode_png, enlarge, targets, write_files
+
+        out = Path(path)
+        check_name(out)
+        contents: dict[Path, bytes] = {}
+        for file, index, frame in targets(out, len(self.images), len(self.previews[0])):
+            image, settings = self.images[index], self.settings.of_image(index)
+            if frame is not None:
+                preview = self.previews[index][frame]
+                image, settings["sigma"] = preview.image, preview.sigma
+            contents[file] = encode_png(enlarge(image, scale), {**settings, "scale": scale})
+        check_targets(list(contents))
+        write_files(contents)
+        return tuple(contents)
+
+    def pil(self) -> tuple[Image.Image, ...]:
+        """The images as Pillow images in mode RGB, in the same order. Each has its own copy of the pixels."""
+        from PIL import Image
+
+        return tuple(Image.fromarray(image).copy() for image in self.images)

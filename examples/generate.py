@@ -1,0 +1,22 @@
+"""One image from a prompt, as a PNG file.
+
+python examples/generate.py "a dark ankle boot" out/boot.png
+"""
+
+from __future__ import annotations
+
+import sys
+
+from runtime import Pipeline
+
+
+def main(prompt: str = "a dark ankle boot", file: str = "out/boot.png") -> None:
+    pipeline = Pipeline.open("tiny")  # A model's name or a bundle's folder; every byte is verified first.
+    result = pipeline.generate(prompt, seed=5)
+    result.save(file, scale=8)  # tiny's images are small: every pixel becomes 8 x 8.
+    height, width, _ = result.images[0].shape  # uint8 [height, width, 3]; result.pil()[0] is a Pillow image.
+    print(f"{file}: {width} x {height} px, {result.settings.nfe} network evaluations")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
