@@ -150,7 +150,12 @@ def _parser() -> ArgumentParser:
         "--only", action="append", default=[], metavar="NETWORK", help="build this network alone, and no bundle"
     )
     parser.add_argument("--out", type=Path, help="bundle to write (default: engines/bundles/MODEL-PRECISION-TARGET)")
-    parser.add_argument("--workdir", type=Path, default=WORKDIR, help=f"keeps the stages' results (default: {WORKDIR})")
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        default=WORKDIR,
+        help=f"keeps the stages' results; one build at a time (default: {WORKDIR})",
+    )
     parser.add_argument("--json", action="store_true", help="print what was built as one JSON line as well")
     return parser
 

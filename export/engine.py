@@ -99,7 +99,9 @@ def _parser() -> ArgumentParser:
         help=f"0 (fast build) to 5 (fast plan) (default: {DEFAULT_OPT_LEVEL})",
     )
     parser.add_argument("--out", type=Path, help="bundle to write (default: engines/bundles/MODEL-PRECISION-TARGET)")
-    parser.add_argument("--workdir", type=Path, default=WORKDIR, help=f"keeps finished plans (default: {WORKDIR})")
+    parser.add_argument(
+        "--workdir", type=Path, default=WORKDIR, help=f"keeps finished plans; one build at a time (default: {WORKDIR})"
+    )
     return parser
 
 

@@ -119,7 +119,7 @@ class Plans:
     def describe(self, needed: PlanEstimate) -> str:
         """One line for the terminal."""
         toolkit = self.setup.toolkit
-        time = "" if needed.seconds is None else f", some {needed.seconds / 60:,.0f} min"
+        time = "" if needed.seconds is None else f", some {max(needed.seconds / 60, 1):,.0f} min"
         return (
             f"plans by {toolkit.flavour} {toolkit.version} for {', '.join(self.setup.target.capabilities)}: about "
             f"{needed.memory / 1e9:,.1f} GB of memory and {needed.disk / 1e9:,.1f} GB of disk more{time}"

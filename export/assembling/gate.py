@@ -37,7 +37,7 @@ _SLOWER, _BYTES_A_SECOND = 1.5, 1.5e9
 """How much slower a network computes than one large product of matrices, and how fast it writes what lies between
 (measured on small students at 320 and 1024 pixels; see ``docs/log.md``)."""
 
-_HEAP = 1.25
+_HEAP = 1.4
 """Memory in use for a byte of results that are alive together (measured likewise)."""
 
 

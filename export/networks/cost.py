@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +38,19 @@ def cost_of(network: Network, sizes: Mapping[str, int]) -> Cost:
             for name, (kind, shape) in network.ports_in.items()
         }
         counter = FlopCounterMode(display=False)
-        with counter, _Alive() as alive, _FusedAttention() as attention:
+        given = [*module.parameters(), *module.buffers(), *inputs.values()]
+        with counter, _Alive(given) as alive, _FusedAttention() as attention:
             module(**inputs)
     return Cost(counter.get_total_flops() + attention.operations, alive.made, alive.peak)
 
 
 class _Alive(TorchDispatchMode):
-    """Adds up the memory of results, and what of it is in use at once."""
+    """Adds up the memory of results, and what of it is in use at once. given: what is no result, nor its views."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.made = self.peak = self._now = 0
-        self._users: Counter[int] = Counter()
+        self._users = Counter(tensor.untyped_storage()._cdata for tensor in given)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

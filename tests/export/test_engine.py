@@ -150,7 +150,8 @@ def test_an_interrupted_build_goes_on_with_the_complete_plans(
     assert not out.exists()
     clip = next(work.rglob("clip.plan"))
     clip.write_bytes(clip.read_bytes()[:-1] + b"\0")
-    assert run(engine.main, command) == 0
+    moved = work.rename(tmp_path / "moved")
+    assert run(engine.main, [*command[:-1], str(moved)]) == 0
     assert built == ["backbone", "clip", "t5", "clip", "t5", "vae_decoder"]
     open_bundle(out)
 
@@ -244,6 +245,31 @@ def test_shorter_text_makes_shorter_prompts(onnx_bundle: Path) -> None:
     assert profiles["clip"]["input_ids"].max == [4, small_bundle.CLIP_TOKENS]
     narrowed = {name: plans._narrow(manifest, name, setup.shapes).max_tokens for name in manifest.tokenizers}
     assert narrowed == {"clip": small_bundle.CLIP_TOKENS, "t5": 10}
+
+
+def test_a_plan_is_known_by_all_that_it_is_made_from() -> None:
+    from dataclasses import replace
+
+    from export.models import MODELS
+    from export.tensorrt.build import Options
+    from export.tensorrt.profiles import choose_shapes
+    from export.tensorrt.targets import TARGETS
+
+    toolkit = rtx()
+    setup = plans.Setup(TARGETS["sm89"], toolkit, choose_shapes(MODELS["flux"].limits), Options())
+    profile = {"x": ShapeRange([1, 4], [1, 4], [2, 4])}
+    keys = {
+        plans._key("t5", "digest", profile, setup),
+        plans._key("clip", "digest", profile, setup),
+        plans._key("t5", "another", profile, setup),
+        plans._key("t5", "digest", {"x": ShapeRange([1, 4], [1, 4], [3, 4])}, setup),
+        plans._key("t5", "digest", profile, replace(setup, target=TARGETS["rtx"])),
+        plans._key("t5", "digest", profile, replace(setup, toolkit=replace(toolkit, version="0"))),
+        plans._key("t5", "digest", profile, replace(setup, toolkit=replace(toolkit, flavour="tensorrt"))),
+        plans._key("t5", "digest", profile, replace(setup, options=Options(opt_level=0))),
+        plans._key("t5", "digest", profile, replace(setup, options=Options(workspace=1))),
+    }
+    assert len(keys) == 9
 
 
 def test_help_shows_what_a_user_would_type(capsys: pytest.CaptureFixture[str]) -> None:

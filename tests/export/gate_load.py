@@ -1,0 +1,59 @@
+"""Not a test: what the FP8 gate of the small pipelines takes, beside what the estimate says. Linux.
+
+Usage: python -m tests.export.gate_load ROOT. Prints a line a model and size: memory and time, estimated and measured
+(peak of resident memory from the gate's start on, processor time on one thread).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from export.calibration import nominal
+from export.estimate import estimate
+from export.fp8_policy import layer_of
+from export.gate_stage import measure
+from export.models import choose
+from export.precision import Precision
+from export.request import Request, inspect_sources, read_sources
+from export.stages import build_networks
+from export.tensorrt.profiles import choose_shapes
+from tests.export.pipelines import small_flux, small_qwen
+
+RUNS = (("flux", small_flux, ("320x320", "1024x1024")), ("qwen", small_qwen, ("320x320", "512x512")))
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    for model, make, sizes in RUNS:
+        made, spec = make(root / model), choose(model)
+        for size in sizes:
+            shapes = choose_shapes(spec.limits, size, "1")
+            request = Request(
+                spec, Precision.FP8, "onnx", made.base, made.adapter, root / "out", root / "work", shapes, gate=10.0
+            )
+            headers = inspect_sources(replace(request, calibration=root / "none.json"))
+            rest = estimate(inspect_sources(replace(request, precision=Precision.BF16)))
+            sources = read_sources(replace(headers, request=request))
+            layers = (layer_of(name) for name in sources.student.weights if name.endswith(".weight"))
+            sources = replace(sources, calibration=nominal(layers, sources.student.digest))
+            networks, needed = build_networks(sources, lambda event: None), estimate(headers)
+            Path("/proc/self/clear_refs").write_text("5")  # The peak from here on.
+            start = time.process_time()
+            measure(sources, networks)
+            seconds, status = time.process_time() - start, Path("/proc/self/status").read_text()
+            peak = int(status.split("VmHWM:")[1].split()[0]) << 10
+            print(
+                f"{model} {size}: estimated {needed.memory / 1e9:.2f} GB and {needed.seconds - rest.seconds:.1f} s, "
+                f"measured {peak / 1e9:.2f} GB and {seconds:.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
