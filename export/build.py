@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = read_sources(headers, reading)
     if sources.scales_of_plain:
         console.print(
-            "scales: those of the student without its style LoRAs, which serve it as well up to a LoRA scale of about 1",
+            "scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1",
             highlight=False,
             soft_wrap=True,
         )
