@@ -128,7 +128,7 @@ class _Bench:
 
         width, height = self.size
         plan = Plan(
-            backbone=subject.network(BACKBONE), student=subject.student.digest, sigmas=subject.sigmas(),
+            backbone=subject.network(BACKBONE), student=subject.student.parents, sigmas=subject.sigmas(),
             prompts=self.prompts, width=width, height=height, method=Method.AMAX, percentile=0.0, dtype=torch.float32,
             device=torch.device("cpu"), placement=Placement.HOLD, batch=16,
         )  # fmt: skip

@@ -81,10 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _reading(console) as reading:
             sources = read_sources(headers, reading)
         if sources.scales_of_plain:
-            say(
-                "scales: those of the student without its style LoRAs, which serve it as well; the gate measures both "
-                "together where the student can be run here"
-            )
+            say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if sources.calibration is not None and sources.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for pictures")
         with _progress(console) as report:
