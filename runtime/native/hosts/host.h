@@ -77,7 +77,7 @@ struct ArcflowHostBinding {
   const std::int64_t* dims;
 };
 
-// x + displacement(sigma_a -> sigma_b), packed tokens; see core/solver.hpp for the formula. float32 state.
+// x + displacement(sigma_a -> sigma_b), packed tokens; see core/numerics/formula.hpp for the formula. float32 state.
 struct ArcflowHostAdvance {
   ArcflowHostBuffer* x;           // [batch, tokens, channels]
   ArcflowHostBuffer* means;       // [batch, tokens, modes, channels]

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 
 namespace golden {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <type_traits>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 #include "cuda/plan.hpp"
 #include "tests/cuda_on_host.hpp"
 #include "tests/golden.hpp"

@@ -7,11 +7,11 @@
 #include <sstream>
 #include <string>
 
+#include "core/bundle/manifest/checks.hpp"
+#include "core/bundle/manifest/json_reader.hpp"
+#include "core/bundle/manifest/manifest.hpp"
 #include "core/error.hpp"
-#include "core/json_reader.hpp"
-#include "core/manifest.hpp"
-#include "core/manifest_checks.hpp"
-#include "core/quote.hpp"
+#include "core/text/quote.hpp"
 
 using namespace arcflow::core;
 

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "core/error.hpp"
-#include "core/formula.hpp"
+#include "core/numerics/formula.hpp"
 #include "tests/golden.hpp"
 
 using namespace arcflow;

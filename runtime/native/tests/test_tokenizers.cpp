@@ -7,19 +7,19 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/tokenizer.hpp"
-#include "core/tokenizer/base64.hpp"
-#include "core/tokenizer/bpe.hpp"
-#include "core/tokenizer/document.hpp"
-#include "core/tokenizer/nfc.hpp"
-#include "core/tokenizer/normalizer.hpp"
-#include "core/tokenizer/pre_tokenizer.hpp"
-#include "core/tokenizer/python_text.hpp"
-#include "core/tokenizer/score.hpp"
-#include "core/tokenizer/splits.hpp"
-#include "core/tokenizer/tables.hpp"
-#include "core/tokenizer/unicode.hpp"
-#include "core/tokenizer/unigram.hpp"
+#include "core/text/characters/base64.hpp"
+#include "core/text/characters/nfc.hpp"
+#include "core/text/characters/python_text.hpp"
+#include "core/text/characters/unicode.hpp"
+#include "core/text/document/document.hpp"
+#include "core/text/document/tables.hpp"
+#include "core/text/model/bpe.hpp"
+#include "core/text/model/score.hpp"
+#include "core/text/model/unigram.hpp"
+#include "core/text/tokenizer/normalizer.hpp"
+#include "core/text/tokenizer/pre_tokenizer.hpp"
+#include "core/text/tokenizer/splits.hpp"
+#include "core/text/tokenizer/tokenizer.hpp"
 
 using namespace arcflow::core::tokenizer;
 using arcflow::core::Error;

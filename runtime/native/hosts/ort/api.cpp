@@ -4,7 +4,7 @@
 #include <new>
 #include <string>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 #include "hosts/ort/session.hpp"
 
 namespace {

@@ -17,8 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/compute.hpp"
 #include "core/error.hpp"
+#include "core/numerics/compute.hpp"
 #include "hosts/host.h"
 #include "tests/fake_host/networks.hpp"
 
