@@ -16,7 +16,7 @@
 #include "core/bundle/bundle.hpp"
 #include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace {
 

@@ -11,7 +11,7 @@
 #include "core/bundle/manifest/json_reader.hpp"
 #include "core/bundle/manifest/manifest.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 using namespace arcflow::core;
 

@@ -8,7 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/pipeline/request/request.hpp"
-#include "core/text/utf8.hpp"
+#include "core/text/python_text.hpp"
 
 using namespace arcflow::core;
 

@@ -9,7 +9,7 @@
 #include "core/error.hpp"
 #include "core/text/characters/base64.hpp"
 #include "core/text/characters/nfc.hpp"
-#include "core/text/characters/python_text.hpp"
+#include "core/text/python_text.hpp"
 #include "core/text/characters/unicode.hpp"
 #include "core/text/document/document.hpp"
 #include "core/text/document/tables.hpp"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import layout, noise, solver
-from runtime.cuda.interface import Advance, Device
+from runtime.cuda.interface import Advance, Device, Unpack
 from tests.runtime.cuda.numpy_kernels import from_bfloat16
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -110,7 +110,7 @@ def check_latents(device: Device) -> None:
     for count in (0, 1, channels):
         scaling = random.uniform(0.3, 3, count).astype(np.float32)
         shift = random.standard_normal(count, dtype=np.float32)
-        device.unpack(source, target, shape, scaling.tolist(), shift.tolist())
+        device.unpack(Unpack(source, target, *shape, scaling.tolist(), shift.tolist()))
         expected = plain
         if count:
             expected = plain / scaling.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)

@@ -15,7 +15,7 @@
 #include "core/bundle/files.hpp"
 #include "core/bundle/names.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {

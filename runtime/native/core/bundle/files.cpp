@@ -13,7 +13,7 @@
 #include "core/bundle/names.hpp"
 #include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {

@@ -13,9 +13,8 @@
 #include <tuple>
 
 #include "core/bundle/bundle.hpp"
-#include "core/bundle/manifest/checks.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {
@@ -110,7 +109,7 @@ std::string locate(const std::string& model, const std::string& precision, const
 }
 
 bool serves(const BundleName& name, const std::string& target) {
-  const auto covered = capabilities(name.target);
+  const auto covered = capabilities_of_target(name.target);
   return target == name.target || std::find(covered.begin(), covered.end(), target) != covered.end();
 }
 

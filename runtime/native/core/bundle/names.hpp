@@ -8,8 +8,6 @@
 
 namespace arcflow::core {
 
-constexpr const char* kManifestName = "manifest.json";
-
 struct BundleName {
   std::string model, precision, target;
 

@@ -1,9 +1,8 @@
 // The pipeline's side of a host's session.
 #include "core/pipeline/device.hpp"
 
-#include <limits>
-
 #include "core/error.hpp"
+#include "core/numerics/sizes.hpp"
 #include "core/pipeline/host_loader.hpp"
 
 namespace arcflow::core {
@@ -21,15 +20,9 @@ ArcflowHostError no_error() {
 }  // namespace
 
 std::uint64_t product(std::initializer_list<std::int64_t> sizes) {
-  std::uint64_t result = 1;
-  for (const std::int64_t size : sizes) {
-    const auto factor = static_cast<std::uint64_t>(size);
-    if (factor != 0 && result > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / factor) {
-      throw Error(ARCFLOW_OUT_OF_MEMORY, "the bundle's limits make buffers that no memory could hold");
-    }
-    result *= factor;
-  }
-  return result;
+  return product(sizes, [](std::int64_t) {
+    throw Error(ARCFLOW_OUT_OF_MEMORY, "the bundle's limits make buffers that no memory could hold");
+  });
 }
 
 Device::Device(const ArcflowHostApi& api, ArcflowHostModel* model, const std::vector<std::string>& networks,

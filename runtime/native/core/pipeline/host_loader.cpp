@@ -16,7 +16,6 @@ namespace {
 constexpr const char* kHostFolder = "arcflow";
 constexpr const char* kOnnxHost = "ort";
 constexpr const char* kPlanHost = "tensorrt";
-constexpr const char* kSourceTarget = "onnx";
 constexpr const char* kCpuTarget = "cpu";
 
 #if defined(__APPLE__)

@@ -7,7 +7,7 @@
 
 #include "core/bundle/names.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {
@@ -19,16 +19,6 @@ using Names = std::vector<std::string>;
 }
 
 std::string number(std::int64_t value) { return std::to_string(value); }
-
-Names networks_of(const std::string& architecture) {
-  if (architecture == "flux") return {"backbone", "clip", "t5", "vae_decoder"};
-  return {"backbone", "text", "vae_decoder"};
-}
-
-Names tokenizers_of(const std::string& architecture) {
-  if (architecture == "flux") return {"clip", "t5"};
-  return {"text"};
-}
 
 template <class Map>
 Names keys(const Map& map) {
@@ -191,7 +181,7 @@ void check_profiles(const Manifest& manifest) {
 
 // Plans and a description of their engine go with a GPU's target, ONNX files with the others.
 void check_engine(const Manifest& manifest) {
-  const bool plans = manifest.target != "cpu" && manifest.target != "onnx";
+  const bool plans = !is_onnx_target(manifest.target);
   Names wrong;
   for (const auto& [key, network] : manifest.networks) {
     if (network.format != (plans ? "plan" : "onnx")) wrong.push_back(key);
@@ -206,7 +196,7 @@ void check_engine(const Manifest& manifest) {
   }
   if (!plans) return;
   const Engine& engine = *manifest.engine;
-  const Names allowed = capabilities(manifest.target);
+  const Names allowed = capabilities_of_target(manifest.target);
   if (engine.compute_capabilities != allowed) {
     const Names& found = engine.compute_capabilities;
     refuse("target is " + target + ", which is " + joined(allowed) + "; its engine is for " +
@@ -220,7 +210,7 @@ void check_engine(const Manifest& manifest) {
 
 }  // namespace
 
-void check_manifest(const Manifest& manifest, bool quantised) {
+void check_manifest(const Manifest& manifest) {
   check_files(manifest.files);
   std::set<std::string> listed;
   for (const FileEntry& entry : manifest.files) listed.insert(entry.path);
@@ -236,15 +226,10 @@ void check_manifest(const Manifest& manifest, bool quantised) {
     refuse("schedule.nfe is " + number(schedule.nfe) + ", above max_nfe " + number(schedule.max_nfe));
   }
   check_engine(manifest);
-  if (quantised != (manifest.precision == "fp8")) {
+  if (manifest.quantisation.has_value() != (manifest.precision == "fp8")) {
     refuse("precision is " + python_repr(manifest.precision) +
            "; quantisation must be described where it is 'fp8', only there");
   }
-}
-
-std::vector<std::string> capabilities(const std::string& target) {
-  if (target == "rtx") return {"sm120", "sm89"};
-  return {target};
 }
 
 std::optional<std::string> unsafe_path(std::string_view path) {

@@ -4,18 +4,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/bundle/manifest/manifest.hpp"
 
 namespace arcflow::core {
 
-// Throws Error(ARCFLOW_BUNDLE_REJECTED) where the parts of a manifest contradict each other. quantised: it describes a
-// quantisation.
-void check_manifest(const Manifest& manifest, bool quantised);
-
-// The compute capabilities of a GPU target, sorted: of "rtx" sm120 and sm89, of "sm90" itself.
-std::vector<std::string> capabilities(const std::string& target);
+// Throws Error(ARCFLOW_BUNDLE_REJECTED) where the parts of a manifest contradict each other.
+void check_manifest(const Manifest& manifest);
 
 // Why `path` may not name a file of a bundle; nothing where it may (relative, posix, inside, normal form).
 std::optional<std::string> unsafe_path(std::string_view path);

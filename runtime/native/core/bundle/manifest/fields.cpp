@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {
@@ -33,6 +33,17 @@ std::string expected_got(const char* expected, const char* got) {
 bool is_number(char c) { return std::string_view("ntf[{\"").find(c) == std::string_view::npos; }
 
 }  // namespace
+
+bool Pattern::accepts(std::string_view found) const {
+  if (or_empty && found.empty()) return true;
+  for (const Run& run : runs) {
+    if (run.characters == nullptr) break;
+    const std::size_t length = std::min({found.find_first_not_of(run.characters), found.size(), run.most});
+    if (length < run.least) return false;
+    found.remove_prefix(length);
+  }
+  return found.empty();
+}
 
 void FieldReader::fail(const std::string& what, const Place* at) { throw JsonError(what + suffix(at)); }
 
@@ -93,11 +104,11 @@ std::string FieldReader::text(const Place* at, const char* expected) {
 
 std::string FieldReader::matching(const Place* at, const Pattern& pattern) {
   std::string found = text(at);
-  if (!pattern.accepts(found)) fail("Expected `str` matching regex " + python_repr(pattern.pattern), at);
+  if (!pattern.accepts(found)) fail("Expected `str` matching regex " + python_repr(pattern.text), at);
   return found;
 }
 
-std::string FieldReader::literal(const Place* at, std::initializer_list<const char*> allowed) {
+std::string FieldReader::literal(const Place* at, const std::vector<const char*>& allowed) {
   std::string found = text(at);
   if (std::find(allowed.begin(), allowed.end(), found) == allowed.end()) {
     fail("Invalid enum value " + python_repr(found), at);

@@ -1,6 +1,8 @@
 // Typed values out of JSON text, refused in msgspec's words: "Expected `int`, got `str` - at `$.files[0].size`".
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -8,6 +10,7 @@
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "core/bundle/manifest/json_reader.hpp"
 
@@ -29,10 +32,20 @@ struct Field {
   std::function<void(const Place*)> read;
 };
 
-// What a string must match: `accepts` decides, `pattern` is what errors show of it.
+// Some of these characters, one after the other.
+struct Run {
+  const char* characters;
+  std::size_t least, most;
+};
+constexpr std::size_t kAny = SIZE_MAX;
+
+// A regular expression: runs, of which the last alone may be of more than one length. text: what errors show of it.
 struct Pattern {
-  const char* pattern;
-  bool (*accepts)(std::string_view);
+  const char* text;
+  bool or_empty;
+  std::array<Run, 4> runs;  // those that are not needed have no characters
+
+  bool accepts(std::string_view found) const;
 };
 
 // Every function throws JsonError.
@@ -44,7 +57,7 @@ class FieldReader {
 
   std::string text(const Place* at) { return text(at, "str"); }
   std::string matching(const Place* at, const Pattern& pattern);
-  std::string literal(const Place* at, std::initializer_list<const char*> allowed);
+  std::string literal(const Place* at, const std::vector<const char*>& allowed);
   std::int64_t integer(const Place* at, std::int64_t least, std::int64_t most, const char* expected = "int");
   // An integer of any size, in decimal.
   std::string any_integer(const Place* at);

@@ -1,13 +1,13 @@
 #include "core/bundle/manifest/manifest.hpp"
 
-#include <utility>
+#include <string>
+#include <vector>
 
 #include "core/bundle/manifest/checks.hpp"
-#include "core/bundle/manifest/json_reader.hpp"
-#include "core/bundle/manifest/schema.hpp"
+#include "core/bundle/manifest/fields.hpp"
 #include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {
@@ -16,15 +16,27 @@ namespace {
   throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json " + message);
 }
 
-ManifestHeader header_of(std::string_view data) {
+// What is looked at before anything else; the rest may be of any version.
+struct Header {
+  std::string schema_version;  // in decimal
+  std::string kind;
+};
+
+Header header_of(std::string_view data) {
   try {
-    return read_header(data);
+    FieldReader in(data);
+    Header out;
+    in.object(nullptr, FieldReader::Unknown::skip,
+              {{"schema_version", true, [&](const Place* at) { out.schema_version = in.any_integer(at); }},
+               {"kind", true, [&](const Place* at) { out.kind = in.text(at); }}});
+    in.finish();
+    return out;
   } catch (const JsonError& error) {
     refuse(std::string("is damaged or is not a bundle's manifest: ") + error.what());
   }
 }
 
-ReadManifest fields_of(std::string_view data) {
+Manifest fields_of(std::string_view data) {
   try {
     return read_manifest_fields(data);
   } catch (const JsonError& error) {
@@ -66,18 +78,19 @@ void check_digest(std::string_view data, const std::string& digest) {
 }  // namespace
 
 Manifest parse_manifest(std::string_view data) {
-  const ManifestHeader header = header_of(data);
-  if (header.kind != "arcflow-bundle") {
-    refuse("is of kind " + python_repr(header.kind) + "; a bundle's is 'arcflow-bundle'");
+  const Header header = header_of(data);
+  if (header.kind != kBundleKind) {
+    refuse("is of kind " + python_repr(header.kind) + "; a bundle's is " + python_repr(kBundleKind));
   }
-  if (header.schema_version != "3") {
-    refuse("has schema version " + header.schema_version +
-           ", this ArcFlow reads version 3: use the ArcFlow that made the bundle, or build the bundle again");
+  const std::string version = std::to_string(kSchemaVersion);
+  if (header.schema_version != version) {
+    refuse("has schema version " + header.schema_version + ", this ArcFlow reads version " + version +
+           ": use the ArcFlow that made the bundle, or build the bundle again");
   }
-  ReadManifest read = fields_of(data);
-  check_digest(data, read.manifest.digest);
-  check_manifest(read.manifest, read.quantised);
-  return std::move(read.manifest);
+  Manifest manifest = fields_of(data);
+  check_digest(data, manifest.digest);
+  check_manifest(manifest);
+  return manifest;
 }
 
 }  // namespace arcflow::core

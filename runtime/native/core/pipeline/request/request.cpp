@@ -9,7 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/numerics/compute.hpp"
-#include "core/text/utf8.hpp"
+#include "core/text/python_text.hpp"
 
 namespace arcflow::core {
 namespace {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "core/error.hpp"
-#include "core/text/characters/python_text.hpp"
+#include "core/text/python_text.hpp"
 #include "core/text/document/document.hpp"
 #include "core/text/tokenizer/encoder.hpp"
 
@@ -101,7 +101,7 @@ struct PromptTokenizer::Impl {
     append_ids(result.ids, tokens, std::min(tokens.size(), room));
     result.ids.insert(result.ids.end(), around.after.begin(), around.after.end());
     if (tokens.size() > room) {
-      result.dropped = tokenizer::python_strip(std::u32string_view(prompt).substr(tokens[room].start));
+      result.dropped = python_strip(std::u32string_view(prompt).substr(tokens[room].start));
     }
     return result;
   }
@@ -120,7 +120,7 @@ struct PromptTokenizer::Impl {
       if (piece.has_prompt && tokens.size() > room) {
         const std::size_t start = tokens[room].start;
         const std::size_t from = std::min(start - std::min(start, piece.before.size()), prompt.size());
-        result.dropped = tokenizer::python_strip(std::u32string_view(prompt).substr(from));
+        result.dropped = python_strip(std::u32string_view(prompt).substr(from));
       }
       append_ids(result.ids, tokens, tokens.size());
     }
@@ -130,7 +130,7 @@ struct PromptTokenizer::Impl {
 
   std::string warning(std::u32string_view dropped) const {
     return "the " + name + " encoder takes " + std::to_string(most) +
-           " tokens; this end of the prompt is unused: " + tokenizer::python_repr(dropped);
+           " tokens; this end of the prompt is unused: " + python_repr(tokenizer::encode(dropped));
   }
 
   std::string name;

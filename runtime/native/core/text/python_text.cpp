@@ -1,10 +1,12 @@
-#include "core/text/quote.hpp"
+#include "core/text/python_text.hpp"
 
 #include <utf8proc.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+
+#include "core/text/characters/unicode.hpp"
 
 namespace arcflow::core {
 namespace {
@@ -36,7 +38,7 @@ bool may_follow(unsigned char lead, unsigned char second) {
   return lead != 0xF4 || second < 0x90;
 }
 
-Step step(std::string_view rest) {
+Step step(std::string_view rest) noexcept {
   const auto byte = [rest](std::size_t i) { return static_cast<unsigned char>(rest[i]); };
   const unsigned char lead = byte(0);
   const std::size_t size = announced(lead);
@@ -66,6 +68,9 @@ bool printable(std::int32_t point) {
       return true;
   }
 }
+
+// str.isspace().
+bool is_space(char32_t c) noexcept { return tokenizer::is_white_space(c) || (c >= 0x1C && c <= 0x1F); }
 
 std::string escape(std::int32_t point) {
   if (point == '\n') return "\\n";
@@ -115,6 +120,23 @@ std::optional<std::string> utf8_fault(std::string_view text) {
     at += next.size;
   }
   return std::nullopt;
+}
+
+std::u32string_view python_strip(std::u32string_view text) noexcept {
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  return text;
+}
+
+TextFacts inspect_utf8(std::string_view text) noexcept {
+  TextFacts facts;
+  for (; !text.empty(); ++facts.characters) {
+    const Step next = step(text);
+    facts.valid = facts.valid && next.fault == nullptr;
+    facts.blank = facts.blank && next.fault == nullptr && is_space(static_cast<char32_t>(next.point));
+    text.remove_prefix(next.fault == nullptr ? next.size : 1);
+  }
+  return facts;
 }
 
 }  // namespace arcflow::core
