@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,7 +34,65 @@ from engines import schema
 
 FOLDER = Path(__file__).parents[1] / "runtime/native/core/bundle/manifest"
 
-_NOTE = "written by `python -m scripts.manifest_schema` from engines/schema.py: change that, not this."
+_HEADER = """\
+// The structs and constants of a manifest. Written by `python -m scripts.manifest_schema` from engines/schema.py.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace arcflow::core {
+
+%(constants)s
+
+%(functions)s
+bool is_onnx_target(std::string_view name);
+
+// A dimension: a number, or the name of a symbolic one.
+using Dimension = std::variant<std::int64_t, std::string>;
+
+%(structs)s
+
+// The fields of a manifest.json. Throws JsonError, in msgspec's words, where they do not follow the schema.
+Manifest read_manifest_fields(std::string_view data);
+
+}  // namespace arcflow::core
+"""
+_SOURCE = """\
+// The reader of a manifest's fields. Written by `python -m scripts.manifest_schema` from engines/schema.py.
+#include "core/bundle/manifest/schema.hpp"
+
+#include "core/bundle/manifest/readers.hpp"
+
+namespace arcflow::core {
+namespace {
+
+using namespace readers;
+
+%(patterns)s
+
+%(readers)s
+
+}  // namespace
+
+%(functions)s
+
+bool is_onnx_target(std::string_view name) { return %(onnx)s; }
+
+Manifest read_manifest_fields(std::string_view data) {
+  FieldReader in(data);
+  Manifest out = manifest(in, nullptr);
+  in.finish();
+  return out;
+}
+
+}  // namespace arcflow::core
+"""
 _MEMBERS = {"template": "tmpl"}
 """Fields that are called by another name in C++, where theirs is a keyword."""
 _CONSTANTS = {
@@ -55,10 +113,28 @@ _RUN = re.compile(r"(?:\[([^\]^\\]+)\]|([\w:]))(?:([+*?])|\{(\d+)(?:,(\d+))?\})?
 _COUNTS = {None: (1, 1), "+": (1, None), "*": (0, None), "?": (0, 1)}
 
 
-def render() -> Mapping[str, str]:
+def render(root: type[msgspec.Struct] = schema.Manifest) -> Mapping[str, str]:
     """The generated files by name, not formatted. Raises NotImplementedError for a type that C++ has no reader for."""
-    structs = list(_structs(type_info(schema.Manifest)))
-    return {"schema.hpp": _header(structs), "schema.cpp": _source(structs)}
+    parts = list(_parts(type_info(root)))
+    structs = list({part.cls: part for part in parts if isinstance(part, StructType)}.values())
+    used = {part.pattern for part in parts if isinstance(part, StrType)}
+    patterns = {pattern: f"k{name}" for pattern, name in _aliases() if pattern in used}
+    signatures = {
+        table: f"std::vector<std::string> {name}(std::string_view name)" for table, (name, _) in _TABLES.items()
+    }
+    constants = [f"constexpr {name} = {_literal(getattr(schema, source))};" for source, name in _CONSTANTS.items()]
+    header = {
+        "constants": "\n".join(constants),
+        "functions": "\n".join(f"{signature};" for signature in signatures.values()),
+        "structs": "\n\n".join(map(_struct, structs)),
+    }
+    source = {
+        "patterns": "\n".join(f"constexpr Pattern {name}{{{runs(pattern)}}};" for pattern, name in patterns.items()),
+        "readers": "\n\n".join(_function(struct, patterns) for struct in structs),
+        "functions": "\n\n".join(f"{signature} {{\n{_rows(table)}}}" for table, signature in signatures.items()),
+        "onnx": " || ".join(f"name == {_literal(target)}" for target in schema.ONNX_TARGETS),
+    }
+    return {"schema.hpp": _HEADER % header, "schema.cpp": _SOURCE % source}
 
 
 def formatted(name: str, text: str) -> str:
@@ -68,110 +144,53 @@ def formatted(name: str, text: str) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
-def _structs(node: Type) -> Iterator[StructType]:
-    """The structs that ``node`` is made of, each once and after those that it holds."""
-    seen: dict[type, StructType] = {}
-
-    def visit(node: Type) -> None:
-        match node:
-            case StructType(cls=cls, fields=fields):
-                for field in fields:
-                    visit(field.type)
-                seen.setdefault(cls, node)
-            case ListType(item_type=item):
-                visit(item)
-            case DictType(value_type=value):
-                visit(value)
-            case UnionType(types=types):
-                for one in types:
-                    visit(one)
-
-    visit(node)
-    yield from seen.values()
+def _parts(node: Type) -> Iterator[Type]:
+    """The types that ``node`` is made of, each after its own parts, ``node`` itself last."""
+    inner: Iterable[Type] = ()
+    match node:
+        case StructType(fields=fields):
+            inner = (field.type for field in fields)
+        case ListType(item_type=item):
+            inner = (item,)
+        case DictType(value_type=value):
+            inner = (value,)
+        case UnionType(types=types):
+            inner = types
+    for part in inner:
+        yield from _parts(part)
+    yield node
 
 
-def _header(structs: Sequence[StructType]) -> str:
-    lines = [
-        f"// The structs and constants of a manifest, {_NOTE}",
-        "#pragma once",
-        "",
-        *(
-            f"#include <{name}>"
-            for name in ("cstdint", "map", "optional", "string", "string_view", "variant", "vector")
-        ),
-        "",
-        "namespace arcflow::core {",
-        "",
-        *(f"constexpr {name} = {_literal(getattr(schema, constant))};" for constant, name in _CONSTANTS.items()),
-        "",
-        *(f"std::vector<std::string> {name}(std::string_view name);" for name, _ in _TABLES.values()),
-        "bool is_onnx_target(std::string_view name);",
-        "",
-        "// A dimension: a number, or the name of a symbolic one.",
-        "using Dimension = std::variant<std::int64_t, std::string>;",
-    ]
-    for struct in structs:
-        lines += ["", f"// {(struct.cls.__doc__ or '').splitlines()[0]}", f"struct {struct.cls.__name__} {{"]
-        lines += [f"{_type(field.type)} {_member(field)}{_initial(field)};" for field in struct.fields]
-        lines.append("};")
-    lines += [
-        "",
-        "// The fields of a manifest.json. Throws JsonError, in msgspec's words, where they do not follow the schema.",
-        "Manifest read_manifest_fields(std::string_view data);",
-        "",
-        "}  // namespace arcflow::core",
-    ]
-    return "\n".join(lines) + "\n"
+def _aliases() -> Iterator[tuple[str, str]]:
+    """The patterns of the schema, each with the name of the type that has it."""
+    for name, value in vars(schema).items():
+        for meta in get_args(value)[1:]:
+            if isinstance(meta, msgspec.Meta) and meta.pattern:
+                yield meta.pattern, name
 
 
-def _source(structs: Sequence[StructType]) -> str:
-    patterns = {pattern: name for struct in structs for pattern, name in _patterns(struct)}
-    lines = [
-        f"// The reader of a manifest's fields, {_NOTE}",
-        '#include "core/bundle/manifest/schema.hpp"',
-        "",
-        '#include "core/bundle/manifest/readers.hpp"',
-        "",
-        "namespace arcflow::core {",
-        "namespace {",
-        "",
-        "using namespace readers;",
-        "",
-        *(f"constexpr Pattern {name}{{{_runs(pattern)}}};" for pattern, name in patterns.items()),
-    ]
-    for struct in structs:
-        if not struct.forbid_unknown_fields:
-            raise NotImplementedError(f"{struct.cls.__name__} lets unknown fields pass")
-        name = struct.cls.__name__
-        members = (
-            f'{"needed" if field.required else "defaulted"}("{field.encode_name}", &{name}::{_member(field)}, '
-            f"{_reader(field.type, patterns)})"
-            for field in struct.fields
-        )
-        lines += [
-            "",
-            f"{name} {_snake(name)}(FieldReader& in, At at) {{",
-            f"return object(in, at, {', '.join(members)});",
-        ]
-        lines.append("}")
-    lines += ["", "}  // namespace", ""]
-    for table, (name, rest) in _TABLES.items():
-        lines.append(f"std::vector<std::string> {name}(std::string_view name) {{")
-        lines += [
-            f"if (name == {_quoted(key)}) return {{{_list(values)}}};" for key, values in getattr(schema, table).items()
-        ]
-        lines += [f"return {rest};", "}", ""]
-    tests = " || ".join(f"name == {_quoted(value)}" for value in schema.ONNX_TARGETS)
-    lines += [f"bool is_onnx_target(std::string_view name) {{ return {tests}; }}", ""]
-    lines += ["Manifest read_manifest_fields(std::string_view data) {", "FieldReader in(data);"]
-    lines += [
-        "Manifest out = manifest(in, nullptr);",
-        "in.finish();",
-        "return out;",
-        "}",
-        "}  // namespace arcflow::core",
-    ]
-    return "\n".join(lines) + "\n"
+def _struct(struct: StructType) -> str:
+    fields = "".join(f"{_type(field.type)} {_member(field)}{_initial(field)};\n" for field in struct.fields)
+    return f"// {(struct.cls.__doc__ or '').splitlines()[0]}\nstruct {struct.cls.__name__} {{\n{fields}}};"
+
+
+def _function(struct: StructType, patterns: Mapping[str, str]) -> str:
+    """The reader of a struct."""
+    name = struct.cls.__name__
+    if not struct.forbid_unknown_fields:
+        raise NotImplementedError(f"{name} lets unknown fields pass")
+    members = (
+        f'{"needed" if field.required else "defaulted"}("{field.encode_name}", &{name}::{_member(field)}, '
+        f"{_reader(field.type, patterns)})"
+        for field in struct.fields
+    )
+    return f"{name} {_snake(name)}(FieldReader& in, At at) {{\nreturn object(in, at, {', '.join(members)});\n}}"
+
+
+def _rows(table: str) -> str:
+    rows = getattr(schema, table).items()
+    known = (f"if (name == {_literal(key)}) return {{{_list(values)}}};\n" for key, values in rows)
+    return f"{''.join(known)}return {_TABLES[table][1]};\n"
 
 
 def _type(node: Type) -> str:
@@ -203,7 +222,7 @@ def _reader(node: Type, patterns: Mapping[str, str]) -> str:
     match node:
         case StrType(min_length=None, max_length=None, pattern=None):
             return "text"
-        case StrType(min_length=None, max_length=None, pattern=str(pattern)):
+        case StrType(min_length=None, max_length=None, pattern=str(pattern)) if pattern in patterns:
             return f"matching({patterns[pattern]})"
         case LiteralType(values=values) if all(isinstance(value, str) for value in values):
             return f"one_of({{{_list(values)}}})"
@@ -237,7 +256,7 @@ def _initial(field: Field) -> str:
     """The value of a field that was not read: its default, or the least there is of a number."""
     match field.type, field.default:
         case ((StrType() | LiteralType() | IntType(ge=None)), (str() | int() as value)) if value != "":
-            return f" = {_quoted(str(value))}"
+            return f" = {_literal(str(value))}"
         case IntType(ge=int(least)), value:
             return f" = {value if isinstance(value, int) else least}"
         case FloatType(gt=least), value:
@@ -247,38 +266,25 @@ def _initial(field: Field) -> str:
     return ""
 
 
-def _patterns(struct: StructType) -> Iterator[tuple[str, str]]:
-    """The patterns of a struct's texts with a name for each: its alias in the schema, else its field's."""
-    aliases = {
-        meta.pattern: name
-        for name, value in vars(schema).items()
-        for meta in get_args(value)[1:]
-        if isinstance(meta, msgspec.Meta) and meta.pattern
-    }
-    for field in struct.fields:
-        node = field.type
-        while isinstance(node, ListType | DictType):
-            node = node.item_type if isinstance(node, ListType) else node.value_type
-        if isinstance(node, StrType) and node.pattern:
-            yield node.pattern, f"k{aliases.get(node.pattern, field.name.title())}"
+def runs(pattern: str) -> str:
+    """The initialiser of a pattern as C++ matches it: runs of characters, one after the other.
 
-
-def _runs(pattern: str) -> str:
-    """A pattern as C++ matches it: runs of characters, one after the other."""
+    Raises NotImplementedError for a pattern that is more than that.
+    """
     found = re.fullmatch(r"\^(\()?(.+?)(?(1)\)\?)\\Z", pattern)
-    runs: list[tuple[str, int, int | None]] = []
+    made: list[tuple[str, int, int | None]] = []
     rest = found[2] if found else ""
     while match := _RUN.match(rest):
         characters, literal, sign, least, most = match.groups()
         one = re.compile(f"[{characters or literal}]")
         counts = (int(least), int(most or least)) if least else _COUNTS[sign]
-        runs.append(("".join(chr(c) for c in range(128) if one.match(chr(c))), *counts))
+        made.append(("".join(chr(c) for c in range(128) if one.match(chr(c))), *counts))
         rest = rest[match.end() :]
     # The last alone may be of more than one length: nothing has to be tried twice.
-    if not runs or rest or any(least != most for _, least, most in runs[:-1]):
+    if not made or rest or any(least != most for _, least, most in made[:-1]):
         raise NotImplementedError(f"C++ has no matcher for the pattern {pattern}")
     empty = "true" if found and found[1] else "false"
-    items = ", ".join(f"{{{_quoted(text)}, {low}, {'kAny' if high is None else high}}}" for text, low, high in runs)
+    items = ", ".join(f"{{{_literal(text)}, {low}, {'kAny' if high is None else high}}}" for text, low, high in made)
     return f'R"({pattern})", {empty}, {{{{{items}}}}}'
 
 
@@ -295,17 +301,13 @@ def _snake(name: str) -> str:
 
 
 def _list(values: Sequence[Any]) -> str:
-    return ", ".join(_quoted(value) for value in values)
+    return ", ".join(_literal(value) for value in values)
 
 
 def _literal(value: int | str) -> str:
-    return str(value) if isinstance(value, int) else _quoted(value)
-
-
-def _quoted(text: str) -> str:
-    if not re.fullmatch(r"[ -!#-\[\]-~]*", text):
-        raise NotImplementedError(f"C++ would need escapes for {text!r}")
-    return f'"{text}"'
+    if isinstance(value, str) and not re.fullmatch(r"[ -!#-\[\]-~]*", value):
+        raise NotImplementedError(f"C++ would need escapes for {value!r}")
+    return str(value) if isinstance(value, int) else f'"{value}"'
 
 
 if __name__ == "__main__":

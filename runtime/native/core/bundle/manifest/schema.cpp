@@ -1,5 +1,4 @@
-// The reader of a manifest's fields, written by `python -m scripts.manifest_schema` from engines/schema.py: change
-// that, not this.
+// The reader of a manifest's fields. Written by `python -m scripts.manifest_schema` from engines/schema.py.
 #include "core/bundle/manifest/schema.hpp"
 
 #include "core/bundle/manifest/readers.hpp"
@@ -9,17 +8,17 @@ namespace {
 
 using namespace readers;
 
-constexpr Pattern kCapability{R"(^sm[0-9]{2,3}\Z)", false, {{{"s", 1, 1}, {"m", 1, 1}, {"0123456789", 2, 3}}}};
-constexpr Pattern kSha256{R"(^[0-9a-f]{64}\Z)", false, {{{"0123456789abcdef", 64, 64}}}};
-constexpr Pattern kSeal{R"(^([0-9a-f]{16}:[0-9a-f]{64})?\Z)",
-                        true,
-                        {{{"0123456789abcdef", 16, 16}, {":", 1, 1}, {"0123456789abcdef", 64, 64}}}};
 constexpr Pattern kName{
     R"(^[a-z0-9][a-z0-9._-]*\Z)",
     false,
     {{{"0123456789abcdefghijklmnopqrstuvwxyz", 1, 1}, {"-.0123456789_abcdefghijklmnopqrstuvwxyz", 0, kAny}}}};
 constexpr Pattern kWord{R"(^[a-z0-9_]+\Z)", false, {{{"0123456789_abcdefghijklmnopqrstuvwxyz", 1, kAny}}}};
+constexpr Pattern kSha256{R"(^[0-9a-f]{64}\Z)", false, {{{"0123456789abcdef", 64, 64}}}};
 constexpr Pattern kDigest{R"(^([0-9a-f]{64})?\Z)", true, {{{"0123456789abcdef", 64, 64}}}};
+constexpr Pattern kCapability{R"(^sm[0-9]{2,3}\Z)", false, {{{"s", 1, 1}, {"m", 1, 1}, {"0123456789", 2, 3}}}};
+constexpr Pattern kSeal{R"(^([0-9a-f]{16}:[0-9a-f]{64})?\Z)",
+                        true,
+                        {{{"0123456789abcdef", 16, 16}, {":", 1, 1}, {"0123456789abcdef", 64, 64}}}};
 
 Port port(FieldReader& in, At at) {
   return object(in, at, needed("name", &Port::name, text),
@@ -170,4 +169,5 @@ Manifest read_manifest_fields(std::string_view data) {
   in.finish();
   return out;
 }
+
 }  // namespace arcflow::core

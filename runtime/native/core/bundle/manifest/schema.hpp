@@ -1,5 +1,4 @@
-// The structs and constants of a manifest, written by `python -m scripts.manifest_schema` from engines/schema.py:
-// change that, not this.
+// The structs and constants of a manifest. Written by `python -m scripts.manifest_schema` from engines/schema.py.
 #pragma once
 
 #include <cstdint>
