@@ -127,13 +127,19 @@ ArcflowStatus* ARCFLOW_CALL model_info(const ArcflowModel* model, ArcflowModelIn
   });
 }
 
-ArcflowStatus* ARCFLOW_CALL model_memory(const ArcflowModel* model, ArcflowMemory* memory) {
+// What a model or a session holds.
+template <class Handle>
+ArcflowStatus* memory_of(const Handle* handle, const char* name, ArcflowMemory* memory) {
   return guarded([&] {
-    require(model, "model");
+    require(handle, name);
     ArcflowMemory facts = ARCFLOW_INIT(ArcflowMemory);
-    model->self->memory(facts.host_bytes, facts.device_bytes);
+    handle->self->memory(facts.host_bytes, facts.device_bytes);
     fill(memory, "memory", facts);
   });
+}
+
+ArcflowStatus* ARCFLOW_CALL model_memory(const ArcflowModel* model, ArcflowMemory* memory) {
+  return memory_of(model, "model", memory);
 }
 
 ArcflowStatus* ARCFLOW_CALL model_shape(const ArcflowModel* model, const ArcflowRequest* request, ArcflowShape* shape) {
@@ -166,12 +172,7 @@ ArcflowStatus* ARCFLOW_CALL session_create(ArcflowModel* model, const ArcflowSes
 void ARCFLOW_CALL session_destroy(ArcflowSession* session) { delete session; }
 
 ArcflowStatus* ARCFLOW_CALL session_memory(const ArcflowSession* session, ArcflowMemory* memory) {
-  return guarded([&] {
-    require(session, "session");
-    ArcflowMemory facts = ARCFLOW_INIT(ArcflowMemory);
-    session->self->memory(facts.host_bytes, facts.device_bytes);
-    fill(memory, "memory", facts);
-  });
+  return memory_of(session, "session", memory);
 }
 
 core::Listener listener_of(const ArcflowRequest& request) {

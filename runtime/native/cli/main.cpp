@@ -221,13 +221,7 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
   };
   request.on_warning = [&](const std::string& message) { warnings.push_back(message); };
   const arcflow::Result result = session.generate(request);
-  const ArcflowOutput& times = result.output;
-  seconds["tokenize"] = times.tokenize_seconds;
-  seconds["text"] = times.text_seconds;
-  seconds["noise"] = times.noise_seconds;
-  seconds["backbone"] = times.backbone_seconds;
-  seconds["solver"] = times.solver_seconds;
-  seconds["vae"] = times.vae_seconds;
+  for (const auto& [stage, took] : arcflow::stage_seconds(result.output)) seconds[stage] = took;
 
   const double writing = seconds_of(CLOCK_MONOTONIC);
   Files files;
