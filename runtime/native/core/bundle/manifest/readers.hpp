@@ -53,9 +53,7 @@ auto map_of(Item item) {
 }
 template <class Item>
 auto nullable(Item item) {
-  return [item](FieldReader& in, At at) {
-    return in.object_or_null(at) ? std::optional(item(in, at)) : std::nullopt;
-  };
+  return [item](FieldReader& in, At at) { return in.object_or_null(at) ? std::optional(item(in, at)) : std::nullopt; };
 }
 
 // A field of T: where it is kept and how it is read.
@@ -63,15 +61,15 @@ template <class T, class Value, class Read>
 struct Member {
   const char* name;
   bool required;
-  Value T::*place;
+  Value T::* place;
   Read read;
 };
 template <class T, class Value, class Read>
-Member<T, Value, Read> needed(const char* name, Value T::*place, Read read) {
+Member<T, Value, Read> needed(const char* name, Value T::* place, Read read) {
   return {name, true, place, std::move(read)};
 }
 template <class T, class Value, class Read>
-Member<T, Value, Read> defaulted(const char* name, Value T::*place, Read read) {
+Member<T, Value, Read> defaulted(const char* name, Value T::* place, Read read) {
   return {name, false, place, std::move(read)};
 }
 
@@ -79,8 +77,9 @@ Member<T, Value, Read> defaulted(const char* name, Value T::*place, Read read) {
 template <class T, class... Values, class... Reads>
 T object(FieldReader& in, At at, const Member<T, Values, Reads>&... members) {
   T out;
-  in.object(at, FieldReader::Unknown::refuse,
-            {Field{members.name, members.required, [&](At place) { out.*members.place = members.read(in, place); }}...});
+  in.object(
+      at, FieldReader::Unknown::refuse,
+      {Field{members.name, members.required, [&](At place) { out.*members.place = members.read(in, place); }}...});
   return out;
 }
 

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "core/error.hpp"
-#include "core/text/python_text.hpp"
 #include "core/text/document/document.hpp"
+#include "core/text/python_text.hpp"
 #include "core/text/tokenizer/encoder.hpp"
 
 namespace arcflow::core {
