@@ -45,6 +45,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+\Z")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Capability = Annotated[str, msgspec.Meta(pattern=r"^sm[0-9]{2,3}\Z")]
 Seal = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{16}:[0-9a-f]{64})?\Z")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -246,6 +247,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     quantisation: Quantisation | None = None
     gate: Gate | None = None
     files: Sequence[FileEntry] = ()
-    digest: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    digest: Digest = ""
     kind: Literal["arcflow-bundle"] = KIND
     schema_version: int = SCHEMA_VERSION

@@ -1,6 +1,6 @@
 """PNG files whose bytes depend on their content alone: no date, no library's choice of filters.
 
-The C++ core (``runtime/native/core/png.cpp``) makes the same bytes where both use the same release of zlib.
+The C++ core (``runtime/native/core/numerics/png.cpp``) makes the same bytes where both use the same release of zlib.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _coefficients(field: MomentumField) -> tuple[NDArray[np.float64], NDArray[np
 def _mix(means: Floats, coefficients: NDArray[np.float64]) -> Floats:
     """sum_k coefficients_k v_k: [B, S, K, C] with [B, S, K, P] -> [B, S, C], in float32 or the means' own precision.
 
-    Mode by mode in ascending order, product and sum rounded apart: C++ gets the same bits (core/solver.cpp).
+    Mode by mode in ascending order, product and sum rounded apart: C++ gets the same bits (core/numerics/solver.cpp).
     """
     dtype = np.promote_types(means.dtype, np.float32)
     modes, channels = means.shape[2:]

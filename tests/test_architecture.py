@@ -7,6 +7,7 @@ imports for type checkers count as well.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -55,6 +56,10 @@ def tree_of(path: Path) -> ast.Module:
 
 CXX_FOLDERS = ("runtime/native", "examples", "tests/native")
 CXX_SUFFIXES = {".c", ".h", ".cpp", ".hpp", ".cu", ".cuh"}
+CXX_NAMED = re.compile(
+    r"(?<![\w/.<])((?:abi|cli|core|cuda|hosts|server|tests|engines|export|runtime)/[\w/]+\.(?:py|h|hpp|cpp|cu|cuh))\b"
+)
+"""Files of this tree, from its root or from runtime/native, as includes and comments name them."""
 CXX = [
     pytest.param(path, id=path.relative_to(ROOT).as_posix())
     for folder in CXX_FOLDERS
@@ -178,6 +183,21 @@ def test_cxx_files_hold_one_concept_and_say_which(path: Path) -> None:
     header = path.with_suffix(".hpp")
     own = path != header and header.exists() and lines[0].endswith(f'{header.name}"')
     assert own or lines[0].startswith(("// ", "/* ")), f"{path} opens with no comment on what it is for, nor its header"
+
+
+@pytest.mark.parametrize("path", CXX)
+def test_cxx_files_name_files_that_exist(path: Path) -> None:
+    native = ROOT / "runtime" / "native"
+    named = CXX_NAMED.findall(path.read_text(encoding="utf-8"))
+    missing = [name for name in named if not any((base / name).exists() for base in (ROOT, native, native / "include"))]
+    assert not missing, f"{path} names files that are not there"
+
+
+def test_rooms_of_the_core_are_small() -> None:
+    core = ROOT / "runtime" / "native" / "core"
+    files = {room: [path for path in room.iterdir() if path.is_file()] for room in core.rglob("*") if room.is_dir()}
+    crowded = [f"{room.relative_to(ROOT)} has {len(found)} files" for room, found in files.items() if len(found) > 15]
+    assert files and not crowded, "split it by purpose"
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:

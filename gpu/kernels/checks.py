@@ -136,6 +136,7 @@ def check_neighbours(emit: Emit, device: Device) -> None:
     """Noise, unpacking, bytes and the search for what is not finite, each against the runtime's numpy."""
     from runtime import noise
     from runtime.architectures import layout
+    from runtime.cuda.interface import Unpack
 
     count = 4096 * 64
     buffer = device.allocate(count * 4, "the benchmark's noise")
@@ -152,7 +153,7 @@ def check_neighbours(emit: Emit, device: Device) -> None:
     latents = np.empty((1, 16, rows * 2, columns * 2), np.float32)
     device.upload(buffer, tokens)
     target = device.allocate(latents.nbytes, "the benchmark's latents")
-    device.unpack(buffer, target, (1, rows, columns, 16, 2), [0.3611], [0.1159])
+    device.unpack(Unpack(buffer, target, 1, rows, columns, 16, 2, [0.3611], [0.1159]))
     device.download(target, latents)
     wanted = layout.unpack(tokens[None], rows, columns, 2) / np.float32(0.3611) + np.float32(0.1159)
     error = float(np.abs(latents - wanted).max())

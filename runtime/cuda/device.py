@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,7 @@ from runtime.cuda.driver import Driver, describe_device, find_device, load_drive
 from runtime.cuda.errors import DeviceError, DeviceMemoryError, memory_error
 from runtime.cuda.events import DeviceEvent, Events
 from runtime.cuda.graphs import Recordings
-from runtime.cuda.interface import Advance, DeviceInfo
+from runtime.cuda.interface import Advance, DeviceInfo, Unpack
 from runtime.cuda.kernels import kernel_image
 from runtime.cuda.launch import NAMES, Kernels
 from runtime.cuda.memory import Staging
@@ -145,20 +145,10 @@ class CudaDevice:
         self._enter()
         self._kernels.normal(seed, count, out)
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
-        """Packed tokens to latents, ``value / scaling + shift``; shape: batch, rows, columns, channels, patch.
-
-        scaling, shift: none, one or a value a channel, at most 256. Raises DeviceError.
-        """
+    def unpack(self, work: Unpack) -> None:
+        """Packed tokens to latents. Raises DeviceError for what the kernel does not take."""
         self._enter()
-        self._kernels.unpack(tokens, latents, shape, scaling, shift)
+        self._kernels.unpack(work)
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         """Float32 pictures [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""

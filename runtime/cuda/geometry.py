@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from runtime.cuda.errors import DeviceError
-from runtime.cuda.interface import Advance
+from runtime.cuda.interface import Advance, Unpack
 
 ADVANCE_THREADS = 128
 THREADS = 256
@@ -107,9 +107,10 @@ def blocks_for(work: int) -> int:
     return min(-(-work // THREADS), _MOST_BLOCKS)
 
 
-def check_unpack(shape: tuple[int, int, int, int, int], scaling: int, shift: int) -> None:
+def check_unpack(work: Unpack) -> None:
     """Raise DeviceError unless the kernel takes that shape and as many factors."""
-    batch, rows, columns, channels, patch = shape
+    shape = batch, rows, columns, channels, patch = work.batch, work.rows, work.columns, work.channels, work.patch
+    scaling, shift = len(work.scaling), len(work.shift)
     sides = all(1 <= side <= _SIDE for side in (rows, columns, channels)) and 1 <= patch <= 64 and batch >= 1
     if not sides or channels * patch * patch > 1 << 30:
         raise DeviceError(f"latents of batch, rows, columns, channels and patch {shape} are out of range")

@@ -58,6 +58,30 @@ class Advance:
     raw_logits: bool = False
 
 
+@dataclass(frozen=True)
+class Unpack:
+    """Packed tokens to latents, ``value / scaling + shift``, as ``arcflow_unpack`` of the same source takes them.
+
+    tokens float32 [batch, rows * columns, channels * patch**2], latents float32 [batch, channels, rows * patch,
+    columns * patch]. scaling, shift: none, one or a value a channel, at most 256.
+    """
+
+    tokens: int
+    latents: int
+    batch: int
+    rows: int
+    columns: int
+    channels: int
+    patch: int
+    scaling: Sequence[float] = ()
+    shift: Sequence[float] = ()
+
+    @property
+    def values(self) -> int:
+        """Values of the tokens, and of the latents."""
+        return self.batch * self.rows * self.columns * self.channels * self.patch**2
+
+
 class Event(Protocol):
     """A point on the stream."""
 
@@ -102,18 +126,8 @@ class Device(Protocol):
         """The first ``count`` values of that seed's noise, float32 (equal to runtime.noise)."""
         ...
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
-        """Packed tokens to latents, ``value / scaling + shift``; shape: batch, rows, columns, channels, patch.
-
-        scaling, shift: none, one or a value a channel.
-        """
+    def unpack(self, work: Unpack) -> None:
+        """Packed tokens to latents."""
         ...
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:

@@ -19,7 +19,7 @@ ENVIRONMENT = "ARCFLOW_CACHE"
 
 NATIVE = Path(__file__).parents[1] / "native"
 SOURCE = "cuda/arcflow_kernels.cu"
-HEADERS = ("core/formula.hpp", "cuda/device.cuh", "cuda/solver.cuh", "cuda/elements.cuh")
+HEADERS = ("core/numerics/formula.hpp", "cuda/device.cuh", "cuda/solver.cuh", "cuda/elements.cuh")
 """What the source includes, by the names it uses; both lie in the source tree and in the installed package."""
 
 _DIGEST_BYTES = 32

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from runtime.cuda import geometry
-from runtime.cuda.interface import Advance
+from runtime.cuda.interface import Advance, Unpack
 
 Launch = Callable[[str, int, int, int, int], None]
 """Puts a kernel on the stream: name, blocks, threads a block, bytes of shared memory, address of the arguments.
@@ -78,29 +78,20 @@ class Kernels:
                 ctypes.c_void_p(out),
             )
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
+    def unpack(self, work: Unpack) -> None:
         """Packed tokens to latents. Raises DeviceError for a shape or factors that the kernel does not take."""
-        geometry.check_unpack(shape, len(scaling), len(shift))
-        batch, rows, columns, channels, patch = shape
-        factors = Factors(len(scaling), _FactorArray(*scaling), _FactorArray(*shift))
+        geometry.check_unpack(work)
         self._over(
             "arcflow_unpack",
-            batch * channels * rows * patch * columns,
-            ctypes.c_void_p(tokens),
-            ctypes.c_void_p(latents),
-            ctypes.c_ulonglong(batch),
-            ctypes.c_uint(rows),
-            ctypes.c_uint(columns),
-            ctypes.c_uint(channels),
-            ctypes.c_uint(patch),
-            factors,
+            work.values // work.patch,
+            ctypes.c_void_p(work.tokens),
+            ctypes.c_void_p(work.latents),
+            ctypes.c_ulonglong(work.batch),
+            ctypes.c_uint(work.rows),
+            ctypes.c_uint(work.columns),
+            ctypes.c_uint(work.channels),
+            ctypes.c_uint(work.patch),
+            Factors(len(work.scaling), _FactorArray(*work.scaling), _FactorArray(*work.shift)),
         )
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:

@@ -24,7 +24,7 @@ from runtime.cuda.buffers import (
 )
 from runtime.cuda.extents import shape_of
 from runtime.cuda.feeding import Feeding, field_ports
-from runtime.cuda.interface import Advance, Device, Evaluation
+from runtime.cuda.interface import Advance, Device, Evaluation, Unpack
 from runtime.cuda.marks import Marks
 from runtime.cuda.residents import Group
 from runtime.errors import BackendError
@@ -156,10 +156,20 @@ class Painter:
 
     def _decode(self, tokens: int, *, check: bool) -> None:
         latent = self._manifest.latent
-        latents = self._at(port_buffer(VAE, "latents"))
         with self._marks.stage("vae"):
-            shape = (self._batch, self._grid.rows, self._grid.columns, latent.channels, latent.patch)
-            self._device.unpack(tokens, latents, shape, latent.scaling_factor, latent.shift_factor)
+            self._device.unpack(
+                Unpack(
+                    tokens=tokens,
+                    latents=self._at(port_buffer(VAE, "latents")),
+                    batch=self._batch,
+                    rows=self._grid.rows,
+                    columns=self._grid.columns,
+                    channels=latent.channels,
+                    patch=latent.patch,
+                    scaling=latent.scaling_factor,
+                    shift=latent.shift_factor,
+                )
+            )
             self._vae.enqueue()
             pictures = (self._batch, self._height, self._width)
             self._device.to_rgb8(self._at(port_buffer(VAE, "images")), self._at(PIXELS), pictures)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from gpu.kernels import checks
 from gpu.kernels.fields import Size, random_field
 from gpu.kernels.speed import AIM, closed_form, large_copy, measure
-from runtime.cuda.interface import Advance
+from runtime.cuda.interface import Advance, Unpack
 from tests.gpu.recorder import Recorder
 from tests.runtime.cuda.stand_in import StandInDevice
 
@@ -24,15 +23,8 @@ class _Wrong(StandInDevice):
     def normal(self, seed: int, count: int, out: int) -> None:
         super().normal(seed ^ 1, count, out)
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
-        super().unpack(tokens, latents, shape, scaling, [value + 1 for value in shift])
+    def unpack(self, work: Unpack) -> None:
+        super().unpack(replace(work, shift=[value + 1 for value in work.shift]))
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         super().to_rgb8(images + 16, pixels, shape)

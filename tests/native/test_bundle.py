@@ -229,6 +229,36 @@ def test_values_changed_anywhere_and_signed_again(
     assert probe.ask("parse", hex=changed.hex()).get("message") == _refusal(changed)
 
 
+_HEX = "0123456789abcdef"
+_TEXTS = [
+    "", "a", "A", "0a.b_c-d", "-a", ".a", "a b", "a\n", "\0", "\u00e9", "a_9", "cpu", "sm9", "sm90", "sm120", "sm1200",
+    "sm90\n", "sm", "Sm90", _HEX * 4, _HEX * 4 + "0", _HEX * 3, _HEX * 4 + "\n", _HEX.upper() * 4, "g" * 64,
+    f"{_HEX}:{_HEX * 4}", f"{_HEX};{_HEX * 4}", f"{_HEX}0:{_HEX * 4}", f"{_HEX}:{_HEX * 4}0", f":{_HEX * 4}",
+]  # fmt: skip
+"""Texts that the patterns of the schema take, and texts that they just do not."""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("model",), ("precision",), ("target",), ("files", 0, "sha256"), ("engine", "compute_capabilities", 0),
+        ("engine", "onnx", "backbone"), ("engine", "seal"),
+    ],
+    ids=lambda place: str(place[-1]),
+)  # fmt: skip
+def test_a_pattern_takes_the_same_texts(
+    place: tuple[str | int, ...], sources: Mapping[str, Path], probe: Probe
+) -> None:
+    for text in _TEXTS:
+        document: Any = json.loads((sources["plans"] / MANIFEST_NAME).read_bytes())
+        inner = document
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = text
+        changed = sign(document)
+        assert probe.ask("parse", hex=changed.hex()).get("message") == _refusal(changed), text
+
+
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet=st.characters(max_codepoint=0x24F, exclude_categories=["Cs"])))
 def test_text_is_quoted_as_python_quotes_it(text: str, probe: Probe) -> None:

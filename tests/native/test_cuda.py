@@ -20,7 +20,7 @@ from tests.native import machine_code
 
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
 SOURCE = NATIVE / "cuda" / "arcflow_kernels.cu"
-HEADERS = ("core/formula.hpp", "cuda/device.cuh", "cuda/solver.cuh", "cuda/elements.cuh")
+HEADERS = ("core/numerics/formula.hpp", "cuda/device.cuh", "cuda/solver.cuh", "cuda/elements.cuh")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 TYPES = ("f32", "f16", "bf16")
 WIDE = tuple(f"arcflow_advance_{name}" for name in TYPES)

@@ -6,15 +6,15 @@
 #include "abi/status.hpp"
 #include "abi/structs.hpp"
 #include "arcflow/arcflow.h"
-#include "core/bundle.hpp"
-#include "core/cancel.hpp"
-#include "core/compute.hpp"
-#include "core/context.hpp"
-#include "core/pipeline.hpp"
-#include "core/pipeline_model.hpp"
-#include "core/png.hpp"
-#include "core/request.hpp"
-#include "core/settings.hpp"
+#include "core/bundle/bundle.hpp"
+#include "core/numerics/compute.hpp"
+#include "core/numerics/png.hpp"
+#include "core/pipeline/context.hpp"
+#include "core/pipeline/model.hpp"
+#include "core/pipeline/pipeline.hpp"
+#include "core/pipeline/request/cancel.hpp"
+#include "core/pipeline/request/request.hpp"
+#include "core/pipeline/request/settings.hpp"
 
 // Handles share what they stand for: an object lives until the last handle, and the last object that needs it, is gone.
 struct ArcflowContext {
@@ -127,13 +127,19 @@ ArcflowStatus* ARCFLOW_CALL model_info(const ArcflowModel* model, ArcflowModelIn
   });
 }
 
-ArcflowStatus* ARCFLOW_CALL model_memory(const ArcflowModel* model, ArcflowMemory* memory) {
+// What a model or a session holds.
+template <class Handle>
+ArcflowStatus* memory_of(const Handle* handle, const char* name, ArcflowMemory* memory) {
   return guarded([&] {
-    require(model, "model");
+    require(handle, name);
     ArcflowMemory facts = ARCFLOW_INIT(ArcflowMemory);
-    model->self->memory(facts.host_bytes, facts.device_bytes);
+    handle->self->memory(facts.host_bytes, facts.device_bytes);
     fill(memory, "memory", facts);
   });
+}
+
+ArcflowStatus* ARCFLOW_CALL model_memory(const ArcflowModel* model, ArcflowMemory* memory) {
+  return memory_of(model, "model", memory);
 }
 
 ArcflowStatus* ARCFLOW_CALL model_shape(const ArcflowModel* model, const ArcflowRequest* request, ArcflowShape* shape) {
@@ -166,12 +172,7 @@ ArcflowStatus* ARCFLOW_CALL session_create(ArcflowModel* model, const ArcflowSes
 void ARCFLOW_CALL session_destroy(ArcflowSession* session) { delete session; }
 
 ArcflowStatus* ARCFLOW_CALL session_memory(const ArcflowSession* session, ArcflowMemory* memory) {
-  return guarded([&] {
-    require(session, "session");
-    ArcflowMemory facts = ARCFLOW_INIT(ArcflowMemory);
-    session->self->memory(facts.host_bytes, facts.device_bytes);
-    fill(memory, "memory", facts);
-  });
+  return memory_of(session, "session", memory);
 }
 
 core::Listener listener_of(const ArcflowRequest& request) {

@@ -1,13 +1,13 @@
 // ArcFlow's kernels under plain names: for nvcc (launch.cu includes this file) and for NVRTC, which makes a cubin of it
 // that any program can load. NVRTC needs no include path; these go in by name, as headers of the program:
 //
-//     "core/formula.hpp"  "cuda/device.cuh"  "cuda/solver.cuh"  "cuda/elements.cuh"
+//     "core/numerics/formula.hpp"  "cuda/device.cuh"  "cuda/solver.cuh"  "cuda/elements.cuh"
 //
 // with the options --std=c++17 --gpu-architecture=sm_XX. Do not ask for fast math.
 //
 // All pointers are to device memory. Grids are one-dimensional.
 //
-// arcflow_advance_f32, _f16, _bf16: x_b = x_a + displacement(sigma_a -> sigma_b), see core/formula.hpp
+// arcflow_advance_f32, _f16, _bf16: x_b = x_a + displacement(sigma_a -> sigma_b), see core/numerics/formula.hpp
 //     const T*  means       [tokens, modes, channels], tokens of all images of the batch
 //     const T*  logweights  [tokens, modes, positions]; log-softmax over modes, as the momentum head gives them
 //     const T*  loggammas   [tokens, modes - 1, positions]

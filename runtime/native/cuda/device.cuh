@@ -2,7 +2,7 @@
 // host. No header of CUDA's is needed, so that NVRTC compiles the kernels with no include path.
 #pragma once
 
-#include "core/formula.hpp"
+#include "core/numerics/formula.hpp"
 
 #if defined(__CUDACC__)
 #define ARCFLOW_DEVICE __device__ __forceinline__

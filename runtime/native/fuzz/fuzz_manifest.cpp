@@ -7,9 +7,9 @@
 #include <string>
 #include <string_view>
 
+#include "core/bundle/manifest/manifest.hpp"
+#include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/manifest.hpp"
-#include "core/sha256.hpp"
 
 namespace {
 

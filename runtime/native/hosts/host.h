@@ -4,7 +4,7 @@
 // library itself links neither ONNX Runtime nor TensorRT nor CUDA. The core's pipeline is written once on these
 // functions: on a CPU they act at once on main memory, on a GPU they are put on the session's stream, and nothing waits
 // for the device but `read`, `finite` and `synchronize`. The table is plain C because the module may come from another
-// compiler; nothing throws through it.
+// compiler; nothing throws through it (hosts/table.hpp makes it of C++ functions that do).
 //
 // Every function that returns a code returns 0 for success, else an ArcflowCode with its message in `error`.
 #pragma once
@@ -77,7 +77,7 @@ struct ArcflowHostBinding {
   const std::int64_t* dims;
 };
 
-// x + displacement(sigma_a -> sigma_b), packed tokens; see core/solver.hpp for the formula. float32 state.
+// x + displacement(sigma_a -> sigma_b), packed tokens; see core/numerics/formula.hpp for the formula. float32 state.
 struct ArcflowHostAdvance {
   ArcflowHostBuffer* x;           // [batch, tokens, channels]
   ArcflowHostBuffer* means;       // [batch, tokens, modes, channels]

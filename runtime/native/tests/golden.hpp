@@ -1,13 +1,15 @@
 // The repository's golden vectors, for the tests of every implementation.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 
 namespace golden {
 
@@ -27,6 +29,18 @@ inline void flatten(const nlohmann::json& nested, std::vector<double>& out) {
 }
 
 inline std::vector<float> floats(const std::vector<double>& values) { return {values.begin(), values.end()}; }
+
+// The greatest difference by the greatest expected value; 1e30 where there is a NaN.
+inline double relative_error(const std::vector<float>& actual, const std::vector<double>& expected) {
+  if (actual.size() != expected.size()) throw std::runtime_error("values of two lengths cannot be compared");
+  double scale = 1e-30, worst = 0.0;
+  for (const double value : expected) scale = std::max(scale, std::abs(value));
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const double error = std::abs(static_cast<double>(actual[i]) - expected[i]);
+    worst = std::max(worst, std::isnan(error) ? 1e30 : error);
+  }
+  return worst / scale;
+}
 
 struct SolverCase {
   std::string name;

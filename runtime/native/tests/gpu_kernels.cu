@@ -10,7 +10,7 @@
 #include <random>
 #include <vector>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 #include "cuda/launch.hpp"
 
 namespace {

@@ -13,10 +13,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "core/bundle.hpp"
+#include "core/bundle/bundle.hpp"
+#include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/quote.hpp"
-#include "core/sha256.hpp"
+#include "core/text/python_text.hpp"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/png.hpp"
+#include "core/numerics/png.hpp"
 
 namespace {
 

@@ -9,8 +9,8 @@
 #include <string>
 
 #include "core/error.hpp"
-#include "core/tokenizer.hpp"
-#include "core/tokenizer/base64.hpp"
+#include "core/text/characters/base64.hpp"
+#include "core/text/tokenizer/tokenizer.hpp"
 
 namespace {
 

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "core/compute.hpp"
 #include "core/error.hpp"
+#include "core/numerics/compute.hpp"
 #include "cuda/launch.hpp"
 #include "hosts/host.h"
 #include "hosts/tensorrt/library.hpp"

@@ -9,7 +9,7 @@
 #include <string>
 #include <type_traits>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 #include "cuda/plan.hpp"
 #include "tests/cuda_on_host.hpp"
 #include "tests/golden.hpp"
@@ -86,16 +86,6 @@ std::vector<float> run_advance(const Segment& s, const std::vector<float>& x, co
   return std::vector<float>(out, out + x.size());
 }
 
-double relative_error(const std::vector<float>& actual, const std::vector<double>& expected) {
-  double scale = 1e-30, worst = 0.0;
-  for (const double value : expected) scale = std::max(scale, std::abs(value));
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    const double error = std::abs(static_cast<double>(actual[i]) - expected[i]);
-    worst = std::max(worst, std::isnan(error) ? 1e30 : error);
-  }
-  return worst / scale;
-}
-
 // Coefficients in float32 carry the rounding of l * D into exp: a few units of 2^-23 for rates of ordinary size.
 constexpr double kTolerance = 2e-6;
 
@@ -135,7 +125,7 @@ void against_the_cpu(const Segment& s, unsigned seed, const Manner& manner = {})
   std::vector<float> expected(x.size());
   core::advance(s, x.data(), wide(means).data(), wide(logweights).data(), wide(loggammas).data(), expected.data());
   const std::vector<float> actual = run_advance(s, x, means, logweights, loggammas, manner);
-  CHECK(relative_error(actual, {expected.begin(), expected.end()}) < kTolerance);
+  CHECK(golden::relative_error(actual, {expected.begin(), expected.end()}) < kTolerance);
 }
 
 }  // namespace
@@ -148,7 +138,7 @@ TEST_CASE("golden vectors, 16 bytes and a value at a time") {
     for (const std::size_t shift : {std::size_t{0}, std::size_t{1}}) {
       const auto moved = run_advance(c.segment, golden::floats(c.x_a), golden::floats(c.means),
                                      golden::floats(c.logweights), golden::floats(c.loggammas), {false, false, shift});
-      CHECK(relative_error(moved, c.x_b) < tolerance);
+      CHECK(golden::relative_error(moved, c.x_b) < tolerance);
     }
   }
 }
@@ -217,7 +207,8 @@ TEST_CASE("softmax over the modes of raw logits") {
   }
   core::advance(s, x.data(), means.data(), weights.data(), gammas.data(), expected.data());
   const auto actual = run_advance(s, x, means, logits, gammas, {true});
-  CHECK(relative_error(actual, {expected.begin(), expected.end()}) < 2e-5);  // logits of 100 carry 8e-6 of their own
+  CHECK(golden::relative_error(actual, {expected.begin(), expected.end()}) <
+        2e-5);  // logits of 100 carry 8e-6 of their own
 }
 
 TEST_CASE("launches for all sizes, or none") {

@@ -13,11 +13,11 @@
 #include <string>
 #include <thread>
 
-#include "core/bundle.hpp"
+#include "core/bundle/bundle.hpp"
+#include "core/bundle/locate.hpp"
+#include "core/bundle/names.hpp"
+#include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
-#include "core/locate.hpp"
-#include "core/names.hpp"
-#include "core/sha256.hpp"
 
 using namespace arcflow::core;
 namespace fs = std::filesystem;

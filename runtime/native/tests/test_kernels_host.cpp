@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "core/compute.hpp"
+#include "core/numerics/compute.hpp"
 #include "tests/cuda_on_host.hpp"
 
 using namespace arcflow;

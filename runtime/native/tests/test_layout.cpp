@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "core/compute.hpp"
 #include "core/error.hpp"
+#include "core/numerics/compute.hpp"
 
 using namespace arcflow;
 

@@ -7,11 +7,11 @@
 #include <sstream>
 #include <string>
 
+#include "core/bundle/manifest/checks.hpp"
+#include "core/bundle/manifest/json_reader.hpp"
+#include "core/bundle/manifest/manifest.hpp"
 #include "core/error.hpp"
-#include "core/json_reader.hpp"
-#include "core/manifest.hpp"
-#include "core/manifest_checks.hpp"
-#include "core/quote.hpp"
+#include "core/text/python_text.hpp"
 
 using namespace arcflow::core;
 
@@ -123,6 +123,8 @@ TEST_CASE("text as Python shows it") {
   CHECK(python_repr("it's") == "\"it's\"");
   CHECK(python_repr("it's \"it\"") == "'it\\'s \"it\"'");
   CHECK(python_repr("\t\\\x01\u00e9\u00ad\u200b\U000E0001") == "'\\t\\\\\\x01\u00e9\\xad\\u200b\\U000e0001'");
+  CHECK(python_repr("'\"") == R"('\'"')");
+  CHECK(python_repr("a\\\n\x7F\u00A0\u200D\U000E0001\u00E9") == R"('a\\\n\x7f\xa0\u200d\U000e0001é')");
   CHECK(python_repr("a\xff") == "'a\\udcff'");
   CHECK(utf8_fault("ab\xe2\x82").value() == "'utf-8' codec can't decode bytes in position 2-3: unexpected end of data");
   CHECK(!utf8_fault("\u00e9\U0001F600"));

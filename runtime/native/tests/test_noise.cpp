@@ -5,7 +5,7 @@
 #include <cmath>
 #include <string>
 
-#include "core/formula.hpp"
+#include "core/numerics/formula.hpp"
 #include "tests/golden.hpp"
 
 using namespace arcflow;

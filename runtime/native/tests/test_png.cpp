@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/png.hpp"
-#include "core/settings.hpp"
+#include "core/numerics/png.hpp"
+#include "core/pipeline/request/settings.hpp"
 
 using namespace arcflow::core;
 

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/request.hpp"
-#include "core/utf8.hpp"
+#include "core/pipeline/request/request.hpp"
+#include "core/text/python_text.hpp"
 
 using namespace arcflow::core;
 

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "core/error.hpp"
-#include "core/formula.hpp"
+#include "core/numerics/formula.hpp"
 #include "tests/golden.hpp"
 
 using namespace arcflow;
@@ -22,17 +22,6 @@ std::vector<float> advanced(const Segment& segment, const std::vector<float>& x,
   return out;
 }
 
-double relative_error(const std::vector<float>& actual, const std::vector<double>& expected) {
-  REQUIRE(actual.size() == expected.size());
-  double scale = 1e-30, worst = 0.0;
-  for (const double value : expected) scale = std::max(scale, std::abs(value));
-  for (std::size_t i = 0; i < actual.size(); ++i) {
-    const double error = std::abs(static_cast<double>(actual[i]) - expected[i]);
-    worst = std::max(worst, std::isnan(error) ? 1e30 : error);
-  }
-  return worst / scale;
-}
-
 }  // namespace
 
 TEST_CASE("golden cases") {
@@ -40,7 +29,7 @@ TEST_CASE("golden cases") {
     CAPTURE(c.name);
     const auto moved = advanced(c.segment, golden::floats(c.x_a), golden::floats(c.means), golden::floats(c.logweights),
                                 golden::floats(c.loggammas));
-    CHECK(relative_error(moved, c.x_b) < 1e-6);
+    CHECK(golden::relative_error(moved, c.x_b) < 1e-6);
   }
 }
 
@@ -91,7 +80,7 @@ TEST_CASE("two moves are one") {
   const auto whole = advanced(c.segment, golden::floats(c.x_a), means, weights, gammas);
   const auto parts =
       advanced(second, advanced(first, golden::floats(c.x_a), means, weights, gammas), means, weights, gammas);
-  CHECK(relative_error(parts, {whole.begin(), whole.end()}) < 1e-6);
+  CHECK(golden::relative_error(parts, {whole.begin(), whole.end()}) < 1e-6);
 }
 
 TEST_CASE("one mode is an Euler step") {

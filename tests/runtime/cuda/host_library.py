@@ -27,7 +27,9 @@ def build(name: str, *sources: str, options: tuple[str, ...] = ()) -> Path:
     found = compiler()
     if found is None:
         raise FileNotFoundError("no C++ compiler")
-    inputs = sorted({*(HERE / source for source in sources), *(NATIVE / "cuda").iterdir(), *NATIVE.glob("core/*.hpp")})
+    inputs = sorted(
+        {*(HERE / source for source in sources), *(NATIVE / "cuda").iterdir(), *NATIVE.glob("core/numerics/*.hpp")}
+    )
     digest = hashlib.sha256(repr((found, options)).encode())
     for path in inputs:
         digest.update(path.read_bytes())

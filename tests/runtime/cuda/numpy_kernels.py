@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runtime import noise, solver
 from runtime.architectures import layout
 from runtime.cuda import geometry
-from runtime.cuda.interface import Advance
+from runtime.cuda.interface import Advance, Unpack
 
 _WIDE = np.uint32(16)
 
@@ -46,23 +46,16 @@ class NumpyKernels:
         """Noise."""
         self._array(out, (count,), np.float32)[:] = noise.normal_at(seed, np.arange(count, dtype=np.uint64))
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
+    def unpack(self, work: Unpack) -> None:
         """Tokens to latents."""
-        geometry.check_unpack(shape, len(scaling), len(shift))
-        batch, rows, columns, channels, patch = shape
-        packed = self._array(tokens, (batch, rows * columns, channels * patch * patch), np.float32)
-        made = layout.unpack(packed, rows, columns, patch)
-        if scaling:
-            factors = (np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (scaling, shift))
+        geometry.check_unpack(work)
+        width = work.channels * work.patch**2
+        packed = self._array(work.tokens, (work.batch, work.rows * work.columns, width), np.float32)
+        made = layout.unpack(packed, work.rows, work.columns, work.patch)
+        if work.scaling:
+            factors = (np.asarray(values, np.float32).reshape(1, -1, 1, 1) for values in (work.scaling, work.shift))
             made = made / next(factors) + next(factors)
-        self._array(latents, made.shape, np.float32)[:] = made
+        self._array(work.latents, made.shape, np.float32)[:] = made
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         """Pictures to bytes."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import noise, solver
 from runtime.architectures import layout
-from runtime.cuda.interface import Advance, Device
+from runtime.cuda.interface import Advance, Device, Unpack
 from tests.runtime.cuda.numpy_kernels import from_bfloat16
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -111,7 +111,7 @@ def check_latents(device: Device) -> None:
     for count in (0, 1, channels):
         scaling = random.uniform(0.3, 3, count).astype(np.float32)
         shift = random.standard_normal(count, dtype=np.float32)
-        device.unpack(source, target, shape, scaling.tolist(), shift.tolist())
+        device.unpack(Unpack(source, target, *shape, scaling.tolist(), shift.tolist()))
         expected = plain
         if count:
             expected = plain / scaling.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)

@@ -25,6 +25,7 @@ from runtime.cuda.device import CudaDevice, open_device
 from runtime.cuda.driver import describe_device, load_driver
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, DeviceMemoryError
 from runtime.cuda.graphs import MOST
+from runtime.cuda.interface import Unpack
 from tests.runtime.cuda import parity
 from tests.runtime.cuda.parity import get, put
 
@@ -341,7 +342,7 @@ def bad_arguments() -> None:
     for action in (
         lambda: device.find_nonfinite(target + 4, 4, target),
         lambda: device.to_rgb8(target, target, (0, 1, 1)),
-        lambda: device.unpack(target, target, (1, 1, 1, 4, 1), (1.0,), ()),
+        lambda: device.unpack(Unpack(target, target, 1, 1, 1, 4, 1, scaling=(1.0,))),
     ):
         assert not isinstance(message_error(action), CaptureRefusedError)
     device.normal(1, 0, target)

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, memory_error
 from runtime.cuda.geometry import TYPES
-from runtime.cuda.interface import Advance, DeviceInfo
+from runtime.cuda.interface import Advance, DeviceInfo, Unpack
 from runtime.cuda.launch import Kernels
 from tests.runtime.cuda import host_library
 from tests.runtime.cuda.numpy_kernels import NumpyKernels
@@ -146,20 +146,11 @@ class StandInDevice:
         self._array(out, (count,), np.float32)
         self.enqueue("normal", lambda: self._kernels.normal(seed, count, out))
 
-    def unpack(
-        self,
-        tokens: int,
-        latents: int,
-        shape: tuple[int, int, int, int, int],
-        scaling: Sequence[float],
-        shift: Sequence[float],
-    ) -> None:
+    def unpack(self, work: Unpack) -> None:
         """Tokens to latents."""
-        batch, rows, columns, channels, patch = shape
-        for address in (tokens, latents):
-            self._array(address, (batch * rows * columns * channels * patch * patch,), np.float32)
-        factors = tuple(scaling), tuple(shift)
-        self.enqueue("unpack", lambda: self._kernels.unpack(tokens, latents, shape, *factors))
+        for address in (work.tokens, work.latents):
+            self._array(address, (work.values,), np.float32)
+        self.enqueue("unpack", lambda: self._kernels.unpack(work))
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         """Pictures to bytes."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime.cuda import geometry, launch
 from runtime.cuda.errors import DeviceError
 from runtime.cuda.geometry import AdvancePlan, Variant, plan_advance
-from runtime.cuda.interface import Advance
+from runtime.cuda.interface import Advance, Unpack
 from runtime.cuda.kernels import NATIVE, sources
 from tests.runtime.cuda import host_library
 
@@ -110,15 +110,16 @@ def test_one_mode_has_no_rates() -> None:
 )
 def test_latents_that_the_kernel_does_not_take(shape: tuple[int, int, int, int, int], factors: int) -> None:
     with pytest.raises(DeviceError):
-        geometry.check_unpack(shape, factors, factors)
+        geometry.check_unpack(Unpack(0x100, 0x200, *shape, [1.0] * factors, [1.0] * factors))
 
 
 def test_factors_are_both_or_none() -> None:
-    geometry.check_unpack((1, 2, 2, 16, 2), 16, 16)
+    both = Unpack(0x100, 0x200, 1, 2, 2, 16, 2, [1.0] * 16, [1.0] * 16)
+    geometry.check_unpack(both)
     with pytest.raises(DeviceError, match="16 scalings and 0 shifts"):
-        geometry.check_unpack((1, 2, 2, 16, 2), 16, 0)
+        geometry.check_unpack(dataclasses.replace(both, shift=()))
     with pytest.raises(DeviceError, match="at most 256"):
-        geometry.check_unpack((1, 2, 2, 300, 1), 300, 300)
+        geometry.check_unpack(Unpack(0x100, 0x200, 1, 2, 2, 300, 1, [1.0] * 300, [1.0] * 300))
 
 
 def test_pictures_that_the_kernel_does_not_take() -> None:

@@ -97,7 +97,7 @@ def test_another_compiler_or_source_is_compiled_anew(compiled: list[int], monkey
     source, headers = kernels.sources()
     monkeypatch.setattr(kernels, "sources", lambda: (source + b"\n", headers))
     kernels.kernel_image(90)
-    changed = {name: text + b"\n" * (name == "core/formula.hpp") for name, text in headers.items()}
+    changed = {name: text + b"\n" * (name == "core/numerics/formula.hpp") for name, text in headers.items()}
     monkeypatch.setattr(kernels, "sources", lambda: (source, changed))
     kernels.kernel_image(90)
     assert compiled == [90] * 4

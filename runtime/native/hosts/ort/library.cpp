@@ -7,7 +7,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
-#include <vector>
+
+#include "hosts/engine_library.hpp"
 
 namespace arcflow::ort {
 namespace {
@@ -15,17 +16,9 @@ namespace {
 using core::Error;
 using GetApiBase = const OrtApiBase* (*)();
 
-constexpr const char* kVariable = "ARCFLOW_ONNXRUNTIME";
 constexpr const char* kAdvice =
     "; name the file libonnxruntime.so of ONNX Runtime 1.21 or newer in the option \"library\" or in "
     "$ARCFLOW_ONNXRUNTIME (the Python package onnxruntime holds one in its folder capi)";
-
-std::vector<std::string> candidates(const char* path) {
-  if (path != nullptr && *path != '\0') return {path};
-  const char* variable = std::getenv(kVariable);
-  if (variable != nullptr && *variable != '\0') return {variable};
-  return {"libonnxruntime.so", "libonnxruntime.so.1"};
-}
 
 // The newest table that both this build and the library know.
 const OrtApi* newest_api(const OrtApiBase& base) {
@@ -45,27 +38,19 @@ const OrtApi* newest_api(const OrtApiBase& base) {
 }  // namespace
 
 Library open_library(const char* path) {
-  std::string tried;
-  for (const std::string& name : candidates(path)) {
-    void* module = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (module == nullptr) {
-      const char* reason = dlerror();
-      tried += (tried.empty() ? "" : "; ") + std::string(reason != nullptr ? reason : name + " cannot be opened");
-      continue;
-    }
-    const auto get_base = reinterpret_cast<GetApiBase>(dlsym(module, "OrtGetApiBase"));
-    const OrtApiBase* base = get_base != nullptr ? get_base() : nullptr;
-    if (base == nullptr) {
-      throw Error(ARCFLOW_BACKEND_UNAVAILABLE, name + " is not ONNX Runtime: it has no OrtGetApiBase" + kAdvice);
-    }
-    const OrtApi* api = newest_api(*base);
-    if (api == nullptr) {
-      throw Error(ARCFLOW_BACKEND_UNAVAILABLE,
-                  name + " is ONNX Runtime " + base->GetVersionString() + ", which is too old" + kAdvice);
-    }
-    return {api, base->GetVersionString()};
+  const auto [module, file] = hosts::open_engine_library("ONNX Runtime", path, "ARCFLOW_ONNXRUNTIME",
+                                                         {"libonnxruntime.so", "libonnxruntime.so.1"}, kAdvice);
+  const auto get_base = reinterpret_cast<GetApiBase>(dlsym(module, "OrtGetApiBase"));
+  const OrtApiBase* base = get_base != nullptr ? get_base() : nullptr;
+  if (base == nullptr) {
+    throw Error(ARCFLOW_BACKEND_UNAVAILABLE, file + " is not ONNX Runtime: it has no OrtGetApiBase" + kAdvice);
   }
-  throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "ONNX Runtime was not found: " + tried + kAdvice);
+  const OrtApi* api = newest_api(*base);
+  if (api == nullptr) {
+    throw Error(ARCFLOW_BACKEND_UNAVAILABLE,
+                file + " is ONNX Runtime " + base->GetVersionString() + ", which is too old" + kAdvice);
+  }
+  return {api, base->GetVersionString()};
 }
 
 Environment::Environment(const char* path) : library(open_library(path)), handle(nullptr, library.api->ReleaseEnv) {

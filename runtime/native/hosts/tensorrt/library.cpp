@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "hosts/engine_library.hpp"
 
 namespace arcflow::tensorrt {
 namespace {
@@ -31,10 +32,7 @@ std::string advice() {
          " in the option \"library\" or in $" + kVariable + " where the loader does not find it";
 }
 
-std::vector<std::string> candidates(const char* path) {
-  if (path != nullptr && *path != '\0') return {path};
-  const char* variable = std::getenv(kVariable);
-  if (variable != nullptr && *variable != '\0') return {variable};
+std::vector<std::string> names() {
   const std::string major = "." + std::to_string(kMajor);
   if (kRtx) return {"libtensorrt_rtx.so" + major, "libtensorrt_rtx.so"};
   return {"libnvinfer.so" + major, "libnvinfer.so", "libnvinfer_lean.so" + major, "libnvinfer_lean.so"};
@@ -63,15 +61,8 @@ Library checked(void* module, const std::string& file) {
 }  // namespace
 
 Library open_library(const char* path) {
-  std::string tried;
-  for (const std::string& file : candidates(path)) {
-    // It must not be unloaded: it leaves threads and handlers behind that outlive its objects.
-    void* module = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (module != nullptr) return checked(module, file);
-    const char* reason = dlerror();
-    tried += (tried.empty() ? "" : "; ") + std::string(reason != nullptr ? reason : file + " cannot be opened");
-  }
-  throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "TensorRT was not found: " + tried + advice());
+  const auto [module, file] = hosts::open_engine_library("TensorRT", path, kVariable, names(), advice());
+  return checked(module, file);
 }
 
 }  // namespace arcflow::tensorrt

@@ -18,6 +18,7 @@
 #ifndef ARCFLOW_ARCFLOW_HPP_
 #define ARCFLOW_ARCFLOW_HPP_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -55,6 +56,16 @@ struct Result {
     return {shape.width, shape.height, {begin, begin + bytes}};
   }
 };
+
+// The seconds of a request's stages by name, from "tokenize" to "vae".
+inline std::array<std::pair<const char*, double>, 6> stage_seconds(const ArcflowOutput& output) {
+  return {{{"tokenize", output.tokenize_seconds},
+           {"text", output.text_seconds},
+           {"noise", output.noise_seconds},
+           {"backbone", output.backbone_seconds},
+           {"solver", output.solver_seconds},
+           {"vae", output.vae_seconds}}};
+}
 
 enum class Keep { kPixels, kEverything };  // rgb8 alone, or images and latents too
 

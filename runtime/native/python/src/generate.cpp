@@ -1,14 +1,14 @@
 // See generate.hpp.
 #include "generate.hpp"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
-#include <initializer_list>
+#include <arcflow/arcflow.hpp>
 #include <memory>
 #include <utility>
 
+#include "arrays.hpp"
 #include "interrupt.hpp"
 
 namespace nb = nanobind;
@@ -16,15 +16,6 @@ namespace nb = nanobind;
 namespace arcflow::python {
 
 namespace {
-
-// An array that frees `data` when Python has done with it.
-template <class T>
-nb::object array(std::unique_ptr<T[]> data, std::initializer_list<std::size_t> shape) {
-  T* const pointer = data.get();
-  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  data.release();
-  return nb::cast(nb::ndarray<nb::numpy, T>(pointer, shape, owner));
-}
 
 // What the library's callbacks reach through their `user`.
 struct Callbacks {
@@ -84,12 +75,7 @@ void ARCFLOW_CALL on_warning(void* user, const char* message) {
 
 nb::dict seconds(const ArcflowOutput& output) {
   nb::dict values;
-  values["tokenize"] = output.tokenize_seconds;
-  values["text"] = output.text_seconds;
-  values["noise"] = output.noise_seconds;
-  values["backbone"] = output.backbone_seconds;
-  values["solver"] = output.solver_seconds;
-  values["vae"] = output.vae_seconds;
+  for (const auto& [stage, took] : stage_seconds(output)) values[stage] = took;
   values["total"] = output.total_seconds;
   return values;
 }

@@ -1,10 +1,10 @@
 // The Python module arcflow_native._core: the C interface as Python sees it. Its types are in arcflow_native/_core.pyi.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "arrays.hpp"
 #include "generate.hpp"
 #include "handles.hpp"
 
@@ -54,9 +54,7 @@ nb::tuple memory(const Model& model) {
 nb::object noise(std::uint64_t seed, std::size_t count, std::uint64_t first) {
   auto values = std::make_unique<float[]>(count);
   check(api().noise(seed, first, count, values.get()));
-  float* const pointer = values.release();
-  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  return nb::cast(nb::ndarray<nb::numpy, float>(pointer, {count}, owner));
+  return array(std::move(values), {count});
 }
 
 void verify_bundle(const std::string& folder) {

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/compute.hpp"
 #include "core/error.hpp"
-#include "hosts/host.h"
+#include "core/numerics/compute.hpp"
+#include "hosts/table.hpp"
 #include "tests/fake_host/networks.hpp"
 
 using arcflow::core::Error;
@@ -47,24 +47,6 @@ struct ArcflowHostSession {
 
 namespace {
 
-template <class Work>
-std::int32_t guarded(ArcflowHostError* error, const Work& work) {
-  std::int32_t code = ARCFLOW_INTERNAL;
-  std::string message = "fake host: unknown exception";
-  try {
-    work();
-    return 0;
-  } catch (const Error& caught) {
-    code = caught.code();
-    message = caught.what();
-  } catch (const std::exception& caught) {
-    message = caught.what();
-  }
-  std::strncpy(error->message, message.c_str(), sizeof error->message - 1);
-  error->message[sizeof error->message - 1] = '\0';
-  return code;
-}
-
 // Work on the stream: done now, or put aside while recording.
 void enqueue(ArcflowHostSession* session, std::function<void()> work) {
   if (session->replaying) breach("work during a replay");
@@ -88,9 +70,19 @@ void pause_as_told(ArcflowHostSession* session) {
   if (session->interrupted) throw Error(ARCFLOW_CANCELLED, "fake host: interrupted");
 }
 
-std::int32_t model_create(const ArcflowHostOptions* options, const ArcflowHostNetwork* networks, std::size_t count,
-                          ArcflowHostModel** out, ArcflowHostError* error) {
-  return guarded(error, [&] {
+// Buffers are counted by the session that made them; the table's destroy does not name it.
+std::map<Buffer*, ArcflowHostSession*>& owners() {
+  static std::map<Buffer*, ArcflowHostSession*> all;
+  return all;
+}
+std::mutex& owners_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+struct Host : arcflow::hosts::Unprepared {
+  static void model_create(const ArcflowHostOptions* options, const ArcflowHostNetwork* networks, std::size_t count,
+                           ArcflowHostModel** out) {
     auto model = std::make_unique<ArcflowHostModel>();
     model->options = options->library != nullptr ? options->library : "";
     model->log = options->log;
@@ -109,86 +101,62 @@ std::int32_t model_create(const ArcflowHostOptions* options, const ArcflowHostNe
       model->networks.push_back({one.name, ports(one.inputs, one.input_count), ports(one.outputs, one.output_count)});
     }
     *out = model.release();
-  });
-}
+  }
 
-std::int32_t session_create(ArcflowHostModel* model, void*, ArcflowHostSession** out, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void session_create(ArcflowHostModel* model, void*, ArcflowHostSession** out) {
     *out = new ArcflowHostSession{};
     (*out)->model = model;
-  });
-}
-
-void session_destroy(ArcflowHostSession* session) {
-  const ArcflowHostModel& model = *session->model;
-  if (model.log != nullptr) {
-    const std::string text = "fake session: " + std::to_string(session->runs) + " runs, " +
-                             std::to_string(session->records) + " recorded, " + std::to_string(session->replays) +
-                             " replayed, " + std::to_string(session->waits) + " waits, " +
-                             std::to_string(session->bytes) + " bytes left";
-    model.log(model.log_user, ARCFLOW_LOG_DEBUG, text.c_str());
   }
-  delete session;
-}
 
-// Buffers are counted by the session that made them; the table's destroy does not name it.
-std::map<Buffer*, ArcflowHostSession*>& owners() {
-  static std::map<Buffer*, ArcflowHostSession*> all;
-  return all;
-}
-std::mutex& owners_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
+  static void session_destroy(ArcflowHostSession* session) {
+    const ArcflowHostModel& model = *session->model;
+    if (model.log != nullptr) {
+      const std::string text = "fake session: " + std::to_string(session->runs) + " runs, " +
+                               std::to_string(session->records) + " recorded, " + std::to_string(session->replays) +
+                               " replayed, " + std::to_string(session->waits) + " waits, " +
+                               std::to_string(session->bytes) + " bytes left";
+      model.log(model.log_user, ARCFLOW_LOG_DEBUG, text.c_str());
+    }
+    delete session;
+  }
 
-std::int32_t buffer_create(ArcflowHostSession* session, std::uint64_t bytes, ArcflowHostBuffer** out,
-                           ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void buffer_create(ArcflowHostSession* session, std::uint64_t bytes, ArcflowHostBuffer** out) {
     if (session->model->has("memory")) throw Error(ARCFLOW_OUT_OF_MEMORY, "fake host: told to have no memory");
     *out = new Buffer{std::vector<char>(bytes, '\x7f')};
     session->bytes += bytes;
     const std::lock_guard<std::mutex> lock(owners_mutex());
     owners()[*out] = session;
-  });
-}
+  }
 
-void buffer_destroy(ArcflowHostBuffer* buffer) {
-  const std::lock_guard<std::mutex> lock(owners_mutex());
-  const auto owner = owners().find(buffer);
-  owner->second->bytes -= buffer->bytes.size();
-  owners().erase(owner);
-  delete buffer;
-}
+  static void buffer_destroy(ArcflowHostBuffer* buffer) {
+    const std::lock_guard<std::mutex> lock(owners_mutex());
+    const auto owner = owners().find(buffer);
+    owner->second->bytes -= buffer->bytes.size();
+    owners().erase(owner);
+    delete buffer;
+  }
 
-std::int32_t write(ArcflowHostSession* session, ArcflowHostBuffer* to, std::uint64_t offset, const void* data,
-                   std::uint64_t bytes, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void write(ArcflowHostSession* session, ArcflowHostBuffer* to, std::uint64_t offset, const void* data,
+                    std::uint64_t bytes) {
     outside_recording(session, "a write");
     std::memcpy(at<char>(to, offset, bytes), data, bytes);
-  });
-}
+  }
 
-std::int32_t read(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t offset, void* data,
-                  std::uint64_t bytes, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void read(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t offset, void* data,
+                   std::uint64_t bytes) {
     outside_recording(session, "a read");
     ++session->waits;
     std::memcpy(data, at<char>(from, offset, bytes), bytes);
-  });
-}
+  }
 
-std::int32_t copy(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t from_offset,
-                  ArcflowHostBuffer* to, std::uint64_t to_offset, std::uint64_t bytes, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void copy(ArcflowHostSession* session, ArcflowHostBuffer* from, std::uint64_t from_offset,
+                   ArcflowHostBuffer* to, std::uint64_t to_offset, std::uint64_t bytes) {
     outside_recording(session, "a copy");
     std::memcpy(at<char>(to, to_offset, bytes), at<char>(from, from_offset, bytes), bytes);
-  });
-}
+  }
 
-std::int32_t run(ArcflowHostSession* session, std::size_t index, const ArcflowHostBinding* inputs,
-                 std::size_t input_count, const ArcflowHostBinding* outputs, std::size_t output_count,
-                 ArcflowHostError* error) {
-  const std::int32_t code = guarded(error, [&] {
+  static void run(ArcflowHostSession* session, std::size_t index, const ArcflowHostBinding* inputs,
+                  std::size_t input_count, const ArcflowHostBinding* outputs, std::size_t output_count) {
     const ArcflowHostModel& model = *session->model;
     const ArcflowHostModel::Network& network = model.networks.at(index);
     if (model.value("fail") == network.name) {
@@ -207,20 +175,15 @@ std::int32_t run(ArcflowHostSession* session, std::size_t index, const ArcflowHo
         encode(in, out, first);
       }
     });
-  });
-  return code != 0 && session->model->has("unknown") ? 4711 : code;
-}
+  }
 
-std::int32_t normal(ArcflowHostSession* session, std::uint64_t seed, ArcflowHostBuffer* to, std::uint64_t offset,
-                    std::uint64_t count, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void normal(ArcflowHostSession* session, std::uint64_t seed, ArcflowHostBuffer* to, std::uint64_t offset,
+                     std::uint64_t count) {
     outside_recording(session, "noise");
     arcflow::core::normal(seed, 0, count, at<float>(to, offset, count));
-  });
-}
+  }
 
-std::int32_t advance(ArcflowHostSession* session, const ArcflowHostAdvance* given, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void advance(ArcflowHostSession* session, const ArcflowHostAdvance* given) {
     enqueue(session, [a = *given] {
       const auto values = [&](ArcflowHostBuffer* buffer, std::int64_t each) {
         return at<float>(buffer, 0, static_cast<std::uint64_t>(a.batch * a.tokens * each));
@@ -230,44 +193,34 @@ std::int32_t advance(ArcflowHostSession* session, const ArcflowHostAdvance* give
                              values(a.logweights, a.modes * a.positions),
                              values(a.loggammas, (a.modes - 1) * a.positions), values(a.out, a.channels));
     });
-  });
-}
+  }
 
-std::int32_t unpack(ArcflowHostSession* session, const ArcflowHostUnpack* u, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void unpack(ArcflowHostSession* session, const ArcflowHostUnpack* u) {
     outside_recording(session, "an unpack");
     const auto count = static_cast<std::uint64_t>(u->batch * u->rows * u->columns * u->channels * u->patch * u->patch);
     arcflow::core::unpack(at<float>(u->tokens, 0, count), u->batch, u->rows, u->columns, u->channels, u->patch,
                           u->scaling, u->shift, u->factor_count, at<float>(u->latents, 0, count));
-  });
-}
+  }
 
-std::int32_t to_rgb8(ArcflowHostSession*, ArcflowHostBuffer* images, ArcflowHostBuffer* pixels, std::int64_t batch,
-                     std::int64_t height, std::int64_t width, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void to_rgb8(ArcflowHostSession*, ArcflowHostBuffer* images, ArcflowHostBuffer* pixels, std::int64_t batch,
+                      std::int64_t height, std::int64_t width) {
     const auto count = static_cast<std::uint64_t>(batch * height * width * 3);
     arcflow::core::to_rgb8(at<float>(images, 0, count), batch, height, width, at<std::uint8_t>(pixels, 0, count));
-  });
-}
+  }
 
-std::int32_t finite(ArcflowHostSession* session, ArcflowHostBuffer* buffer, std::uint64_t count,
-                    std::int32_t* all_finite, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void finite(ArcflowHostSession* session, ArcflowHostBuffer* buffer, std::uint64_t count,
+                     std::int32_t* all_finite) {
     outside_recording(session, "a question");
     ++session->waits;
     *all_finite = arcflow::core::all_finite(at<float>(buffer, 0, count), count) ? 1 : 0;
-  });
-}
+  }
 
-std::int32_t synchronize(ArcflowHostSession* session, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void synchronize(ArcflowHostSession* session) {
     outside_recording(session, "a wait");
     ++session->waits;
-  });
-}
+  }
 
-std::int32_t graph_begin(ArcflowHostSession* session, std::uint64_t key, std::int32_t* mode, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void graph_begin(ArcflowHostSession* session, std::uint64_t key, std::int32_t* mode) {
     outside_recording(session, "another recording");
     *mode = 0;
     if (!session->model->has("recall")) return;
@@ -276,64 +229,54 @@ std::int32_t graph_begin(ArcflowHostSession* session, std::uint64_t key, std::in
     session->recording = &place->second;
     session->replaying = !fresh;
     *mode = fresh ? 1 : 2;
-  });
-}
+  }
 
-std::int32_t graph_end(ArcflowHostSession* session, ArcflowHostError* error) {
-  return guarded(error, [&] {
+  static void graph_end(ArcflowHostSession* session) {
     Recorded* recorded = std::exchange(session->recording, nullptr);
     session->replaying = false;
     if (recorded == nullptr) return;
     ++(session->fresh ? session->records : session->replays);
     for (const auto& work : recorded->work) work();
-  });
+  }
+
+  static void interrupt(ArcflowHostSession* session) {
+    const std::lock_guard<std::mutex> lock(session->mutex);
+    session->interrupted = true;
+    session->changed.notify_all();
+  }
+
+  static void rearm(ArcflowHostSession* session) {
+    const std::lock_guard<std::mutex> lock(session->mutex);
+    session->interrupted = false;
+  }
+
+  static void model_destroy(ArcflowHostModel* model) { delete model; }
+  static const char* model_backend(const ArcflowHostModel*) { return "a fake"; }
+  static void model_memory(const ArcflowHostModel*, std::uint64_t* host, std::uint64_t* device) {
+    *host = 1000;
+    *device = 0;
+  }
+  static void session_memory(const ArcflowHostSession* session, std::uint64_t* host, std::uint64_t* device) {
+    *host = session->bytes;
+    *device = 0;
+  }
+  static void graph_reset(ArcflowHostSession* session) { session->recorded.clear(); }
+};
+
+std::int32_t run_or_unknown(ArcflowHostSession* session, std::size_t index, const ArcflowHostBinding* inputs,
+                            std::size_t input_count, const ArcflowHostBinding* outputs, std::size_t output_count,
+                            ArcflowHostError* error) {
+  const std::int32_t code =
+      arcflow::hosts::Guarded<&Host::run>::call(session, index, inputs, input_count, outputs, output_count, error);
+  return code != 0 && session->model->has("unknown") ? 4711 : code;
 }
 
-void interrupt(ArcflowHostSession* session) {
-  const std::lock_guard<std::mutex> lock(session->mutex);
-  session->interrupted = true;
-  session->changed.notify_all();
+constexpr ArcflowHostApi fake() {
+  ArcflowHostApi table = arcflow::hosts::table_of<Host>("fake");
+  table.run = run_or_unknown;
+  return table;
 }
-
-void rearm(ArcflowHostSession* session) {
-  const std::lock_guard<std::mutex> lock(session->mutex);
-  session->interrupted = false;
-}
-
-const ArcflowHostApi kApi{kArcflowHostVersion,
-                          "fake",
-                          model_create,
-                          [](ArcflowHostModel* model) { delete model; },
-                          [](const ArcflowHostModel*) { return "a fake"; },
-                          [](const ArcflowHostModel*, std::uint64_t* host, std::uint64_t* device) {
-                            *host = 1000;
-                            *device = 0;
-                          },
-                          session_create,
-                          session_destroy,
-                          [](const ArcflowHostSession* session, std::uint64_t* host, std::uint64_t* device) {
-                            *host = session->bytes;
-                            *device = 0;
-                          },
-                          buffer_create,
-                          buffer_destroy,
-                          write,
-                          read,
-                          copy,
-                          run,
-                          normal,
-                          advance,
-                          unpack,
-                          to_rgb8,
-                          finite,
-                          synchronize,
-                          graph_begin,
-                          graph_end,
-                          [](ArcflowHostSession* session) { session->recorded.clear(); },
-                          interrupt,
-                          rearm,
-                          nullptr,
-                          nullptr};
+constexpr ArcflowHostApi kApi = fake();
 
 }  // namespace
 

@@ -2,34 +2,15 @@
 #include "hosts/host.h"
 
 namespace {
-const ArcflowHostApi kApi{kArcflowHostVersion + 1,
-                          "old",
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {},
-                          {}};
+
+constexpr ArcflowHostApi old() {
+  ArcflowHostApi table{};
+  table.version = kArcflowHostVersion + 1;
+  table.name = "old";
+  return table;
+}
+constexpr ArcflowHostApi kApi = old();
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const ArcflowHostApi* arcflow_host_get_api(std::uint32_t) {

@@ -1,0 +1,173 @@
+#include "core/bundle/files.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <system_error>
+#include <vector>
+
+#include "core/bundle/names.hpp"
+#include "core/bundle/sha256.hpp"
+#include "core/error.hpp"
+#include "core/text/python_text.hpp"
+
+namespace arcflow::core {
+namespace {
+
+// A manifest beyond this is refused before it is read into memory.
+constexpr std::uint64_t kManifestMax = std::uint64_t{16} << 20;
+constexpr std::size_t kManifestChunk = std::size_t{1} << 16;
+constexpr std::size_t kChunk = std::size_t{1} << 20;
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ARCFLOW_BUNDLE_REJECTED, message); }
+
+// A plain file of the bundle, open.
+class PlainFile {
+ public:
+  PlainFile(const std::string& root, const std::string& path) : root_(root), path_(path) {
+    // A fifo that took the file's place must not block the open; a link that did must not be followed.
+    handle_ = ::open((root + "/" + path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (handle_ < 0) fail(errno);
+    struct stat status{};
+    if (::fstat(handle_, &status) != 0) {
+      const int error = errno;
+      ::close(handle_);
+      fail(error);
+    }
+    try {
+      check_kind(root, path, status);
+    } catch (...) {
+      ::close(handle_);
+      throw;
+    }
+    size_ = static_cast<std::uint64_t>(status.st_size);
+  }
+  PlainFile(const PlainFile&) = delete;
+  PlainFile& operator=(const PlainFile&) = delete;
+  ~PlainFile() { ::close(handle_); }
+
+  std::uint64_t size() const { return size_; }
+
+  // Up to `size` bytes, fewer at the end of the file only.
+  std::size_t read(void* out, std::size_t size) {
+    std::size_t done = 0;
+    while (done < size) {
+      const ssize_t got = ::read(handle_, static_cast<char*>(out) + done, std::min(size - done, kChunk));
+      if (got == 0) break;
+      if (got < 0 && errno != EINTR) fail(errno);
+      if (got > 0) done += static_cast<std::size_t>(got);
+    }
+    return done;
+  }
+
+  void* map() {
+    void* data = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_SHARED, handle_, 0);
+    if (data == MAP_FAILED) fail(errno);
+    return data;
+  }
+
+ private:
+  [[noreturn]] void fail(int error) const {
+    if (error == ENOENT) refuse(root_ + ": the file " + python_repr(path_) + " is missing; " + hint(root_));
+    struct stat status{};
+    if (::lstat((root_ + "/" + path_).c_str(), &status) == 0 && S_ISLNK(status.st_mode)) {
+      refuse(root_ + ": " + python_repr(path_) + " is a symbolic link; a bundle holds plain files only");
+    }
+    refuse(root_ + ": cannot read " + python_repr(path_) + ": " + system_text(error) + "; " + hint(root_));
+  }
+
+  const std::string& root_;
+  const std::string& path_;
+  int handle_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+void check_size(const std::string& root, const FileEntry& entry, std::uint64_t actual) {
+  if (actual == static_cast<std::uint64_t>(entry.size)) return;
+  refuse(root + ": " + python_repr(entry.path) + " has " + std::to_string(actual) + " bytes, its manifest says " +
+         std::to_string(entry.size) + "; " + hint(root));
+}
+
+void check_digest(const std::string& root, const FileEntry& entry, const std::string& actual) {
+  if (actual == entry.sha256) return;
+  refuse(root + ": " + python_repr(entry.path) + " was altered: its sha256 is " + actual.substr(0, 16) +
+         "..., its manifest says " + entry.sha256.substr(0, 16) + "...; " + hint(root));
+}
+
+}  // namespace
+
+std::string system_text(int error) { return std::generic_category().message(error); }
+
+std::string read_manifest(const std::string& root) {
+  const std::string path = kManifestName;
+  PlainFile file(root, path);
+  if (file.size() > kManifestMax) {
+    refuse(root + ": " + python_repr(path) + " has " + std::to_string(file.size()) +
+           " bytes, more than any manifest; " + hint(root));
+  }
+  std::string data;
+  for (std::size_t got = 1; got > 0 && data.size() < kManifestMax;) {  // the file may have grown since
+    const std::size_t before = data.size();
+    data.resize(std::min<std::size_t>(before + kManifestChunk, kManifestMax));
+    got = file.read(data.data() + before, data.size() - before);
+    data.resize(before + got);
+  }
+  return data;
+}
+
+Blob read_file(const std::string& root, const FileEntry& entry) {
+  PlainFile file(root, entry.path);
+  check_size(root, entry, file.size());
+  const auto size = static_cast<std::size_t>(file.size());
+  std::shared_ptr<unsigned char[]> data;
+  try {
+    data.reset(new unsigned char[size + 1]);
+  } catch (const std::bad_alloc&) {
+    throw Error(ARCFLOW_OUT_OF_MEMORY,
+                root + ": no memory for the " + std::to_string(size) + " bytes of " + python_repr(entry.path));
+  }
+  check_size(root, entry, file.read(data.get(), size + 1));  // one more byte tells a file that grew
+  check_digest(root, entry, sha256_hex(data.get(), size));
+  const void* bytes = data.get();
+  return Blob(std::move(data), bytes, size);
+}
+
+Blob map_file(const std::string& root, const FileEntry& entry) {
+  if (entry.size == 0) return read_file(root, entry);  // there is nothing to map
+  PlainFile file(root, entry.path);
+  check_size(root, entry, file.size());
+  const auto size = static_cast<std::size_t>(file.size());
+  void* bytes = file.map();
+  std::shared_ptr<const void> owner(bytes, [size](const void* data) { ::munmap(const_cast<void*>(data), size); });
+  check_digest(root, entry, sha256_hex(bytes, size));
+  return Blob(std::move(owner), bytes, size);
+}
+
+void verify_file(const std::string& root, const FileEntry& entry) {
+  PlainFile file(root, entry.path);
+  check_size(root, entry, file.size());
+  std::vector<unsigned char> chunk(kChunk);
+  Sha256 hash;
+  while (const std::size_t got = file.read(chunk.data(), chunk.size())) hash.update(chunk.data(), got);
+  check_digest(root, entry, hash.hex());
+}
+
+void check_kind(const std::string& root, const std::string& path, const struct stat& status) {
+  const std::string place = root + ": " + python_repr(path);
+  if (S_ISLNK(status.st_mode)) {
+    refuse(place + " is a symbolic link; a bundle holds plain files only: copy the file itself");
+  }
+  if (!S_ISREG(status.st_mode)) {
+    refuse(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
+  }
+  if (status.st_nlink > 1) {
+    refuse(place + " is a hard link (it has " + std::to_string(status.st_nlink) +
+           " names); a bundle holds plain files only: copy the bundle with cp -r and use the copy");
+  }
+}
+
+}  // namespace arcflow::core

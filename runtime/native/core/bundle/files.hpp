@@ -1,0 +1,34 @@
+// The files of a bundle, one by one: opened as plain files only, held to their size and digest (engines/files.py).
+//
+// A file is opened once; what is checked and what is used are read through that one descriptor. Every function throws
+// Error(ARCFLOW_BUNDLE_REJECTED) in Python's words. `root` is the bundle's folder, resolved.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <string>
+
+#include "core/bundle/bundle.hpp"
+#include "core/bundle/manifest/manifest.hpp"
+
+namespace arcflow::core {
+
+// The bytes of the manifest in `root`, at most 16 MiB.
+std::string read_manifest(const std::string& root);
+
+// A listed file, read once and then hashed in memory. Error(ARCFLOW_OUT_OF_MEMORY) where it does not fit.
+Blob read_file(const std::string& root, const FileEntry& entry);
+
+// A listed file, mapped read-only and hashed through that mapping.
+Blob map_file(const std::string& root, const FileEntry& entry);
+
+// Reads a listed file in constant memory and checks its size and digest.
+void verify_file(const std::string& root, const FileEntry& entry);
+
+// Refuses what is not a plain file with one name (hard link).
+void check_kind(const std::string& root, const std::string& path, const struct stat& status);
+
+// What the system says of an errno: "Permission denied".
+std::string system_text(int error);
+
+}  // namespace arcflow::core
