@@ -1,4 +1,4 @@
-"""``python -m arcflow.baseline``: what engines are measured against, the same pictures by diffusers in torch.
+"""``python -m arcflow.baseline``: what engines are measured against, the same images by diffusers in torch.
 
 The student, eager or compiled: text encoders, evaluations, closed form and VAE of the base pipeline in its own modules.
 Or the teacher: the stock pipeline with its many steps. Prints one line of JSON, which ``runtime.bench`` reads.
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     add("--dtype", choices=_DTYPES, default="float32", help="of all networks (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="compute threads on a CPU (default: torch's)")
-    add("--runs", type=int, default=50, metavar="N", help="measured pictures (default: %(default)s)")
-    add("--warm-up", type=int, default=3, metavar="N", help="pictures before them (default: %(default)s)")
+    add("--runs", type=int, default=50, metavar="N", help="measured images (default: %(default)s)")
+    add("--warm-up", type=int, default=3, metavar="N", help="images before them (default: %(default)s)")
     arguments = parser.parse_args(argv)
     for name in ("width", "height", "text_tokens", "nfe", "steps", "runs", "warm_up"):
         if (value := getattr(arguments, name)) is not None and value < 1:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(arguments: Namespace) -> dict[str, Any]:
-    """Seconds by stage and of the whole picture (median and 99th percentile), and the peak memory in bytes.
+    """Seconds by stage and of the whole image (median and 99th percentile), and the peak memory in bytes.
 
     Raises BackboneError for a pipeline that is none of FLUX or Qwen-Image or a device that is not there, AdapterError.
     """
@@ -135,7 +135,7 @@ class _Clock:
 
 
 _Make = Callable[[int, _Clock], None]
-"""Makes one picture from a seed and marks the stages."""
+"""Makes one image from a seed and marks the stages."""
 
 
 def _open(base: Path, dtype: Any) -> Any:
@@ -248,7 +248,7 @@ def _condition(pipeline: Any, arguments: Namespace, guidance: float, rows: int, 
 
 
 def _decode(vae: Any, latents: Any) -> Any:
-    """The picture of latents [B, C, H, W]: one frame where the VAE is a video's."""
+    """The image of latents [B, C, H, W]: one frame where the VAE is a video's."""
     import torch
 
     config = vae.config

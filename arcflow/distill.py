@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m arcflow.distill",
         description="Distil a teacher into a two-step student without data and save the adapter. An interrupted run "
-        "continues where it stopped, to the same result.",
+        "resumes where it stopped, to the same result.",
         epilog="examples:\n  python -m arcflow.distill --recipe tiny\n"
         "  python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear\n"
         "  accelerate launch -m arcflow.distill --recipe tiny",

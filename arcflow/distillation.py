@@ -39,7 +39,7 @@ class Segment:
 
 
 def segments(nfe: int, final_step_ratio: float) -> list[Segment]:
-    """The ``nfe`` segments of a sampling run, from noise to picture."""
+    """The ``nfe`` segments of a sampling run, from noise to image."""
     times = raw_times(nfe, final_step_ratio)
     return [Segment(a, b) for a, b in itertools.pairwise(times)]
 

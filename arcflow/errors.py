@@ -14,7 +14,7 @@ class AdapterError(ArcFlowError):
 
 
 class DatasetError(ArcFlowError):
-    """The training pictures are not where they are looked for, or are not what they should be."""
+    """The training images are not where they are looked for, or are not what they should be."""
 
 
 class CheckpointError(ArcFlowError):

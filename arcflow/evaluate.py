@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the Fashion-MNIST .gz files (default: found by itself)",
     )
-    parser.add_argument("--seeds", type=int, help="pictures per sampler (default: the recipe's)")
+    parser.add_argument("--seeds", type=int, help="images per sampler (default: the recipe's)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _advance(name: str, done: int, total: int) -> None:
     print(
-        f"\r{name}: {done}/{total} pictures   ",
+        f"\r{name}: {done}/{total} images   ",
         end="" if done < total else "\n",
         file=sys.stderr,
         flush=True,

@@ -36,7 +36,7 @@ LORA_TARGETS = (
 
 @dataclass(frozen=True)
 class Condition:
-    """What a FLUX backbone is told of the picture to make.
+    """What a FLUX backbone is told of the image to make.
 
     pooled [B, P] from CLIP; sequence [B, T, W] from T5; guidance [B], as it is (the backbone multiplies by 1000);
     img_ids [S, 3]: rows (0, row, column); txt_ids [T, 3]: zeros.

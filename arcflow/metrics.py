@@ -1,4 +1,4 @@
-"""Figures of merit: closeness to the teacher's own endpoint, and what a small classifier sees in the pictures."""
+"""Figures of merit: closeness to the teacher's own endpoint, and what a small classifier sees in the images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Figures:
     """One sampler's figures.
 
     rel_l2: mean over seeds of |x - reference| / |reference| in latents; frechet: Frechet distance of classifier
-    features to those of real test pictures (lower is better; its bias depends on the number of pictures); psnr_db: mean
-    over seeds of the picture's PSNR against the reference's picture, None for the reference itself; accuracy: share of
-    pictures that the classifier takes for the prompt's class; diversity: mean feature distance between two pictures of
+    features to those of real test images (lower is better; its bias depends on the number of images); psnr_db: mean
+    over seeds of the image's PSNR against the reference's image, None for the reference itself; accuracy: share of
+    images that the classifier takes for the prompt's class; diversity: mean feature distance between two images of
     one prompt.
     """
 
@@ -35,7 +35,7 @@ def relative_l2(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def psnr_db(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio per picture in dB, [B]; pictures in [-1, 1] (peak to peak 2)."""
+    """Peak signal-to-noise ratio per image in dB, [B]; images in [-1, 1] (peak to peak 2)."""
     mse = (images - reference).square().flatten(1).mean(dim=1)
     return 10.0 * torch.log10(4.0 / mse.clamp(min=1e-12))
 

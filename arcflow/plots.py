@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: a grid of samples, and the trajectories in two dimensions."""
+"""Images of an evaluation: a grid of samples, and the trajectories in two dimensions."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def trajectory_plot(evaluation: Evaluation, nfe: int, path: Path) -> None:
             plane = (points - origin) @ basis.T / length
             place.plot(plane[:, 0].numpy(), plane[:, 1].numpy(), style, label=label, lw=1.6)
         place.set_title(evaluation.prompts[seed].removeprefix("picture of "), fontsize=9)
-        place.set_xlabel("along noise to picture")
+        place.set_xlabel("along noise to image")
     axes[0].set_ylabel("departure from the straight line")
     axes[0].legend(fontsize=8)
     with atomic_file(path) as temporary:

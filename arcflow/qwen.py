@@ -41,7 +41,7 @@ _UNSUPPORTED = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_
 
 @dataclass(frozen=True)
 class Condition:
-    """What a Qwen-Image backbone is told of the picture to make.
+    """What a Qwen-Image backbone is told of the image to make.
 
     sequence [B, T, W] from Qwen2.5-VL; mask [B, T], True (or not 0) where a token is no padding; rows, columns: the
     grid of image tokens. There is no guidance input.

@@ -120,7 +120,7 @@ class DistillRecipe:
 
 @dataclass(frozen=True)
 class EvaluateRecipe:
-    """What is measured: ``seeds`` pictures per NFE, the reference's Euler steps, the NFE compared."""
+    """What is measured: ``seeds`` images per NFE, the reference's Euler steps, the NFE compared."""
 
     seeds: int = 300
     reference_steps: int = 100

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m arcflow.teacher",
         description="Train a recipe's teacher and save it as a diffusers FluxPipeline folder. An interrupted run "
-        "continues where it stopped.",
+        "resumes where it stopped.",
         epilog="example:\n  python -m arcflow.teacher --recipe tiny",
     )
     parser.add_argument(

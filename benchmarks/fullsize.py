@@ -7,7 +7,7 @@ With synthetic, random weights of the true shapes, on a machine without a GPU:
 - graphs: every network of both models traced at true size, without weights.
 
 Each step is a process of its own, whose time, memory and disk are measured from outside. The parts run one after the
-other, print what they need first and refuse early, and remove what they made. Prints a table, then one line of JSON,
+other, print what they need first and reject early, and remove what they made. Prints a table, then one line of JSON,
 and keeps the figures in ``benchmarks/fullsize.json`` (those of parts that were not run stay).
 """
 

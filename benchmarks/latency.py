@@ -1,10 +1,10 @@
-"""How long a picture takes: ``python benchmarks/latency.py``.
+"""How long an image takes: ``python benchmarks/latency.py``.
 
 Measurements on one machine in one run, each in processes of its own:
 
 - cold: ``python -m runtime.generate`` and the C++ ``arcflow-cli`` from process start to exit, and their peak memory,
   taken in turns;
-- warm: the stages of the Python runtime, and of the native library from a C++ program, one picture at a time (what is
+- warm: the stages of the Python runtime, and of the native library from a C++ program, one image at a time (what is
   native is left out, and said so, where ``make native`` has not been run);
 - teacher: the diffusers FluxPipeline that the student was distilled from, 50 steps with its guidance, in eager PyTorch
   with as many threads (left out, and said so, where the teacher or diffusers is not there).
@@ -49,7 +49,7 @@ class BenchmarkError(ArcFlowError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print. Raises ArcFlowError."""
-    parser = ArgumentParser(prog="python benchmarks/latency.py", description="Measure how long a picture takes.")
+    parser = ArgumentParser(prog="python benchmarks/latency.py", description="Measure how long an image takes.")
     parser.add_argument("--model", default="tiny", help="a model's name, or a bundle's folder (default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="a FluxPipeline folder (default: models/tiny/teacher)")
     parser.add_argument("--no-teacher", action="store_true", help="leave the teacher out")
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_turns(measured: Mapping[str, Callable[[], dict[str, Any]] | None], rounds: int) -> dict[str, Any]:
-    """Of each measurement the round whose picture took the median time; None for what is left out.
+    """Of each measurement the round whose image took the median time; None for what is left out.
 
     In turns, because a machine that others share is faster in one minute than in the next.
     """
@@ -316,20 +316,20 @@ def _table(result: Mapping[str, Any], arguments: Namespace) -> str:
         rows += [
             ("  outside the networks", _ms(result["warm_native"]["outside_networks_s"])),
             ("Python / C++, cold start", f"{ratios['python_to_native_cold']:.1f} x"),
-            ("Python / C++, warm picture", f"{ratios['python_to_native_total']:.2f} x"),
+            ("Python / C++, warm image", f"{ratios['python_to_native_total']:.2f} x"),
         ]
     if teacher is None:
         reason = "left out" if arguments.no_teacher else f"there is no folder {arguments.teacher}"
         rows.append(("teacher", f"not measured: {reason}"))
     else:
         rows += [
-            (f"teacher picture, {teacher['steps']} steps", _ms(teacher["total_s"])),
+            (f"teacher image, {teacher['steps']} steps", _ms(teacher["total_s"])),
             ("  denoising", _ms(teacher["denoise_s"])),
             ("teacher / Python, denoising", f"{ratios['denoise']:.1f} x"),
-            ("teacher / Python, whole picture", f"{ratios['total']:.1f} x"),
+            ("teacher / Python, whole image", f"{ratios['total']:.1f} x"),
         ]
         if "teacher_to_native_total" in ratios:
-            rows.append(("teacher / C++, whole picture", f"{ratios['teacher_to_native_total']:.1f} x"))
+            rows.append(("teacher / C++, whole image", f"{ratios['teacher_to_native_total']:.1f} x"))
     rows.append(("machine", f"{machine['cpu']}, {machine['threads']} threads"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -341,7 +341,7 @@ def _rows(runtime: str, cold: Mapping[str, float], warm: Mapping[str, Any]) -> l
         (f"{runtime}: cold start, process start to file", _ms(cold["to_file_s"])),
         (f"{runtime}: cold start, peak memory", f"{cold['peak_rss_mib']:.0f} MiB"),
         (f"{runtime}: bundle verified and loaded", _ms(warm["open_s"])),
-        (f"{runtime}: warm picture, {warm['nfe']} evaluations", _ms(warm["total_s"])),
+        (f"{runtime}: warm image, {warm['nfe']} evaluations", _ms(warm["total_s"])),
         *((f"  {stage}", _ms(seconds)) for stage, seconds in warm["stages_s"].items()),
     ]
 

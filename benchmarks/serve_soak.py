@@ -1,8 +1,8 @@
 """``arcflow-serve`` under lasting load: ``python benchmarks/serve_soak.py``.
 
 Callers keep their connections and ask again as soon as they are answered. Every request has a seed and an id of its
-own, and the picture that comes back holds the seed: so a request that is lost, answered twice or answered with
-another's picture is found. Memory is read from /proc, after a warm-up and at the end. Prints a table, then one line of
+own, and the image that comes back holds the seed: so a request that is lost, answered twice or answered with
+another's image is found. Memory is read from /proc, after a warm-up and at the end. Prints a table, then one line of
 JSON.
 """
 
@@ -158,7 +158,7 @@ def caller(server: Server, ledger: Ledger, end: int) -> None:
 
 
 def check(seed: int, status: int, headers: Any, body: bytes) -> str:
-    """What is wrong with an answer, or "": its id, its seed, and the seed and prompt in its picture must be ours."""
+    """What is wrong with an answer, or "": its id, its seed, and the seed and prompt in its image must be ours."""
     if status != 200:
         return f"{seed}: status {status}: {body[:200]!r}"
     (one,) = json.loads(body)["data"]
@@ -199,7 +199,7 @@ def judge(figures: dict[str, Any], growth: float) -> None:
     if figures["lost"] or figures["answered_twice"] or figures["wrong"]:
         raise SoakError(f"requests were lost, answered twice or wrongly: {figures['wrong']}")
     if figures["images_total"] != total or figures["exit_code"] != 0:
-        raise SoakError(f"{figures['images_total']} pictures of {total}, exit code {figures['exit_code']}")
+        raise SoakError(f"{figures['images_total']} images of {total}, exit code {figures['exit_code']}")
     if figures["growth"] >= growth:
         raise SoakError(f"memory grew by {100 * figures['growth']:.2f} %; less than {100 * growth:g} % is allowed")
 

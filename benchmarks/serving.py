@@ -100,7 +100,7 @@ class Server:
         return self.request("GET", path)
 
     def generate(self, **fields: object) -> Answer:
-        """POST these fields for pictures."""
+        """POST these fields for images."""
         headers = {"Content-Type": "application/json"}
         return self.request("POST", GENERATIONS, json.dumps(fields).encode(), headers)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RANK, BATCH, RATE = 8, 16, 2e-3
 PICTURES = 4
-"""Pictures a prompt to train a style on."""
+"""Images a prompt to train a style on."""
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_mlp", "proj_out")
 
 
@@ -39,7 +39,7 @@ def _hatched(pictures: Tensor) -> Tensor:
 
 
 STYLES: Mapping[str, Callable[[Tensor], Tensor]] = {"negative": _negative, "outline": _outline, "hatched": _hatched}
-"""How a style draws over pictures [B, 3, H, W] in about [-1, 1]."""
+"""How a style draws over images [B, 3, H, W] in about [-1, 1]."""
 
 
 def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tensor], out: Path, steps: int) -> Path:

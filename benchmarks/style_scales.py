@@ -1,11 +1,11 @@
 """Whether a student's FP8 scales serve it with a style LoRA as well: ``python benchmarks/style_scales.py``.
 
-For each style and scale of it: the error that FP8 causes (relative L2 of the latent and of the picture against the
+For each style and scale of it: the error that FP8 causes (relative L2 of the latent and of the image against the
 same student unquantised, as the gate of a build measures it) with scales measured on the styled student itself and with
 those of the student alone, how far the style moves the student, and the share of activations beyond the student's own
 bounds.
 
-Styles of ``tiny`` are trained here on its teacher (flow matching on the student's pictures, drawn over), which is what
+Styles of ``tiny`` are trained here on its teacher (flow matching on the student's images, drawn over), which is what
 a user's style LoRA is. On small random FLUX and Qwen-Image students they are random factors. Prints a table, then one
 line of JSON.
 """
@@ -44,7 +44,7 @@ class Row:
     """What was found for one style at one scale.
 
     moved: relative L2 between the latents of the styled and the plain student; own, base: what FP8 changes (latent,
-    picture) with either scales; clipped: share of the inputs of quantised layers beyond the plain student's bounds,
+    image) with either scales; clipped: share of the inputs of quantised layers beyond the plain student's bounds,
     over all layers and in the worst; excess: greatest own bound over the plain one, of a layer.
     """
 
@@ -102,7 +102,7 @@ def _small(name: str, folder: Path) -> list[Row]:
 
 
 class _Bench:
-    """A plain student, its scales, and what its pictures are compared with."""
+    """A plain student, its scales, and what its images are compared with."""
 
     def __init__(self, plain: Subject, folder: Path, size: int | None = None) -> None:
         import torch

@@ -37,7 +37,7 @@ class Bundle:
         """The content of one file of the bundle: the very bytes whose digest was checked, just now.
 
         The file is opened once; what is returned was hashed in memory, so that a file which is changed after
-        :func:`open_bundle` is refused too. For files that fit in memory. Raises BundleError.
+        :func:`open_bundle` is rejected too. For files that fit in memory. Raises BundleError.
         """
         return read_file(self.root, self._entry(path))
 

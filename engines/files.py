@@ -15,7 +15,7 @@ from engines.names import rebuild_hint
 from engines.schema import MANIFEST_NAME, FileEntry
 
 _MANIFEST_MAX = 16 << 20
-"""Bytes: a manifest beyond this is refused before it is read into memory."""
+"""Bytes: a manifest beyond this is rejected before it is read into memory."""
 
 _CHUNK = 1 << 20
 

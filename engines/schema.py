@@ -1,4 +1,4 @@
-"""What a ``manifest.json`` is made of: one frozen struct a concept. Unknown fields are refused everywhere.
+"""What a ``manifest.json`` is made of: one frozen struct a concept. Unknown fields are rejected everywhere.
 
 :mod:`engines.manifest` reads and writes the whole; :mod:`engines.checks` says what its parts must agree on.
 """
@@ -174,7 +174,7 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How an FP8 backbone was quantised.
 
     calibration: digest of the calibration file. method: how its amax became scales ("max", "percentile", "mse").
-    synthetic: the scales are nominal, not measured: good for timing and sizes, not for pictures. layers: weights in
+    synthetic: the scales are nominal, not measured: good for timing and sizes, not for images. layers: weights in
     FP8, by state-dict name; kept_high: layers or patterns that were left out on request; options: what else was chosen.
     """
 

@@ -109,7 +109,7 @@ def _key_id(key: bytes) -> str:
 
 
 def _read_key() -> bytes | None:
-    """The key, None where there is none; a key that others may read or replace is refused."""
+    """The key, None where there is none; a key that others may read or replace is rejected."""
     path = key_folder() / _KEY_FILE
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # A fifo must not block it.
     try:

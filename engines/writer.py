@@ -41,7 +41,7 @@ def write_bundle(
     content is known already; what is written must be that. consume: those of ``files`` whose source is
     taken over, without a copy where it lies on the bundle's device, and is gone when this returns: never a file of
     the user's. Sources keep their place until the bundle has its own, so that no failure and no kill loses them; a kill
-    in the instant between leaves a bundle that is refused for its hard links, and files to write it from again.
+    in the instant between leaves a bundle that is rejected for its hard links, and files to write it from again.
     finish: what else the manifest is to say once its files have their digests (a seal of its plans).
     The folder appears whole or not at all; a bundle that stood there is replaced only by a verified one.
     Raises BundleError (a path that leaves the bundle, a source that cannot be read or is not what was expected),
@@ -151,5 +151,5 @@ def _remove(sources: Iterable[Path], folder: Path) -> None:
         except OSError as error:
             raise BundleError(
                 f"{folder} is complete, but {source} cannot be removed ({error.strerror or error}): remove it, "
-                "or the bundle is refused for being a hard link"
+                "or the bundle is rejected for being a hard link"
             ) from error

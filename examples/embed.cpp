@@ -1,4 +1,4 @@
-// One picture from a prompt, in C++.
+// One image from a prompt, in C++.
 //
 //     embed_cpp MODEL PROMPT OUT.png      MODEL: a bundle's folder, or a model's name such as tiny
 //

@@ -39,7 +39,7 @@ _EXAMPLES = """examples:
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx --calibration flux.json
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
-  Qwen-Image in BF16 from folders, offline, for one picture size:
+  Qwen-Image in BF16 from folders, offline, for one image size:
     python -m export.build --model qwen --precision bf16 --target sm120 --base /models/Qwen-Image \\
         --adapter /models/arcflow-qwen-2steps --resolutions 1328x1328 --batch 1
 """
@@ -102,7 +102,7 @@ def _parser() -> ArgumentParser:
         prog="python -m export.build",
         description="Merge an adapter into its base model, export every network to ONNX, check each against the\n"
         "original, build TensorRT plans where the target asks for them, and write a verified bundle.\n"
-        "Needs no GPU, and memory for a small part of the model only. An interrupted build goes on where it stopped.",
+        "Needs no GPU, and memory for a small part of the model only. An interrupted build resumes where it stopped.",
         epilog=_EXAMPLES,
     )
     add_source_options(parser)
@@ -135,11 +135,11 @@ def _parser() -> ArgumentParser:
         "--gate",
         type=float,
         default=0.03,
-        help="greatest relative L2 error that fp8 may cause in latent and picture, where they can be painted here "
+        help="greatest relative L2 error that fp8 may cause in latent and image, where they can be generated here "
         "(default: 0.03)",
     )
     parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
-    parser.add_argument("--batch", help="pictures a call: 1 or 1-4 (default: the model's)")
+    parser.add_argument("--batch", help="images a call: 1 or 1-4 (default: the model's)")
     parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
     parser.add_argument("--flavour", help="tensorrt or tensorrt-rtx (default: what the target takes and is installed)")
     parser.add_argument("--opt-level", type=int, default=3, help="0 (fast build) to 5 (fast engine) (default: 3)")

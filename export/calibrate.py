@@ -70,7 +70,7 @@ def _parser() -> ArgumentParser:
         prog="python -m export.calibrate",
         description="Run a student over prompts at its own noise levels and write how large its activations become to\n"
         "a small file, which build --precision fp8 needs. Measured without style LoRAs it serves builds with any.\n"
-        "A student larger than memory is streamed layer by layer; a run that was interrupted continues.",
+        "A student larger than memory is streamed layer by layer; a run that was interrupted resumes.",
         epilog=_EXAMPLES,
     )
     add_source_options(parser)

@@ -82,7 +82,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m export.engine",
         description="Build TensorRT plans from a bundle of ONNX networks and write them as a bundle of their own.\n"
-        "TensorRT for RTX builds on any machine, one without a GPU included. An interrupted build goes on\n"
+        "TensorRT for RTX builds on any machine, one without a GPU included. An interrupted build resumes\n"
         "with the plans that are complete.",
         epilog=_EXAMPLES,
     )
@@ -90,7 +90,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--target", required=True, help=f"GPUs to build for, one of: {', '.join(TARGETS)}")
     parser.add_argument("--flavour", help=f"{RTX} or {DATA_CENTRE} (default: what the target takes and is installed)")
     parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
-    parser.add_argument("--batch", help="pictures a call: 1 or 1-4 (default: the model's)")
+    parser.add_argument("--batch", help="images a call: 1 or 1-4 (default: the model's)")
     parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
     parser.add_argument(
         "--opt-level",

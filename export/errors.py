@@ -30,4 +30,4 @@ class CalibrationError(ExportError):
 
 
 class GateError(ExportError):
-    """A quantised student's pictures differ too much from the student's own."""
+    """A quantised student's images differ too much from the student's own."""

@@ -1,4 +1,4 @@
-"""A pipeline on the GPU beside the CPU's: the same pictures, and how long they take."""
+"""A pipeline on the GPU beside the CPU's: the same images, and how long they take."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SEED = 7
 
 
 def compare(emit: Emit, what: str, pipeline: Pipeline, reference: Pipeline, limit: float) -> None:
-    """Two prompts, two pictures each, and other sizes: relative error of the latents, greatest difference of a byte.
+    """Two prompts, two images each, and other sizes: relative error of the latents, greatest difference of a byte.
 
-    limit: what the error may be at most. The pictures differ by rounding where the latents do.
+    limit: what the error may be at most. The images differ by rounding where the latents do.
     """
     worst, bytes_off, cases = 0.0, 0, []
     for options in ({"seed": SEED, "num_images": 2}, {"seed": SEED + 1, "nfe": 4}, {"seed": SEED, "nfe": 1}):
@@ -36,7 +36,7 @@ def compare(emit: Emit, what: str, pipeline: Pipeline, reference: Pipeline, limi
     steady = all(case["same again"] for case in cases)
     emit(
         f"{what}: against the CPU",
-        f"latents differ by {worst:.1e}, pictures by {bytes_off} of 255 at most, "
+        f"latents differ by {worst:.1e}, images by {bytes_off} of 255 at most, "
         + ("the same when repeated" if steady else "NOT the same when repeated"),
         worst < limit and steady,
         check=True,
@@ -49,7 +49,7 @@ def compare(emit: Emit, what: str, pipeline: Pipeline, reference: Pipeline, limi
 
 
 def measure(emit: Emit, what: str, pipeline: Pipeline, rounds: int) -> None:
-    """Time of a picture whose prompt was seen before, by stage, after a warm-up."""
+    """Time of an image whose prompt was seen before, by stage, after a warm-up."""
     walls: list[float] = []
     stages: dict[str, list[float]] = {}
     for attempt in range(5 + rounds):
@@ -63,7 +63,7 @@ def measure(emit: Emit, what: str, pipeline: Pipeline, rounds: int) -> None:
     medians = {name: statistics.median(values) for name, values in stages.items()}
     emit(
         f"{what}: time",
-        f"{statistics.median(walls) * 1e3:.2f} ms a picture (p99 {percentile(walls, 0.99) * 1e3:.2f})",
+        f"{statistics.median(walls) * 1e3:.2f} ms an image (p99 {percentile(walls, 0.99) * 1e3:.2f})",
         median_ms=statistics.median(walls) * 1e3,
         p99_ms=percentile(walls, 0.99) * 1e3,
         stages_ms={name: seconds * 1e3 for name, seconds in medians.items()},

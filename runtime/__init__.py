@@ -1,4 +1,4 @@
-"""From a verified bundle and a prompt to a picture, without torch, diffusers or transformers.
+"""From a verified bundle and a prompt to an image, without torch, diffusers or transformers.
 
     from runtime import Pipeline
 

@@ -25,23 +25,23 @@ _EXAMPLES = """examples:
   python -m runtime.generate "a grey bag" --out bag.png --previews 6 --json
   python -m runtime.generate "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
 
-The picture's settings are in its text chunks. The same seed gives the same bytes.
+The image's settings are in its text chunks. The same seed gives the same bytes.
 """
 
 
 def build_parser() -> ArgumentParser:
     """The command line of ``runtime.generate``."""
     parser = ArgumentParser(
-        prog="python -m runtime.generate", description="Generate pictures from a prompt.", epilog=_EXAMPLES
+        prog="python -m runtime.generate", description="Generate images from a prompt.", epilog=_EXAMPLES
     )
     add = parser.add_argument
-    add("prompt", help="what the picture should show")
+    add("prompt", help="what the image should show")
     add("--model", default="tiny", help="a model's name, or a bundle's folder (default: the embedded %(default)s)")
     add("--precision", help="which bundle of the model: fp32, ...")
     add("--target", help="which bundle of the model: cpu, ...")
-    add("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: %(default)s); picture j uses seed + j")
+    add("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: %(default)s); image j uses seed + j")
     add("--nfe", type=int, help="network evaluations (default: the bundle's, 2 for tiny)")
-    add("--num-images", type=int, default=1, metavar="N", help="pictures to make (default: %(default)s)")
+    add("--num-images", type=int, default=1, metavar="N", help="images to make (default: %(default)s)")
     add("--width", type=int, metavar="PX", help="within the bundle's limits (default: its usual width)")
     add("--height", type=int, metavar="PX", help="within the bundle's limits (default: its usual height)")
     add("--previews", type=int, default=0, metavar="N", help="also write N frames between noise and picture")

@@ -1,4 +1,4 @@
-"""Pictures as PNG files that say how they were made."""
+"""Images as PNG files that say how they were made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runtime.png import Picture
 
 MAX_SCALE = 64
 MAX_SIDE = 16_384
-"""Pixels: the longest side of a picture after enlarging."""
+"""Pixels: the longest side of an image after enlarging."""
 
 
 def enlarge(picture: Picture, scale: int) -> Picture:
@@ -28,7 +28,7 @@ def enlarge(picture: Picture, scale: int) -> Picture:
 
 
 def check_scale(width: int, height: int, scale: int) -> None:
-    """Raise RequestError unless a picture of that many pixels may be enlarged ``scale`` times."""
+    """Raise RequestError unless an image of that many pixels may be enlarged ``scale`` times."""
     if not 1 <= scale <= MAX_SCALE:
         raise RequestError(f"scale is {scale}; it must be from 1 to {MAX_SCALE}")
     side = max(width, height) * scale
@@ -39,7 +39,7 @@ def check_scale(width: int, height: int, scale: int) -> None:
 def encode_png(picture: Picture, settings: Mapping[str, Any]) -> bytes:
     """The PNG of uint8 [H, W, 3] with ``settings`` in two text chunks: ``parameters`` to read, ``arcflow`` in JSON.
 
-    The same picture and settings give the same bytes, here and in C++ (with one release of zlib): see runtime/png.py.
+    The same image and settings give the same bytes, here and in C++ (with one release of zlib): see runtime/png.py.
     """
     return png.encode(
         picture, {"parameters": describe(settings), "arcflow": json.dumps(settings, sort_keys=True, allow_nan=False)}

@@ -1,4 +1,4 @@
-"""The noise a picture starts from: counter-based, so that every runtime of ArcFlow can make the same values.
+"""The noise an image starts from: counter-based, so that every runtime of ArcFlow can make the same values.
 
 The definition, for a C++ or CUDA twin to follow:
 
@@ -10,7 +10,7 @@ The definition, for a C++ or CUDA twin to follow:
 4. ``z = sqrt(-2 ln u1) cos(2 pi u2)`` in float64 (Box-Muller, its first value only), rounded to float32.
 5. Image ``j`` of a request with seed ``s`` has the seed ``(s + j) mod 2^64``.
 
-Each element depends on the seed and on its own index alone: not on the picture's size, the batch, or the machine.
+Each element depends on the seed and on its own index alone: not on the image's size, the batch, or the machine.
 The last bit of a float64 logarithm or cosine may differ between libraries; it survives the rounding to float32
 about once in 10^8 values.
 """

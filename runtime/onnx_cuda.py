@@ -121,7 +121,7 @@ def explain(error: Exception, doing: str) -> BackendError:
     """ONNX Runtime's failure as ours. doing: what failed, "the backbone network failed on ..."."""
     if _OUT_OF_MEMORY.search(str(error)):
         return DeviceMemoryError(
-            f"{doing}: the GPU's memory is exhausted; ask for fewer or smaller pictures at once, or close what else "
+            f"{doing}: the GPU's memory is exhausted; ask for fewer or smaller images at once, or close what else "
             "uses this GPU"
         )
     return BackendError(f"{doing}: {error}")

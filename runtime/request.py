@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SEED_MAX = (1 << 64) - 1
 MAX_IMAGES = 1024
-"""Most pictures of one request; they are made in batches of what the bundle takes."""
+"""Most images of one request; they are made in batches of what the bundle takes."""
 
 MAX_PREVIEWS = 64
 MAX_PROMPT_CHARACTERS = 10_000
@@ -24,8 +24,8 @@ MAX_PROMPT_CHARACTERS = 10_000
 class Request:
     """A checked request. Made by :func:`check_request`.
 
-    prompts: 1 or more, not empty. seed: 0 .. 2^64 - 1. nfe: network evaluations. num_images: pictures a prompt.
-    width, height: pixels. previews: frames between noise and picture.
+    prompts: 1 or more, not empty. seed: 0 .. 2^64 - 1. nfe: network evaluations. num_images: images a prompt.
+    width, height: pixels. previews: frames between noise and image.
     """
 
     prompts: tuple[str, ...]
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def total(self) -> int:
-        """Pictures of the whole request, prompt by prompt."""
+        """Images of the whole request, prompt by prompt."""
         return len(self.prompts) * self.num_images
 
 
@@ -70,7 +70,7 @@ def check_request(
         previews=_whole("previews", previews, 0, MAX_PREVIEWS),
     )
     if request.total > MAX_IMAGES:
-        raise RequestError(f"the request asks for {request.total} pictures in all; at most {MAX_IMAGES} are allowed")
+        raise RequestError(f"the request asks for {request.total} images in all; at most {MAX_IMAGES} are allowed")
     return request
 
 
@@ -78,7 +78,7 @@ def _check_prompt(text: object) -> None:
     if not isinstance(text, str):
         raise RequestError(f"a prompt is a string, not {type(text).__name__}")
     if not text.strip():
-        raise RequestError("the prompt is empty: say in a few words what the picture should show")
+        raise RequestError("the prompt is empty: say in a few words what the image should show")
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise RequestError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are allowed")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):

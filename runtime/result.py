@@ -1,4 +1,4 @@
-"""What a generation hands back: pictures, latents, previews, and how they were made and how long it took."""
+"""What a generation hands back: images, latents, previews, and how they were made and how long it took."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that determines a picture: what it is made of and how. ``bundle`` is the digest of the bundle's manifest."""
+    """All that determines a image: what it is made of and how. ``bundle`` is the digest of the bundle's manifest."""
 
     model: str
     precision: str
@@ -34,7 +34,7 @@ class Settings:
     seeds: tuple[int, ...]
 
     def of_image(self, index: int) -> dict[str, Any]:
-        """The settings of one picture, ready for JSON: its own ``prompt`` and ``seed`` among them."""
+        """The settings of one image, ready for JSON: its own ``prompt`` and ``seed`` among them."""
         return {
             "prompt": self.prompts[index],
             "seed": self.seeds[index],
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Preview:
-    """The picture on its way: what the VAE makes of the state at noise level ``sigma``."""
+    """The image on its way: what the VAE makes of the state at noise level ``sigma``."""
 
     sigma: float
     image: Picture
@@ -63,7 +63,7 @@ class Step:
     """One network evaluation is done; given to the ``on_step`` callback.
 
     index, total: the evaluation (from 0) among those of the whole request (evaluations times batches).
-    first_image: position of the batch's first picture in the request. sigma_from, sigma_to: the segment.
+    first_image: position of the batch's first image in the request. sigma_from, sigma_to: the segment.
     latents: float32 [B, C, H, W], the state at ``sigma_to`` (normalised; a copy); None from the native host, which
     leaves it where it is computed.
     """

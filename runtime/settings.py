@@ -1,4 +1,4 @@
-"""The settings of a request: all that determines its pictures, whichever host makes them."""
+"""The settings of a request: all that determines its images, whichever host makes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtime.result import Settings
 
 
 def settings_of(manifest: Manifest, request: Request) -> Settings:
-    """What the pictures of ``request`` are made of and how, with prompt and seed of each."""
+    """What the images of ``request`` are made of and how, with prompt and seed of each."""
     schedule = manifest.schedule
     return Settings(
         model=manifest.model,

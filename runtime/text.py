@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _UNTYPEABLE = "\0special\0"
 """Put before a special token's name wherever text could match it; a prompt cannot hold it (requests with NUL are
-refused)."""
+rejected)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Print a picture as text, two rows of pixels to a line: ``python scripts/show.py PICTURE.png``."""
+"""Print an image as text, two rows of pixels to a line: ``python scripts/show.py PICTURE.png``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAMP = "@%#*+=-:. "
 
 
 def rendition(path: Path) -> str:
-    """The picture at ``path`` in lines of at most WIDTH characters."""
+    """The image at ``path`` in lines of at most WIDTH characters."""
     with Image.open(path) as picture:
         height = max(1, round(WIDTH * picture.height / picture.width / 2))
         grey = picture.convert("L").resize((WIDTH, height), Image.Resampling.BOX)

@@ -1,1 +1,1 @@
-"""The embedded default model: its pictures, captions, tokenizers, VAE, teacher and classifier."""
+"""The embedded default model: its images, captions, tokenizers, VAE, teacher and classifier."""

@@ -1,4 +1,4 @@
-"""The small classifier that judges pictures: class accuracy, and the features of the Frechet distance."""
+"""The small classifier that judges images: class accuracy, and the features of the Frechet distance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arcflow.training import Iteration
 
 
 class Classifier(nn.Module):
-    """Three convolution stages and two linears; works on the grey mean of RGB pictures."""
+    """Three convolution stages and two linears; works on the grey mean of RGB images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
 
 def classifier_step(pictures: Pictures, config: LoopConfig) -> Any:
-    """Cross entropy on pictures with a little noise, so that features do not hang on single pixels."""
+    """Cross entropy on images with a little noise, so that features do not hang on single pixels."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
         index = torch.randint(len(pictures), (config.batch,), generator=it.generator)

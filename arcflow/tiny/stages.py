@@ -92,7 +92,7 @@ def _train_vae(config: LoopConfig, pictures: Pictures, workdir: Path) -> Autoenc
 
 
 def _normalised_latents(vae: AutoencoderKL, pictures: Pictures, workdir: Path) -> LatentSet:
-    """Encode every picture once, and set the VAE's scalar scale and shift so that latents have unit variance."""
+    """Encode every image once, and set the VAE's scalar scale and shift so that latents have unit variance."""
     cache = workdir / "latents.pt"
     if cache.is_file():
         means, stds = torch.load(cache, weights_only=True)

@@ -89,7 +89,7 @@ def velocity(
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Encoded pictures: means and stds [N, 4, 8, 8] normalised to unit variance, and the pictures themselves."""
+    """Encoded images: means and stds [N, 4, 8, 8] normalised to unit variance, and the images themselves."""
 
     means: Tensor
     stds: Tensor

@@ -18,7 +18,7 @@ from arcflow.tiny.text import T5_TOKENS, TextEncoders, encode, tokenize
 from foundation.files import sha256_tree
 
 SIDE = 4
-"""Image tokens along each side of a 32x32 picture."""
+"""Image tokens along each side of a 32x32 image."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TeacherFolder:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Packed latents [B, 16, C] -> pictures [B, 3, 32, 32] in [-1, 1]."""
+        """Packed latents [B, 16, C] -> images [B, 3, 32, 32] in [-1, 1]."""
         config = self.vae.config
         latents = unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
         pictures: Tensor = self.vae.decode(latents).sample

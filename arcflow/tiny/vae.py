@@ -68,7 +68,7 @@ def _gradient_l1(y: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_all(vae: AutoencoderKL, pictures: Pictures, batch: int = 500) -> tuple[Tensor, Tensor]:
-    """Posterior mean and standard deviation of every picture: two float32 tensors [N, 4, 8, 8], unscaled."""
+    """Posterior mean and standard deviation of every image: two float32 tensors [N, 4, 8, 8], unscaled."""
     means, stds = [], []
     for index in torch.arange(len(pictures)).split(batch):
         posterior = vae.encode(pictures.rgb(index).to(memory_format=torch.channels_last)).latent_dist

@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
 
 
 def check(part: Part, folder: Path) -> None:
-    """Refuse a part that does not fit. folder: where it will work. Raises NoRoomError."""
+    """Reject a part that does not fit. folder: where it will work. Raises NoRoomError."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < part.disk:

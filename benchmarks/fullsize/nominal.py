@@ -1,6 +1,6 @@
 """A calibration of nominal scales for a synthetic student: ``python -m benchmarks.fullsize.nominal MODEL DIR OUT``.
 
-It is marked synthetic: the same bound for every linear, of no meaning for pictures, but of the true size and keyed by
+It is marked synthetic: the same bound for every linear, of no meaning for images, but of the true size and keyed by
 the digest of the student that DIR/base and DIR/adapter make, as the build asks for.
 """
 

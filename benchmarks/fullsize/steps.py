@@ -8,7 +8,7 @@ GB = 1_000_000_000
 GIB = 1 << 30
 
 _SHAPES = ("--resolutions", "1024x1024", "--batch", "1", "--text-tokens", "512")
-"""What is built for: one picture of 1024x1024 at a time."""
+"""What is built for: one image of 1024x1024 at a time."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Part:
-    """Steps that work in one folder. disk, memory: bytes that it needs at most, to refuse early."""
+    """Steps that work in one folder. disk, memory: bytes that it needs at most, to reject early."""
 
     name: str
     disk: int

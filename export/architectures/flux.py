@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "flux"
 NETWORKS = ("clip", "t5", "backbone", "vae_decoder")
-"""In the order in which a picture needs them."""
+"""In the order in which an image needs them."""
 
 FOLDERS: Mapping[str, str] = {
     "clip": "text_encoder",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "qwen"
 NETWORKS = ("text", "backbone", "vae_decoder")
-"""In the order in which a picture needs them."""
+"""In the order in which an image needs them."""
 
 FOLDERS: Mapping[str, str] = {"text": "text_encoder", "backbone": "transformer", "vae_decoder": "vae"}
 """Subfolder of the base pipeline by network."""

@@ -162,7 +162,7 @@ def _gate(sources: Sources, networks: Sequence[Exported], report: Report) -> Gat
         return None
     from export.assembling.gate import measure
 
-    report(Event("gate", 0, 0, "paint"))
+    report(Event("gate", 0, 0, "generate"))
     gate = measure(sources, networks)
     figures = "" if gate is None else ", ".join(f"{r.measure} {r.value:.2%}" for r in gate.results)
     report(Event("gate", 1, 1, figures or "not measured: the student is too large to run here"))

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from export.networks.base import Network
 
 PROMPTS = 16
-"""How many of the model's prompts are painted."""
+"""How many of the model's prompts are generated."""
 
 BATCH = 8
-"""Pictures that are painted together."""
+"""Images that are generated together."""
 
 _VAE = "vae_decoder"
 

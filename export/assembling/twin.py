@@ -126,7 +126,7 @@ def _qwen_text(folder: Path, _: Mapping[str, Any]) -> Any:
     text.layer_types = text.layer_types[: text.num_hidden_layers]
     text.max_window_layers = min(text.max_window_layers, text.num_hidden_layers)
     text.bos_token_id, text.eos_token_id, text.pad_token_id = 0, 1, None
-    # The tower of pictures is part of the files only.
+    # The tower of images is part of the files only.
     vision.depth, vision.hidden_size, vision.num_heads, vision.intermediate_size = 1, 32, 2, 32
     vision.out_hidden_size, vision.fullatt_block_indexes = text.hidden_size, [0]
     return Qwen2_5_VLForConditionalGeneration(config)

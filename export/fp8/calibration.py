@@ -24,7 +24,7 @@ from foundation.files import atomic_file
 SCHEMA_VERSION = 1
 
 NOMINAL_AMAX = 32.0
-"""Magnitude that a synthetic calibration names for every layer: of no meaning for pictures."""
+"""Magnitude that a synthetic calibration names for every layer: of no meaning for images."""
 
 _LISTED = 3
 HOW = "measure them: python -m export.calibrate --model NAME --out FILE"
@@ -135,7 +135,7 @@ def check_student(calibration: Calibration, student: Parents, path: Path, how: s
 
 
 def nominal(layers: Iterable[str], student: str) -> Calibration:
-    """An invented calibration: the same bound for each of ``layers``. For trials where pictures do not matter."""
+    """An invented calibration: the same bound for each of ``layers``. For trials where images do not matter."""
     return Calibration(
         student=student,
         method=Method.AMAX,

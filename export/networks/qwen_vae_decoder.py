@@ -1,4 +1,4 @@
-"""The decoder of Qwen-Image's video VAE, for one frame: latents to pictures, by 2-D convolutions.
+"""The decoder of Qwen-Image's video VAE, for one frame: latents to images, by 2-D convolutions.
 
 The decoder's convolutions are causal in time: they see the frame they make and those before it, which for a first
 frame are zeros. Of a 3-D kernel only the last time step then meets data, and the 2-D convolution with that slice is
@@ -55,7 +55,7 @@ def _last(tensor: Tensor) -> Tensor:
 
 
 class _FrameNorm(nn.Module):
-    """diffusers' RMS norm over the channels of a picture: to length one, times the root of their number and a gain."""
+    """diffusers' RMS norm over the channels of a image: to length one, times the root of their number and a gain."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _FrameNorm(nn.Module):
 
 
 class _FrameAttention(nn.Module):
-    """The middle block's attention over the pixels of a picture, with one head."""
+    """The middle block's attention over the pixels of an image, with one head."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
 
 
 def _use_frames(model: nn.Module) -> None:
-    """Put what each part of the decoder is to a picture in its place, under the same name."""
+    """Put what each part of the decoder is to an image in its place, under the same name."""
     from diffusers.models.autoencoders import autoencoder_kl_qwenimage as video
 
     for name, module in list(model.named_modules()):

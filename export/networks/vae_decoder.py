@@ -1,4 +1,4 @@
-"""The VAE's decoder: latents to pictures."""
+"""The VAE's decoder: latents to images."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def attach_external(
     weights; a file that was begun for the same graph and the same identity is continued, a finished one is kept.
 
     Memory: runs of at most :data:`export.weights.files.CHUNK`, a few copies. Raises WeightsError where the weights lack
-    a tensor, have another shape, are not finite or overflow; ExportError where the disk refuses.
+    a tensor, have another shape, are not finite or overflow; ExportError where the disk rejects.
     """
     plan = plan_stored(model, network)
     entries = [stored.entry for stored in plan.values()]
@@ -35,7 +35,7 @@ def attach_external(
     for entry in entries:
         value = values[entry.name]
         if value.dtype is None:
-            continue  # plan_stored refused it.
+            continue  # plan_stored rejected it.
         value.const_value = ir.ExternalTensor(
             data_name(network.name),
             offsets[entry.name],

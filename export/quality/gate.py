@@ -1,6 +1,6 @@
-"""The quality gate: what FP8 does to the end of the path, the latent after the last evaluation and the picture.
+"""The quality gate: what FP8 does to the end of the path, the latent after the last evaluation and the image.
 
-The quantised and the unquantised student paint the same prompts from the same noise with the same closed-form solver;
+The quantised and the unquantised student run the same prompts from the same noise with the same closed-form solver;
 what differs is the backbone alone.
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from export.students.conditions import Prompted
 
 LATENT_LIMIT = 0.03
-"""Greatest relative L2 error of the latent, mean over pictures."""
+"""Greatest relative L2 error of the latent, mean over images."""
 
 PICTURE_LIMIT = 0.03
-"""Greatest relative L2 error of the picture (RGB in about [-1, 1]), mean over pictures."""
+"""Greatest relative L2 error of the image (RGB in about [-1, 1]), mean over images."""
 
 FIRST_NOISE = 1_000_000
-"""Number of the first picture's noise: far from those that calibration paints."""
+"""Number of the first image's noise: far from those that calibration generates."""
 
 ADVICE = (
     "see which layers are to blame with python -m export.sensitivity and leave them out with --keep-high, or calibrate "
@@ -41,10 +41,10 @@ def check_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
     latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8, advice: str = ADVICE,
 ) -> Gate:  # fmt: skip
-    """Paint every prompt with both backbones and compare.
+    """Generate every prompt with both backbones and compare.
 
-    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limits: of latent and picture;
-    batch: pictures a call; advice: what to do where a limit is missed. Errors are relative L2 norms a picture, their
+    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limits: of latent and image;
+    batch: images a call; advice: what to do where a limit is missed. Errors are relative L2 norms an image, their
     mean is what counts.
     Raises GateError where a limit is missed or a value is not finite.
     """
@@ -52,7 +52,7 @@ def check_gate(
     missed = [result for result in gate.results if not result.value <= result.limit]
     if missed:
         found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.0%})" for r in missed)
-        raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} pictures; {advice}")
+        raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} images; {advice}")
     return gate
 
 

@@ -1,6 +1,6 @@
-"""The run behind a calibration: the student paints prompts while every linear's inputs are observed.
+"""The run behind a calibration: the student generates prompts while every linear's inputs are observed.
 
-What was observed is written aside as the run goes on, so that one that was stopped continues where it was.
+What was observed is written aside as the run goes on, so that one that was stopped resumes where it was.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def measure(plan: Plan, prompted: Prompted, folder: Path, report: Report | None = None) -> Calibration:
-    """Paint every prompt and return what was seen. folder: keeps the state of the run, which is removed at the end.
+    """Generate every prompt and return what was seen. folder: keeps the state of the run, which is removed at the end.
 
     Raises CalibrationError where an input is not finite, WeightsError where the student lacks a tensor.
     """

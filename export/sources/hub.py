@@ -167,7 +167,7 @@ def _hub_errors(place: HubSource) -> Iterator[None]:
         ) from error
     except (errors.HTTPError, errors.HFValidationError) as error:  # type: ignore[attr-defined]
         reason = " ".join(str(error).split())
-        raise SourceError(f"the hub refused {place}: {reason}") from error
+        raise SourceError(f"the hub rejected {place}: {reason}") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise SourceError(f"no room to download {place}; free some, or set HF_HOME to another disk") from error

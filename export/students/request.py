@@ -268,7 +268,7 @@ def _check_scales(headers: Headers, student: MergedStudent) -> None:
 
 
 def _check_fp8(request: Request) -> None:
-    """Refuse fp8 without scales, naming the command that makes them, and fp8's options without fp8."""
+    """Reject fp8 without scales, naming the command that makes them, and fp8's options without fp8."""
     if request.precision is not Precision.FP8:
         if request.calibration is not None or request.keep_high or request.attention is Attention.FP8:
             raise ExportError(

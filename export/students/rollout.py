@@ -42,7 +42,7 @@ def rollout(evaluate: Evaluate, noise: Tensor, ports: Ports, sigmas: Sequence[fl
 
 
 def noise_of(index: int, tokens: int, channels: int) -> Tensor:
-    """The noise [tokens, channels] of the picture with that number; the same on every machine of one torch version."""
+    """The noise [tokens, channels] of the image with that number; the same on every machine of one torch version."""
     import torch
 
     return torch.randn((tokens, channels), generator=torch.Generator().manual_seed(index))

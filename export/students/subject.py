@@ -1,4 +1,4 @@
-"""The student that is calibrated or analysed, and the prompts it paints, opened from what users type."""
+"""The student that is calibrated or analysed, and the prompts it generates, opened from what users type."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Subject:
         return torch.float32 if count < SMALL else torch.bfloat16
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """(rows, columns) of image tokens of a picture. Raises ExportError where they do not fill the size."""
+        """(rows, columns) of image tokens of an image. Raises ExportError where they do not fill the size."""
         latent = self.architecture.latent(self.base)
         side = latent.vae_factor * latent.patch
         if min(width, height) < side or width % side or height % side:
@@ -89,7 +89,7 @@ class Subject:
         self, prompts: Sequence[str], width: int, height: int, dtype: torch.dtype, device: torch.device,
         report: Report | None = None,
     ) -> Prompted:  # fmt: skip
-        """Encode prompts for pictures of that size. Raises ExportError, WeightsError."""
+        """Encode prompts for images of that size. Raises ExportError, WeightsError."""
         from export.students.conditions import Prompted, encode_prompts
 
         rows, columns = self.grid(width, height)

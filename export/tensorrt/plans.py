@@ -1,4 +1,4 @@
-"""All networks of a bundle as plans, and the manifest that describes them. A build that was cut short goes on."""
+"""All networks of a bundle as plans, and the manifest that describes them. A build that was cut short resumes."""
 
 from __future__ import annotations
 

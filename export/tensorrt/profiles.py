@@ -54,8 +54,8 @@ def narrowed(limits: Limits, shapes: Shapes) -> Limits:
 def dimension_ranges(shapes: Shapes, latent: Latent) -> dict[str, Range]:
     """Ranges of the symbolic dimensions ``batch image_tokens text_tokens rows columns``.
 
-    rows, columns: latent cells; image_tokens: the tokens of one picture. Of several resolutions each dimension takes
-    its own least and greatest value, so that no picture costs more than the largest one that was asked for.
+    rows, columns: latent cells; image_tokens: the tokens of one image. Of several resolutions each dimension takes
+    its own least and greatest value, so that no image costs more than the largest one that was asked for.
     """
     cells = [(height // latent.vae_factor, width // latent.vae_factor) for width, height in shapes.resolutions]
     per_token = latent.patch**2

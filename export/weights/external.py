@@ -274,7 +274,7 @@ class _Journal:
 
 @contextmanager
 def _disk(path: Path, size: int) -> Iterator[None]:
-    """Turn what the disk refuses into one clear error."""
+    """Turn what the disk rejects into one clear error."""
     try:
         yield
     except OSError as error:

@@ -44,7 +44,7 @@ CHUNK = 16 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 _HEADER_MAX = 100_000_000
-"""Bytes: a longer header is refused, as the format's own library does."""
+"""Bytes: a longer header is rejected, as the format's own library does."""
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def merged_student(plan: MergePlan, base: str, adapter: str) -> MergedStudent:
 
 
 def _check_kin(backbone: Mapping[str, Any], adapter: AdapterConfig, transformer: Path) -> None:
-    """Refuse a base of another kind or size than the adapter's, where their configurations tell."""
+    """Reject a base of another kind or size than the adapter's, where their configurations tell."""
     found, wanted = backbone.get("_class_name"), adapter.class_name.removeprefix("Arc")
     if found != wanted:
         raise MergeError(f"{transformer} holds a {found}, the adapter is for a {wanted}; {_OTHER_BASE}")
@@ -218,7 +218,7 @@ def _with_lora(steps: Mapping[str, Step], lora: StyleLora, modes: int) -> dict[s
 
 
 def _check_pair(pair: Pair, shape: tuple[int, ...], advice: str) -> None:
-    """Refuse factors that do not multiply to ``shape`` [rows, columns]."""
+    """Reject factors that do not multiply to ``shape`` [rows, columns]."""
     from arcflow.factors import factor_fault
 
     rows, columns = shape

@@ -46,7 +46,7 @@ class BackboneSize:
         return self.num_attention_heads * self.attention_head_dim
 
     def operations(self, image_tokens: int, text_tokens: int) -> int:
-        """Floating-point operations of an evaluation of one picture: two a product and sum, products alone."""
+        """Floating-point operations of an evaluation of one image: two a product and sum, products alone."""
         width, tokens, layers = self.width, image_tokens + text_tokens, self.num_layers + self.num_single_layers
         blocks = 12 * width * width * tokens * layers  # q, k, v, out, and an MLP of four times the width.
         attention = 2 * tokens * tokens * width * layers
@@ -121,7 +121,7 @@ class _FeedForward(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Queries, keys and values of the picture, and of the text where ``joint``."""
+    """Queries, keys and values of the image, and of the text where ``joint``."""
 
     def __init__(self, size: BackboneSize, joint: bool) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Attention(nn.Module):
         return attend(self.norm_q(q), self.norm_k(k), v, rotation)
 
     def joint(self, x: Tensor, text: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
-        """Attention of picture and text together: (picture, text)."""
+        """Attention of image and text together: (image, text)."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
         added = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
         text_q, text_k, text_v = (self._heads(linear(text)) for linear in added)
@@ -158,7 +158,7 @@ class _Attention(nn.Module):
 
 
 class DoubleBlock(nn.Module):
-    """Picture and text side by side, one attention over both."""
+    """Image and text side by side, one attention over both."""
 
     def __init__(self, size: BackboneSize) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class DoubleBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Text and picture as one sequence, attention beside the MLP."""
+    """Text and image as one sequence, attention beside the MLP."""
 
     def __init__(self, size: BackboneSize) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ def rotations(ids: Tensor, axes: tuple[int, ...]) -> Rotation:
 
 
 def inputs(size: BackboneSize, side: int, text_tokens: int, device: Any, dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """Random inputs of a picture of ``side`` x ``side`` tokens, without the noise level."""
+    """Random inputs of an image of ``side`` x ``side`` tokens, without the noise level."""
     options = {"device": device, "dtype": dtype}
     ids = torch.zeros(side, side, 3)
     ids[..., 1], ids[..., 2] = torch.arange(side)[:, None], torch.arange(side)[None]

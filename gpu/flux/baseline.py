@@ -1,4 +1,4 @@
-"""A picture of the FLUX student with random weights, in one of the ways of gpu/flux/modes.py."""
+"""An image of the FLUX student with random weights, in one of the ways of gpu/flux/modes.py."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _TINY = {
 
 @dataclass(frozen=True)
 class Ends:
-    """Networks in bfloat16. scaling, shift: of the latent; side: tokens of the picture's side."""
+    """Networks in bfloat16. scaling, shift: of the latent; side: tokens of the image's side."""
 
     t5: nn.Module
     clip: nn.Module

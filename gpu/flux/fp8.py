@@ -1,6 +1,6 @@
 """FP8 in torch as the engines have it: E4M3, weights with one scale an output channel, activations with one static one.
 
-The scales of activations are greatest magnitudes over 448, seen in a picture of the same student before.
+The scales of activations are greatest magnitudes over 448, seen in an image of the same student before.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Attend(nn.Module):
 
 
 class FusedDouble(nn.Module):
-    """Picture and text side by side, one attention over both."""
+    """Image and text side by side, one attention over both."""
 
     def __init__(self, block: DoubleBlock, size: BackboneSize) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FusedDouble(nn.Module):
 
 
 class FusedSingle(nn.Module):
-    """Text and picture as one sequence, attention beside the MLP, one product for both."""
+    """Text and image as one sequence, attention beside the MLP, one product for both."""
 
     def __init__(self, block: SingleBlock, size: BackboneSize) -> None:
         super().__init__()

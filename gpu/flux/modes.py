@@ -13,7 +13,7 @@ class Mode:
 
     network: "diffusers" is its own, "plain" the same in plain torch, "fused" has the products of one input side by
     side; compiled: nothing, each "block", or the "whole" of it; attention: torch's choice, cuDNN's through torch, or
-    cuDNN's in FP8; fp8: linears of the blocks in E4M3 with static scales; graph: a picture is one CUDA graph; solver:
+    cuDNN's in FP8; fp8: linears of the blocks in E4M3 with static scales; graph: an image is one CUDA graph; solver:
     the closed form in torch, or the runtime's own kernel; picture: text encoders and VAE decoder as well; published:
     milliseconds an evaluation on an H100 that others report for the teacher run so.
     """

@@ -28,7 +28,7 @@ TOLERANCE = 2e-6
 
 _SECOND = 1.6 / 2.1
 LEVELS = ((1.0, 1.0, _SECOND), (_SECOND, _SECOND, 0.0), (_SECOND, 0.6, 0.3))
-"""sigma_src, sigma_a, sigma_b of both steps of a two-step picture, and of a preview inside a segment."""
+"""sigma_src, sigma_a, sigma_b of both steps of a two-step image, and of a preview inside a segment."""
 
 _CHUNK = 16_384
 
@@ -165,7 +165,7 @@ def check_neighbours(emit: Emit, device: Device) -> None:
     device.to_rgb8(buffer, target, (1, 48, 36))
     device.download(target, pixels)
     off = int((pixels != layout.to_pixels(images)).sum())
-    emit("pictures to bytes", f"{off} of {pixels.size} bytes differ", off == 0, check=True)
+    emit("images to bytes", f"{off} of {pixels.size} bytes differ", off == 0, check=True)
 
     found = np.empty(1, np.uint32)
     answers = []

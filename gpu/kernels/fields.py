@@ -21,7 +21,7 @@ _ALIGNED = 256
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a solver step: tokens of one picture, pictures, modes, packed channels, type of the field."""
+    """Sizes of a solver step: tokens of one image, images, modes, packed channels, type of the field."""
 
     tokens: int
     batch: int

@@ -84,7 +84,7 @@ def stub_image(capability: str) -> bytes:
 
 
 def load_stub(device: Any) -> Stub:
-    """The stub on an opened device, whose context is this thread's. Raises RuntimeError where CUDA refuses."""
+    """The stub on an opened device, whose context is this thread's. Raises RuntimeError where CUDA rejects."""
     from cuda.bindings import driver
 
     status, module = driver.cuModuleLoadData(stub_image(device.info.capability))

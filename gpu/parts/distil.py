@@ -71,7 +71,7 @@ def report(emit: Emit, found: Throughput, batch: int) -> None:
     """One line."""
     emit(
         f"distillation, batch {batch}",
-        f"{1 / found.seconds:.1f} iterations/s, {batch / found.seconds:.0f} pictures/s",
+        f"{1 / found.seconds:.1f} iterations/s, {batch / found.seconds:.0f} images/s",
         batch=batch,
         iteration_s=found.seconds,
         iterations=found.iterations,

@@ -1,7 +1,7 @@
 """The FLUX student at full size with random bfloat16 weights in torch: what engines must beat.
 
 Two evaluations at 1024x1024 with the solver between, one way to run them a process (gpu/flux/modes.py), and in the mode
-``picture`` from the prompt's ids to the picture's bytes.
+``picture`` from the prompt's ids to the image's bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(printer: Printer, options: Options) -> None:
 
 
 def measure(emit: Emit, options: Options, name: str, where: str) -> None:
-    """Build the student, run it as the mode says, and time an evaluation and a picture's two."""
+    """Build the student, run it as the mode says, and time an evaluation and an image's two."""
     import torch
 
     from gpu.flux.baseline import Baseline, difference, recorded, seconds_of
@@ -93,7 +93,7 @@ def measure(emit: Emit, options: Options, name: str, where: str) -> None:
 
 
 def sizes(options: Options) -> tuple[BackboneSize, int, int]:
-    """The network's size, tokens of the picture's side, tokens of text."""
+    """The network's size, tokens of the image's side, tokens of text."""
     from gpu.flux.backbone import BackboneSize
 
     if not options.rehearse:

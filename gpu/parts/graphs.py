@@ -34,7 +34,7 @@ _TOLERANCE = 2e-6
 
 
 def run(printer: Printer, options: Options) -> None:
-    """Measure at the sizes of FLUX and of the largest Qwen-Image picture."""
+    """Measure at the sizes of FLUX and of the largest Qwen-Image image."""
     device = open_gpu()
     stub = load_stub(device)
     rounds = 5 if options.smoke else 100
@@ -45,7 +45,7 @@ def run(printer: Printer, options: Options) -> None:
 
 
 def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, rate: float) -> None:
-    """Result, host time and gaps of one picture's two evaluations: launched one by one, then as a graph.
+    """Result, host time and gaps of one image's two evaluations: launched one by one, then as a graph.
 
     rate: bytes a second of a large copy, from which follows the least that the step between can take.
     """

@@ -14,7 +14,7 @@ LIMIT = 1e-3
 
 
 def run(printer: Printer, options: Options) -> None:
-    """Pictures of the embedded model on the GPU and on the CPU, the same bundle."""
+    """Images of the embedded model on the GPU and on the CPU, the same bundle."""
     with suppress(ImportError):  # Brings CUDA's libraries, wherever its packages lie.
         import torch  # noqa: F401
     import onnxruntime

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runtime.cuda.interface import Device
 
 TOKENS = (4096, 16384)
-"""Image tokens of FLUX at 1024x1024, and of a picture of 2048x2048 (Qwen-Image's largest)."""
+"""Image tokens of FLUX at 1024x1024, and of an image of 2048x2048 (Qwen-Image's largest)."""
 
 BATCHES = (1, 2, 4, 8)
 DTYPES = ("float32", "float16", "bfloat16")

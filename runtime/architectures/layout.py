@@ -40,7 +40,7 @@ def centred_image_ids(rows: int, columns: int) -> NDArray[np.float32]:
 
 
 def text_positions(rows: int, columns: int, tokens: int) -> NDArray[np.float32]:
-    """Positions of text beside a picture with centred ids, float32 [tokens]: they begin where the longer side ends."""
+    """Positions of text beside an image with centred ids, float32 [tokens]: they begin where the longer side ends."""
     return np.arange(tokens, dtype=np.float32) + np.float32(max(rows // 2, columns // 2))
 
 

@@ -1,4 +1,4 @@
-"""``python -m runtime.bench``: where the time of a picture goes, beside a baseline measured in the same run."""
+"""``python -m runtime.bench``: where the time of an image goes, beside a baseline measured in the same run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _EXAMPLES = """examples:
   python -m runtime.bench --model flux --target sm90 --roofline --baseline torch --base FLUX.1-dev --adapter arcflow
   python -m runtime.bench --backend onnxruntime --device cuda
 
-Prints a table, then one line of JSON; the picture shows the median run. On a GPU stages are timed by the GPU itself
+Prints a table, then one line of JSON; the image shows the median run. On a GPU stages are timed by the GPU itself
 (under ONNX Runtime by the host, which waits), and its memory is what all of this process takes of it, CUDA's own
 included; that of the baselines is what torch allocated. Baselines run on the same device in processes of their own and
 need the extra 'train'. --roofline counts ONNX files and needs the extra 'export'; plans are counted by the ONNX bundle
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
-        prog="python -m runtime.bench", description="Measure where the time of a picture goes.", epilog=_EXAMPLES
+        prog="python -m runtime.bench", description="Measure where the time of an image goes.", epilog=_EXAMPLES
     )
     add = parser.add_argument
     add("--model", default="tiny", help="a model's name, or a bundle's folder (default: the embedded %(default)s)")
@@ -89,7 +89,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     add("--prompts", choices=("new", "same"), default="new",
         help="new: each run has a prompt of its own (a number is added), so that no cache knows it; same: a repeated "
         "prompt (default: %(default)s)")  # fmt: skip
-    add("--num-images", type=int, default=1, metavar="N", help="pictures a run, one batch (default: %(default)s)")
+    add("--num-images", type=int, default=1, metavar="N", help="images a run, one batch (default: %(default)s)")
     add("--nfe", type=int, help="network evaluations (default: the bundle's)")
     add("--width", type=int, metavar="PX")
     add("--height", type=int, metavar="PX")
@@ -99,13 +99,13 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     add("--baseline", action="append", choices=sorted(BASELINES), default=[],
         help="measure this as well: torch (the same student, eager and compiled) or teacher (its 50 steps); "
         "may be given twice")  # fmt: skip
-    add("--baseline-runs", type=int, default=10, metavar="N", help="measured pictures of each (default: %(default)s)")
+    add("--baseline-runs", type=int, default=10, metavar="N", help="measured images of each (default: %(default)s)")
     add("--base", type=Path, help="the baseline's diffusers folder (default for tiny: models/tiny/teacher)")
     add("--adapter", type=Path, help="the baseline student's adapter (default for tiny: models/tiny/adapter)")
     add("--dtype", help="the baseline's type (default: what the bundle's backbone computes in)")
     add("--roofline", action="store_true", help="show each network's physical limit on this machine, and our share")
     add("--onnx", type=Path, metavar="FOLDER", help="the ONNX bundle of the plans (default: the one beside them)")
-    add("--timeline", type=Path, metavar="FILE.png", help=f"where the picture goes (default: {_FOLDER}/timeline-*.png)")
+    add("--timeline", type=Path, metavar="FILE.png", help=f"where the image goes (default: {_FOLDER}/timeline-*.png)")
     arguments = parser.parse_args(argv)
     for name, least in (("runs", 1), ("warm_up", 0), ("num_images", 1), ("baseline_runs", 1)):
         if getattr(arguments, name) < least:
@@ -116,7 +116,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def _find(arguments: Namespace) -> Bundle:
-    """The bundle that is measured, its manifest checked. Raises RequestError for more pictures than one batch."""
+    """The bundle that is measured, its manifest checked. Raises RequestError for more images than one batch."""
     from engines.bundle import open_bundle
     from engines.locate import locate
 

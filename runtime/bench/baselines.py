@@ -44,7 +44,7 @@ def run_baseline(
 ) -> dict[str, Any]:
     """What ``python -m arcflow.baseline`` prints of one kind. Raises BackendError with its last line if it fails.
 
-    subject: the size and the evaluations of our own pictures. device: as torch names it.
+    subject: the size and the evaluations of our own images. device: as torch names it.
     """
     what, mode = kind
     base, adapter = folders(arguments, manifest)
@@ -53,7 +53,7 @@ def run_baseline(
     command += ["--width", subject["width"], "--height", subject["height"], "--device", device, "--dtype", dtype]
     command += ["--text-tokens", manifest.limits.text_tokens.max, "--guidance", manifest.schedule.guidance]
     command += ["--runs", arguments.baseline_runs, "--prompt", arguments.prompt]
-    # What is compiled needs all of them; the teacher's many evaluations warm it up within a picture.
+    # What is compiled needs all of them; the teacher's many evaluations warm it up within an image.
     command += ["--warm-up", _WARM_UP if what == "student" else min(arguments.baseline_runs, _WARM_UP)]
     if what == "student":
         command += ["--adapter", adapter, "--nfe", subject["nfe"]]

@@ -26,13 +26,13 @@ def table(result: Mapping[str, Any]) -> str:
         name = f"{other['what']}, {other['mode']}"
         lines.append(
             f"{name:<22}{_ms(other['total_s']):>11}{_ms(other['total_p99_s']):>11}  "
-            f"{other['total_s'] / ours:.1f} x ours a picture, {other['dtype']}, {other['peak_bytes'] >> 20} MiB"
+            f"{other['total_s'] / ours:.1f} x ours an image, {other['dtype']}, {other['peak_bytes'] >> 20} MiB"
         )
     return "\n".join([*lines, *_roofline(result["roofline"] or ())])
 
 
 def programs(result: Mapping[str, Any], timeline: tuple[Passage, ...]) -> dict[str, list[Passage]]:
-    """The rows of the picture: ours as it ran, the baselines from their medians, laid end to end."""
+    """The rows of the image: ours as it ran, the baselines from their medians, laid end to end."""
     found = {"ArcFlow": list(timeline)}
     for other in result["baselines"]:
         start, spans = 0.0, []
@@ -44,10 +44,10 @@ def programs(result: Mapping[str, Any], timeline: tuple[Passage, ...]) -> dict[s
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """What the picture is of."""
+    """What the image is of."""
     images, size = result["images"], f"{result['width']}x{result['height']} px"
     many = "s" if images > 1 else ""
-    return f"{result['bundle']}, {size}, {images} picture{many}: the median run on {result['device']}"
+    return f"{result['bundle']}, {size}, {images} image{many}: the median run on {result['device']}"
 
 
 def _roofline(rows: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""A picture of where the time goes: one bar a program, one colour a stage, drawn to one scale.
+"""An image of where the time goes: one bar a program, one colour a stage, drawn to one scale.
 
-A program that takes many times as long as the first is cut off at the right, and its label says so: the picture is of
+A program that takes many times as long as the first is cut off at the right, and its label says so: the image is of
 the stages of the first.
 """
 
@@ -29,7 +29,7 @@ _CUT = 6.0
 
 
 def draw(title: str, rows: Mapping[str, Spans]) -> Image:
-    """The picture of ``rows`` (name of a program -> its spans), with an axis in milliseconds and a legend."""
+    """The image of ``rows`` (name of a program -> its spans), with an axis in milliseconds and a legend."""
     from PIL import Image, ImageDraw, ImageFont
 
     height = _TOP + len(rows) * (_BAR + _GAP) + 84

@@ -39,7 +39,7 @@ def needs_of(
     """The buffers of ``networks``, which run in that order: text encoders, the backbone, the VAE decoder.
 
     scratch: bytes that an evaluation of each needs besides. An encoder's buffers live while it runs. What the backbone
-    is fed and gives also lives while the VAE runs, which paints previews between two evaluations.
+    is fed and gives also lives while the VAE runs, which generates previews between two evaluations.
     """
     needs: list[Need] = []
     painting = [place for place, name in enumerate(networks) if name in (BACKBONE, VAE)]
@@ -62,7 +62,7 @@ def needs_of(
 
 
 def most_cells(manifest: Manifest, extents: Extents) -> int:
-    """Latent cells of one picture at most: a plan of several resolutions takes less than its longest sides' product."""
+    """Latent cells of one image at most: a plan of several resolutions takes less than its longest sides' product."""
     vae = extents[VAE]
     tokens = extents[BACKBONE]["image_tokens"].most if "image_tokens" in extents[BACKBONE] else None
     cells = vae["rows"].most * vae["columns"].most if {"rows", "columns"} <= set(vae) else None
@@ -86,7 +86,7 @@ def _painting_needs(manifest: Manifest, extents: Extents, first: int, last: int)
 def _port_size(manifest: Manifest, network: str, port: Port, dims: Mapping[str, int]) -> int:
     if network != VAE:
         return size_of(port, shape_of(port, dims))
-    # Rows and columns are not at their greatest in one picture, so the product is limited instead.
+    # Rows and columns are not at their greatest in one image, so the product is limited instead.
     cells, values = dims["cells"], BYTES[port.dtype] * dims["batch"]
     if port.name == "latents":
         return values * cells * manifest.latent.channels

@@ -1,4 +1,4 @@
-"""Whether plans may be loaded here, asked before TensorRT sees a byte of them: each refusal says what to do."""
+"""Whether plans may be loaded here, asked before TensorRT sees a byte of them: each rejection says what to do."""
 
 from __future__ import annotations
 

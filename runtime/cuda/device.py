@@ -151,7 +151,7 @@ class CudaDevice:
         self._kernels.unpack(work)
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Float32 pictures [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
+        """Float32 images [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
         self._enter()
         self._kernels.to_rgb8(images, pixels, shape)
 

@@ -55,7 +55,7 @@ class Driver:
         named = self.describe(status)
         if status == _OUT_OF_MEMORY:
             return DeviceMemoryError(
-                f"{what}: the GPU's memory is exhausted; ask for fewer or smaller pictures at once, use --low-vram, or "
+                f"{what}: the GPU's memory is exhausted; ask for fewer or smaller images at once, use --low-vram, or "
                 "close what else uses this GPU"
             )
         if status in _CAPTURES:

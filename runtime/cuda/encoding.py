@@ -52,7 +52,7 @@ class Encoder:
                     self._encode(group, part, prompts, row)
 
     def feed(self, group: Group, prompts: Prompts, rows: Sequence[int]) -> tuple[list[int], int]:
-        """Put the encodings of a batch into the backbone's inputs; text tokens of each picture, and those it is fed."""
+        """Put the encodings of a batch into the backbone's inputs; text tokens of each image, and those it is fed."""
         digests = [prompts.digests[row] for row in rows]
         sequence = next(part for part in self.feeding.parts if part.sequence)
         tokens = [self.embeddings.tokens(digest, sequence.port) for digest in digests]

@@ -22,7 +22,7 @@ def memory_error(what: str, size: int, free: int | None = None, total: int | Non
     room = "" if free is None or total is None else f" ({mebibytes(free)} of {mebibytes(total)} are free)"
     return DeviceMemoryError(
         f"the GPU's memory is exhausted: {mebibytes(size)} for {what} cannot be had{room}; ask for fewer or smaller "
-        "pictures at once, use --low-vram, or close what else uses this GPU"
+        "images at once, use --low-vram, or close what else uses this GPU"
     )
 
 

@@ -57,7 +57,7 @@ def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], exce
         for dimension, span in spans.items():
             value = sizes[network].get(dimension, span.least)
             if not span.least <= value <= span.most:
-                what = "pictures at once" if dimension == "batch" else dimension.replace("_", " ")
+                what = "images at once" if dimension == "batch" else dimension.replace("_", " ")
                 raise RequestError(
                     f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
                     f"{span.most}: ask for something else, or build plans for it (export.build --resolutions, --batch)"

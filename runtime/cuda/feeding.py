@@ -52,7 +52,7 @@ class Feeding:
         return self._architecture.as_trained(sigmas)
 
     def text_width(self, tokens: Sequence[int]) -> int:
-        """Text tokens that the backbone is fed for pictures whose text has so many."""
+        """Text tokens that the backbone is fed for images whose text has so many."""
         longest = max(tokens)
         if not self.masked or self._text is None:
             return longest
@@ -62,7 +62,7 @@ class Feeding:
     def host_inputs(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
         """The backbone's other inputs for a batch, but for the state and the timestep.
 
-        tokens: text tokens of each picture. width: those that it is fed.
+        tokens: text tokens of each image. width: those that it is fed.
         """
         batch = len(tokens)
         x = nothing(batch, grid.tokens, self._manifest.momentum.packed_channels)
@@ -89,7 +89,7 @@ class Feeding:
         return Part(name, encoder, output.name, PartSize(tokens, width * BYTES[port.dtype]), sequence)
 
     def _check_types(self) -> None:
-        """The solver and the noise are float32; so are the pictures that become bytes."""
+        """The solver and the noise are float32; so are the images that become bytes."""
         backbone, vae = self._manifest.networks[BACKBONE], self._manifest.networks[VAE]
         for port in (
             _port(backbone.inputs, "hidden_states"),

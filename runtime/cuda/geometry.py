@@ -122,11 +122,11 @@ def check_unpack(work: Unpack) -> None:
 
 
 def check_pixels(shape: tuple[int, int, int], *addresses: int) -> None:
-    """Raise DeviceError unless the kernel takes pictures [batch, height, width] at these addresses."""
+    """Raise DeviceError unless the kernel takes images [batch, height, width] at these addresses."""
     batch, height, width = shape
     if batch < 1 or not (1 <= height <= _MOST and 1 <= width <= _MOST):
-        raise DeviceError(f"pictures of batch, height and width {shape} are out of range")
-    check_aligned("pictures and pixels", *addresses)
+        raise DeviceError(f"images of batch, height and width {shape} are out of range")
+    check_aligned("images and pixels", *addresses)
 
 
 def check_aligned(what: str, *addresses: int) -> None:

@@ -1,4 +1,4 @@
-"""The pipeline on a GPU: everything on one stream, and the host waits for nothing but the pictures."""
+"""The pipeline on a GPU: everything on one stream, and the host waits for nothing but the images."""
 
 from __future__ import annotations
 

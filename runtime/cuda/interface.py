@@ -131,7 +131,7 @@ class Device(Protocol):
         ...
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Float32 pictures [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
+        """Float32 images [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
         ...
 
     def find_nonfinite(self, values: int, count: int, found: int) -> None:
@@ -142,8 +142,8 @@ class Device(Protocol):
         """Do ``work``; from the second call with the same key on as one CUDA graph.
 
         work: only puts things on the stream, at addresses that stay the same for that key. The first call runs it, the
-        second records it. Returns what was done: "eager", "recorded" or "replayed"; where recording was refused it
-        is "eager" from then on, and :attr:`refusals` says why. Nothing is lost by a refusal.
+        second records it. Returns what was done: "eager", "recorded" or "replayed"; where recording was rejected it
+        is "eager" from then on, and :attr:`refusals` says why. Nothing is lost by a rejection.
         """
         ...
 

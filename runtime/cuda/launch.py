@@ -95,7 +95,7 @@ class Kernels:
         )
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Pictures to bytes. Raises DeviceError for a shape or addresses that the kernel does not take."""
+        """Images to bytes. Raises DeviceError for a shape or addresses that the kernel does not take."""
         geometry.check_pixels(shape, images, pixels)
         batch, height, width = shape
         plane = height * width

@@ -49,7 +49,7 @@ class Marks:
         outer, inner = self._open, list[Marked]()
 
         def once() -> None:
-            inner.clear()  # A recording that is refused has begun the work already.
+            inner.clear()  # A recording that is rejected has begun the work already.
             work()
 
         self._open = inner
@@ -72,7 +72,7 @@ class Marks:
     def read(self, clock: Stopwatch) -> None:
         """Add the stages since :meth:`begin`, or since they were last read, to ``clock``; waits for the stream.
 
-        A point that the device cannot time is left out: the pictures are there all the same.
+        A point that the device cannot time is left out: the images are there all the same.
         """
         begun = self._began - clock.origin
         for marked in self._open:

@@ -1,4 +1,4 @@
-"""One batch on the device: noise, an evaluation and a step of the solver for each segment, previews, the pictures."""
+"""One batch on the device: noise, an evaluation and a step of the solver for each segment, previews, the images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from runtime.result import Settings
 
 @dataclass(frozen=True)
 class Painted:
-    """A batch: x float32 [B, image_tokens, channels], whether all of it is finite, pictures [B, height, width, 3]."""
+    """A batch: x float32 [B, image_tokens, channels], whether all of it is finite, images [B, height, width, 3]."""
 
     x: NDArray[np.float32]
     finite: bool
@@ -66,7 +66,7 @@ class Painter:
     def feed(self, tokens: Sequence[int], width: int, settings: Settings, seeds: Sequence[int]) -> None:
         """Everything that the evaluations of this batch read, besides the encodings; the noise among it.
 
-        tokens, width: as :meth:`runtime.cuda.encoding.Encoder.feed` gave them. seeds: of each picture.
+        tokens, width: as :meth:`runtime.cuda.encoding.Encoder.feed` gave them. seeds: of each image.
         """
         inputs = self._feeding.host_inputs(tokens, width, settings.guidance, self._grid)
         self._text = width
@@ -82,7 +82,7 @@ class Painter:
                 self._device.normal(seed, values_each, self._at(X) + place * values_each * 4)
 
     def paint(self, sigmas: Sequence[float]) -> None:
-        """All evaluations and the pictures, as one CUDA graph where that is possible; nothing waits."""
+        """All evaluations and the images, as one CUDA graph where that is possible; nothing waits."""
 
         def work() -> None:
             for index, (sigma_src, sigma_end) in enumerate(itertools.pairwise(sigmas)):
@@ -96,7 +96,7 @@ class Painter:
         self._marks.replay(self._key("evaluation", index), lambda: self._evaluate(index))
 
     def preview(self, sigma_src: float, sigma: float) -> NDArray[np.uint8]:
-        """The picture of the state at ``sigma`` of the evaluated segment; waits."""
+        """The image of the state at ``sigma`` of the evaluated segment; waits."""
         self._advance(sigma_src, sigma, self._at(STATE))
         self._decode(self._at(STATE), check=False)
         return self._pictures()
@@ -106,7 +106,7 @@ class Painter:
         self._advance(sigma_src, sigma_end, self._at(X))
 
     def finish(self) -> None:
-        """The pictures of the present state; nothing waits."""
+        """The images of the present state; nothing waits."""
         self._marks.replay(self._key("decode"), lambda: self._decode(self._at(X), check=True))
 
     def state(self) -> NDArray[np.float32]:

@@ -140,7 +140,7 @@ def _step(step: _core.Step) -> Step:
 
 
 def _raise(error: Exception) -> NoReturn:
-    """The same class of error that host="python" raises for what the core refuses."""
+    """The same class of error that host="python" raises for what the core rejects."""
     from arcflow_native import _errors
 
     code = getattr(error, "code", _errors.INTERNAL)

@@ -1,4 +1,4 @@
-"""The torch baselines: what they print, for both families, and what is refused."""
+"""The torch baselines: what they print, for both families, and what is rejected."""
 
 from __future__ import annotations
 

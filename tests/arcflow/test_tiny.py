@@ -1,4 +1,4 @@
-"""The embedded default's pictures, captions, tokenizers and folder."""
+"""The embedded default's images, captions, tokenizers and folder."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_evaluation_prompts_are_balanced_and_new() -> None:
     prompts = evaluation_prompts(60)
     assert not {text for text, _, _ in prompts} & set(all_captions())
     assert len({(label, tone) for _, label, tone in prompts}) == 30
-    assert prompts[0][0] == "picture of a dark t-shirt"
+    assert prompts[0][0] == "image of a dark t-shirt"
 
 
 def test_tokenizers_know_every_word_of_the_captions_and_any_other_text() -> None:
     captions = ["", *all_captions()]
     clip, t5 = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    table = tokenize([*captions, "picture of a dark bag"], clip, t5)
+    table = tokenize([*captions, "image of a dark bag"], clip, t5)
     assert bool((table.t5 != t5.unk_token_id).all())
     assert int((table.t5 != 0).sum(dim=1).max()) < T5_TOKENS
     assert table.index["a bag"] == captions.index("a bag")

@@ -1,4 +1,4 @@
-"""The manifest: what it takes, what it refuses, and that it is written one way only."""
+"""The manifest: what it takes, what it rejects, and that it is written one way only."""
 
 from __future__ import annotations
 

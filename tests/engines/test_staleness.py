@@ -1,4 +1,4 @@
-"""Plans are refused where anything that they depend on differs, and the message says what."""
+"""Plans are rejected where anything that they depend on differs, and the message says what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command from sources to bundle: what it writes, again and again the same, and what it refuses."""
+"""The command from sources to bundle: what it writes, again and again the same, and what it rejects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""External data: the format's own library reads it, kills and damage cost only what they touched, disks may refuse."""
+"""External data: the format's own library reads it, kills and damage cost only what they touched, disks may reject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way in which a build can go wrong: one clear line, nothing half-written, and what was killed goes on."""
+"""Every way in which a build can go wrong: one clear line, nothing half-written, and what was killed resumes."""
 
 from __future__ import annotations
 

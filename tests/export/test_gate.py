@@ -59,7 +59,7 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         decoded.append(latents.shape)
-        return latents - 0.5  # takes the shift away again: errors of picture and latent are then the same
+        return latents - 0.5  # takes the shift away again: errors of image and latent are then the same
 
     gate = check_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2)
     end, shifted = ((1 - r * 0.4) * (1 - r * 0.6) for r in (0.5, 0.51))
@@ -94,7 +94,7 @@ def test_relative_l2_is_per_picture() -> None:
 
 @dataclass(frozen=True)
 class Painted:
-    """What the embedded student painted, unquantised and in FP8. labels: the prompts' classes; judged: accuracies."""
+    """What the embedded student generated, unquantised and in FP8. labels: the prompts' classes; judged: accuracies."""
 
     plain: torch.Tensor
     fp8: torch.Tensor

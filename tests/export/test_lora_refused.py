@@ -1,4 +1,4 @@
-"""LoRAs that cannot be merged: each refused with what is wrong with it."""
+"""LoRAs that cannot be merged: each rejected with what is wrong with it."""
 
 from __future__ import annotations
 

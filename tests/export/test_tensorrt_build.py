@@ -1,4 +1,4 @@
-"""Plans from small graphs by the real builder: what is built, what is said of it, what is refused."""
+"""Plans from small graphs by the real builder: what is built, what is said of it, what is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resolutions, batch and text tokens as profiles, and what is refused."""
+"""Resolutions, batch and text tokens as profiles, and what is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which targets there are, what they refuse, which flavour serves them on which machine."""
+"""Which targets there are, what they reject, which flavour serves them on which machine."""
 
 from __future__ import annotations
 

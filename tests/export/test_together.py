@@ -196,7 +196,7 @@ def test_what_is_missing_while_another_builds_is_looked_at_again_after_it(tmp_pa
     work, checks = tmp_path / "work", []
     with pytest.raises(ExportError, match="no room"), alone(work, lambda: refuse(), pytest.fail):
         pass
-    assert not work.exists(), "a refused build leaves nothing"
+    assert not work.exists(), "a rejected build leaves nothing"
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(work)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -204,7 +204,7 @@ def test_what_is_missing_while_another_builds_is_looked_at_again_after_it(tmp_pa
         holder.stdout.readline()
         with alone(work, lambda: checks.append(holder.poll()), lambda _: holder.kill()):
             pass
-    assert checks == [-signal.SIGKILL], "it must not be refused for what the other build takes"
+    assert checks == [-signal.SIGKILL], "it must not be rejected for what the other build takes"
 
 
 def refuse() -> None:

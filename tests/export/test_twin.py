@@ -62,7 +62,7 @@ def test_only_what_repeats_is_smaller(twin: tuple[str, Path]) -> None:
 
 
 def test_every_network_of_a_twin_runs_at_a_sane_scale(twin: tuple[str, Path]) -> None:
-    """Means, gates, gammas, pictures and encodings are of order one: an error of one percent is one percent."""
+    """Means, gates, gammas, images and encodings are of order one: an error of one percent is one percent."""
     for network in networks(*twin).values():
         sizes = network.parity_sizes[0]
         reference = network.reference()

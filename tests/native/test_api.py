@@ -1,6 +1,6 @@
 """The library on ONNX Runtime through its C interface: other bundles than the embedded one, tokens, and early ends.
 
-``test_parity.py`` holds the embedded default to Python, picture by picture.
+``test_parity.py`` holds the embedded default to Python, image by image.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_a_token_that_the_network_does_not_know_is_an_error_and_no_crash(tiny: M
 
 
 def test_batches_are_as_small_as_the_bundle_says(library: Library, onnxruntime_library: Path, tmp_path: Path) -> None:
-    """Eleven pictures of five different prompts, four at most at a time: text encoders and backbone in batches."""
+    """Eleven images of five different prompts, four at most at a time: text encoders and backbone in batches."""
     manifest = open_bundle(TINY).manifest
     limits = msgspec.structs.replace(manifest.limits, batch=Range(1, 1, 4))
     changed = msgspec.structs.replace(manifest, limits=limits, files=(), digest="")

@@ -1,4 +1,4 @@
-"""The native core takes and refuses the bundles that Python takes and refuses, in the same words."""
+"""The native core takes and rejects the bundles that Python takes and rejects, in the same words."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ _EDITS = st.lists(st.tuples(st.integers(0, len(_GOOD) - 1), st.integers(0, 9), _
 @given(edits=_EDITS)
 @example(edits=[(0, 0, b"")])
 def test_bytes_changed_anywhere(edits: list[tuple[int, int, bytes]], probe: Probe) -> None:
-    """Both accept or both refuse, with one message (its cause, which a library words, included)."""
+    """Both accept or both reject, with one message (its cause, which a library words, included)."""
     data = _GOOD
     for position, removed, piece in edits:
         data = data[:position] + piece + data[position + removed :]

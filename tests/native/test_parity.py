@@ -1,4 +1,4 @@
-"""The embedded default through C++ and through Python, on one release of ONNX Runtime: the same pictures.
+"""The embedded default through C++ and through Python, on one release of ONNX Runtime: the same images.
 
 Latents are held to 1e-5 of their largest value, PNG files to their bytes (where both zlibs are of one release; else to
 their pixels and settings).

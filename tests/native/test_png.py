@@ -31,7 +31,7 @@ TEXTS = [
 
 
 def native(program: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """What the probe answers to each picture with its settings."""
+    """What the probe answers to each image with its settings."""
     lines = [
         json.dumps(
             {

@@ -79,7 +79,7 @@ def test_generations_leak_nothing() -> None:
 
 
 def test_memory_is_flat(native_build: Path, onnxruntime_library: Path) -> None:
-    """Without sanitizers, whose own memory grows: 600 pictures need no more than 260 did, with models opened anew.
+    """Without sanitizers, whose own memory grows: 600 images need no more than 260 did, with models opened anew.
 
     What malloc has handed out is exact; what is resident depends on how the allocator's arenas fall out.
     """

@@ -1,4 +1,4 @@
-"""``arcflow-serve`` with the embedded default, over real sockets: pictures, limits, callers who leave, and its end."""
+"""``arcflow-serve`` with the embedded default, over real sockets: images, limits, callers who leave, and its end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runtime.image import encode_png
 
 PROMPT = "a dark ankle boot"
 SLOW: dict[str, Any] = {"prompt": PROMPT, "n": 10, "size": "64x64", "nfe": 64}
-"""Seconds of work: ten of the largest pictures with the most evaluations."""
+"""Seconds of work: ten of the largest images with the most evaluations."""
 
 Start = Callable[..., Server]
 

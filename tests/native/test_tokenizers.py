@@ -271,7 +271,7 @@ def test_a_map_of_characters_with_wild_indices_is_survived(native: Native) -> No
 
 
 def test_bytes_that_are_not_text_are_refused(native: Native) -> None:
-    """Requests with them are refused before; Python's tokenizer cannot be given any."""
+    """Requests with them are rejected before; Python's tokenizer cannot be given any."""
     both(native, "tiny-clip")
     for data in [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"ok \x80"]:
         answer = native.ask(base64=[base64.b64encode(data).decode()])

@@ -215,7 +215,7 @@ def _case(source: random.Random, word: str) -> str:
 
 
 def prompts(count: int, seed: int) -> list[str]:
-    """Strings without NUL and surrogates (a request with them is refused): short ones, long ones, every script."""
+    """Strings without NUL and surrogates (a request with them is rejected): short ones, long ones, every script."""
     source = random.Random(seed)
     words = sorted({word for line in corpus() for word in line.split()})
     result = [*_PIECES, "", " ", "a" * 10000, "\u00e9" * 3000, " " * 3000, "ab" * 4000, "!" * 5000, "\n" * 2000]

@@ -1,4 +1,4 @@
-"""The committed default, from prompt and noise to picture, against the same student in torch."""
+"""The committed default, from prompt and noise to image, against the same student in torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_latents_and_pictures_are_those_of_torch(nfe: int) -> None:
 
 
 def _torch(pipeline: Pipeline, nfe: int) -> tuple[Any, Any]:
-    """Latents [2, 4, 8, 8] and pictures [2, 32, 32, 3] by arcflow's solver and diffusers' parts."""
+    """Latents [2, 4, 8, 8] and images [2, 32, 32, 3] by arcflow's solver and diffusers' parts."""
     import torch
     from diffusers import FluxPipeline
 

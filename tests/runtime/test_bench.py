@@ -1,4 +1,4 @@
-"""The benchmark command: what it measures, prints and draws, and what it refuses."""
+"""The benchmark command: what it measures, prints and draws, and what it rejects."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_baseline_runs_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture
     table, result = bench(["--baseline", "teacher", "--baseline-runs", "1", *sources], tmp_path, capsys)
     (teacher,) = result["baselines"]
     assert (teacher["what"], teacher["evaluations"], teacher["runs"]) == ("teacher", 50, 1)
-    assert "x ours a picture" in table
+    assert "x ours an image" in table
     assert teacher["total_s"] > 3 * result["total_s"]["median"]
 
 

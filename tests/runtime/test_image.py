@@ -38,7 +38,7 @@ def test_the_same_picture_gives_the_same_bytes(picture: NDArray[np.uint8]) -> No
     assert encode_png(picture, SETTINGS) == encode_png(picture.copy(), dict(SETTINGS))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a picture"])
+@pytest.mark.parametrize("content", [None, b"", b"not an image"])
 def test_settings_of_what_is_not_ours(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "x.png"
     if content is None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: what is refused where there is none, and that nothing is left to the CPU in silence."""
+"""ONNX Runtime on a GPU: what is rejected where there is none, and that nothing is left to the CPU in silence."""
 
 from __future__ import annotations
 

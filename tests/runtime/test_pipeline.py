@@ -1,4 +1,4 @@
-"""The pipeline: what it gives, that it gives it again, and what it refuses."""
+"""The pipeline: what it gives, that it gives it again, and what it rejects."""
 
 from __future__ import annotations
 

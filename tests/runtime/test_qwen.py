@@ -1,4 +1,4 @@
-"""Qwen-Image, from prompts to pictures, against diffusers' own pipeline around the same student in torch."""
+"""Qwen-Image, from prompts to images, against diffusers' own pipeline around the same student in torch."""
 
 from __future__ import annotations
 

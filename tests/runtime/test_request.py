@@ -53,7 +53,7 @@ def test_what_is_allowed(allowed: dict[str, Any]) -> None:
         ("a", {"nfe": 65}, "nfe is 65"),
         ("a", {"num_images": 0}, "num_images is 0"),
         ("a", {"num_images": MAX_IMAGES + 1}, "num_images is"),
-        (["a", "b"], {"num_images": MAX_IMAGES}, "2048 pictures in all"),
+        (["a", "b"], {"num_images": MAX_IMAGES}, "2048 images in all"),
         ("a", {"width": 8}, "width is 8; it must be from 16 to 64"),
         ("a", {"width": 10**9}, "width is 1000000000"),
         ("a", {"height": 72}, "height is 72"),

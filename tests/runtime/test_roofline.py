@@ -1,4 +1,4 @@
-"""Counting a network: against torch's own counter, against shapes worked out by hand, and what is refused."""
+"""Counting a network: against torch's own counter, against shapes worked out by hand, and what is rejected."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ inline void check_ending(const std::string& path) {
   }
 }
 
-// Of every picture of the request its file, followed by those of its previews.
+// Of every image of the request its file, followed by those of its previews.
 inline std::vector<std::string> targets(const std::string& out, std::uint32_t count, std::uint32_t previews) {
   std::vector<std::string> paths;
   for (std::uint32_t index = 0; index < count; ++index) {

@@ -81,21 +81,21 @@ std::uint32_t small(const Numbers& numbers, const std::string& name, std::uint32
 // Reads the command line; gives an exit code where there is nothing more to do.
 std::optional<int> parse(int count, char** words, Arguments& arguments) {
   arguments.model.bundle = "tiny";
-  CLI::App app("Generate pictures from a prompt.", "arcflow-cli");
+  CLI::App app("Generate images from a prompt.", "arcflow-cli");
   app.footer(kExamples);
   app.option_defaults()->take_last();
-  app.add_option("prompt", arguments.prompt, "what the picture should show")->required();
+  app.add_option("prompt", arguments.prompt, "what the image should show")->required();
   app.add_option("--model", arguments.model.bundle, "a model's name, or a bundle's folder (default: tiny)");
   app.add_option("--precision", arguments.model.precision, "which bundle of the model: fp32, ...");
   app.add_option("--target", arguments.model.target, "which bundle of the model: cpu, ...");
   app.add_option("--library", arguments.model.library, "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME)");
   const std::vector<std::pair<std::string, std::string>> numbers = {
-      {"seed", "0 to 2^64 - 1 (default: 0); picture j uses seed + j"},
+      {"seed", "0 to 2^64 - 1 (default: 0); image j uses seed + j"},
       {"nfe", "network evaluations (default: the bundle's, 2 for tiny)"},
-      {"num_images", "pictures to make (default: 1)"},
+      {"num_images", "images to make (default: 1)"},
       {"width", "pixels, within the bundle's limits (default: its usual width)"},
       {"height", "pixels, within the bundle's limits (default: its usual height)"},
-      {"previews", "also write so many frames between noise and picture"},
+      {"previews", "also write so many frames between noise and image"},
       {"scale", "enlarge each pixel to N x N (default: 1)"},
       {"threads", "compute threads (default: the cores, at most 8)"}};
   for (const auto& [name, help] : numbers) {
@@ -185,7 +185,7 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
 }
 
 // Ends the program. The system takes back at once what the model would give back piece by piece, in a tenth of the time
-// that a small model's picture takes.
+// that a small model's image takes.
 [[noreturn]] void leave() { std::_Exit(std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : 1); }
 
 [[noreturn]] void generate(const Arguments& arguments) {
@@ -271,7 +271,7 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
 }
 
 // glibc reads how it is to allot memory when a process starts, and only from its environment: so this program starts
-// once more, with pages of 2 MiB and memory that is kept when it is freed. Of the time to a small model's picture the
+// once more, with pages of 2 MiB and memory that is kept when it is freed. Of the time to a small model's image the
 // system spends a third on pages of 4 KiB. Where that is not possible all goes on as it is; a value of the user's
 // stays.
 void start_with_large_pages(char** words) {

@@ -1,4 +1,4 @@
-// The small kernels beside the solver: noise, tokens to latents, pictures to bytes, and the search for NaN and
+// The small kernels beside the solver: noise, tokens to latents, images to bytes, and the search for NaN and
 // infinity.
 #pragma once
 
@@ -50,7 +50,7 @@ ARCFLOW_DEVICE void unpack(const float* tokens, float* latents, unsigned long lo
   }
 }
 
-// plane: pixels of a picture. Four pixels a thread, with 16-byte loads and 4-byte stores where the planes allow it.
+// plane: pixels of an image. Four pixels a thread, with 16-byte loads and 4-byte stores where the planes allow it.
 ARCFLOW_DEVICE void to_rgb8(const float* images, unsigned char* pixels, unsigned long long batch,
                             unsigned long long plane) {
   const bool wide = plane % 4 == 0;

@@ -1,4 +1,4 @@
-// libFuzzer over the manifest's reader: any bytes are taken or refused with an Error; nothing else leaves it.
+// libFuzzer over the manifest's reader: any bytes are taken or rejected with an Error; nothing else leaves it.
 //
 // The reader checks a digest of the bytes, which a fuzzer cannot guess: each input is read as it is, and once more with
 // a digest that fits, so that the rules behind it are reached.

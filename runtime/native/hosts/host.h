@@ -141,7 +141,7 @@ struct ArcflowHostApi {
   std::int32_t (*synchronize)(ArcflowHostSession*, ArcflowHostError*);
 
   // A recorded stretch of work, by key: begin returns with *mode 0: do the calls, nothing is recorded (a host without
-  // graphs, or a shape whose capture was refused); 1: do the calls, they are being recorded; 2: skip the calls, end
+  // graphs, or a shape whose capture was rejected); 1: do the calls, they are being recorded; 2: skip the calls, end
   // replays them. Buffers and shapes of a key never change while it is recorded. end must follow begin.
   std::int32_t (*graph_begin)(ArcflowHostSession*, std::uint64_t key, std::int32_t* mode, ArcflowHostError*);
   std::int32_t (*graph_end)(ArcflowHostSession*, ArcflowHostError*);

@@ -30,7 +30,7 @@ std::int32_t guard(ArcflowHostError* error, Action&& action) noexcept {
   } catch (const core::Error& failure) {
     return tell(failure.what(), failure.code());
   } catch (const std::bad_alloc&) {
-    return tell("main memory is exhausted; ask for fewer or smaller pictures at once", ARCFLOW_OUT_OF_MEMORY);
+    return tell("main memory is exhausted; ask for fewer or smaller images at once", ARCFLOW_OUT_OF_MEMORY);
   } catch (const std::exception& failure) {
     return tell(failure.what(), ARCFLOW_INTERNAL);
   } catch (...) {

@@ -45,7 +45,7 @@ ApiError plain_error(int status) {
       break;
   }
   if (status < 500) {
-    return {status, kInvalid, "refused", "the request was refused by the HTTP layer", "", 0};
+    return {status, kInvalid, "refused", "the request was rejected by the HTTP layer", "", 0};
   }
   return {status, "server_error", "internal", "the server failed; its log says more under this request's id", "", 0};
 }

@@ -1,4 +1,4 @@
-// What the service answers in place of pictures: a status and a body in the shape that OpenAI's clients read.
+// What the service answers in place of images: a status and a body in the shape that OpenAI's clients read.
 #pragma once
 
 #include <string>

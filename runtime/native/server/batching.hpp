@@ -1,4 +1,4 @@
-// Which waiting pictures go through the networks together. Pure: the queue and the time come from the caller.
+// Which waiting images go through the networks together. Pure: the queue and the time come from the caller.
 #pragma once
 
 #include <chrono>
@@ -19,7 +19,7 @@ using Clock = std::chrono::steady_clock;
 struct Ticket {
   Shape shape;
   std::string prompt;
-  std::vector<std::uint64_t> seeds;  // one a picture
+  std::vector<std::uint64_t> seeds;  // one an image
   Clock::time_point arrived;
   Clock::time_point deadline;
 
@@ -27,15 +27,15 @@ struct Ticket {
   std::size_t taken = 0;          // the first so many are made or being made
   bool alone = false;             // not to be joined with others: a batch that it was in failed
   bool abandoned = false;         // nobody waits for it any more
-  bool done = false;              // all pictures made, or failed
+  bool done = false;              // all images made, or failed
   std::string failure;            // why not; "" for success
   bool invalid = false;           // the failure is the request's own fault
-  std::size_t batch = 0;          // pictures in the largest batch that it was in
+  std::size_t batch = 0;          // images in the largest batch that it was in
   StageSeconds seconds;           // summed over its batches
   Clock::time_point started;
 };
 
-// `count` pictures of a ticket from `first` on, as part of a batch.
+// `count` images of a ticket from `first` on, as part of a batch.
 struct Share {
   std::shared_ptr<Ticket> ticket;
   std::size_t first = 0, count = 0;
@@ -43,10 +43,10 @@ struct Share {
 
 using Queue = std::deque<std::shared_ptr<Ticket>>;
 
-// Takes the next batch out of the queue: the oldest request's pictures, then those of later requests with the same
+// Takes the next batch out of the queue: the oldest request's images, then those of later requests with the same
 // shape as far as they fit, in the order of arrival. So nobody is overtaken by a request that does not ride along.
 // A request that is taken only in part keeps its place; one that is taken whole leaves the queue.
-// most: pictures of a batch, 1 or more. Gives nothing where the queue is empty.
+// most: images of a batch, 1 or more. Gives nothing where the queue is empty.
 std::vector<Share> take_batch(Queue& queue, std::size_t most);
 
 // Until when a free worker should hold back for others to join. Now or earlier: go at once. crowded: the batch before

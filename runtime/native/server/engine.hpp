@@ -23,7 +23,7 @@ struct ModelDescription {
   std::uint32_t nfe = 1, max_nfe = 1;
 };
 
-// Pictures that can go through the networks together have equal shapes.
+// Images that can go through the networks together have equal shapes.
 struct Shape {
   std::uint32_t width = 0, height = 0, nfe = 0;
   friend bool operator==(const Shape& a, const Shape& b) {
@@ -36,7 +36,7 @@ struct Item {
   std::uint64_t seed = 0;
 };
 
-// rgb8: [height, width, 3]. settings: the JSON object that goes into the picture's file.
+// rgb8: [height, width, 3]. settings: the JSON object that goes into the image's file.
 struct Picture {
   std::vector<std::uint8_t> rgb8;
   std::string settings;
@@ -83,11 +83,11 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual const ModelDescription& model() const = 0;
-  // Throws EngineError(kInvalid) with the library's own words where it would refuse this prompt at this shape.
+  // Throws EngineError(kInvalid) with the library's own words where it would reject this prompt at this shape.
   virtual void check(const Shape& shape, const std::string& prompt) const = 0;
   virtual std::unique_ptr<EngineSession> session() = 0;
   virtual std::unique_ptr<CancelToken> cancel_token() = 0;
-  // The picture as a PNG file.
+  // The image as a PNG file.
   virtual std::string encode(const Shape& shape, const Picture& picture) const = 0;
 };
 

@@ -1,4 +1,4 @@
-// arcflow::Error becomes EngineError, and a batch of anybody's pictures becomes one request.
+// arcflow::Error becomes EngineError, and a batch of anybody's images becomes one request.
 #include "server/library_engine.hpp"
 
 #include <arcflow/arcflow.hpp>
@@ -25,7 +25,7 @@ auto guarded(const Call& call) {
   }
 }
 
-// A batch in the library's terms: a prompt and a seed for each picture. Equal prompts are encoded once.
+// A batch in the library's terms: a prompt and a seed for each image. Equal prompts are encoded once.
 Request request_of(const Shape& shape, const std::vector<Item>& items) {
   Request request;
   for (const Item& item : items) {
@@ -108,7 +108,7 @@ class LibraryEngine final : public Engine {
   }
 
   std::string encode(const Shape& shape, const Picture& picture) const override {
-    // "scale" is what the generate command writes for a picture that is not enlarged: the files are equal.
+    // "scale" is what the generate command writes for an image that is not enlarged: the files are equal.
     std::string settings = picture.settings;
     settings.insert(settings.rfind('}'), ", \"scale\": 1");
     return guarded([&] { return encode_png({shape.width, shape.height, picture.rgb8}, settings); });

@@ -1,4 +1,4 @@
-// arcflow-serve: opens a bundle and serves pictures from it until it is told to stop.
+// arcflow-serve: opens a bundle and serves images from it until it is told to stop.
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
@@ -21,7 +21,7 @@ namespace arcflow::serve {
 namespace {
 
 constexpr int kUsage = 2;
-// Threads for callers that wait for no picture: health checks, metrics, and those that are being refused.
+// Threads for callers that wait for no image: health checks, metrics, and those that are being rejected.
 constexpr std::size_t kSpareThreads = 32;
 constexpr std::size_t kUsualBatch = 32;  // at most, of the models there are
 constexpr double kLastAnswers = 5;       // seconds for the callers to take their answers at the end
@@ -90,7 +90,7 @@ int fail(const std::string& message) {
 
 ConnectionRules rules_of(const Options& options) {
   ConnectionRules rules;
-  // Whoever waits for a picture holds a thread, so that all who may wait have one and the rest can be told.
+  // Whoever waits for an image holds a thread, so that all who may wait have one and the rest can be told.
   const std::size_t batch = options.max_batch == 0 ? kUsualBatch : options.max_batch;
   rules.threads = options.queue + options.workers * batch + kSpareThreads;
   rules.max_body = options.max_body;

@@ -158,10 +158,10 @@ std::string Metrics::render() const {
            "\"} " + std::to_string(count) + "\n";
   }
   out += gauge("arcflow_queue_depth", "Requests that wait for a worker.", static_cast<double>(queued_));
-  out += gauge("arcflow_in_flight_images", "Pictures that are being made.", static_cast<double>(pictures_));
+  out += gauge("arcflow_in_flight_images", "Images that are being made.", static_cast<double>(pictures_));
   out += gauge("arcflow_running_batches", "Batches that are being made.", static_cast<double>(running_));
   out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
-  out += head("arcflow_images_total", "counter", "Pictures that were sent.") + "arcflow_images_total " +
+  out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +
          std::to_string(images_) + "\n";
   const auto reasons = [&out](const std::string& name, const char* help, const auto& counts) {
     out += head(name, "counter", help);
@@ -170,8 +170,8 @@ std::string Metrics::render() const {
     }
   };
   reasons("arcflow_rejected_total", "Generation requests that were not accepted.", rejected_);
-  reasons("arcflow_cancelled_total", "Accepted requests that ended without pictures.", cancelled_);
-  out += head("arcflow_batch_size", "histogram", "Pictures of a batch.") + batches_.render("arcflow_batch_size", "");
+  reasons("arcflow_cancelled_total", "Accepted requests that ended without images.", cancelled_);
+  out += head("arcflow_batch_size", "histogram", "Images of a batch.") + batches_.render("arcflow_batch_size", "");
   out += head("arcflow_stage_seconds", "histogram",
               "Seconds by stage: queue, encode and total of a request, the others of a batch.");
   for (const auto& [stage, histogram] : stages_) {

@@ -34,7 +34,7 @@ class Metrics {
 
   // A request is answered. route: one of the service's, or "other", so that callers cannot make up label values.
   void count_request(const std::string& route, int status);
-  // queued: requests that wait. pictures, batches: that are being made now.
+  // queued: requests that wait. images, batches: that are being made now.
   void set_load(std::size_t queued, std::size_t pictures, std::size_t batches);
   void set_ready(bool ready);
   void observe_batch(std::size_t pictures);

@@ -30,7 +30,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   Options options;
   LibraryOptions& library = options.library;
   library.bundle = "tiny";
-  CLI::App app("Serve pictures over HTTP, as OpenAI's images API has it.", "arcflow-serve");
+  CLI::App app("Serve images over HTTP, as OpenAI's images API has it.", "arcflow-serve");
   app.footer(kExamples);
   app.set_version_flag("--version", "arcflow-serve, interface version " + std::to_string(ARCFLOW_API_VERSION));
   app.get_formatter()->column_width(32);
@@ -49,13 +49,13 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   app.add_option("--port", options.port, "0: any free one, which the log tells")
       ->check(CLI::Range(0, 65535))
       ->type_name("N");
-  app.add_option("--workers", options.workers, "sessions that make pictures at the same time")
+  app.add_option("--workers", options.workers, "sessions that make images at the same time")
       ->check(CLI::Range(1, 64))
       ->type_name("N");
   app.add_option("--queue", options.queue, "requests that may wait; more get 429")
       ->check(CLI::Range(1, 1000))
       ->type_name("N");
-  app.add_option("--max-batch", options.max_batch, "pictures made together; 0: what the model takes")
+  app.add_option("--max-batch", options.max_batch, "images made together; 0: what the model takes")
       ->check(CLI::Range(0, 1024))
       ->type_name("N");
   app.add_option("--batch-wait", options.batch_wait, "how long to wait for others to join, while there are others")

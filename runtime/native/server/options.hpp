@@ -17,7 +17,7 @@ struct Options {
   int port = 8080;
   std::size_t workers = 1;
   std::size_t queue = 64;
-  std::size_t max_batch = 0;  // pictures; 0: the model's
+  std::size_t max_batch = 0;  // images; 0: the model's
   double batch_wait = 2;      // milliseconds
   double timeout = 60;        // seconds
   double grace = 30;          // seconds

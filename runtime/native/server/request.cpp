@@ -13,7 +13,7 @@ namespace arcflow::serve {
 
 namespace {
 
-// Fields of OpenAI's that change nothing here. Whoever sends them gets a picture all the same.
+// Fields of OpenAI's that change nothing here. Whoever sends them gets an image all the same.
 constexpr std::array<std::string_view, 6> kIgnored = {"user",    "quality", "style", "moderation", "output_compression",
                                                       "metadata"};
 constexpr std::array<std::string_view, 12> kKnown = {
@@ -70,12 +70,12 @@ const std::string* text_of(const Fields& fields, const std::string& name) {
 std::string prompt_of(const Fields& fields) {
   const std::string* prompt = text_of(fields, "prompt");
   if (prompt == nullptr) {
-    throw bad_request("there is no prompt: say in a few words what the picture should show", "prompt", "missing_field");
+    throw bad_request("there is no prompt: say in a few words what the image should show", "prompt", "missing_field");
   }
   const bool blank =
       std::all_of(prompt->begin(), prompt->end(), [](unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
   if (blank) {
-    throw bad_request("the prompt is empty: say in a few words what the picture should show", "prompt");
+    throw bad_request("the prompt is empty: say in a few words what the image should show", "prompt");
   }
   if (prompt->find('\0') != std::string::npos) {
     throw bad_request("the prompt is not plain text: it holds a NUL", "prompt");

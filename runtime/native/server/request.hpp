@@ -1,4 +1,5 @@
-// From the bytes of a request to what shall be painted, or to the error that says why not. Pure: no clock, no network.
+// From the bytes of a request to what shall be generated, or to the error that says why not. Pure: no clock, no
+// network.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 
 namespace arcflow::serve {
 
-constexpr std::uint32_t kMaxImages = 10;              // pictures of one request, as OpenAI has it
+constexpr std::uint32_t kMaxImages = 10;              // images of one request, as OpenAI has it
 constexpr std::size_t kMaxPromptCharacters = 10'000;  // as everywhere in ArcFlow
 constexpr std::size_t kMaxRequestId = 128;
 

@@ -202,7 +202,7 @@ void Scheduler::run(EngineSession& session, Running& running) {
   try {
     BatchResult result = session.generate(running.shares.front().ticket->shape, items, *running.token);
     if (result.pictures.size() != items.size()) {
-      throw EngineError(EngineError::Kind::kOther, "the engine gave another number of pictures than it was asked for");
+      throw EngineError(EngineError::Kind::kOther, "the engine gave another number of images than it was asked for");
     }
     finish(running, std::move(result));
   } catch (const EngineError& error) {

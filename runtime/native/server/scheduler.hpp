@@ -18,7 +18,7 @@ namespace arcflow::serve {
 struct SchedulerOptions {
   std::size_t workers = 1;
   std::size_t queue = 64;     // requests that may wait, beside those that run
-  std::size_t max_batch = 1;  // pictures
+  std::size_t max_batch = 1;  // images
   Clock::duration batch_wait{};
   std::vector<Shape> warm_up;  // run at batch 1 and max_batch by every worker before it is ready
 };
@@ -52,7 +52,7 @@ class Scheduler {
   // Drops what waits and cancels what runs: their callers get kDropped.
   void abort();
 
-  // Seconds after which a refused caller may expect room, 1 to 60.
+  // Seconds after which a rejected caller may expect room, 1 to 60.
   int retry_after() const;
 
  private:

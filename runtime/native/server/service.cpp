@@ -215,7 +215,7 @@ void Service::generate(const Request& request, Response& response) {
     case Scheduler::Outcome::kFailed:
       visit_of(response).fields.emplace_back("failure", ticket->failure);
       return set_error(response,
-                       server_error(500, "generation_failed", "the picture could not be made: " + ticket->failure));
+                       server_error(500, "generation_failed", "the image could not be made: " + ticket->failure));
     case Scheduler::Outcome::kGone:
       metrics_.count_cancelled("client_gone");
       return set_error(response, server_error(kClientGone, "client_gone", "the caller closed the connection"));

@@ -181,7 +181,7 @@ void elements() {
   check(cuda::to_rgb8(images.data, pixels.data, 2, 256, 192, nullptr), "to_rgb8");
   std::vector<std::uint8_t> levels(pictures.size());
   core::to_rgb8(pictures.data(), 2, 256, 192, levels.data());
-  expect(pixels.host() == levels, "pictures to bytes");
+  expect(pixels.host() == levels, "images to bytes");
 
   DeviceArray<std::uint32_t> found(std::vector<std::uint32_t>(1, 7));
   check(cuda::find_nonfinite(images.data, pictures.size(), found.data, nullptr), "find_nonfinite");

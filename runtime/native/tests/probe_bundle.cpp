@@ -7,7 +7,7 @@
 //   {"op": "repr" | "fault", "hex": ...}         text as Python shows it -> {"ok": true, "text": ...}
 //
 // "verify" also asks whether the plans are this machine's. "env" of any line sets environment variables, null unsets.
-// What is refused answers {"code": ..., "message": ...}.
+// What is rejected answers {"code": ..., "message": ...}.
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-// Times the library on one bundle, one picture at a time, and prints medians in seconds as one JSON object.
+// Times the library on one bundle, one image at a time, and prints medians in seconds as one JSON object.
 // Usage: probe_latency LIBRARY BUNDLE ONNXRUNTIME THREADS RUNS PROMPT   (driven by benchmarks/latency.py)
 #include <dlfcn.h>
 

@@ -1,4 +1,4 @@
-// Generates many pictures with one model, sessions coming and going and some requests failing or being cancelled, and
+// Generates many images with one model, sessions coming and going and some requests failing or being cancelled, and
 // prints one JSON object: what was made, and the memory after the warm-up and at the same point of the last model's
 // life, resident and handed out by malloc; the latter does not depend on how it is cut up. A leak checker does the
 // rest. Usage: probe_soak BUNDLE ONNXRUNTIME COUNT
@@ -16,9 +16,9 @@
 namespace {
 
 constexpr int kWarmUp = 260;      // until every allocator has its arenas, also those of models that were closed
-constexpr int kNewSession = 25;   // pictures of one session
-constexpr int kNewModel = 100;    // pictures of one model
-constexpr int kSample = 60;       // pictures of a model after which memory is looked at
+constexpr int kNewSession = 25;   // images of one session
+constexpr int kNewModel = 100;    // images of one model
+constexpr int kSample = 60;       // images of a model after which memory is looked at
 constexpr int kDisturbance = 10;  // every tenth request is one that fails
 
 const ArcflowApi& api() { return *arcflow_get_api(ARCFLOW_API_VERSION); }
@@ -98,7 +98,7 @@ struct Program {
     return code(api().session_generate(session, &request, &output));
   }
 
-  // A request that is refused, one that a callback ends, or one whose token was cancelled before.
+  // A request that is rejected, one that a callback ends, or one whose token was cancelled before.
   int disturb(ArcflowRequest request, int kind) {
     ArcflowCancel* cancel = nullptr;
     if (kind == 0) request.width = 1;
@@ -113,7 +113,7 @@ struct Program {
     return result;
   }
 
-  // The picture's file, as a service would send it.
+  // The image's file, as a service would send it.
   std::size_t encode(const ArcflowRequest& request) {
     auto shape = ARCFLOW_INIT(ArcflowShape);
     require(api().model_shape(model, &request, &shape));

@@ -1,6 +1,6 @@
 // The TensorRT host's own logic, driven through its table of functions over stand-ins for CUDA and TensorRT: streams,
-// staging, recordings and their refusals, interrupts, errors, and that nothing is leaked. Where there is a GPU the real
-// libraries take their place; this says nothing about those. Built by hosts/tensorrt/CMakeLists.txt.
+// staging, recordings and their rejections, interrupts, errors, and that nothing is leaked. Where there is a GPU the
+// real libraries take their place; this says nothing about those. Built by hosts/tensorrt/CMakeLists.txt.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
@@ -215,7 +215,7 @@ TEST_CASE("what is written and copied in a stretch is replayed") {
   }
 }
 
-TEST_CASE("a refused capture loses nothing") {
+TEST_CASE("a rejected capture loses nothing") {
   const NothingLeft after;
   Host host;
   host.write(kOnes);
@@ -343,7 +343,7 @@ TEST_CASE("finite, latents, pixels and the solver reach their buffers") {
   host.check(host.api->to_rgb8(host.session, host.buffers[0], host.buffers[1], 1, 1, 1, &host.error));
 }
 
-TEST_CASE("what does not fit is refused") {
+TEST_CASE("what does not fit is rejected") {
   const NothingLeft after;
   Host host;
   CHECK(host.run(0, 1, 9) == ARCFLOW_BACKEND_UNAVAILABLE);

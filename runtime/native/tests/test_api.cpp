@@ -210,7 +210,7 @@ TEST_CASE("a model that cannot be opened") {
   check(open("../evil"), ARCFLOW_INVALID_ARGUMENT, "host is '../evil'");
   check(open("old"), ARCFLOW_BACKEND_UNAVAILABLE, "is not of this library's version");
   check(open("empty"), ARCFLOW_BACKEND_UNAVAILABLE, "is not of this library's version");
-  check(open("fake", "broken"), ARCFLOW_BACKEND_UNAVAILABLE, "told to refuse the model");
+  check(open("fake", "broken"), ARCFLOW_BACKEND_UNAVAILABLE, "told to reject the model");
   CHECK(model == nullptr);
 
   ArcflowModelOptions options = ARCFLOW_INIT(ArcflowModelOptions);
@@ -225,7 +225,7 @@ TEST_CASE("a model that cannot be opened") {
   check(said(api().model_open(context.get(), &options, &none)), ARCFLOW_BUNDLE_REJECTED, "bf16");
 }
 
-TEST_CASE("a bundle that was altered is refused, whatever the file") {
+TEST_CASE("a bundle that was altered is rejected, whatever the file") {
   const auto context = make_context();
   for (const char* file :
        {"backbone.onnx", "clip.onnx", "t5.onnx", "vae_decoder.onnx", "tokenizers/t5.json", "manifest.json"}) {

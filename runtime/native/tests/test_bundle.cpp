@@ -114,7 +114,7 @@ TEST_CASE("bytes live as long as their blob, whatever becomes of bundle and file
   CHECK(text(mapped) == "clip.onnx");
 }
 
-TEST_CASE("what takes a file's place after opening is refused") {
+TEST_CASE("what takes a file's place after opening is rejected") {
   const SmallBundle small;
   const Bundle bundle = Bundle::open(small.root);
   const fs::path file = small.root / "clip.onnx";
@@ -167,7 +167,7 @@ TEST_CASE("while another thread exchanges a file, each read gives the checked by
   }
   stop = true;
   other.join();
-  MESSAGE(taken, " reads taken, ", refused, " refused");
+  MESSAGE(taken, " reads taken, ", refused, " rejected");
   CHECK(taken > 0);
   CHECK(refused > 0);
 }

@@ -69,7 +69,7 @@ TEST_CASE("outputs that are not wanted, or too small") {
         "latent_floats of the output is 0; the request makes 256");
 }
 
-TEST_CASE("a picture does not depend on what is made beside it") {
+TEST_CASE("an image does not depend on what is made beside it") {
   Fixture f;
   f.call.prompts = {"a dark bag", "a light shirt", "a dark bag"};
   f.call.use_prompts();
@@ -93,7 +93,7 @@ TEST_CASE("a picture does not depend on what is made beside it") {
   }
 }
 
-TEST_CASE("a seed for each picture") {
+TEST_CASE("a seed for each image") {
   Fixture f;
   const std::uint64_t seeds[] = {9, 5, 9};
   f.call.request.seeds = seeds;
@@ -106,7 +106,7 @@ TEST_CASE("a seed for each picture") {
   CHECK(picture(0) == picture(2));
   CHECK(picture(0) != picture(1));
   f.call.request.seed_count = 2;
-  check(f.generate(), ARCFLOW_INVALID_ARGUMENT, "seed_count is 2, but the request makes 3 pictures");
+  check(f.generate(), ARCFLOW_INVALID_ARGUMENT, "seed_count is 2, but the request makes 3 images");
 }
 
 TEST_CASE("tokens in place of prompts") {
@@ -128,7 +128,7 @@ TEST_CASE("tokens in place of prompts") {
   f.call.request.token_count = 2;
   REQUIRE(f.generate().ok());
   const std::vector<float> both = f.call.latents;
-  // What lies under the mask does not matter; the second prompt alone makes the second picture.
+  // What lies under the mask does not matter; the second prompt alone makes the second image.
   const std::int64_t other[] = {618, 5, 6, 619, 17, 618, 7, 619, 18, 19};
   tokens[1].ids = other;
   REQUIRE(f.generate().ok());
@@ -168,7 +168,7 @@ TEST_CASE("steps are reported in order") {
   CHECK(seen.steps[2].sigma_to == 0.0);
 }
 
-TEST_CASE("previews, noisiest first, do not change the picture") {
+TEST_CASE("previews, noisiest first, do not change the image") {
   Fixture f;
   f.call.request.num_images = 2;
   REQUIRE(f.generate().ok());
@@ -215,7 +215,7 @@ TEST_CASE("a prompt that was cut brings a warning") {
   CHECK(f.lines.has("2 the clip encoder takes 24 tokens"));
 }
 
-TEST_CASE("recorded work gives the same pictures, with no wait inside") {
+TEST_CASE("recorded work gives the same images, with no wait inside") {
   Fixture plain;
   Fixture f("recall");
   REQUIRE(plain.generate().ok());

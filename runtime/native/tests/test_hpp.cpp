@@ -1,4 +1,4 @@
-// The C++ header over the real library: ownership, errors, callbacks that throw, and what it refuses by itself.
+// The C++ header over the real library: ownership, errors, callbacks that throw, and what it rejects by itself.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
@@ -58,7 +58,7 @@ TEST_CASE("a model says what it is") {
   CHECK(tiny().memory().device_bytes == 0);
 }
 
-TEST_CASE("pictures, floats and latents") {
+TEST_CASE("images, floats and latents") {
   arcflow::Session session = tiny().session();
   arcflow::Request request = boot();
   request.num_images = 3;
@@ -67,7 +67,7 @@ TEST_CASE("pictures, floats and latents") {
   CHECK(result.rgb8.size() == 3 * 32 * 32 * 3);
   CHECK(result.images.size() == result.rgb8.size());
   CHECK(result.latents.size() == 3 * 4 * 8 * 8);
-  for (std::size_t i = 0; i < 32 * 32; ++i) {  // The first picture's red channel, by both ways.
+  for (std::size_t i = 0; i < 32 * 32; ++i) {  // The first image's red channel, by both ways.
     const float level = std::nearbyint(std::clamp((result.images[i] + 1.0f) * 127.5f, 0.0f, 255.0f));
     CHECK(std::abs(level - static_cast<float>(result.rgb8[3 * i])) <= 1.0f);
   }
@@ -78,7 +78,7 @@ TEST_CASE("pictures, floats and latents") {
   CHECK(result.output.total_seconds > 0.0);
   CHECK(result.output.rgb8 == nullptr);
 
-  // One by one with seeds of their own, by pixels alone, in another session: the same pictures.
+  // One by one with seeds of their own, by pixels alone, in another session: the same images.
   arcflow::Session other = tiny().session();
   request.num_images = 0;
   request.seed = 8;
@@ -178,7 +178,7 @@ TEST_CASE("a deadline") {
   check_code(ARCFLOW_DEADLINE_EXCEEDED, "", [&] { session.generate(request); });
 }
 
-TEST_CASE("what is refused") {
+TEST_CASE("what is rejected") {
   check_code(ARCFLOW_BUNDLE_REJECTED, "no bundle", [] { arcflow::Context().open("./nowhere"); });
   check_code(ARCFLOW_BUNDLE_REJECTED, "", [] { arcflow::verify_bundle("/nowhere"); });
   arcflow::verify_bundle(kTiny);
@@ -249,7 +249,7 @@ TEST_CASE("sessions of one model in several threads") {
   for (const auto& result : results) CHECK(result == expected);
 }
 
-TEST_CASE("an older library is refused, not called") {
+TEST_CASE("an older library is rejected, not called") {
   ArcflowApi old = *arcflow::linked_api();
   old.struct_size -= sizeof(void*);
   check_code(ARCFLOW_BACKEND_UNAVAILABLE, "older than this program's", [&] { arcflow::Context({}, &old); });

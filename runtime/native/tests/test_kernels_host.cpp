@@ -83,7 +83,7 @@ TEST_CASE("tokens to latents, to the bit") {
   }
 }
 
-TEST_CASE("pictures to bytes, to the bit") {
+TEST_CASE("images to bytes, to the bit") {
   std::mt19937 random(4);
   std::normal_distribution<float> gauss;
   for (const std::size_t height : {std::size_t{8}, std::size_t{5}}) {

@@ -1,4 +1,4 @@
-// The manifest's reader by itself: what it keeps, and that hostile text is refused with an Error and nothing else.
+// The manifest's reader by itself: what it keeps, and that hostile text is rejected with an Error and nothing else.
 // tests/native/test_bundle.py holds it to Python's words.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
@@ -24,7 +24,7 @@ std::string embedded() {
   return data.str();
 }
 
-// The message with which `data` is refused; "" where it is taken. Anything but an Error fails the test.
+// The message with which `data` is rejected; "" where it is taken. Anything but an Error fails the test.
 std::string refusal(const std::string& data) {
   try {
     parse_manifest(data);
@@ -67,7 +67,7 @@ TEST_CASE("no byte of it can change unseen, and no end is missed") {
   }
 }
 
-TEST_CASE("deep nesting is refused, and the stack is not used up") {
+TEST_CASE("deep nesting is rejected, and the stack is not used up") {
   for (const char* one : {"{\"a\":", "[", "{\"a\":["}) {
     std::string data = "{\"x\":";
     for (int i = 0; i < 100000; ++i) data += one;

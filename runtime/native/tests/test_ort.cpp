@@ -84,7 +84,7 @@ TEST_CASE("a network runs, and the same input gives the same bits") {
   for (const auto& result : results) CHECK(result == first);
 }
 
-TEST_CASE("what does not fit is refused and the session goes on") {
+TEST_CASE("what does not fit is rejected and the session goes on") {
   const Model model(tiny("vae_decoder"));
   REQUIRE(model.code == ARCFLOW_OK);
   Vae vae(model);

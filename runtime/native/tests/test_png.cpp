@@ -57,7 +57,7 @@ TEST_CASE("values are written as Python writes them") {
       "a bag\nseed: 7, sigmas: 1 0.25, x: null, y:  b");
 }
 
-TEST_CASE("settings that are no JSON object are refused") {
+TEST_CASE("settings that are no JSON object are rejected") {
   check_refused("", "syntax error");
   check_refused("[1]", "it is of the type array");
   check_refused("{\"a\": 1} x", "syntax error");
@@ -75,7 +75,7 @@ TEST_CASE("a locale changes nothing") {
   std::setlocale(LC_ALL, "C");
 }
 
-TEST_CASE("a picture's settings in the order of runtime/result.py") {
+TEST_CASE("an image's settings in the order of runtime/result.py") {
   Manifest manifest;
   manifest.model = "tiny";
   manifest.precision = "fp32";
@@ -130,7 +130,7 @@ TEST_CASE("the pixels come back") {
 
 TEST_CASE("sides out of range") {
   const std::uint8_t pixel[3] = {1, 2, 3};
-  CHECK_THROWS_WITH_AS(encode_png(pixel, 0, 1, nullptr), "a picture of 0 x 1 px; each side must be from 1 to 16384",
+  CHECK_THROWS_WITH_AS(encode_png(pixel, 0, 1, nullptr), "an image of 0 x 1 px; each side must be from 1 to 16384",
                        Error);
   CHECK_THROWS_AS(encode_png(pixel, 1, 16385, nullptr), Error);
 }

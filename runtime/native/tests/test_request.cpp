@@ -88,7 +88,7 @@ TEST_CASE("numbers outside what is allowed") {
   Asked two;
   two.texts = {"a", "b"};
   two.request.num_images = 1024;
-  two.refused("the request asks for 2048 pictures in all; at most 1024 are allowed");
+  two.refused("the request asks for 2048 images in all; at most 1024 are allowed");
 }
 
 TEST_CASE("hostile counts are not walked") {
@@ -97,10 +97,10 @@ TEST_CASE("hostile counts are not walked") {
   asked.request.prompts = &one;
   asked.request.prompt_count = std::numeric_limits<std::size_t>::max();
   asked.request.num_images = 4294967295U;
-  asked.refused("far too many pictures in all");
+  asked.refused("far too many images in all");
   asked.request.prompt_count = 1025;
   asked.request.num_images = 0;
-  asked.refused("1025 pictures in all");
+  asked.refused("1025 images in all");
 }
 
 TEST_CASE("seeds count on from the first, modulo 2^64") {

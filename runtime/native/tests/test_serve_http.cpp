@@ -26,7 +26,7 @@ class NoToken final : public CancelToken {
   void cancel() noexcept override {}
 };
 
-// Every picture is one grey pixel; its file is the seed's last byte.
+// Every image is one grey pixel; its file is the seed's last byte.
 class GreyEngine final : public Engine {
  public:
   GreyEngine() {
@@ -251,7 +251,7 @@ TEST_CASE("who is slow to ask does not hold a thread for long") {
   drip.join();
 }
 
-TEST_CASE("a body that is too large is refused, said or not said beforehand") {
+TEST_CASE("a body that is too large is rejected, said or not said beforehand") {
   Running running;
   running.open();
   const std::string large = "{\"prompt\": \"" + std::string(8192, 'a') + "\"}";

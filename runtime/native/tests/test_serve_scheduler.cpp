@@ -39,7 +39,7 @@ class FakeToken final : public CancelToken {
   std::atomic<bool> cancelled{false};
 };
 
-// Paints pictures of one byte, the seed's. A batch runs until the gate is open or its token is cancelled.
+// Generates images of one byte, the seed's. A batch runs until the gate is open or its token is cancelled.
 class FakeEngine final : public Engine {
  public:
   const ModelDescription& model() const override { return model_; }
@@ -181,7 +181,7 @@ TEST_CASE("a free worker holds back only while others are about to come") {
   CHECK(hold_until({}, 4, true, 2ms) < Clock::now());
 }
 
-TEST_CASE("pictures come back to who asked, in order") {
+TEST_CASE("images come back to who asked, in order") {
   Bench bench(options_of(4));
   const auto ticket = ticket_of({7, 8, 9, 10, 11, 12});
   REQUIRE(bench.scheduler.submit(ticket) == Scheduler::Admission::kAccepted);
@@ -245,7 +245,7 @@ TEST_CASE("a batch is cancelled when the last of its members has left, and not b
   CHECK(bench.scheduler.wait(a, [] { return true; }, 1ms) == Scheduler::Outcome::kGone);
   std::this_thread::sleep_for(20ms);
   CHECK(bench.engine.cancelled == 1);
-  SUBCASE("the one who stays gets its picture") {
+  SUBCASE("the one who stays gets its image") {
     bench.engine.open(true);
     CHECK(bench.wait(b) == Scheduler::Outcome::kDone);
     CHECK(bench.engine.cancelled == 1);
@@ -343,7 +343,7 @@ TEST_CASE("a worker that cannot start is told") {
   CHECK_THROWS_WITH(scheduler.wait_ready(), "no room");
 }
 
-TEST_CASE("many callers, two workers: every picture once, to its own caller") {
+TEST_CASE("many callers, two workers: every image once, to its own caller") {
   Bench bench(options_of(4, 1000, 2));
   std::atomic<int> wrong{0}, done{0};
   std::vector<std::thread> callers;

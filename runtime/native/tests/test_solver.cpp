@@ -111,7 +111,7 @@ TEST_CASE("positions share their channels, whatever their number") {
   }
 }
 
-TEST_CASE("sizes that make no sense are refused") {
+TEST_CASE("sizes that make no sense are rejected") {
   std::vector<float> memory(64);
   float* m = memory.data();
   for (const Segment& s :

@@ -1,4 +1,4 @@
-"""The part ``flux`` on the CPU at a small size: operations, modes, what is compiled, prompt to picture."""
+"""The part ``flux`` on the CPU at a small size: operations, modes, what is compiled, prompt to image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* A C program against the installed header and library: opens the model "tiny" by name and prints one picture's digest.
+/* A C program against the installed header and library: opens the model "tiny" by name and prints one image's digest.
  * Usage: consumer_c ONNXRUNTIME
  */
 #include <arcflow/arcflow.h>

@@ -1,4 +1,4 @@
-// A C++ program against the installed headers and library: opens the model "tiny" by name and prints one picture's
+// A C++ program against the installed headers and library: opens the model "tiny" by name and prints one image's
 // digest. Usage: consumer_cpp ONNXRUNTIME
 #include <arcflow/arcflow.hpp>
 #include <cinttypes>

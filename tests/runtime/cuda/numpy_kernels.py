@@ -29,7 +29,7 @@ class NumpyKernels:
 
     def advance(self, step: Advance) -> None:
         """One step of the solver in float64 and float32, as the CPU's pipeline does it."""
-        geometry.advance_launch(step)  # The same refusals.
+        geometry.advance_launch(step)  # The same rejections.
         means = self._field(step.means, (1, step.tokens, step.modes, step.channels), step.dtype)
         weights = self._field(step.logweights, (1, step.tokens, step.modes, step.positions), step.dtype)
         rates = np.zeros((1, step.tokens, 0, step.positions), dtype=np.float32)
@@ -58,7 +58,7 @@ class NumpyKernels:
         self._array(work.latents, made.shape, np.float32)[:] = made
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Pictures to bytes."""
+        """Images to bytes."""
         geometry.check_pixels(shape, images, pixels)
         batch, height, width = shape
         made = layout.to_pixels(self._array(images, (batch, 3, height, width), np.float32))

@@ -120,7 +120,7 @@ def check_latents(device: Device) -> None:
 
 
 def check_pixels(device: Device) -> None:
-    """Pictures to bytes, with planes that four divides and others."""
+    """Images to bytes, with planes that four divides and others."""
     random = np.random.default_rng(9)
     for batch, height, width in ((2, 8, 6), (3, 5, 7)):
         images = random.uniform(-1.3, 1.3, (batch, 3, height, width)).astype(np.float32)

@@ -196,7 +196,7 @@ def refused_by_the_work() -> None:
             action()
 
         assert [device.replay(reason, work) for _ in range(3)] == ["eager"] * 3
-        assert len(calls) == 4  # The refused attempt is the second.
+        assert len(calls) == 4  # The rejected attempt is the second.
         assert reason in device.refusals[reason], device.refusals
         assert np.array_equal(get(device, target, (COUNT,), np.float32), noise_of(4))
     assert alive()[0] == 0
@@ -233,7 +233,7 @@ def refused_by_the_driver() -> None:
 
 
 def failing_work() -> None:
-    """An error that is no refusal ends the recording and comes out; the stream works on."""
+    """An error that is no rejection ends the recording and comes out; the stream works on."""
     device = open_device()
     target = device.allocate(4 * COUNT, "noise")
     for error in (ValueError("a bug"), KeyboardInterrupt()):
@@ -336,7 +336,7 @@ def another_thread() -> None:
 
 
 def bad_arguments() -> None:
-    """What the device refuses by itself; the stream stays usable."""
+    """What the device rejects by itself; the stream stays usable."""
     device = open_device()
     target = device.allocate(4 * COUNT, "noise")
     for action in (

@@ -46,7 +46,7 @@ class StandInDevice:
 
     enqueue: puts any action on the stream, for engines that tests make. view: an array over device memory.
     log: what has run so far, in order. waits: how often the host waited for the stream. refuse: set it to a reason,
-    and recordings are refused. refusals: by key.
+    and recordings are rejected. refusals: by key.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class StandInDevice:
         self.enqueue("unpack", lambda: self._kernels.unpack(work))
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Pictures to bytes."""
+        """Images to bytes."""
         batch, height, width = shape
         self._array(images, (batch, 3, height, width), np.float32)
         self._array(pixels, (batch, height, width, 3), np.uint8)

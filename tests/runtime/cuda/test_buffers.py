@@ -22,7 +22,7 @@ def _sizes(manifest: Manifest) -> dict[str, int]:
 
 
 def _profiled(tokens: int, side: int) -> Manifest:
-    """Plans for pictures of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
+    """Plans for images of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
     manifest = small_plans.manifest()
     made = {
         "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},

@@ -1,4 +1,4 @@
-"""Launches of the kernels: equal to the native core's, and what the kernels do not take is refused."""
+"""Launches of the kernels: equal to the native core's, and what the kernels do not take is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a bundle of plans to a pipeline: what is refused and in which order, what is shared, kept and given back."""
+"""From a bundle of plans to a pipeline: what is rejected and in which order, what is shared, kept and given back."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_sizes_outside_the_profile_are_refused_before_anything_runs(
     profiles = {name: dict(ports) for name, ports in bundle.manifest.engine.profiles.items()}  # type: ignore[union-attr]
     profiles["backbone"]["hidden_states"] = ShapeRange([1, 4, 16], [1, 16, 16], [4, 32, 16])
     profiles["backbone"]["img_ids"] = ShapeRange([4, 3], [16, 3], [32, 3])
-    # Each side within its own limits, and the picture too large all the same.
+    # Each side within its own limits, and the image too large all the same.
     narrow = plan_bundle.build(tmp_path / "b" / "tiny-fp32-sm89", small, own_profiles=profiles)
     opened = _open(narrow.root)
     assert len(opened.generate(PROMPT, width=64, height=32).images) == 1
@@ -272,7 +272,7 @@ def test_plans_of_one_batch_size(gpus: list[StandInDevice], small: Path, tmp_pat
     made, cpu = (one.generate([PROMPT, "a grey bag", "a coat"]) for one in (opened, pipeline))
     np.testing.assert_allclose(made.latents, cpu.latents, atol=1e-5)
     for count in (1, 5):
-        with pytest.raises(RequestError, match=r"makes 1 pictures at once in the backbone network, .* takes 3 to 4"):
+        with pytest.raises(RequestError, match=r"makes 1 images at once in the backbone network, .* takes 3 to 4"):
             opened.generate(PROMPT, num_images=count)
     opened.close()
 

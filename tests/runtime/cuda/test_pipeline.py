@@ -1,6 +1,6 @@
 """The pipeline on a GPU, over a device of main memory and networks in ONNX Runtime: it gives what the CPU's gives.
 
-What is tested is the order of work: what lies where and when, what is copied, recorded, kept and refused.
+What is tested is the order of work: what lies where and when, what is copied, recorded, kept and rejected.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def test_the_host_waits_only_for_the_end(bundle: Bundle) -> None:
     session.device.synchronize = synchronize  # type: ignore[method-assign]
     session.pipeline.generate("another prompt")
     first = session.device.log.index("wait")
-    assert session.device.log[:first] == [], "nothing had to run before the pictures were wanted"
+    assert session.device.log[:first] == [], "nothing had to run before the images were wanted"
     assert session.device.log.count("backbone") == made.settings.nfe
 
 

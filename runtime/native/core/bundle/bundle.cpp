@@ -61,7 +61,7 @@ std::vector<Child> children_of(const std::string& folder) {
   return children;
 }
 
-// Refuses unless the files under `root` are the manifest and exactly those that it lists.
+// Rejects unless the files under `root` are the manifest and exactly those that it lists.
 void check_listing(const std::string& root, const std::vector<FileEntry>& files) {
   std::set<std::string> missing{kManifestName}, folders;
   for (const FileEntry& entry : files) {

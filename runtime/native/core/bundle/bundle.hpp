@@ -56,7 +56,7 @@ class Bundle {
 Bundle find_bundle(const std::string& source, const std::string& precision, const std::string& target,
                    const std::filesystem::path& built_in);
 
-// Refuses plans that this machine did not build (engines/trust.py: the seal). A bundle without plans passes.
+// Rejects plans that this machine did not build (engines/trust.py: the seal). A bundle without plans passes.
 void require_ours(const Manifest& manifest);
 
 }  // namespace arcflow::core

@@ -18,7 +18,7 @@
 namespace arcflow::core {
 namespace {
 
-// A manifest beyond this is refused before it is read into memory.
+// A manifest beyond this is rejected before it is read into memory.
 constexpr std::uint64_t kManifestMax = std::uint64_t{16} << 20;
 constexpr std::size_t kManifestChunk = std::size_t{1} << 16;
 constexpr std::size_t kChunk = std::size_t{1} << 20;

@@ -25,7 +25,7 @@ Blob map_file(const std::string& root, const FileEntry& entry);
 // Reads a listed file in constant memory and checks its size and digest.
 void verify_file(const std::string& root, const FileEntry& entry);
 
-// Refuses what is not a plain file with one name (hard link).
+// Rejects what is not a plain file with one name (hard link).
 void check_kind(const std::string& root, const std::string& path, const struct stat& status);
 
 // What the system says of an errno: "Permission denied".

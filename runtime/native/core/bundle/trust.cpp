@@ -51,7 +51,7 @@ struct Handle {
   ~Handle() { ::close(value); }
 };
 
-// The key, nothing where there is none; a key that others may read or replace is refused.
+// The key, nothing where there is none; a key that others may read or replace is rejected.
 std::optional<std::string> read_key() {
   const std::string path = key_path();
   const auto unreadable = [&](int error) {

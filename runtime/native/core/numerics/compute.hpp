@@ -36,15 +36,16 @@ bool all_finite(const float* values, std::size_t count);
 // Position ids of image tokens, [rows*columns, 3]: (0, row, column); centred: about the middle, as Qwen-Image has them.
 std::vector<float> image_ids(std::int64_t rows, std::int64_t columns);
 std::vector<float> centred_image_ids(std::int64_t rows, std::int64_t columns);
-// Positions of text beside a picture with centred ids, [tokens].
+// Positions of text beside an image with centred ids, [tokens].
 std::vector<float> text_positions(std::int64_t rows, std::int64_t columns, std::int64_t tokens);
 
 // Noise levels of an nfe-step schedule, nfe + 1 values from 1 to 0, and of previews (runtime/solver.py).
 std::vector<double> sigmas(std::int64_t nfe, double shift, double final_step_ratio);
 std::vector<double> preview_sigmas(std::int64_t count, double shift);
 
-// A noise level or guidance, finite, as a backbone saw it that was trained in bfloat16 (runtime/architectures/conditioning.py): the
-// nearest bfloat16, ties to even; and what one makes of it that multiplies by 1000 and rounds again, over 1000.
+// A noise level or guidance, finite, as a backbone saw it that was trained in bfloat16
+// (runtime/architectures/conditioning.py): the nearest bfloat16, ties to even; and what one makes of it that multiplies
+// by 1000 and rounds again, over 1000.
 float to_bfloat16(float value) noexcept;
 float scaled_bfloat16(float value) noexcept;
 

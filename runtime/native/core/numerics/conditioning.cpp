@@ -1,4 +1,5 @@
-// The numbers that condition a backbone as it saw them in training, to the bit what runtime/architectures/conditioning.py makes.
+// The numbers that condition a backbone as it saw them in training, to the bit what
+// runtime/architectures/conditioning.py makes.
 #include <cstdint>
 #include <cstring>
 

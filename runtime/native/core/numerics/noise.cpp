@@ -1,4 +1,4 @@
-// The noise a picture starts from, on the CPU: the twin of runtime/noise.py (DESIGN.md, "Noise").
+// The noise an image starts from, on the CPU: the twin of runtime/noise.py (DESIGN.md, "Noise").
 #include "core/numerics/compute.hpp"
 #include "core/numerics/formula.hpp"
 

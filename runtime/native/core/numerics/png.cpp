@@ -138,7 +138,7 @@ std::string compressed(const std::uint8_t* rgb8, std::size_t width, std::size_t 
 
 std::string encode_png(const std::uint8_t* rgb8, std::uint32_t width, std::uint32_t height, const char* settings) {
   if (width < 1 || width > kMaxPngSide || height < 1 || height > kMaxPngSide) {
-    throw Error(ARCFLOW_INVALID_ARGUMENT, "a picture of " + std::to_string(width) + " x " + std::to_string(height) +
+    throw Error(ARCFLOW_INVALID_ARGUMENT, "an image of " + std::to_string(width) + " x " + std::to_string(height) +
                                               " px; each side must be from 1 to " + std::to_string(kMaxPngSide));
   }
   std::string png = "\x89PNG\r\n\x1a\n";

@@ -1,4 +1,4 @@
-// What happens to a batch of pictures. Nothing here knows which host it runs on; work is put on its stream in order,
+// What happens to a batch of images. Nothing here knows which host it runs on; work is put on its stream in order,
 // and the loop of evaluations waits for nothing unless somebody watches.
 #include <algorithm>
 

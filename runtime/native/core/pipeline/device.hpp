@@ -19,7 +19,7 @@ enum class Slot : std::size_t {
   kIdsMask,
   kPooledAll,  // encodings of every different prompt of a request
   kSequenceAll,
-  kPooled,  // encodings of the pictures of a batch
+  kPooled,  // encodings of the images of a batch
   kSequence,
   kSequenceMask,
   kZeros,

@@ -58,7 +58,7 @@ struct Session::Job {
   bool all_networks = false;  // decode though nobody asked for pixels
   EncodedPrompts prompts{};
   Encoded encoded{};
-  std::vector<std::size_t> rows{};  // by picture of the batch: its prompt's row
+  std::vector<std::size_t> rows{};  // by image of the batch: its prompt's row
   std::uint32_t evaluations = 0;    // of the whole request
   std::uint32_t done = 0;           // evaluations
   std::uint32_t frame = 0;          // previews of the batch so far

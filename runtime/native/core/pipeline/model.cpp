@@ -1,4 +1,4 @@
-// Opening a bundle for use, in the order of runtime/pipeline.py: what can be refused cheaply is refused first.
+// Opening a bundle for use, in the order of runtime/pipeline.py: what can be rejected cheaply is rejected first.
 #include "core/pipeline/model.hpp"
 
 #include <algorithm>

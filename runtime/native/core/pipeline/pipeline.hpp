@@ -1,4 +1,4 @@
-// From prompts to pictures: tokenizers, text encoders, the backbone with the solver between, the VAE decoder. The C++
+// From prompts to images: tokenizers, text encoders, the backbone with the solver between, the VAE decoder. The C++
 // twin of runtime/pipeline.py, written once for every engine host.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Listener {
   std::shared_ptr<CancelToken> cancel;  // may be null
 };
 
-// What a request makes: pictures, and the values of each of them.
+// What a request makes: images, and the values of each of them.
 struct OutputShape {
   std::size_t pictures, rgb8_bytes, image_floats, latent_floats;  // of the whole request
 };

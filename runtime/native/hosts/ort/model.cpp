@@ -132,7 +132,7 @@ Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& netwo
   } else {
     require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL));
   }
-  // One or two evaluations a picture: an arena and its plans cost more than they save, idle spinning costs a core.
+  // One or two evaluations a image: an arena and its plans cost more than they save, idle spinning costs a core.
   require(api().DisableCpuMemArena(raw));
   require(api().DisableMemPattern(raw));
   require(api().AddSessionConfigEntry(raw, "session.intra_op.allow_spinning", "0"));

@@ -27,7 +27,7 @@ void check(cudaError_t status, const std::string& what) {
     }
     cudaGetLastError();
     throw Error(ARCFLOW_OUT_OF_MEMORY, what + ": the GPU's memory is exhausted" + room +
-                                           "; ask for fewer or smaller pictures at once, or close other sessions");
+                                           "; ask for fewer or smaller images at once, or close other sessions");
   }
   throw Error(ARCFLOW_BACKEND_UNAVAILABLE,
               what + ": CUDA error " + std::to_string(static_cast<int>(status)) + ", " + cudaGetErrorString(status));

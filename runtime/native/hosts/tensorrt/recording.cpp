@@ -64,7 +64,7 @@ std::string Recordings::end(cudaStream_t stream) {
   std::string reason = done->refused ? "it waits for the GPU" : capture(*done, stream);
   done->refused = !reason.empty();
   done->actions.clear();
-  // Where it is refused its contexts must stay all the same: they are at work.
+  // Where it is rejected its contexts must stay all the same: they are at work.
   recordings_[key_] = std::move(done);
   return reason;
 }

@@ -34,7 +34,7 @@ class Recordings {
   const PinnedMemory& keep(std::unique_ptr<PinnedMemory> memory);
   // The stretch waited for the device, or failed: it cannot be replayed. refused: nor is it to be tried again.
   void spoil(bool refused) noexcept;
-  // Captures what was noted, or launches what was recorded. Why a capture was refused, "" if nothing was.
+  // Captures what was noted, or launches what was recorded. Why a capture was rejected, "" if nothing was.
   std::string end(cudaStream_t stream);
   void reset();  // forgets all keys
 

@@ -117,7 +117,7 @@ Context& Session::context_for(std::size_t network) {
 }
 
 void Session::run(std::size_t network, const std::vector<Bound>& inputs, const std::vector<Bound>& outputs) {
-  model_->network(network);  // refuses a wrong number
+  model_->network(network);  // rejects a wrong number
   try {
     check_interrupted();
     Context& context = context_for(network);

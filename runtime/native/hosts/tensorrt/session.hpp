@@ -69,7 +69,7 @@ class Session {
   void put(Action action);
 
   // host.h, graph_begin: the mode. What is recorded is done as well, while it is noted; the noted actions are captured
-  // at graph_end, when all that TensorRT prepares at a first evaluation is in place. A refused capture thus costs
+  // at graph_end, when all that TensorRT prepares at a first evaluation is in place. A rejected capture thus costs
   // nothing: the work was done, and the key is left unrecorded from then on.
   std::int32_t graph_begin(std::uint64_t key);
   void graph_end();

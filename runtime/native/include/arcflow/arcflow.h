@@ -131,16 +131,16 @@ typedef struct ArcflowSessionOptions {
 typedef struct ArcflowStep {
   size_t struct_size;
   uint32_t index, total; /* the evaluation, from 0, among those of the whole request (evaluations times batches) */
-  uint32_t first_image;  /* place of the batch's first picture in the request */
-  uint32_t image_count;  /* pictures of this batch */
+  uint32_t first_image;  /* place of the batch's first image in the request */
+  uint32_t image_count;  /* images of this batch */
   double sigma_from, sigma_to;
 } ArcflowStep;
 typedef int32_t(ARCFLOW_CALL* ArcflowOnStep)(void* user, const ArcflowStep* step);
 
-/* A frame between noise and picture, by the closed form. The pixels live until the callback returns. */
+/* A frame between noise and image, by the closed form. The pixels live until the callback returns. */
 typedef struct ArcflowPreview {
   size_t struct_size;
-  uint32_t image; /* place of the picture in the request */
+  uint32_t image; /* place of the image in the request */
   uint32_t frame; /* from 0, the noisiest first */
   double sigma;
   const uint8_t* rgb8; /* [height, width, 3] */
@@ -166,10 +166,10 @@ typedef struct ArcflowRequest {
   size_t prompt_count;
   const ArcflowTokens* tokens; /* NULL: the bundle's tokenizers make them from the prompts */
   size_t token_count;          /* entries of tokens: one for each text encoder, or 0 */
-  uint64_t seed;               /* picture j starts from the noise of (seed + j) mod 2^64 */
-  const uint64_t* seeds;       /* or one seed for each picture; NULL: from seed */
-  size_t seed_count;           /* pictures of the request where seeds is given */
-  uint32_t num_images;         /* pictures a prompt, prompt by prompt; 0: 1 */
+  uint64_t seed;               /* image j starts from the noise of (seed + j) mod 2^64 */
+  const uint64_t* seeds;       /* or one seed for each image; NULL: from seed */
+  size_t seed_count;           /* images of the request where seeds is given */
+  uint32_t num_images;         /* images a prompt, prompt by prompt; 0: 1 */
   uint32_t nfe;                /* network evaluations; 0: the bundle's */
   uint32_t width, height;      /* pixels; 0: the bundle's usual ones */
   uint32_t previews;           /* frames to hand to on_preview, 0 to 64 */
@@ -243,7 +243,7 @@ typedef struct ArcflowApi {
   void(ARCFLOW_CALL* cancel_request)(ArcflowCancel* cancel);
   void(ARCFLOW_CALL* cancel_destroy)(ArcflowCancel* cancel);
 
-  /* The settings of picture `image` of a request as one JSON object: all that determines it. */
+  /* The settings of image `image` of a request as one JSON object: all that determines it. */
   ArcflowStatus*(ARCFLOW_CALL* describe_image)(const ArcflowModel* model, const ArcflowRequest* request, uint32_t image,
                                                ArcflowBytes** out);
   /* A PNG file of [height, width, 3]. settings: a JSON object to keep in its text chunks, or NULL. */
@@ -255,7 +255,7 @@ typedef struct ArcflowApi {
 
   /* Checks every byte of the bundle in a folder against its manifest; loads and runs nothing. */
   ArcflowStatus*(ARCFLOW_CALL* verify_bundle)(const char* folder);
-  /* `count` values of a picture's starting noise from element `first` on (see DESIGN.md, "Noise"). */
+  /* `count` values of an image's starting noise from element `first` on (see DESIGN.md, "Noise"). */
   ArcflowStatus*(ARCFLOW_CALL* noise)(uint64_t seed, uint64_t first, size_t count, float* out);
 } ArcflowApi;
 

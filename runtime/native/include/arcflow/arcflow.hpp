@@ -33,13 +33,13 @@
 
 namespace arcflow {
 
-// One picture: [height, width, 3].
+// One image: [height, width, 3].
 struct Image {
   std::uint32_t width = 0, height = 0;
   std::vector<std::uint8_t> rgb8;
 };
 
-// The pictures of a request, one after the other in each vector; those that were not asked for are empty.
+// The images of a request, one after the other in each vector; those that were not asked for are empty.
 struct Result {
   ArcflowShape shape = ARCFLOW_INIT(ArcflowShape);
   std::vector<std::uint8_t> rgb8;                      // [image_count, height, width, 3]
@@ -48,7 +48,7 @@ struct Result {
   ArcflowOutput output = ARCFLOW_INIT(ArcflowOutput);  // its seconds by stage; its pointers are null
 
   std::size_t size() const noexcept { return shape.image_count; }
-  // A copy of one picture; throws std::out_of_range.
+  // A copy of one image; throws std::out_of_range.
   Image image(std::size_t index) const {
     if (index >= size()) throw std::out_of_range("arcflow::Result::image");
     const auto bytes = static_cast<std::ptrdiff_t>(rgb8.size() / size());
@@ -184,7 +184,7 @@ class Model {
     detail::check(shared_->api, shared_->api->model_shape(handle_.get(), raw.get(), &shape));
     return shape;
   }
-  // All that determines picture `image` of a request, as one JSON object: for encode_png.
+  // All that determines image `image` of a request, as one JSON object: for encode_png.
   std::string describe(const Request& request, std::uint32_t image = 0) const {
     detail::CRequest raw(request);
     ArcflowBytes* bytes = nullptr;
@@ -257,7 +257,7 @@ inline void verify_bundle(const std::string& folder, const ArcflowApi* api = lin
   detail::check(api, api->verify_bundle(folder.c_str()));
 }
 
-// `count` values of a picture's starting noise from element `first` on.
+// `count` values of an image's starting noise from element `first` on.
 inline std::vector<float> noise(std::uint64_t seed, std::uint64_t first, std::size_t count,
                                 const ArcflowApi* api = linked_api()) {
   std::vector<float> values(count);

@@ -87,7 +87,7 @@ struct Request {
   std::vector<std::string> prompts;  // UTF-8; may be empty where tokens are given for every encoder
   std::vector<Tokens> tokens;
   std::uint64_t seed = 0;
-  std::vector<std::uint64_t> seeds;  // one for each picture, or empty: from seed
+  std::vector<std::uint64_t> seeds;  // one for each image, or empty: from seed
   std::uint32_t num_images = 0;      // a prompt
   std::uint32_t nfe = 0, width = 0, height = 0, previews = 0;
   double timeout = 0.0;                 // seconds

@@ -121,9 +121,9 @@ NB_MODULE(_core, m) {
           "prompts"_a, nb::kw_only(), "seed"_a = 0, "seeds"_a.none() = nb::none(), "num_images"_a = 1, "nfe"_a = 0,
           "width"_a = 0, "height"_a = 0, "previews"_a = 0, "timeout"_a = 0.0, "cancel"_a.none() = nb::none(),
           "on_step"_a.none() = nb::none(), "on_preview"_a.none() = nb::none(),
-          "Pictures and latents of a request, without holding the interpreter's lock.");
+          "Images and latents of a request, without holding the interpreter's lock.");
 
   m.def("library_version", [] { return api().library_version(); }, "The library's version.");
-  m.def("noise", &noise, "seed"_a, "count"_a, "first"_a = 0, "A picture's starting noise from an element on.");
+  m.def("noise", &noise, "seed"_a, "count"_a, "first"_a = 0, "An image's starting noise from an element on.");
   m.def("verify_bundle", &verify_bundle, "folder"_a, "Checks every byte of a bundle against its manifest.");
 }

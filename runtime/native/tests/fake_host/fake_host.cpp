@@ -87,7 +87,7 @@ struct Host : arcflow::hosts::Unprepared {
     model->options = options->library != nullptr ? options->library : "";
     model->log = options->log;
     model->log_user = options->log_user;
-    if (model->has("broken")) throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: told to refuse the model");
+    if (model->has("broken")) throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: told to reject the model");
     const auto ports = [](const ArcflowHostPort* all, std::size_t size) {
       std::vector<ArcflowHostModel::Port> result;
       for (std::size_t i = 0; i < size; ++i) {

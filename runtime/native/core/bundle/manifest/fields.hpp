@@ -1,4 +1,4 @@
-// Typed values out of JSON text, refused in msgspec's words: "Expected `int`, got `str` - at `$.files[0].size`".
+// Typed values out of JSON text, rejected in msgspec's words: "Expected `int`, got `str` - at `$.files[0].size`".
 #pragma once
 
 #include <array>
@@ -80,7 +80,7 @@ class FieldReader {
 
  private:
   [[noreturn]] static void fail(const std::string& what, const Place* at);
-  // Refuses the value that stands here, after reading as much of it as msgspec does.
+  // Rejects the value that stands here, after reading as much of it as msgspec does.
   [[noreturn]] void mismatch(const char* expected, const Place* at);
   void open(char bracket, const char* expected, const Place* at);
   std::string text(const Place* at, const char* expected);

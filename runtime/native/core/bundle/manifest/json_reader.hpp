@@ -1,4 +1,4 @@
-// A strict reader of JSON text, forward only, that refuses in msgspec's words.
+// A strict reader of JSON text, forward only, that rejects in msgspec's words.
 //
 // Not nlohmann's parser: that turns integers beyond 64 bits into floats, keeps no order of faults (a wrong type is
 // found after a syntax error further on) and places its errors otherwise, so that Python and C++ could not be compared.
@@ -52,7 +52,7 @@ class JsonReader {
   void pass() { ++at_; }
   // Passes a whole value, whatever it is.
   void skip();
-  // Refuses what follows the value.
+  // Rejects what follows the value.
   void finish();
 
  private:

@@ -1,4 +1,4 @@
-// The manifest of a bundle: what engines/manifest.py reads, read as strictly and refused in the same words.
+// The manifest of a bundle: what engines/manifest.py reads, read as strictly and rejected in the same words.
 #pragma once
 
 #include <string_view>

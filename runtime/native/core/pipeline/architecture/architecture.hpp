@@ -14,13 +14,13 @@
 
 namespace arcflow::core {
 
-// Image tokens of a picture.
+// Image tokens of an image.
 struct Grid {
   std::int64_t rows = 1, columns = 1;
   std::int64_t tokens() const noexcept { return rows * columns; }
 };
 
-// The pictures that go through the networks together.
+// The images that go through the networks together.
 struct BatchShape {
   std::int64_t batch = 1;
   Grid grid;
@@ -57,7 +57,7 @@ class Architecture {
 
   // Runs the text encoders on any number of prompts.
   virtual Encoded encode(Device& device, const TokensByEncoder& tokens) const = 0;
-  // Puts the encodings of these prompts, one a picture, where the backbone finds them; returns their text tokens.
+  // Puts the encodings of these prompts, one an image, where the backbone finds them; returns their text tokens.
   virtual std::int64_t gather(Device& device, const Encoded& encoded,
                               const std::vector<std::size_t>& prompts) const = 0;
 
@@ -70,9 +70,9 @@ class Architecture {
   void advance(Device& device, const BatchShape& shape, Slot x, Slot out, double sigma_src, double sigma_b) const;
   // Tokens to latents in kLatents, as the caller gets them.
   void unpack(Device& device, const BatchShape& shape, Slot tokens) const;
-  // Tokens to pictures in kImages, float32 [batch, 3, height, width].
+  // Tokens to images in kImages, float32 [batch, 3, height, width].
   void decode(Device& device, const BatchShape& shape, Slot tokens) const;
-  // Values of one picture: of its tokens (or latents), and of its three channels of pixels.
+  // Values of one image: of its tokens (or latents), and of its three channels of pixels.
   std::uint64_t token_values(const Grid& grid) const;
   std::uint64_t image_values(const Grid& grid) const;
 

@@ -47,14 +47,14 @@ void check_total(std::size_t prompts, std::uint32_t num_images) {
   if (prompts > most || prompts * std::max<std::size_t>(num_images, 1) > most) {
     const double total = static_cast<double>(prompts) * std::max<double>(num_images, 1.0);
     const std::string count = total < 1e15 ? text(static_cast<std::uint64_t>(total)) : "far too many";
-    refuse("the request asks for " + count + " pictures in all; at most " + text(std::uint64_t{most}) + " are allowed");
+    refuse("the request asks for " + count + " images in all; at most " + text(std::uint64_t{most}) + " are allowed");
   }
 }
 
 void check_prompt(const std::string& prompt, bool described_only) {
   const TextFacts facts = inspect_utf8(prompt);
   if (facts.blank && !described_only) {
-    refuse("the prompt is empty: say in a few words what the picture should show");
+    refuse("the prompt is empty: say in a few words what the image should show");
   }
   if (facts.characters > kMaxPromptCharacters) {
     refuse("the prompt has " + text(std::uint64_t{facts.characters}) + " characters; at most " +

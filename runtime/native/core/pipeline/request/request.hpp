@@ -21,7 +21,7 @@ constexpr std::size_t kMaxPromptCharacters = 10000;
 struct CheckedRequest {
   std::vector<std::string> prompts;        // 1 or more; "" each where only tokens were given
   std::map<std::string, TokenIds> tokens;  // by encoder, a row a prompt; empty: the tokenizers make them
-  std::vector<std::uint64_t> seeds;        // one for each picture
+  std::vector<std::uint64_t> seeds;        // one for each image
   std::vector<double> sigmas;              // nfe + 1 noise levels
   std::uint32_t nfe = 1, num_images = 1, width = 1, height = 1, previews = 0;
   double timeout = 0.0;  // seconds; 0: none

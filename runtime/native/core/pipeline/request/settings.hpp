@@ -1,4 +1,4 @@
-// What determined a picture, as JSON and as text for a person: runtime/result.py and runtime/image.py, byte for byte.
+// What determined an image, as JSON and as text for a person: runtime/result.py and runtime/image.py, byte for byte.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace arcflow::core {
 // JSON whose objects keep the order they were written in.
 using Settings = nlohmann::ordered_json;
 
-// What a request says of one picture, its defaults filled in. sigmas: nfe + 1 noise levels from 1 to 0.
+// What a request says of one image, its defaults filled in. sigmas: nfe + 1 noise levels from 1 to 0.
 struct PictureSettings {
   std::string prompt;
   std::uint64_t seed = 0;
@@ -23,7 +23,7 @@ struct PictureSettings {
   std::int64_t width = 0, height = 0;
 };
 
-// The settings of one picture in the order of runtime/result.py, Settings.of_image, as json.dumps writes them.
+// The settings of one image in the order of runtime/result.py, Settings.of_image, as json.dumps writes them.
 std::string describe(const Manifest& manifest, const PictureSettings& picture);
 
 // Reads a JSON object with settings. Throws Error(ARCFLOW_INVALID_ARGUMENT): not an object, nested more than 32 deep, a
