@@ -34,8 +34,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 PREFIX = "transformer."
 _WHOLE = tuple(f"{name}.{part}" for name in ("norm_out.linear", *HEAD_PARTS) for part in ("weight", "bias"))
-_MEANT_OTHERWISE = frozenset({"patch_size", "out_channels"})
-"""Keys that the published adapters leave out or count per packed token."""
 _LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -102,22 +100,6 @@ def read_config(folder: Path) -> AdapterConfig:
     metadata = _metadata(folder / WEIGHTS_FILE) if own is None else None
     policy, source = read_policy(own, metadata, arch, path if own is not None else folder / WEIGHTS_FILE)
     return AdapterConfig(class_name, modes, backbone, policy, source)
-
-
-def check_base(config: AdapterConfig, base: Mapping[str, Any]) -> None:
-    """Compare an adapter's configuration with its base's ``transformer/config.json``, before any weight is looked at.
-
-    Raises AdapterError that names what differs: class of the backbone, or sizes that both configurations give.
-    """
-    wanted = architecture_of_adapter(config.class_name).BACKBONE_CLASS
-    given = base.get("_class_name", wanted)
-    if given != wanted:
-        raise AdapterError(f"the adapter is for a {wanted}, the base is a {given}; give the base it was trained on")
-    shared = sorted(set(config.backbone) & set(base) - _MEANT_OTHERWISE)
-    odd = [key for key in shared if _plain(config.backbone[key]) != _plain(base[key])]
-    if odd:
-        listed = "; ".join(f"{key} is {config.backbone[key]} in the adapter, {base[key]} in the base" for key in odd)
-        raise AdapterError(f"the adapter does not fit this base: {listed}; give the base it was trained on")
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -212,21 +194,6 @@ def trained_tensors(student: Student) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_into(student: Student, adapter: Adapter) -> None:
-    """Copy an adapter's tensors into a live student of the same shape. Raises AdapterError on any difference."""
-    own = trained_tensors(student)
-    given = {**adapter.whole}
-    for module, (a, b) in adapter.lora.items():
-        given[module + _LORA_A], given[module + _LORA_B] = a, b
-    if set(own) != set(given):
-        odd = sorted(set(own) ^ set(given))
-        raise AdapterError(f"the adapter and the student differ in {len(odd)} tensors, {odd[0]!r} the first")
-    for key, tensor in own.items():
-        _check_shape(key, tuple(given[key].shape), tuple(tensor.shape))
-        tensor.copy_(given[key])
-
-
-@torch.no_grad()
 def merge_into(
     student_backbone: nn.Module,
     teacher_weights: Mapping[str, Tensor],
@@ -278,10 +245,6 @@ def student_names(whole: Mapping[str, Any]) -> dict[str, Any]:
 def _check_shape(key: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     if given != wanted:
         raise AdapterError(f"{key} has shape {list(given)} in the adapter but {list(wanted)} in the backbone")
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _metadata(path: Path) -> Mapping[str, str] | None:

@@ -17,11 +17,6 @@ def shift_sigma(t: Level, shift: float) -> Level:
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
-def unshift_sigma(sigma: Level, shift: float) -> Level:
-    """Raw time of noise level ``sigma``: the inverse of :func:`shift_sigma`."""
-    return sigma / (shift - (shift - 1.0) * sigma)
-
-
 def raw_times(nfe: int, final_step_ratio: float = 1.0) -> tuple[float, ...]:
     """Raw times at which the network is evaluated, and 0 at the end: nfe + 1 values from 1 down to 0.
 

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps of a style (default: %(default)s)")
     parser.add_argument("--models", default="tiny,flux,qwen", help="which to measure (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    from export.calibrate import hush_libraries
+    from export.terminal import hush_libraries
 
     hush_libraries()
     chosen, rows = arguments.models.split(","), list[Row]()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,7 @@ from export.students.request import Attention
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from export.assembling.estimate import Estimate
-    from export.assembling.stages import Event
     from export.students.request import Request
 
 WORKDIR = Path(".work") / "export"
@@ -58,13 +54,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.folders.locks import alone
     from export.students.request import check_request, inspect_sources, read_sources
     from export.tensorrt.table import report_table
+    from export.terminal import hush_libraries, reading, stages
 
     console = Console(stderr=True)
     request = _request(arguments, spec, precision)
     check_request(request)
     plans = Plans.prepare(request, arguments.flavour, arguments.opt_level) if request.needs_plans else None
     request = _resolved(request, arguments)
-    _hush_libraries()
+    hush_libraries()
     headers = inspect_sources(request)
     needed = estimate(headers)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -78,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             plans.check_fit(headers)
 
     with alone(request.workdir, check, say):
-        with _reading(console) as reading:
-            sources = read_sources(headers, reading)
+        with reading(console) as report_reading:
+            sources = read_sources(headers, report_reading)
         if sources.scales_of_plain:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if sources.calibration is not None and sources.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for pictures")
-        with _progress(console) as report:
+        with stages(console) as report:
             finished: Finished = build(sources, plans, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
     if finished.plans:
@@ -201,16 +198,6 @@ def _resolved(request: Request, arguments: Namespace) -> Request:
     )
 
 
-def _hush_libraries() -> None:
-    """Turn off the progress bars that diffusers and transformers show for every folder they open."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()  # It warns of casts that a weightless module cannot suffer from.
-    transformers_logging.disable_progress_bar()
-
-
 def _describe(request: Request, needed: Estimate) -> str:
     megabyte = 1 << 20
     return (
@@ -218,49 +205,6 @@ def _describe(request: Request, needed: Estimate) -> str:
         f"{needed.memory / megabyte:,.0f} MiB of memory, {needed.work / megabyte:,.0f} MiB of disk to work in and "
         f"{needed.bundle / megabyte:,.0f} MiB for the bundle, and about {max(needed.seconds / 60, 1):,.0f} min"
     )
-
-
-@contextmanager
-def _reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar while the sources are digested; gone when they are."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    columns = (TextColumn("reading {task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, int] = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name)
-            progress.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
-
-        yield report
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[Event], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, int] = {}
-
-        def report(event: Event) -> None:
-            if event.stage not in tasks:
-                tasks[event.stage] = progress.add_task(event.stage, note="")
-            progress.update(
-                tasks[event.stage],  # type: ignore[arg-type]
-                completed=event.done,
-                total=event.total or None,
-                note=event.note,
-            )
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,6 @@ from export.sources.options import add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from export.quality.measure import Plan
     from export.students.subject import Subject
 
@@ -39,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.quality.load import check_load, describe_load, expected_load
     from export.quality.measure import measure
     from export.students.subject import inspect_subject
+    from export.terminal import hush_libraries, prompts
 
     _check_out(arguments.out)
     hush_libraries()
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with console.status("reading base and adapter"):
         subject = subject.digested()
     plan = replace(plan, student=subject.student.parents)
-    with progress(console) as report:
+    with prompts(console) as report:
         prompted = subject.prompted(plan.prompts, plan.width, plan.height, plan.dtype, plan.device, report)
         calibration = measure(plan, prompted, arguments.workdir, lambda done, total: report("student", done, total))
     write_calibration(calibration, arguments.out)
@@ -169,47 +167,6 @@ def _check_out(out: Path) -> None:
     check_place(out.parent, "--out", shown=out)
     if out.is_dir():
         raise CalibrationError(f"cannot write {out}: it is a folder; give --out the name of a file")
-
-
-def hush_libraries() -> None:
-    """Turn off the progress bars and remarks of diffusers and transformers."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each network: prompts done, and the time left."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done)
-
-        yield report
 
 
 if __name__ == "__main__":

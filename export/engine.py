@@ -19,7 +19,8 @@ from export.tensorrt.build import DEFAULT_OPT_LEVEL
 from export.tensorrt.errors import EngineError
 from export.tensorrt.estimate import PlanEstimate, check_fit
 from export.tensorrt.plans import Setup, build_plans, plan_manifest, write_plans
-from export.tensorrt.setup import Request, bundle_sources, prepare, total_estimate, weight_sizes
+from export.tensorrt.profiles import choose_shapes
+from export.tensorrt.setup import bundle_sources, prepare, total_estimate, weight_sizes
 from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS
 from foundation.cli import ArgumentParser, run
 
@@ -50,16 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = open_bundle(arguments.bundle)
     manifest = bundle.manifest
     sources = bundle_sources(bundle)
-    request = Request(
-        target=arguments.target,
-        flavour=arguments.flavour,
-        resolutions=arguments.resolutions,
-        batch=arguments.batch,
-        text_tokens=arguments.text_tokens,
-        opt_level=arguments.opt_level,
-        timing_cache=arguments.workdir / "timing",
-    )
-    setup = prepare(request, manifest.limits, manifest.precision)
+    shapes = choose_shapes(manifest.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
+    timing = arguments.workdir / "timing"
+    setup = prepare(arguments.target, manifest.precision, shapes, timing, arguments.flavour, arguments.opt_level)
     out = arguments.out or BUILT_IN / str(BundleName(manifest.model, manifest.precision, setup.target.name))
     work = arguments.workdir
     _check_out(out, bundle)

@@ -30,11 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from rich.console import Console
 
-    from export.calibrate import hush_libraries, parse_size, progress
+    from export.calibrate import parse_size
     from export.errors import CalibrationError
     from export.fp8.calibration import check_student, read_calibration
     from export.quality.layer_errors import layer_errors, plot, suggest, write_report
     from export.students.subject import BACKBONE, default_prompts, inspect_subject, read_prompts
+    from export.terminal import hush_libraries
+    from export.terminal import prompts as bars
 
     hush_libraries()
     console = Console(stderr=True)
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         subject = subject.digested()
     check_student(calibration, subject.student.parents, path, how)
     device, dtype = torch.device("cpu"), torch.float32
-    with progress(console) as report:
+    with bars(console) as report:
         prompted = subject.prompted(prompts, width, height, dtype, device, report)
         found = layer_errors(
             subject.network(BACKBONE), calibration, prompted, subject.sigmas(),

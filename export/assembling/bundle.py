@@ -80,18 +80,10 @@ class Plans:
     @classmethod
     def prepare(cls, request: Request, flavour: str | None, opt_level: int) -> Plans:
         """Raises EngineError or FlavourError where the target's plans cannot be built here."""
-        from export.tensorrt.build import OPT_LEVELS, Options
-        from export.tensorrt.errors import EngineError
-        from export.tensorrt.flavours import choose_flavour, load
-        from export.tensorrt.plans import Setup
-        from export.tensorrt.targets import check_target
+        from export.tensorrt.setup import prepare
 
-        target = check_target(request.target, request.precision)
-        if opt_level not in OPT_LEVELS:
-            raise EngineError(f"--opt-level {opt_level} is not possible; allowed: 0 to {OPT_LEVELS[-1]}")
-        toolkit = load(choose_flavour(target, flavour))
-        cache = request.workdir / "timing" / f"{toolkit.flavour}-{toolkit.version}-{target.name}.cache"
-        return cls(Setup(target, toolkit, request.shapes, Options(opt_level=opt_level, timing_cache=cache)))
+        timing = request.workdir / "timing"
+        return cls(prepare(request.target, request.precision, request.shapes, timing, flavour, opt_level))
 
     def needs(self, headers: Headers) -> PlanEstimate:
         """What all plans will take, one after the other."""

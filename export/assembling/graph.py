@@ -59,17 +59,6 @@ def trace(network: Network, dtype: str = "float32", opset: int = OPSET) -> ir.Mo
     return model
 
 
-def export_inline(network: Network, dtype: str = "float32", opset: int = OPSET) -> bytes:
-    """The network as one ONNX file with its weights inside, ready for a CPU. Raises ExportError, WeightsError."""
-    from export.passes.attach_weights import attach_inline
-    from export.passes.transpose_weights import transpose_weights
-
-    model = trace(network, dtype, opset)
-    attach_inline(model, network)
-    transpose_weights(model)
-    return finish(model, network)
-
-
 def finish(model: ir.Model, network: Network) -> bytes:
     """The finished graph, checked and serialised; equal graphs give equal bytes. Raises ExportError.
 

@@ -15,12 +15,6 @@ from pathlib import Path
 
 from export.errors import SourceError
 
-FLUX_BASE = "black-forest-labs/FLUX.1-dev"
-QWEN_BASE = "Qwen/Qwen-Image"
-FLUX_ADAPTER = "ymyy307/ArcFlow/arcflow-flux-2steps"
-QWEN_ADAPTER = "ymyy307/ArcFlow/arcflow-qwen-2steps"
-"""The released adapters of the method's authors."""
-
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 _ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 _LORA_CONFIG = "adapter_config.json"

@@ -21,14 +21,14 @@ import msgspec
 from export.tensorrt.addresses import fixed_addresses
 from export.tensorrt.errors import EngineError
 from export.tensorrt.flavours import Toolkit
-from export.tensorrt.job import DEFAULT_OPT_LEVEL, OPT_LEVELS, Built, Job, Options
+from export.tensorrt.job import DEFAULT_OPT_LEVEL, Built, Job, Options
 from export.tensorrt.profiles import Profile
 from export.tensorrt.progress import Progress, Report
 from export.tensorrt.report import Layers
 from export.tensorrt.targets import Target
 from foundation.files import atomic_file
 
-__all__ = ["DEFAULT_OPT_LEVEL", "OPT_LEVELS", "Options", "PlanReport", "build_plan", "decode", "encode"]
+__all__ = ["DEFAULT_OPT_LEVEL", "Options", "PlanReport", "build_plan", "decode", "encode"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SAME_HEAP = "glibc.malloc.tcache_count=65535"
@@ -77,8 +77,6 @@ def build_plan(
     ArcFlowError (a folder that cannot be written). What ``report`` raises, and Ctrl-C, stop the builder at once.
     """
     name, options = name or onnx.stem, options or Options()
-    if options.opt_level not in OPT_LEVELS:
-        raise EngineError(f"--opt-level {options.opt_level} is not possible; allowed: 0 to {OPT_LEVELS[-1]}")
     if toolkit.flavour not in target.flavours:
         raise EngineError(f"{toolkit.flavour} does not build for {target.name}; use {' or '.join(target.flavours)}")
     if not onnx.is_file():

@@ -37,12 +37,17 @@ class Options:
     """How hard and within what the builder works.
 
     opt_level: 0 (fast build) to 5 (fast plan); workspace: bytes of GPU memory that a layer may use for scratch, None
-    for all; timing_cache: file that keeps the data-centre flavour's measurements from build to build.
+    for all; timing_cache: file that keeps the data-centre flavour's measurements from build to build. Raises
+    EngineError for another level.
     """
 
     opt_level: int = DEFAULT_OPT_LEVEL
     workspace: int | None = None
     timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.opt_level not in OPT_LEVELS:
+            raise EngineError(f"--opt-level {self.opt_level} is not possible; allowed: 0 to {OPT_LEVELS[-1]}")
 
 
 @dataclass(frozen=True)

@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from engines.bundle import Bundle
-from engines.manifest import Limits, Manifest, source_digest
+from engines.manifest import Manifest, source_digest
 from export.precision import Precision
-from export.tensorrt.build import DEFAULT_OPT_LEVEL, OPT_LEVELS, Options
+from export.tensorrt.build import DEFAULT_OPT_LEVEL, Options
 from export.tensorrt.errors import EngineError
 from export.tensorrt.estimate import PlanEstimate, combined, estimate
 from export.tensorrt.flavours import choose_flavour, load
 from export.tensorrt.plans import Setup, Source
-from export.tensorrt.profiles import choose_shapes
+from export.tensorrt.profiles import Shapes
 from export.tensorrt.targets import check_target
 
 _COMPUTE = {"float32": Precision.FP32, "float16": Precision.FP16, "bfloat16": Precision.BF16}
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a user typed; None: the default. timing_cache: folder for the data-centre flavour's measurements."""
+def prepare(
+    target: str, precision: str, shapes: Shapes, timing: Path, flavour: str | None = None,
+    opt_level: int = DEFAULT_OPT_LEVEL,
+) -> Setup:  # fmt: skip
+    """Check what was asked for, the cheapest first, and load TensorRT.
 
-    target: str
-    flavour: str | None = None
-    resolutions: str | None = None
-    batch: str | None = None
-    text_tokens: str | None = None
-    opt_level: int = DEFAULT_OPT_LEVEL
-    timing_cache: Path | None = None
-
-
-def prepare(request: Request, limits: Limits, precision: str) -> Setup:
-    """Check a request against a model's limits and precision, and load TensorRT. Raises EngineError, FlavourError."""
-    target = check_target(request.target, precision)
-    if request.opt_level not in OPT_LEVELS:
-        raise EngineError(f"--opt-level {request.opt_level} is not possible; allowed: 0 to {OPT_LEVELS[-1]}")
-    shapes = choose_shapes(limits, request.resolutions, request.batch, request.text_tokens)
-    toolkit = load(choose_flavour(target, request.flavour))
-    cache = request.timing_cache and request.timing_cache / f"{toolkit.flavour}-{toolkit.version}-{target.name}.cache"
-    return Setup(target, toolkit, shapes, Options(opt_level=request.opt_level, timing_cache=cache))
+    flavour: None for what the target takes and is installed; timing: folder for the data-centre flavour's
+    measurements. Raises EngineError, FlavourError.
+    """
+    found, options = check_target(target, precision), Options(opt_level)
+    toolkit = load(choose_flavour(found, flavour))
+    cache = timing / f"{toolkit.flavour}-{toolkit.version}-{found.name}.cache"
+    return Setup(found, toolkit, shapes, replace(options, timing_cache=cache))
 
 
 def bundle_sources(bundle: Bundle) -> dict[str, Source]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow import qwen
-from arcflow.adapter import Policy, load_into, merge_into, read_adapter, save_adapter, trained_tensors
+from arcflow.adapter import Policy, merge_into, read_adapter, save_adapter, trained_tensors
 from arcflow.distillation import distill_step
 from arcflow.errors import BackboneError
 from arcflow.field import velocity
@@ -145,10 +145,6 @@ def test_saved_read_and_merged_it_is_the_same_student(teacher: nn.Module, tmp_pa
     ours, theirs = live(x, sigma, c), qwen.evaluate(merged, x, sigma, c)
     for part in ("means", "logweights", "loggammas"):
         torch.testing.assert_close(getattr(ours, part), getattr(theirs, part), rtol=2e-5, atol=2e-5)
-    again = Student(teacher, StudentRecipe(rank=2, modes=modes), "qwen")
-    load_into(again, adapter)
-    for (name, a), b in zip(trained_tensors(live).items(), trained_tensors(again).values(), strict=True):
-        assert torch.equal(a, b), name
 
 
 def test_guidance_is_two_evaluations_of_the_teacher(teacher: nn.Module) -> None:

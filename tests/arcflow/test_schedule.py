@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcflow.errors import RecipeError
-from arcflow.schedule import raw_times, shift_sigma, sigmas, unshift_sigma
+from arcflow.schedule import raw_times, sigmas
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "solver.json").read_text())
 
@@ -32,11 +32,6 @@ def test_falls_from_one_to_zero(nfe: int, ratio: float, shift: float) -> None:
     times = raw_times(nfe, ratio)
     if nfe > 1:
         assert (times[-2] - times[-1]) / (times[0] - times[1]) == pytest.approx(ratio, rel=1e-6)
-
-
-@given(t=st.floats(0.0, 1.0), shift=st.floats(0.05, 20.0))
-def test_unshift_inverts_shift(t: float, shift: float) -> None:
-    assert unshift_sigma(shift_sigma(t, shift), shift) == pytest.approx(t, abs=1e-12)
 
 
 @pytest.mark.parametrize(("nfe", "shift", "ratio"), [(0, 3.2, 1.0), (-1, 3.2, 1.0), (2, 0.0, 1.0), (2, 3.2, 0.0),

@@ -15,7 +15,6 @@ from arcflow.adapter import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Policy,
-    load_into,
     merge_into,
     read_adapter,
     read_config,
@@ -122,14 +121,6 @@ def test_merged_student_equals_the_live_one(
         torch.testing.assert_close(getattr(ours, part), getattr(theirs, part), rtol=2e-5, atol=2e-5)
 
 
-def test_load_into_restores_every_tensor(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    first = saved(teacher, recipe, tmp_path / "adapter")
-    second = Student(teacher.transformer, recipe.student)
-    load_into(second, read_adapter(tmp_path / "adapter"))
-    for (name, a), b in zip(trained_tensors(first).items(), trained_tensors(second).values(), strict=True):
-        assert torch.equal(a, b), name
-
-
 @torch.no_grad()
 def test_a_linear_student_comes_back_from_its_adapter(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
     linear = replace(recipe, student=replace(recipe.student, modes=1))
@@ -216,12 +207,6 @@ def test_an_adapter_of_another_backbone_is_refused(
     blank = build_student(teacher.transformer.config, recipe.student.modes)
     with pytest.raises(AdapterError, match=words):
         merge_into(blank, teacher.transformer.state_dict(), adapter)
-
-
-def test_load_into_refuses_another_rank(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    saved(teacher, recipe, tmp_path / "adapter")
-    with pytest.raises(AdapterError, match="has shape"):
-        load_into(Student(teacher.transformer, StudentRecipe(rank=4, modes=3)), read_adapter(tmp_path / "adapter"))
 
 
 def test_read_config_of_nothing(tmp_path: Path) -> None:

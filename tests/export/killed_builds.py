@@ -16,11 +16,11 @@ from pathlib import Path
 
 from export.assembling.bundle import Plans, build
 from export.assembling.stages import Event
-from export.build import _hush_libraries
 from export.precision import Precision
 from export.sources.models import choose
 from export.students.request import Request, inspect_sources, read_sources
 from export.tensorrt.profiles import choose_shapes
+from export.terminal import hush_libraries
 from foundation.files import sha256_tree
 
 TARGET = "sm120"
@@ -28,7 +28,7 @@ TARGET = "sm120"
 
 def main() -> None:
     base, adapter, root = map(Path, sys.argv[1:])
-    _hush_libraries()
+    hush_libraries()
     read, write = os.pipe()
     undisturbed = request(base, adapter, root / "undisturbed")
     status = forked(undisturbed, lambda event: os.write(write, f"{event.stage}\t{kind(event)}\n".encode()))

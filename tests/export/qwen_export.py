@@ -13,8 +13,10 @@ import onnxruntime
 import torch
 
 from export.architectures import qwen
-from export.assembling.graph import export_inline
+from export.assembling.graph import OPSET, finish, trace
 from export.networks.base import Network
+from export.passes.attach_weights import attach_inline
+from export.passes.transpose_weights import transpose_weights
 from export.weights.merge import MergedStudent, merged_student, plan_merge
 from tests.export.pipelines import Sources, small_qwen
 
@@ -41,3 +43,11 @@ def export_qwen(folder: Path) -> Exported:
     student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
     networks = {name: qwen.network(name, sources.base, student, sources.adapter) for name in qwen.NETWORKS}
     return Exported(sources, student, networks, cache(lambda name: export_inline(networks[name])))
+
+
+def export_inline(network: Network) -> bytes:
+    """The network as one ONNX file in float32 with its weights inside, ready for a CPU."""
+    model = trace(network, "float32", OPSET)
+    attach_inline(model, network)
+    transpose_weights(model)
+    return finish(model, network)

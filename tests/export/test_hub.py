@@ -16,16 +16,13 @@ from huggingface_hub import constants
 
 from export.errors import SourceError
 from export.sources.hub import (
-    FLUX_ADAPTER,
-    FLUX_BASE,
-    QWEN_ADAPTER,
-    QWEN_BASE,
     HubSource,
     parse_id,
     resolve_adapter,
     resolve_base,
     resolve_lora,
 )
+from export.sources.models import MODELS
 from foundation.files import sha256_tree
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -199,8 +196,8 @@ def test_ids_and_what_is_none() -> None:
         "~/x/y",
     ):
         assert parse_id(source) is None, source
-    for default in (FLUX_BASE, QWEN_BASE, FLUX_ADAPTER, QWEN_ADAPTER):
-        assert parse_id(default) is not None
+    for spec in (MODELS["flux"], MODELS["qwen"]):
+        assert parse_id(spec.base) is not None and parse_id(spec.adapter) is not None
 
 
 def test_a_folder_that_is_there_is_taken_as_it_is(cache: Path, tmp_path: Path) -> None:
