@@ -213,7 +213,8 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ParityResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a network was from its original at one shape when the bundle was built, and what was allowed.
 
-    twin: measured on the same graph in another precision, because this machine cannot run the one in the bundle.
+    twin: measured on the network's twin, the same pipeline shrunk and with random weights, taken through the same
+    code: the network itself is too large to be run where it was built.
     """
 
     network: str

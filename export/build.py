@@ -6,7 +6,6 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.terminal import hush_libraries, reading, stages
 
     console = Console(stderr=True)
-    request = _request(arguments, spec, precision)
-    check_request(request)
-    plans = Plans.prepare(request, arguments.flavour, arguments.opt_level) if request.needs_plans else None
-    request = _resolved(request, arguments)
+    wanted = _wanted(arguments, spec, precision)
+    check_request(wanted)
+    plans = Plans.prepare(wanted, arguments.flavour, arguments.opt_level) if wanted.needs_plans else None
+    request = _request(wanted, arguments)
     hush_libraries()
     headers = inspect_sources(request)
     needed = estimate(headers)
@@ -154,23 +153,21 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Request:
-    """The request that the arguments make, its sources still to be found. Raises an ArcFlowError."""
+def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Wanted:
+    """What the arguments ask for. Raises an ArcFlowError."""
     from engines.manifest import ONNX_TARGETS
     from export.errors import ExportError
-    from export.students.request import Request
+    from export.students.request import Wanted
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS
 
     target = arguments.target or spec.target
     if target not in (*ONNX_TARGETS, *TARGETS):
         raise ExportError(f"--target {target} is unknown; allowed: {', '.join((*ONNX_TARGETS, *TARGETS))}")
-    return Request(
+    return Wanted(
         spec=spec,
         precision=precision,
         target=target,
-        base=Path(arguments.base or spec.base),
-        adapter=Path(arguments.adapter or spec.adapter),
         out=arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target)),
         workdir=arguments.workdir,
         shapes=choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens),
@@ -184,14 +181,15 @@ def _request(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Req
     )
 
 
-def _resolved(request: Request, arguments: Namespace) -> Request:
-    """The request with its sources found: hub ids become folders, LoRAs are read. Raises an ArcFlowError."""
+def _request(wanted: Wanted, arguments: Namespace) -> Request:
+    """The same with its sources found: hub ids become folders, LoRAs are read. Raises an ArcFlowError."""
     from export.sources.hub import resolve_adapter, resolve_base
+    from export.students.request import Request
     from export.weights.lora import parse_lora
 
-    spec = request.spec
-    return replace(
-        request,
+    spec = wanted.spec
+    return Request(
+        **vars(wanted),
         base=resolve_base(arguments.base or spec.base, spec.architecture),
         adapter=resolve_adapter(arguments.adapter or spec.adapter),
         loras=tuple(parse_lora(text, spec.architecture) for text in arguments.lora),

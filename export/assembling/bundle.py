@@ -17,7 +17,7 @@ from export.assembling.stages import Event, Report, build_networks
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from export.students.request import Headers, Request, Sources
+    from export.students.request import Headers, Sources
     from export.tensorrt.build import PlanReport
     from export.tensorrt.estimate import PlanEstimate
     from export.tensorrt.plans import Setup, Source
@@ -78,7 +78,7 @@ class Plans:
     setup: Setup
 
     @classmethod
-    def prepare(cls, request: Request, flavour: str | None, opt_level: int) -> Plans:
+    def prepare(cls, request: Wanted, flavour: str | None, opt_level: int) -> Plans:
         """Raises EngineError or FlavourError where the target's plans cannot be built here."""
         from export.tensorrt.setup import prepare
 

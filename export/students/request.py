@@ -42,26 +42,23 @@ class Attention(StrEnum):
     FP8 = "fp8"
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to build, from what, and where to.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to build and where to, its sources still to be found.
 
-    base, adapter: folders; loras: merged in the same pass; shapes: what the bundle takes; calibration: a file of
-    activation scales (fp8 only); keep_high: patterns of layers that fp8 leaves out; attention: what fp8 does to it;
-    only: the networks to build, all where it is empty; gate: the greatest relative L2 error that fp8 may cause at the
-    end of the path; workdir: keeps the stages' results between runs; coverage: which LoRA pairs the adapter must have;
-    typed: the options that name the sources as the user gave them, for messages.
+    shapes: what the bundle takes; calibration: a file of activation scales (fp8 only); keep_high: patterns of layers
+    that fp8 leaves out; attention: what fp8 does to it; only: the networks to build, all where it is empty; gate: the
+    greatest relative L2 error that fp8 may cause at the end of the path; workdir: keeps the stages' results between
+    runs; coverage: which LoRA pairs the adapter must have; typed: the options that name the sources as the user gave
+    them, for messages.
     """
 
     spec: ModelSpec
     precision: Precision
     target: str
-    base: Path
-    adapter: Path
     out: Path
     workdir: Path
     shapes: Shapes
-    loras: tuple[StyleLora, ...] = ()
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -95,6 +92,15 @@ class Request:
     def options(self) -> tuple[str, ...]:
         """The options that name the sources in a command."""
         return self.typed or ("--model", self.spec.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Wanted):
+    """What to build, and from what. base, adapter: folders that are here; loras: merged in the same pass."""
+
+    base: Path
+    adapter: Path
+    loras: tuple[StyleLora, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ Report = Callable[[str, int, int], None]
 """Told (what is being read, bytes done, bytes in all)."""
 
 
-def check_request(request: Request) -> Target | None:
+def check_request(request: Wanted) -> Target | None:
     """Check what was asked for, before any source is looked for; returns the target of plans.
 
     Raises ExportError: what cannot be built so, and what is allowed.
@@ -267,7 +273,7 @@ def _check_scales(headers: Headers, student: MergedStudent) -> None:
         check_student(headers.calibration, student.parents, request.calibration, how)
 
 
-def _check_fp8(request: Request) -> None:
+def _check_fp8(request: Wanted) -> None:
     """Reject fp8 without scales, naming the command that makes them, and fp8's options without fp8."""
     if request.precision is not Precision.FP8:
         if request.calibration is not None or request.keep_high or request.attention is Attention.FP8:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """The GPU: capability "sm90", driver and runtime versions ("13.0"), memory in bytes, multiprocessors."""
+    """The GPU: capability "sm90", driver: the newest CUDA it knows ("13.0"), memory in bytes, multiprocessors."""
 
     name: str
     capability: str
