@@ -88,6 +88,7 @@ constexpr ArcflowHostApi table_of(const char* name) noexcept {
   table.rearm = Host::rearm;
   table.prepare = Host::prepare;
   table.unprepare = Host::unprepare;
+  static_assert(sizeof table == 28 * sizeof(void*), "an entry was appended: fill it in here too");
   return table;
 }
 
