@@ -20,7 +20,7 @@ from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from export.assembling.estimate import Estimate
-    from export.students.request import Request
+    from export.students.request import Request, Wanted
 
 WORKDIR = Path(".work") / "export"
 

@@ -17,7 +17,7 @@ from export.assembling.stages import Event, Report, build_networks
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from export.students.request import Headers, Sources
+    from export.students.request import Headers, Sources, Wanted
     from export.tensorrt.build import PlanReport
     from export.tensorrt.estimate import PlanEstimate
     from export.tensorrt.plans import Setup, Source
@@ -78,12 +78,12 @@ class Plans:
     setup: Setup
 
     @classmethod
-    def prepare(cls, request: Wanted, flavour: str | None, opt_level: int) -> Plans:
+    def prepare(cls, wanted: Wanted, flavour: str | None, opt_level: int) -> Plans:
         """Raises EngineError or FlavourError where the target's plans cannot be built here."""
         from export.tensorrt.setup import prepare
 
-        timing = request.workdir / "timing"
-        return cls(prepare(request.target, request.precision, request.shapes, timing, flavour, opt_level))
+        timing = wanted.workdir / "timing"
+        return cls(prepare(wanted.target, wanted.precision, wanted.shapes, timing, flavour, opt_level))
 
     def needs(self, headers: Headers) -> PlanEstimate:
         """What all plans will take, one after the other."""

@@ -35,8 +35,9 @@ def main() -> None:
         for size in sizes:
             shapes = choose_shapes(spec.limits, size, "1")
             request = Request(
-                spec, Precision.FP8, "onnx", made.base, made.adapter, root / "out", root / "work", shapes, gate=10.0
-            )
+                spec=spec, precision=Precision.FP8, target="onnx", base=made.base, adapter=made.adapter,
+                out=root / "out", workdir=root / "work", shapes=shapes, gate=10.0,
+            )  # fmt: skip
             headers = inspect_sources(replace(request, calibration=root / "none.json"))
             rest = estimate(inspect_sources(replace(request, precision=Precision.BF16)))
             sources = read_sources(replace(headers, request=request))

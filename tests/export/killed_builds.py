@@ -57,7 +57,10 @@ def main() -> None:
 def request(base: Path, adapter: Path, root: Path) -> Request:
     spec = choose("flux")
     shapes = choose_shapes(spec.limits, "256x256", "1", "512")
-    return Request(spec, Precision.BF16, TARGET, base, adapter, root / "flux-bf16-sm120", root / "work", shapes)
+    return Request(
+        spec=spec, precision=Precision.BF16, target=TARGET, base=base, adapter=adapter, out=root / "flux-bf16-sm120",
+        workdir=root / "work", shapes=shapes,
+    )  # fmt: skip
 
 
 def forked(wanted: Request, report: Callable[[Event], object]) -> int:

@@ -91,7 +91,10 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 def headers(flux: Sources, precision: Precision, size: str, root: Path) -> Headers:
     spec = choose("flux")
     shapes = choose_shapes(spec.limits, size, "1")
-    request = Request(spec, precision, "onnx", flux.base, flux.adapter, root / "out", root / "work", shapes)
+    request = Request(
+        spec=spec, precision=precision, target="onnx", base=flux.base, adapter=flux.adapter, out=root / "out",
+        workdir=root / "work", shapes=shapes,
+    )  # fmt: skip
     return inspect_sources(replace(request, calibration=root / "any.json" if precision is Precision.FP8 else None))
 
 
