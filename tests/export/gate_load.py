@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from export.calibration import nominal
-from export.estimate import estimate
-from export.fp8_policy import layer_of
-from export.gate_stage import measure
-from export.models import choose
+from export.assembling.estimate import estimate
+from export.assembling.gate import measure
+from export.assembling.stages import build_networks
+from export.fp8.calibration import nominal
+from export.fp8.policy import layer_of
 from export.precision import Precision
-from export.request import Request, inspect_sources, read_sources
-from export.stages import build_networks
+from export.sources.models import choose
+from export.students.request import Request, inspect_sources, read_sources
 from export.tensorrt.profiles import choose_shapes
 from tests.export.pipelines import small_flux, small_qwen
 

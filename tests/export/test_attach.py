@@ -19,8 +19,8 @@ from export.fp8.numbers import dequantise_rows, quantise_rows, row_scales
 from export.networks.base import Network
 from export.passes.attach_external import attach_external, data_name
 from export.passes.attach_weights import attach_inline
+from export.weights import files as weights
 from export.weights.files import TensorSet, tensor_set
-from export.weights.files import files as weights
 
 IN, OUT = 48, 32
 TYPES = {

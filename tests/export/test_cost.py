@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from export.cost import Cost, cost_of
-from export.estimate import estimate
-from export.models import choose
+from export.assembling.estimate import estimate
 from export.networks.base import Network
+from export.networks.cost import Cost, cost_of
 from export.precision import Precision
-from export.request import Headers, Request, inspect_sources
+from export.sources.models import choose
+from export.students.request import Headers, Request, inspect_sources
 from export.tensorrt.profiles import choose_shapes
-from export.weights import TensorSet
+from export.weights.files import TensorSet
 from tests.export.pipelines import Sources, small_flux
 
 WIDTH = 8

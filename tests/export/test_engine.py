@@ -250,7 +250,7 @@ def test_shorter_text_makes_shorter_prompts(onnx_bundle: Path) -> None:
 def test_a_plan_is_known_by_all_that_it_is_made_from() -> None:
     from dataclasses import replace
 
-    from export.models import MODELS
+    from export.sources.models import MODELS
     from export.tensorrt.build import Options
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from export.errors import ExportError, WeightsError
+from export.weights import external
 from export.weights.external import ALIGNMENT, StoredFile, layout, write_external
-from export.weights.files import DTYPES, external, open_file
+from export.weights.files import DTYPES, open_file
 from export.weights.layout import Entry, raw
 from foundation.files import sha256_file
 

@@ -16,7 +16,7 @@ from arcflow.adapter import merge_into, read_adapter
 from arcflow.errors import AdapterError
 from arcflow.students import build_student
 from export.build import main as build
-from export.weights.files import files as weights
+from export.weights import files as weights
 from export.weights.merge import MergedStudent, merged_student, plan_merge
 from foundation.cli import run as run_command
 from foundation.errors import ArcFlowError

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from export.errors import WeightsError
+from export.weights import files as weights
 from export.weights.files import all_finite, open_file, open_folder, row_chunks, tensor_set
-from export.weights.files import files as weights
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
