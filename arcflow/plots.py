@@ -20,7 +20,7 @@ _PATHS = 4
 
 
 def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps: int, path: Path) -> None:
-    """A picture: for ten prompts, teacher many steps | ArcFlow nfe | teacher's Euler nfe, from the same noise."""
+    """An image: for ten prompts, teacher many steps | ArcFlow nfe | teacher's Euler nfe, from the same noise."""
     from matplotlib.figure import Figure
 
     columns = (("teacher", steps), ("student", nfe), ("teacher", nfe))
@@ -48,7 +48,7 @@ def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps:
 def trajectory_plot(evaluation: Evaluation, nfe: int, path: Path) -> None:
     """Trajectories of four seeds in the plane that shows the teacher's bend: its curve, the student's arcs, chords.
 
-    Horizontal: along the teacher's straight line from noise to picture; vertical: the direction in which the teacher's
+    Horizontal: along the teacher's straight line from noise to image; vertical: the direction in which the teacher's
     curve departs from it the most. Both in units of that line's length.
     """
     from matplotlib.figure import Figure

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sources.scales_of_plain:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if sources.calibration is not None and sources.calibration.synthetic:
-            say("the calibration is synthetic: good for sizes and times, not for pictures")
+            say("the calibration is synthetic: good for sizes and times, not for images")
         with stages(console) as report:
             finished: Finished = build(sources, plans, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))

@@ -44,7 +44,7 @@ def build_parser() -> ArgumentParser:
     add("--num-images", type=int, default=1, metavar="N", help="images to make (default: %(default)s)")
     add("--width", type=int, metavar="PX", help="within the bundle's limits (default: its usual width)")
     add("--height", type=int, metavar="PX", help="within the bundle's limits (default: its usual height)")
-    add("--previews", type=int, default=0, metavar="N", help="also write N frames between noise and picture")
+    add("--previews", type=int, default=0, metavar="N", help="also write N frames between noise and image")
     add("--scale", type=int, default=1, metavar="N", help="enlarge each pixel to N x N (default: %(default)s)")
     add("--out", type=Path, metavar="FILE.png", help=f"where to write (default: {_FOLDER}/PROMPT-SEED.png)")
     add("--threads", type=int, metavar="N", help="compute threads (default: the cores, at most 8)")

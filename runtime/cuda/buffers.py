@@ -14,7 +14,7 @@ X = f"{BACKBONE}/hidden_states"
 """The state, float32 [batch, image_tokens, channels]; the solver changes it in place."""
 
 STATE, TIMESTEPS, PIXELS, FOUND, ZEROS = "state", "timesteps", "pixels", "found", "zeros"
-"""A preview's state; every evaluation's timestep; the pictures' bytes; whether a value is not finite; empty text."""
+"""A preview's state; every evaluation's timestep; the images' bytes; whether a value is not finite; empty text."""
 
 TIMESTEP_STRIDE = 256
 """Bytes from one evaluation's timesteps to the next: they begin where an input of a network may."""

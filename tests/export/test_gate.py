@@ -71,7 +71,7 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
 
 
 def test_a_student_that_changed_too_much_is_refused() -> None:
-    with pytest.raises(GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 pictures"):
+    with pytest.raises(GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 images"):
         check_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT)
     assert len(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT).results) == 1
     with pytest.raises(GateError):

@@ -73,7 +73,7 @@ TEST_CASE("an image does not depend on what is made beside it") {
   Fixture f;
   f.call.prompts = {"a dark bag", "a light shirt", "a dark bag"};
   f.call.use_prompts();
-  f.call.request.num_images = 7;  // 21 pictures: batches of 16 and 5
+  f.call.request.num_images = 7;  // 21 images: batches of 16 and 5
   f.call.request.seed = UINT64_MAX - 3;
   f.call.request.width = 16;
   f.call.request.height = 64;

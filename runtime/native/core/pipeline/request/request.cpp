@@ -156,7 +156,7 @@ std::vector<std::uint64_t> image_seeds(const ArcflowRequest& request, std::size_
   }
   if (request.seed_count != total) {
     refuse("seed_count is " + text(std::uint64_t{request.seed_count}) + ", but the request makes " +
-           text(std::uint64_t{total}) + " pictures: give one seed for each");
+           text(std::uint64_t{total}) + " images: give one seed for each");
   }
   return std::vector<std::uint64_t>(request.seeds, request.seeds + total);
 }
