@@ -251,11 +251,11 @@ def _calibration(headers: Headers) -> Calibration | None:
     request = headers.request
     if request.precision is not Precision.FP8 or request.calibration is None:
         return None
+    layers = sorted(headers.fp8_layers()) if BACKBONE in request.networks else []
     calibration = read_calibration(request.calibration, f"measure them: {request.calibrate}")
     found = replace(headers, calibration=calibration)
     _check_scales(found, found.student_unread())
-    if BACKBONE in request.networks:
-        calibration.input_scales(sorted(headers.fp8_layers()), f"measure them: {request.calibrate}")
+    calibration.input_scales(layers, f"measure them: {request.calibrate}")
     if request.attention is Attention.FP8 and not calibration.attention:
         raise CalibrationError(
             f"{request.calibration} has no bounds of attention, which --attention fp8 needs; measure them: "

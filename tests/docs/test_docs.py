@@ -192,6 +192,8 @@ def _python_fault(rest: list[str], whole: bool, monkeypatch: pytest.MonkeyPatch)
         return parse(files()[ours], rest[len(ours) :], whole, monkeypatch)
     if ours[0] == "-m":
         first = ours[1].split(".")[0]
+        if first == "scripts" and len(rest) == 2:  # It takes no options.
+            return "" if ROOT.joinpath(*ours[1].split(".")).with_suffix(".py").is_file() else "there is no such script"
         return f"there is no command {ours[1]}" if (ROOT / first).is_dir() and first != "tests" else ""
     return "" if (ROOT / ours[0]).is_file() else f"there is no {ours[0]}"
 

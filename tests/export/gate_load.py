@@ -38,9 +38,9 @@ def main() -> None:
                 spec=spec, precision=Precision.FP8, target="onnx", base=made.base, adapter=made.adapter,
                 out=root / "out", workdir=root / "work", shapes=shapes, gate=10.0,
             )  # fmt: skip
-            headers = inspect_sources(replace(request, calibration=root / "none.json"))
-            rest = estimate(inspect_sources(replace(request, precision=Precision.BF16)))
-            sources = read_sources(replace(headers, request=request))
+            plain = inspect_sources(replace(request, precision=Precision.BF16))
+            headers, rest = replace(plain, request=request), estimate(plain)  # Scales are put in below.
+            sources = read_sources(headers)
             layers = (layer_of(name) for name in sources.student.weights if name.endswith(".weight"))
             sources = replace(sources, calibration=nominal(layers, sources.student.digest))
             networks, needed = build_networks(sources, lambda event: None), estimate(headers)
