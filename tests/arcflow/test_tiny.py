@@ -71,7 +71,7 @@ def test_evaluation_prompts_are_balanced_and_new() -> None:
     prompts = evaluation_prompts(60)
     assert not {text for text, _, _ in prompts} & set(all_captions())
     assert len({(label, tone) for _, label, tone in prompts}) == 30
-    assert prompts[0][0] == "image of a dark t-shirt"
+    assert prompts[0][0] == "picture of a dark t-shirt"
 
 
 def test_tokenizers_know_every_word_of_the_captions_and_any_other_text() -> None:
