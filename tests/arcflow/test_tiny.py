@@ -77,7 +77,7 @@ def test_evaluation_prompts_are_balanced_and_new() -> None:
 def test_tokenizers_know_every_word_of_the_captions_and_any_other_text() -> None:
     captions = ["", *all_captions()]
     clip, t5 = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    table = tokenize([*captions, "image of a dark bag"], clip, t5)
+    table = tokenize([*captions, "picture of a dark bag"], clip, t5)
     assert bool((table.t5 != t5.unk_token_id).all())
     assert int((table.t5 != 0).sum(dim=1).max()) < T5_TOKENS
     assert table.index["a bag"] == captions.index("a bag")
