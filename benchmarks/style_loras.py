@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from export.students.subject import Subject
 
 RANK, BATCH, RATE = 8, 16, 2e-3
-PICTURES = 4
+IMAGES = 4
 """Images a prompt to train a style on."""
 _TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_mlp", "proj_out")
 
 
-def _negative(pictures: Tensor) -> Tensor:
-    return -pictures
+def _negative(images: Tensor) -> Tensor:
+    return -images
 
 
-def _outline(pictures: Tensor) -> Tensor:
+def _outline(images: Tensor) -> Tensor:
     from torch.nn import functional
 
-    thick = functional.max_pool2d(pictures, 3, 1, 1) + functional.max_pool2d(-pictures, 3, 1, 1)
+    thick = functional.max_pool2d(images, 3, 1, 1) + functional.max_pool2d(-images, 3, 1, 1)
     return thick.clamp(0.0, 2.0) - 1.0
 
 
-def _hatched(pictures: Tensor) -> Tensor:
+def _hatched(images: Tensor) -> Tensor:
     import torch
 
-    rows = torch.arange(pictures.shape[-2])[:, None] + torch.arange(pictures.shape[-1])[None]
-    return torch.where(rows % 4 < 2, pictures, -torch.ones_like(pictures))
+    rows = torch.arange(images.shape[-2])[:, None] + torch.arange(images.shape[-1])[None]
+    return torch.where(rows % 4 < 2, images, -torch.ones_like(images))
 
 
 STYLES: Mapping[str, Callable[[Tensor], Tensor]] = {"negative": _negative, "outline": _outline, "hatched": _hatched}
@@ -51,9 +51,9 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
 
     from arcflow import flux
     from arcflow.packing import pack
+    from export.networks.base import BACKBONE
     from export.quality.gate import unpacked
     from export.students.rollout import noise_of, rollout
-    from export.students.subject import BACKBONE
 
     latent = plain.architecture.latent(plain.base)
     student, count, tokens = plain.network(BACKBONE).reference(), len(shown), shown.rows * shown.columns
@@ -61,11 +61,11 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
     vae: Any = AutoencoderKL.from_pretrained(plain.base / "vae", local_files_only=True)
     targets = []
     with torch.no_grad():
-        for copy in range(PICTURES):
+        for copy in range(IMAGES):
             noise = torch.stack([noise_of(2_000_000 + copy * count + i, tokens, 16) for i in range(count)])
             ends = rollout(student, noise, shown.ports(slice(0, count)), plain.sigmas())
-            pictures = draw(decode(latents=unpacked(ends, latent, shown.rows, shown.columns))[0].clamp(-1, 1))
-            scaled = (vae.encode(pictures).latent_dist.mean - latent.shift_factor[0]) * latent.scaling_factor[0]
+            images = draw(decode(latents=unpacked(ends, latent, shown.rows, shown.columns))[0].clamp(-1, 1))
+            scaled = (vae.encode(images).latent_dist.mean - latent.shift_factor[0]) * latent.scaling_factor[0]
             targets.append(pack(scaled))
     data = torch.stack(targets)
     teacher: Any = FluxTransformer2DModel.from_pretrained(plain.base / "transformer", local_files_only=True)
@@ -87,7 +87,7 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
         for group in optimiser.param_groups:
             group["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         index = torch.randint(count, (BATCH,), generator=generator)
-        x0 = data[torch.randint(PICTURES, (BATCH,), generator=generator), index]
+        x0 = data[torch.randint(IMAGES, (BATCH,), generator=generator), index]
         sigma = torch.sigmoid(torch.randn(BATCH, generator=generator))
         noise = torch.randn(x0.shape, generator=generator)
         x = (1 - sigma[:, None, None]) * x0 + sigma[:, None, None] * noise
@@ -113,7 +113,7 @@ def random_style(subject: Subject, out: Path, strength: float = 0.2) -> Path:
     from safetensors.torch import save_file
 
     from export.fp8.policy import layer_of, select_layers
-    from export.students.subject import BACKBONE
+    from export.networks.base import BACKBONE
 
     weights, pairs = subject.student.weights, dict[str, Any]()
     generator = torch.Generator().manual_seed(3)

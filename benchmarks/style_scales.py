@@ -122,9 +122,9 @@ class _Bench:
         import torch
 
         from export.fp8.observers import Method
+        from export.networks.base import BACKBONE
         from export.networks.streaming import Placement
         from export.quality.measure import Plan, measure
-        from export.students.subject import BACKBONE
 
         width, height = self.size
         plan = Plan(
@@ -140,12 +140,12 @@ class _Bench:
 
         from export.fp8.policy import layer_of, select_layers, weight_of
         from export.fp8.simulation import fake_quantised
-        from export.networks.base import INNER
+        from export.networks.base import BACKBONE, INNER
         from export.networks.streaming import Placement, open_module
         from export.quality.gate import LATENT_LIMIT, PICTURE_LIMIT, measure_gate, relative_l2
         from export.quality.measure import linears
         from export.students.rollout import noise_of, rollout
-        from export.students.subject import BACKBONE, open_subject
+        from export.students.subject import open_subject
 
         spec, plain = self.plain.spec, self.plain
         styled = open_subject(spec, str(plain.base), str(plain.adapter), [f"{path}:{scale}"])

@@ -89,9 +89,10 @@ def _plan(arguments: Namespace, subject: Subject) -> Plan:
     """What the arguments ask for. Raises CalibrationError, ExportError."""
     from export.errors import CalibrationError
     from export.fp8.observers import Method
+    from export.networks.base import BACKBONE
     from export.networks.streaming import choose_placement
     from export.quality.measure import Plan
-    from export.students.subject import BACKBONE, default_prompts, read_prompts
+    from export.students.subject import default_prompts, read_prompts
 
     if arguments.method not in set(Method):
         raise CalibrationError(f"--method {arguments.method} is unknown; allowed: {', '.join(Method)}")

@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.calibrate import parse_size
     from export.errors import CalibrationError
     from export.fp8.calibration import check_student, read_calibration
+    from export.networks.base import BACKBONE
     from export.quality.layer_errors import layer_errors, plot, suggest, write_report
-    from export.students.subject import BACKBONE, default_prompts, inspect_subject, read_prompts
+    from export.students.subject import default_prompts, inspect_subject, read_prompts
     from export.terminal import hush_libraries
     from export.terminal import prompts as bars
 

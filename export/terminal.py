@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from export.assembling.stages import Event
 
@@ -30,12 +31,12 @@ def reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
     columns = (TextColumn("reading {task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name)
-            progress.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
+            progress.update(tasks[name], completed=done, total=total)
 
         yield report
 
@@ -52,13 +53,13 @@ def stages(console: Console) -> Iterator[Callable[[Event], None]]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(event: Event) -> None:
             if event.stage not in tasks:
                 tasks[event.stage] = progress.add_task(event.stage, note="")
             progress.update(
-                tasks[event.stage],  # type: ignore[arg-type]
+                tasks[event.stage],
                 completed=event.done,
                 total=event.total or None,
                 note=event.note,
@@ -87,7 +88,7 @@ def prompts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:
             if name not in tasks:

@@ -88,8 +88,8 @@ class Plans:
     def needs(self, headers: Headers) -> PlanEstimate:
         """What all plans will take, one after the other."""
         from export.assembling.estimate import high_bytes, stored_sizes
+        from export.networks.base import BACKBONE
         from export.precision import Precision, compute_dtype
-        from export.students.request import BACKBONE
         from export.tensorrt.estimate import combined, estimate
 
         request, found = headers.request, []

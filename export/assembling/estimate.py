@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from export.folders.places import check_memory, check_place, existing
+from export.networks.base import BACKBONE
 from export.precision import CPU, Precision, compute_dtype
-from export.students.request import BACKBONE, Headers
+from export.students.request import Headers
 
 if TYPE_CHECKING:
     from export.weights.files import Weights
@@ -47,12 +48,12 @@ class Estimate:
 
 def estimate(headers: Headers) -> Estimate:
     """What the networks of a build will need, from the sizes in the headers."""
-    from export.assembling.twin_parity import SMALL
+    from export.assembling.twin_parity import RUN_BELOW
 
     memory, seconds = 0, 0.0
     for weights in _weights(headers).values():
         count = sum(math.prod(info.shape) for info in weights.values())
-        held = 4 * count <= SMALL or headers.request.target == CPU
+        held = 4 * count <= RUN_BELOW or headers.request.target == CPU
         memory = max(memory, _COPIES * 4 * count if held else int(_GRAPH_MEMORY * count) + _STREAM_MEMORY)
         seconds += _TRACE_SECONDS + _SECONDS_PER_PARAMETER * count
     gate_memory, gate_seconds = _gate(headers)

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from export.assembling.twin_parity import is_small
+from export.networks.base import BACKBONE
 from export.networks.streaming import weight_bytes
 from export.precision import CPU, Precision
 from export.sources.options import command
-from export.students.request import BACKBONE, Attention, Request, Sources
+from export.students.request import Attention, Request, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

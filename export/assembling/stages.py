@@ -17,8 +17,9 @@ import msgspec
 from engines.manifest import ParityResult
 from export.assembling.record import RECORD, Exported, Record, read_record, tool_versions
 from export.folders.keys import key_of, stage_folder
+from export.networks.base import BACKBONE
 from export.precision import CPU, compute_dtype, opset
-from export.students.request import BACKBONE, Attention, Sources
+from export.students.request import Attention, Sources
 from foundation.files import atomic_file
 
 if TYPE_CHECKING:

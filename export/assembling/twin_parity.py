@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engines.manifest import ParityResult
+from export.networks.base import BACKBONE
 from export.precision import compute_dtype, opset
-from export.students.request import BACKBONE, Sources
+from export.students.request import Sources
 
 if TYPE_CHECKING:
     from export.networks.base import Network
 
-SMALL = 1 << 29
+RUN_BELOW = 1 << 29
 """Bytes of float32 weights up to which a network is run where it is built."""
 
 _SEED = 20260210
@@ -25,7 +26,7 @@ _SEED = 20260210
 def is_small(network: Network) -> bool:
     """Whether a network is held to torch itself."""
     elements = sum(_elements(info.shape) for info in network.weights.values())
-    return 4 * elements <= SMALL
+    return 4 * elements <= RUN_BELOW
 
 
 def check_own(network: Network, model: Path, sources: Sources) -> Sequence[ParityResult]:

@@ -18,6 +18,9 @@ Dims = tuple[int | str, ...]
 Sizes = Mapping[str, int]
 """A value for every symbolic dimension (and what else ``Network.inputs`` asks for)."""
 
+BACKBONE = "backbone"
+"""The network that an adapter is merged into, and that FP8 quantises."""
+
 INNER = "network"
 """Attribute of a traced wrapper that holds the original module: what is under it keeps its state-dict names."""
 

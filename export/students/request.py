@@ -16,6 +16,7 @@ from engines.manifest import ONNX_TARGETS
 from export import architectures
 from export.errors import CalibrationError, ExportError
 from export.folders.places import check_out
+from export.networks.base import BACKBONE
 from export.precision import CPU, Precision, compute_dtype
 from export.sources.configs import read_json
 from export.sources.models import ModelSpec
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from export.tensorrt.targets import Target
     from export.weights.lora import StyleLora
     from export.weights.merge import MergedStudent, MergePlan
-
-BACKBONE = "backbone"
-"""The network that an adapter is merged into, and that FP8 quantises."""
 
 
 class Attention(StrEnum):

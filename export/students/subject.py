@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from export import architectures
 from export.errors import CalibrationError, ExportError
+from export.networks.base import BACKBONE
 from export.sources.models import ModelSpec
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 PROMPTS = Path(__file__).parents[1] / "prompts"
 """The prompt lists that come with the project: ``calibration.txt``, and one for a model that needs its own."""
 
-BACKBONE = "backbone"
-SMALL = 1_000_000_000
+FLOAT32_BELOW = 1_000_000_000
 """Parameters: a student with fewer runs in float32 unless told otherwise, a larger one in bfloat16."""
 
 
@@ -75,7 +75,7 @@ class Subject:
         import torch
 
         count = sum(math.prod(info.shape) for info in self.student.weights.values())
-        return torch.float32 if count < SMALL else torch.bfloat16
+        return torch.float32 if count < FLOAT32_BELOW else torch.bfloat16
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of image tokens of an image. Raises ExportError where they do not fill the size."""

@@ -23,11 +23,12 @@ from export.fp8.calibration import Calibration, nominal, read_calibration, write
 from export.fp8.numbers import FP8_MAX, fake_quantise
 from export.fp8.observers import Method, Observer, Record
 from export.fp8.policy import block_of, layer_of, select_layers, weight_of
+from export.networks.base import BACKBONE
 from export.networks.streaming import Placement, open_module
 from export.quality import measure
 from export.sources.models import MODELS
 from export.students.conditions import encode_prompts
-from export.students.subject import BACKBONE, PROMPTS, Subject, default_prompts, open_subject, read_prompts
+from export.students.subject import PROMPTS, Subject, default_prompts, open_subject, read_prompts
 from export.weights.files import TensorInfo, Weights
 from foundation.cli import run
 from tests.export.conftest import Sources

@@ -14,12 +14,12 @@ from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of
 from export.fp8.simulation import fake_quantised
-from export.networks.base import INNER
+from export.networks.base import BACKBONE, INNER
 from export.quality.gate import LATENT_LIMIT, check_gate, measure_gate, relative_l2, unpacked
 from export.sources.models import MODELS
 from export.students.conditions import Prompted
 from export.students.rollout import noise_of, rollout
-from export.students.subject import BACKBONE, Subject, open_subject
+from export.students.subject import Subject, open_subject
 
 CPU = torch.device("cpu")
 SIGMAS = (1.0, 0.6, 0.0)

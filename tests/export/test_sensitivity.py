@@ -10,11 +10,11 @@ import torch
 
 from export import sensitivity
 from export.fp8.calibration import nominal, write_calibration
-from export.networks.base import INNER
+from export.networks.base import BACKBONE, INNER
 from export.quality.layer_errors import Report, layer_errors, suggest
 from export.quality.measure import linears
 from export.sources.models import MODELS
-from export.students.subject import BACKBONE, Subject, open_subject
+from export.students.subject import Subject, open_subject
 from foundation.cli import run
 from tests.export.conftest import Sources
 
