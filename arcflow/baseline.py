@@ -150,29 +150,16 @@ def _open(base: Path, dtype: Any) -> Any:
     return pipeline
 
 
-def _family(pipeline: Any) -> str:
-    """The student's architecture. Raises BackboneError for another pipeline."""
-    from arcflow.errors import BackboneError
-
-    families = {"FluxPipeline": "flux", "QwenImagePipeline": "qwen"}
-    kind = type(pipeline).__name__
-    if kind not in families:
-        raise BackboneError(f"--base is a {kind}; allowed are {', '.join(sorted(families))}")
-    return families[kind]
-
-
 def _teacher(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, int]:
     import torch
 
-    from arcflow.students import architecture
+    from arcflow.students import architecture_of_pipeline
 
+    family = architecture_of_pipeline(type(pipeline).__name__)
     pipeline.to(device)
-    name = _family(pipeline)
-    guidance = architecture(name).GUIDANCE if arguments.guidance is None else arguments.guidance
-    options: dict[str, Any] = {"height": arguments.height, "width": arguments.width}
+    guidance = family.GUIDANCE if arguments.guidance is None else arguments.guidance
+    options: dict[str, Any] = {"height": arguments.height, "width": arguments.width, **family.guided(guidance)}
     options |= {"num_inference_steps": arguments.steps, "max_sequence_length": arguments.text_tokens}
-    # FLUX takes guidance as an input; Qwen-Image evaluates twice, with and without the prompt.
-    options |= {"guidance_scale": guidance} if name == "flux" else {"true_cfg_scale": guidance, "negative_prompt": " "}
 
     def make(seed: int, clock: _Clock) -> None:
         pipeline(arguments.prompt, generator=torch.Generator().manual_seed(seed), **options)
@@ -185,18 +172,17 @@ def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, i
     import torch
 
     from arcflow.adapter import merge_into, read_adapter
-    from arcflow.field import displacement
     from arcflow.packing import unpack
+    from arcflow.sampling import integrate
     from arcflow.schedule import sigmas
-    from arcflow.students import architecture, build_student
+    from arcflow.students import architecture_of_pipeline, build_student
 
-    name = _family(pipeline)
-    family = architecture(name)
+    family = architecture_of_pipeline(type(pipeline).__name__)
     adapter = read_adapter(arguments.adapter)
     policy = adapter.config.policy
     teacher = pipeline.transformer
     student: Any = merge_into(
-        build_student(dict(teacher.config), adapter.config.modes, name).to(teacher.dtype),
+        build_student(dict(teacher.config), adapter.config.modes, family.NAME).to(teacher.dtype),
         teacher.state_dict(),
         adapter,
         arguments.coverage,
@@ -215,50 +201,22 @@ def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, i
 
     @torch.no_grad()
     def make(seed: int, clock: _Clock) -> None:
-        condition = _condition(pipeline, arguments, guidance, rows, columns)
+        condition = family.encode(pipeline, arguments.prompt, arguments.text_tokens, guidance, rows, columns)
         clock.mark("text")
         x = torch.randn(1, rows * columns, channels, generator=torch.Generator().manual_seed(seed)).to(device)
         clock.mark("noise")
-        for index, (a, b) in enumerate(itertools.pairwise(levels), start=1):
-            start, end = (torch.full((1,), level, device=device) for level in (a, b))
-            field = family.evaluate(student, x.to(dtype), start, condition, policy.conditioning_dtype)
-            clock.mark(f"evaluation {index}")
-            x = x + displacement(field, start, start, end)
-            clock.mark(f"solver {index}")
-        _decode(pipeline.vae, unpack(x, rows, columns).to(dtype))
+        evaluations = itertools.count(1)
+
+        def evaluate(x: Any, sigma: Any) -> Any:
+            field = family.evaluate(student, x.to(dtype), sigma, condition, policy.conditioning_dtype)
+            clock.mark(f"evaluation {next(evaluations)}")
+            return field
+
+        x = integrate(evaluate, x, levels, lambda *segment: clock.mark(f"solver {levels.index(segment[3])}"))
+        family.decode(pipeline.vae, unpack(x, rows, columns).to(dtype))
         clock.mark("vae")
 
     return make, nfe
-
-
-def _condition(pipeline: Any, arguments: Namespace, guidance: float, rows: int, columns: int) -> Any:
-    """The prompt's condition, encoded by the pipeline itself."""
-    import torch
-
-    from arcflow import flux, qwen
-
-    tokens = arguments.text_tokens
-    if _family(pipeline) == "qwen":
-        sequence, mask = pipeline.encode_prompt(arguments.prompt, max_sequence_length=tokens)
-        mask = torch.ones(sequence.shape[:2], dtype=torch.bool, device=sequence.device) if mask is None else mask
-        return qwen.Condition(sequence, mask, rows, columns)
-    sequence, pooled, txt_ids = pipeline.encode_prompt(arguments.prompt, None, max_sequence_length=tokens)
-    scale = torch.full((1,), guidance, device=sequence.device)
-    return flux.Condition(pooled, sequence, scale, flux.image_ids(rows, columns).to(sequence.device), txt_ids)
-
-
-def _decode(vae: Any, latents: Any) -> Any:
-    """The image of latents [B, C, H, W]: one frame where the VAE is a video's."""
-    import torch
-
-    config = vae.config
-    if getattr(config, "latents_mean", None) is not None:  # a video decoder: it takes frames
-        mean, std = (
-            torch.tensor(values, dtype=latents.dtype, device=latents.device).view(1, -1, 1, 1, 1)
-            for values in (config.latents_mean, config.latents_std)
-        )
-        return vae.decode(latents[:, :, None] * std + mean).sample[:, :, 0]
-    return vae.decode(latents / config.scaling_factor + config.shift_factor).sample
 
 
 def _peak(device: Any) -> int:

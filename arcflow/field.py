@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Level = Tensor | float
+"""A noise level, the same for all rows or [B]."""
+
 _SERIES_BELOW = 0.5
 """|z| under which phi1 is summed as a series: there expm1(z)/z and, more so, its derivative lose digits."""
 
@@ -65,8 +68,8 @@ def phi1(z: Tensor) -> Tensor:
     return torch.where(small, series, torch.expm1(far) / far)
 
 
-def velocity(field: MomentumField, sigma_src: Tensor, sigma: Tensor) -> Tensor:
-    """Velocity u(sigma) [B, S, C] of the segment that starts at ``sigma_src``; levels are scalars or [B].
+def velocity(field: MomentumField, sigma_src: Level, sigma: Level) -> Tensor:
+    """Velocity u(sigma) [B, S, C] of the segment that starts at ``sigma_src``; levels are one or [B].
 
     Returns float32, or float64 where the field is float64.
     """
@@ -75,8 +78,8 @@ def velocity(field: MomentumField, sigma_src: Tensor, sigma: Tensor) -> Tensor:
     return _mix(v, pi * torch.exp(logs * elapsed))
 
 
-def displacement(field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor) -> Tensor:
-    """x(sigma_b) - x(sigma_a), [B, S, C], exact for sigma_src >= sigma_a >= sigma_b (scalars or [B]).
+def displacement(field: MomentumField, sigma_src: Level, sigma_a: Level, sigma_b: Level) -> Tensor:
+    """x(sigma_b) - x(sigma_a), [B, S, C], exact for sigma_src >= sigma_a >= sigma_b (one each, or [B]).
 
     -sum_k pi_k v_k exp(l_k (sigma_src - sigma_a)) D phi1(l_k D) with D = sigma_a - sigma_b. With one mode this is
     an Euler step. Returns float32, or float64 where the field is float64.
@@ -87,7 +90,7 @@ def displacement(field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma
     return -_mix(v, pi * torch.exp(logs * start) * span * phi1(logs * span))
 
 
-def mean_velocity(field: MomentumField, sigma_src: Tensor, sigma_a: Tensor, sigma_b: Tensor) -> Tensor:
+def mean_velocity(field: MomentumField, sigma_src: Level, sigma_a: Level, sigma_b: Level) -> Tensor:
     """Average of the velocity over [sigma_b, sigma_a], [B, S, C]; the local velocity where the two levels meet."""
     v, pi, logs = _expand(field)
     start = _level(sigma_src, v) - _level(sigma_a, v)
@@ -109,7 +112,7 @@ def _mix(v: Tensor, coefficients: Tensor) -> Tensor:
     return torch.einsum("bskcp,bskp->bscp", v, coefficients).flatten(-2)
 
 
-def _level(sigma: Tensor, v: Tensor) -> Tensor:
-    """A noise level, scalar or [B], ready to broadcast against [B, S, K, P]."""
+def _level(sigma: Level, v: Tensor) -> Tensor:
+    """A noise level ready to broadcast against [B, S, K, P]."""
     sigma = torch.as_tensor(sigma, dtype=v.dtype, device=v.device)
     return sigma.reshape(-1, 1, 1, 1) if sigma.ndim else sigma

@@ -16,7 +16,7 @@ from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
 
 NAME = "flux"
-BACKBONE_CLASS = "FluxTransformer2DModel"
+PIPELINE_CLASS = "FluxPipeline"
 ADAPTER_CLASS = "ArcFluxTransformer2DModel"
 GUIDANCE = 3.5
 """FLUX.1-dev's guidance, an input of teacher and student alike, where an adapter names none."""
@@ -119,3 +119,21 @@ def image_ids(rows: int, columns: int) -> Tensor:
     grid[..., 1] = torch.arange(rows)[:, None]
     grid[..., 2] = torch.arange(columns)[None]
     return grid.reshape(rows * columns, 3)
+
+
+def encode(pipeline: Any, prompt: str, tokens: int, guidance: float, rows: int, columns: int) -> Condition:
+    """The condition of one prompt of at most that many tokens, encoded by its diffusers pipeline."""
+    sequence, pooled, txt_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=tokens)
+    scale = torch.full((1,), guidance, device=sequence.device)
+    return Condition(pooled, sequence, scale, image_ids(rows, columns).to(sequence.device), txt_ids)
+
+
+def guided(guidance: float) -> dict[str, Any]:
+    """How the diffusers pipeline is told of the teacher's guidance: as an input."""
+    return {"guidance_scale": guidance}
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """The images [B, 3, 8H, 8W] of latents [B, C, H, W]."""
+    images: Tensor = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+    return images

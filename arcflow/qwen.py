@@ -17,7 +17,7 @@ from arcflow.packing import pack as pack
 from arcflow.packing import unpack as unpack
 
 NAME = "qwen"
-BACKBONE_CLASS = "QwenImageTransformer2DModel"
+PIPELINE_CLASS = "QwenImagePipeline"
 ADAPTER_CLASS = "ArcQwenImageTransformer2DModel"
 GUIDANCE = 4.0
 """Scale of the classifier-free guidance that the teacher is distilled with; the student has it built in."""
@@ -129,3 +129,25 @@ def image_positions(rows: int, columns: int) -> Tensor:
 def text_positions(rows: int, columns: int, tokens: int) -> Tensor:
     """Rotary positions [tokens] float32 of the text, the same on all axes: they begin where the image's end."""
     return torch.arange(tokens, dtype=torch.float32) + max(rows // 2, columns // 2)
+
+
+def encode(pipeline: Any, prompt: str, tokens: int, _guidance: float, rows: int, columns: int) -> Condition:
+    """The condition of one prompt of at most that many tokens, encoded by its diffusers pipeline."""
+    sequence, mask = pipeline.encode_prompt(prompt, max_sequence_length=tokens)
+    mask = torch.ones(sequence.shape[:2], dtype=torch.bool, device=sequence.device) if mask is None else mask
+    return Condition(sequence, mask, rows, columns)
+
+
+def guided(guidance: float) -> dict[str, Any]:
+    """How the diffusers pipeline is told of the teacher's guidance: it evaluates with and without the prompt."""
+    return {"true_cfg_scale": guidance, "negative_prompt": " "}
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """The images [B, 3, 8H, 8W] of latents [B, C, H, W]: the VAE is a video's, and an image one frame."""
+    mean, std = (
+        torch.tensor(values, dtype=latents.dtype, device=latents.device).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    images: Tensor = vae.decode(latents[:, :, None] * std + mean).sample[:, :, 0]
+    return images

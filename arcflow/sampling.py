@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from arcflow.conditioning import ConditioningDtype
-from arcflow.field import displacement
+from arcflow.field import MomentumField, displacement
 from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.schedule import sigmas
 
+Evaluate = Callable[[Tensor, Tensor], MomentumField]
+"""A student: (x [B, S, C], sigma [B]) -> field; the prompt is bound in."""
+
 
 @torch.no_grad()
+def integrate(
+    evaluate: Evaluate,
+    noise: Tensor,
+    levels: Sequence[float],
+    visit: Callable[[MomentumField, Tensor, float, float], object] = lambda *_: None,
+) -> Tensor:
+    """From ``noise`` [B, S, C] at the first noise level to the last: one evaluation a segment, closed form between.
+
+    levels: falling; visit: told of each segment once its end is known: field, x at its start, its two levels.
+    """
+    x = noise
+    for a, b in itertools.pairwise(levels):
+        field = evaluate(x, torch.full((x.shape[0],), a, device=x.device))
+        there = x + displacement(field, a, a, b)
+        visit(field, x, a, b)
+        x = there
+    return x
+
+
 def sample_student(
     architecture: Any,
     student: nn.Module,
@@ -33,15 +55,19 @@ def sample_student(
     the student was trained in (its policy's ``conditioning_dtype``); the solver has the exact noise levels always.
     Returns (x at sigma 0, {level: x there}).
     """
-    grid = sigmas(nfe, shift, final_step_ratio)
-    x, seen = noise, {}
-    for a, b in itertools.pairwise(grid):
-        start = torch.full((x.shape[0],), a, device=x.device)
-        field = architecture.evaluate(student, x, start, condition, trained)
+    seen: dict[float, Tensor] = {}
+
+    def look(field: MomentumField, x: Tensor, a: float, b: float) -> None:
         for level in levels:
             if b <= level <= a:
-                seen[level] = x + displacement(field, start, start, torch.full_like(start, level))
-        x = x + displacement(field, start, start, torch.full_like(start, b))
+                seen[level] = x + displacement(field, a, a, level)
+
+    x = integrate(
+        lambda x, sigma: architecture.evaluate(student, x, sigma, condition, trained),
+        noise,
+        sigmas(nfe, shift, final_step_ratio),
+        look,
+    )
     return x, seen
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from arcflow import flux, qwen
-from arcflow.errors import AdapterError, RecipeError
+from arcflow.errors import AdapterError, BackboneError, RecipeError
 from arcflow.field import MomentumField
 from arcflow.head import MomentumHead
 from arcflow.recipe import StudentRecipe
@@ -41,11 +41,18 @@ def architecture(name: str) -> ModuleType:
 
 def architecture_of_adapter(class_name: str) -> ModuleType:
     """The architecture whose adapters carry that ``_class_name``. Raises RecipeError for an unknown one."""
-    for module in _ARCHITECTURES.values():
-        if class_name == module.ADAPTER_CLASS:
-            return module
-    known = ", ".join(sorted(m.ADAPTER_CLASS for m in _ARCHITECTURES.values()))
-    raise RecipeError(f"unknown adapter class {class_name!r}: known are {known}")
+    known = {module.ADAPTER_CLASS: module for module in _ARCHITECTURES.values()}
+    if class_name not in known:
+        raise RecipeError(f"unknown adapter class {class_name!r}: known are {', '.join(sorted(known))}")
+    return known[class_name]
+
+
+def architecture_of_pipeline(class_name: str) -> ModuleType:
+    """The architecture of a diffusers pipeline. Raises BackboneError for an unknown one."""
+    known = {module.PIPELINE_CLASS: module for module in _ARCHITECTURES.values()}
+    if class_name not in known:
+        raise BackboneError(f"--base is a {class_name}; allowed are {', '.join(sorted(known))}")
+    return known[class_name]
 
 
 def lora_module_names(backbone: nn.Module, arch: ModuleType) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from export.students.conditions import Prompted
+    from export.students.prompts import Prompted
     from export.students.subject import Subject
 
 RANK, BATCH, RATE = 8, 16, 2e-3
@@ -55,7 +55,7 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
     from export.quality.gate import unpacked
     from export.students.rollout import noise_of, rollout
 
-    latent = plain.architecture.latent(plain.base)
+    latent = plain.latent
     student, count, tokens = plain.network(BACKBONE).reference(), len(shown), shown.rows * shown.columns
     decode: Any = plain.network("vae_decoder").reference()
     vae: Any = AutoencoderKL.from_pretrained(plain.base / "vae", local_files_only=True)
@@ -93,7 +93,7 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
         x = (1 - sigma[:, None, None]) * x0 + sigma[:, None, None] * noise
         condition = flux.Condition(
             shown.encodings["pooled_projections"][index], shown.encodings["encoder_hidden_states"][index],
-            torch.full((BATCH,), plain.guidance()), flux.image_ids(shown.rows, shown.columns),
+            torch.full((BATCH,), shown.guidance), flux.image_ids(shown.rows, shown.columns),
             torch.zeros(shown.encodings["encoder_hidden_states"].shape[1], 3),
         )  # fmt: skip
         loss = (flux.evaluate(teacher, x, sigma, condition) - (noise - x0)).square().mean()

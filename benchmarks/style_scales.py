@@ -80,7 +80,7 @@ def _tiny(folder: Path, steps: int) -> list[Row]:
     from export.sources.models import MODELS
     from export.students.subject import open_subject
 
-    plain, rows = open_subject(MODELS["tiny"]), list[Row]()
+    plain, rows = open_subject(MODELS["tiny"]).digested(), list[Row]()
     bench = _Bench(plain, folder)
     for style, draw in STYLES.items():
         path = trained_style(plain, bench.prompted, draw, folder / f"{style}.safetensors", steps)
@@ -95,7 +95,7 @@ def _small(name: str, folder: Path) -> list[Row]:
     from tests.export import pipelines
 
     sources = getattr(pipelines, f"small_{name}")(folder / name)
-    plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter))
+    plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter)).digested()
     bench = _Bench(plain, folder, size=128)
     path = random_style(plain, folder / f"{name}.safetensors")
     return [bench.row("random", path, scale) for scale in SCALES]
@@ -107,7 +107,7 @@ class _Bench:
     def __init__(self, plain: Subject, folder: Path, size: int | None = None) -> None:
         import torch
 
-        from export.students.subject import default_prompts, read_prompts
+        from export.students.prompts import default_prompts, read_prompts
 
         self.plain, self.folder = plain, folder
         width, height = (size, size) if size else (plain.spec.limits.width.opt, plain.spec.limits.height.opt)
@@ -124,15 +124,15 @@ class _Bench:
         from export.fp8.observers import Method
         from export.networks.base import BACKBONE
         from export.networks.streaming import Placement
-        from export.quality.measure import Plan, measure
+        from export.quality.measure import Run, measure
 
         width, height = self.size
-        plan = Plan(
+        run = Run(
             backbone=subject.network(BACKBONE), student=subject.student.parents, sigmas=subject.sigmas(),
             prompts=self.prompts, width=width, height=height, method=Method.AMAX, percentile=0.0, dtype=torch.float32,
             device=torch.device("cpu"), placement=Placement.HOLD, batch=16,
         )  # fmt: skip
-        return measure(plan, self.prompted, self.folder / "state")
+        return measure(run, self.prompted, self.folder / "state")
 
     def row(self, style: str, path: Path, scale: float) -> Row:
         """Measure one style at one scale, and print it."""
@@ -142,19 +142,19 @@ class _Bench:
         from export.fp8.simulation import fake_quantised
         from export.networks.base import BACKBONE, INNER
         from export.networks.streaming import Placement, open_module
-        from export.quality.gate import LATENT_LIMIT, PICTURE_LIMIT, measure_gate, relative_l2
+        from export.quality.gate import IMAGE_LIMIT, LATENT_LIMIT, measure_gate, relative_l2
         from export.quality.measure import linears
         from export.students.rollout import noise_of, rollout
         from export.students.subject import open_subject
 
         spec, plain = self.plain.spec, self.plain
-        styled = open_subject(spec, str(plain.base), str(plain.adapter), [f"{path}:{scale}"])
+        styled = open_subject(spec, str(plain.base), str(plain.adapter), [f"{path}:{scale}"]).digested()
         own, cpu = self.calibrate(styled), torch.device("cpu")
         network = styled.network(BACKBONE)
         modules = [open_module(s.network(BACKBONE), torch.float32, cpu, Placement.HOLD) for s in (styled, plain)]
         inner: Any = getattr(modules[0], INNER)
         layers = [layer_of(w) for w in select_layers([weight_of(n) for n in linears(inner)], network.fp8_layers)]
-        latent = plain.architecture.latent(plain.base)
+        latent = plain.latent
 
         def decode(latents: Tensor) -> Tensor:
             images: Tensor = self.vae(latents=latents)[0]
@@ -168,7 +168,7 @@ class _Bench:
                     field: Sequence[Tensor] = modules[0](**ports)
                 return field
 
-            limits = (LATENT_LIMIT, PICTURE_LIMIT)
+            limits = (LATENT_LIMIT, IMAGE_LIMIT)
             gate = measure_gate(modules[0], quantised, decode, self.shown, styled.sigmas(), latent, limits)
             found[name] = tuple(result.value for result in gate.results)
         channels = latent.channels * latent.patch**2

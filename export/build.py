@@ -8,19 +8,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engines.locate import BUILT_IN
 from engines.names import BundleName
+from export.assembling.wanted import Attention, Wanted
 from export.precision import Precision
 from export.sources.models import ModelSpec, choose, choose_precision
 from export.sources.options import add_source_options, source_options
-from export.students.request import Attention
 from foundation.cli import ArgumentParser, run
-
-if TYPE_CHECKING:
-    from export.assembling.estimate import Estimate
-    from export.students.request import Request, Wanted
 
 WORKDIR = Path(".work") / "export"
 
@@ -47,41 +42,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     precision = choose_precision(arguments.precision or spec.precision)
     from rich.console import Console
 
-    from export.assembling.bundle import Finished, Plans, build
-    from export.assembling.estimate import check_fit, estimate
+    from export.assembling.bundle import build
+    from export.assembling.estimate import check_fit, estimate, estimate_plans
+    from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
-    from export.students.request import check_request, inspect_sources, read_sources
-    from export.tensorrt.table import report_table
+    from export.students.subject import open_subject
+    from export.tensorrt.plans import prepare
+    from export.tensorrt.report import report_table
     from export.terminal import hush_libraries, reading, stages
 
     console = Console(stderr=True)
     wanted = _wanted(arguments, spec, precision)
-    check_request(wanted)
-    plans = Plans.prepare(wanted, arguments.flavour, arguments.opt_level) if wanted.needs_plans else None
-    request = _request(wanted, arguments)
+    wanted.check()
+    setup = None
+    if wanted.needs_plans:
+        timing = wanted.workdir / "timing"
+        setup = prepare(wanted.target, precision, wanted.shapes, timing, arguments.flavour, arguments.opt_level)
     hush_libraries()
-    headers = inspect_sources(request)
-    needed = estimate(headers)
+    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
+    inputs = inspect(wanted, subject)
+    needed, needed_by_plans = estimate(inputs), estimate_plans(inputs, setup) if setup is not None else None
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    say(_describe(request, needed))
-    if plans is not None:
-        say(plans.describe(plans.needs(headers)))
+    say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
+    if setup is not None and needed_by_plans is not None:
+        say(setup.describe(needed_by_plans))
 
-    def check() -> None:
-        check_fit(headers, needed)
-        if plans is not None:
-            plans.check_fit(headers)
-
-    with alone(request.workdir, check, say):
-        with reading(console) as report_reading:
-            sources = read_sources(headers, report_reading)
-        if sources.scales_of_plain:
+    with alone(wanted.workdir, lambda: check_fit(inputs, needed, needed_by_plans), say):
+        with reading(console) as report:
+            inputs = inputs.digested(report)
+        if inputs.scales_of_plain:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
-        if sources.calibration is not None and sources.calibration.synthetic:
+        if inputs.fp8 is not None and inputs.fp8.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for images")
         with stages(console) as report:
-            finished: Finished = build(sources, plans, report)
+            finished = build(inputs, setup, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
     if finished.plans:
         console.print(report_table(finished.plans))
@@ -157,7 +152,6 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Want
     """What the arguments ask for. Raises an ArcFlowError."""
     from engines.manifest import ONNX_TARGETS
     from export.errors import ExportError
-    from export.students.request import Wanted
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS
 
@@ -176,32 +170,7 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Want
         only=tuple(arguments.only),
         attention=Attention(arguments.attention),
         gate=arguments.gate,
-        coverage=arguments.coverage,
         typed=source_options(arguments),
-    )
-
-
-def _request(wanted: Wanted, arguments: Namespace) -> Request:
-    """The same with its sources found: hub ids become folders, LoRAs are read. Raises an ArcFlowError."""
-    from export.sources.hub import resolve_adapter, resolve_base
-    from export.students.request import Request
-    from export.weights.lora import parse_lora
-
-    spec = wanted.spec
-    return Request(
-        **vars(wanted),
-        base=resolve_base(arguments.base or spec.base, spec.architecture),
-        adapter=resolve_adapter(arguments.adapter or spec.adapter),
-        loras=tuple(parse_lora(text, spec.architecture) for text in arguments.lora),
-    )
-
-
-def _describe(request: Request, needed: Estimate) -> str:
-    megabyte = 1 << 20
-    return (
-        f"{request.spec.name} in {request.precision} for {request.target}: needs about "
-        f"{needed.memory / megabyte:,.0f} MiB of memory, {needed.work / megabyte:,.0f} MiB of disk to work in and "
-        f"{needed.bundle / megabyte:,.0f} MiB for the bundle, and about {max(needed.seconds / 60, 1):,.0f} min"
     )
 
 

@@ -6,15 +6,17 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.folders.places import check_out_file
 from export.sources.models import choose
-from export.sources.options import add_source_options, command, source_options
+from export.sources.options import add_prompt_options, add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from export.quality.measure import Plan
+    from export.quality.measure import Run
     from export.students.subject import Subject
 
 WORKDIR = Path(".work") / "calibrate"
@@ -33,29 +35,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.fp8.calibration import write_calibration
-    from export.quality.load import check_load, describe_load, expected_load
+    from export.quality.load import describe, expected_load
     from export.quality.measure import measure
-    from export.students.subject import inspect_subject
-    from export.terminal import hush_libraries, prompts
+    from export.students.subject import open_subject
+    from export.terminal import hush_libraries, prompts, reading
 
-    _check_out(arguments.out)
+    check_out_file(arguments.out)
     hush_libraries()
     console = Console(stderr=True)
-    subject = inspect_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
-    plan = _plan(arguments, subject)
-    load = expected_load(subject, plan)
-    console.print(describe_load(plan, load), highlight=False, soft_wrap=True)
-    check_load(load)
-    with console.status("reading base and adapter"):
-        subject = subject.digested()
-    plan = replace(plan, student=subject.student.parents)
+    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
+    run_of = _run(arguments, subject)
+    needed, free = expected_load(subject, run_of)
+    console.print(describe(run_of, needed), highlight=False, soft_wrap=True)
+    needed.check(free, "use a smaller --batch or --size, or fewer prompts with --num")
+    with reading(console) as report:
+        subject = subject.digested(report=report)
+    run_of = replace(run_of, student=subject.student.parents)
     with prompts(console) as report:
-        prompted = subject.prompted(plan.prompts, plan.width, plan.height, plan.dtype, plan.device, report)
-        calibration = measure(plan, prompted, arguments.workdir, lambda done, total: report("student", done, total))
+        prompted = subject.prompted(run_of.prompts, run_of.width, run_of.height, run_of.dtype, run_of.device, report)
+        calibration = measure(run_of, prompted, arguments.workdir, partial(report, "student"))
     write_calibration(calibration, arguments.out)
     sys.stdout.write(f"{arguments.out}\n")
     console.print(
-        f"{len(calibration.amax)} layers over {len(plan.prompts)} prompts; use it with: "
+        f"{len(calibration.amax)} layers over {len(run_of.prompts)} prompts; use it with: "
         + command("build", [*source_options(arguments), "--precision", "fp8", "--calibration", arguments.out]),
         highlight=False,
         soft_wrap=True,
@@ -72,11 +74,9 @@ def _parser() -> ArgumentParser:
         epilog=_EXAMPLES,
     )
     add_source_options(parser)
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
-    parser.add_argument("--num", type=int, help="only the first so many prompts (default: all)")
+    add_prompt_options(parser)
     parser.add_argument("--method", default="amax", help="amax, percentile or mse (default: amax)")
     parser.add_argument("--percentile", type=float, default=99.99, help="for that method (default: 99.99)")
-    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's usual size)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--dtype", help="float32 or bfloat16 (default: float32 for a small student, else bfloat16)")
     parser.add_argument("--batch", type=int, default=4, help="prompts a call (default: 4)")
@@ -85,14 +85,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _plan(arguments: Namespace, subject: Subject) -> Plan:
+def _run(arguments: Namespace, subject: Subject) -> Run:
     """What the arguments ask for. Raises CalibrationError, ExportError."""
     from export.errors import CalibrationError
     from export.fp8.observers import Method
     from export.networks.base import BACKBONE
     from export.networks.streaming import choose_placement
-    from export.quality.measure import Plan
-    from export.students.subject import default_prompts, read_prompts
+    from export.quality.measure import Run
+    from export.students.prompts import default_prompts, read_prompts
 
     if arguments.method not in set(Method):
         raise CalibrationError(f"--method {arguments.method} is unknown; allowed: {', '.join(Method)}")
@@ -100,12 +100,10 @@ def _plan(arguments: Namespace, subject: Subject) -> Plan:
         raise CalibrationError(f"--percentile is {arguments.percentile}; it must be above 0 and at most 100")
     if arguments.batch < 1:
         raise CalibrationError(f"--batch is {arguments.batch}; it must be 1 or more")
-    limits = subject.spec.limits
-    width, height = parse_size(arguments.size) if arguments.size else (limits.width.opt, limits.height.opt)
-    subject.grid(width, height)
+    width, height = subject.size(arguments.size)
     dtype, device = _dtype(arguments.dtype, subject), _device(arguments.device)
     backbone = subject.network(BACKBONE)
-    return Plan(
+    return Run(
         backbone=backbone,
         student=subject.student.parents,
         sigmas=subject.sigmas(),
@@ -119,16 +117,6 @@ def _plan(arguments: Namespace, subject: Subject) -> Plan:
         placement=choose_placement(backbone, dtype, device),
         batch=arguments.batch,
     )
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of ``WIDTHxHEIGHT``. Raises CalibrationError."""
-    from export.errors import CalibrationError
-
-    width, cross, height = text.partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise CalibrationError(f"--size {text!r} is not understood; write WIDTHxHEIGHT in pixels, such as 1024x1024")
-    return int(width), int(height)
 
 
 def _dtype(text: str | None, subject: Subject):  # type: ignore[no-untyped-def]
@@ -158,16 +146,6 @@ def _device(text: str):  # type: ignore[no-untyped-def]
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise CalibrationError(f"--device {text}: torch sees {torch.cuda.device_count()} CUDA devices here; use cpu")
     return device
-
-
-def _check_out(out: Path) -> None:
-    """Raise ExportError where the file could not be written: a long run must not end so."""
-    from export.errors import CalibrationError
-    from export.folders.places import check_place
-
-    check_place(out.parent, "--out", shown=out)
-    if out.is_dir():
-        raise CalibrationError(f"cannot write {out}: it is a folder; give --out the name of a file")
 
 
 if __name__ == "__main__":

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.bundle import open_bundle
 from engines.locate import BUILT_IN
+from engines.manifest import source_digest
 from engines.names import BundleName
+from export.errors import EngineError
 from export.folders.locks import alone
-from export.folders.places import check_out
+from export.folders.places import Needs, check_out, check_place, one_after_the_other
+from export.networks.base import BACKBONE
+from export.precision import Precision
 from export.tensorrt.build import DEFAULT_OPT_LEVEL
-from export.tensorrt.errors import EngineError
-from export.tensorrt.estimate import PlanEstimate, check_fit
-from export.tensorrt.plans import Setup, build_plans, plan_manifest, write_plans
+from export.tensorrt.estimate import HIGH_SHARE, PLANS_ADVICE, estimate
+from export.tensorrt.plans import Setup, Source, build_plans, plan_manifest, prepare, write_plans
 from export.tensorrt.profiles import choose_shapes
-from export.tensorrt.setup import bundle_sources, prepare, total_estimate, weight_sizes
 from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS
+from export.terminal import stages
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from engines.bundle import Bundle
     from export.tensorrt.build import PlanReport
-    from export.tensorrt.plans import PlansReport
-    from export.tensorrt.progress import Progress
 
 WORKDIR = Path(".work") / "engine"
 
@@ -46,24 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from rich.console import Console
 
-    from export.tensorrt.table import report_table
+    from export.tensorrt.report import report_table
 
     bundle = open_bundle(arguments.bundle)
     manifest = bundle.manifest
-    sources = bundle_sources(bundle)
+    sources = _sources(bundle)
     shapes = choose_shapes(manifest.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
     timing = arguments.workdir / "timing"
     setup = prepare(arguments.target, manifest.precision, shapes, timing, arguments.flavour, arguments.opt_level)
     out = arguments.out or BUILT_IN / str(BundleName(manifest.model, manifest.precision, setup.target.name))
     work = arguments.workdir
-    _check_out(out, bundle)
+    if out.exists() and out.resolve() == bundle.root:
+        raise EngineError(f"--out {out} is the bundle that is read; choose another")
+    check_out(out)
     console = Console(stderr=True)
-    needed = total_estimate(manifest, weight_sizes(manifest), setup)
+    needed = _needs(bundle, setup)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    say(_describe(setup, needed))
+    say(setup.describe(needed))
 
-    with alone(work, lambda: check_fit(needed, work), say):
-        with _progress(console, list(manifest.networks)) as report:
+    def check() -> None:
+        needed.check(advice=PLANS_ADVICE)
+        check_place(work, "--workdir", needed.disk)
+
+    with alone(work, check, say):
+        with stages(console) as report:
             reports = build_plans(manifest, sources, work, setup, report)
         tokenizers = {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
         written = write_plans(out, plan_manifest(manifest, setup, reports, sources), tokenizers, reports)
@@ -99,19 +103,33 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _check_out(out: Path, bundle: Bundle) -> None:
-    """Raise ExportError unless ``out`` is free, empty, or another bundle than the one that is read."""
-    if out.exists() and out.resolve() == bundle.root:
-        raise EngineError(f"--out {out} is the bundle that is read; choose another")
-    check_out(out)
+def _sources(bundle: Bundle) -> dict[str, Source]:
+    """The ONNX networks of an opened bundle. Raises EngineError where it holds plans already."""
+    manifest = bundle.manifest
+    if manifest.engine is not None:
+        raise EngineError(
+            f"{bundle.root} holds plans for {manifest.target}, and plans are built from ONNX: give the bundle "
+            "with target onnx"
+        )
+    digests = {entry.path: entry.sha256 for entry in manifest.files}
+    return {
+        name: Source(
+            bundle.root / network.file, source_digest({path: digests[path] for path in (network.file, *network.data)})
+        )
+        for name, network in manifest.networks.items()
+    }
 
 
-def _describe(setup: Setup, needed: PlanEstimate) -> str:
-    time = "" if needed.seconds is None else f", some {needed.seconds:,.0f} s on two cores"
-    return (
-        f"{setup.toolkit.flavour} {setup.toolkit.version} for {', '.join(setup.target.capabilities)}: needs about "
-        f"{needed.memory / 1e9:,.1f} GB of memory and {needed.disk / 1e9:,.1f} GB of disk{time}"
-    )
+def _needs(bundle: Bundle, setup: Setup) -> Needs:
+    """What all plans take. A network's files, its data included, are weights but for little."""
+    manifest, found = bundle.manifest, []
+    sizes = {entry.path: entry.size for entry in manifest.files}
+    for name, network in manifest.networks.items():
+        size = sum(sizes[path] for path in (network.file, *network.data))
+        fp8 = name == BACKBONE and manifest.precision == Precision.FP8
+        high = int(HIGH_SHARE * size) if fp8 else size
+        found.append(estimate(high, size - high, setup.target, setup.toolkit.flavour))
+    return one_after_the_other(found)
 
 
 def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
@@ -142,30 +160,6 @@ def _plan(report: PlanReport) -> dict[str, Any]:
         "attention": layers.attention,
         "attention_one_kernel": layers.attention_fused,
     }
-
-
-@contextmanager
-def _progress(console: Console, networks: Sequence[str]) -> Iterator[PlansReport]:
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Bars(*columns, console=console) as bars:
-        tasks = {name: bars.add_task(name, start=False, total=1.0, note="") for name in networks}
-
-        def report(name: str, progress: Progress) -> None:
-            task = tasks[name]
-            if not bars.tasks[task].started:
-                bars.start_task(task)
-            bars.update(task, completed=progress.fraction, note=progress.phase)
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -31,3 +31,7 @@ class CalibrationError(ExportError):
 
 class GateError(ExportError):
     """A quantised student's images differ too much from the student's own."""
+
+
+class EngineError(ExportError):
+    """A plan cannot be built: for that target, in that precision, or from that graph."""

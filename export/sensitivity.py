@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.sources.models import choose
-from export.sources.options import add_source_options, command, source_options
+from export.sources.options import add_prompt_options, add_source_options, command, source_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from export.quality.layer_errors import Report
+    from export.quality.layer_errors import LayerErrors
 
 _EXAMPLES = """examples:
   python -m export.sensitivity --model tiny --calibration calibration.json
@@ -30,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
     from rich.console import Console
 
-    from export.calibrate import parse_size
     from export.errors import CalibrationError
     from export.fp8.calibration import check_student, read_calibration
     from export.networks.base import BACKBONE
-    from export.quality.layer_errors import layer_errors, plot, suggest, write_report
-    from export.students.subject import default_prompts, inspect_subject, read_prompts
-    from export.terminal import hush_libraries
+    from export.quality.layer_errors import layer_errors, plot, suggest, write_errors
+    from export.students.prompts import default_prompts, read_prompts
+    from export.students.subject import open_subject
+    from export.terminal import hush_libraries, reading
     from export.terminal import prompts as bars
 
     hush_libraries()
@@ -47,20 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise CalibrationError(f"give --calibration FILE, the scales of this student; {how}")
     calibration = read_calibration(path, how)
     prompts = read_prompts(arguments.prompts or default_prompts(spec.name), arguments.num)
-    limits = spec.limits
-    width, height = parse_size(arguments.size) if arguments.size else (limits.width.opt, limits.height.opt)
-    subject = inspect_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
-    subject.grid(width, height)
+    subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
+    width, height = subject.size(arguments.size)
     check_student(calibration, subject.student.parents, path, how)
-    with console.status("reading base and adapter"):
-        subject = subject.digested()
-    check_student(calibration, subject.student.parents, path, how)
+    with reading(console) as report:
+        subject = subject.digested(
+            report=report, check=lambda student: check_student(calibration, student.parents, path, how)
+        )
     device, dtype = torch.device("cpu"), torch.float32
     with bars(console) as report:
         prompted = subject.prompted(prompts, width, height, dtype, device, report)
         found = layer_errors(
             subject.network(BACKBONE), calibration, prompted, subject.sigmas(),
-            lambda done, total: report("layers", done, total),
+            partial(report, "layers"),
         )  # fmt: skip
     output = Console()
     for title, errors in (("block", found.blocks), ("layer", found.layers)):
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = suggest(found, arguments.target)
     console.print(_advice(found, kept, arguments.target), highlight=False, soft_wrap=True)
     if arguments.json is not None:
-        write_report(found, kept, arguments.target, arguments.json)
+        write_errors(found, kept, arguments.target, arguments.json)
     if arguments.plot is not None:
         plot(found, arguments.plot)
     return 0
@@ -84,9 +84,7 @@ def _parser() -> ArgumentParser:
     )
     add_source_options(parser)
     parser.add_argument("--calibration", type=Path, help="made by python -m export.calibrate (default: the model's)")
-    parser.add_argument("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
-    parser.add_argument("--num", type=int, default=16, help="only the first so many prompts (default: 16)")
-    parser.add_argument("--size", help="WIDTHxHEIGHT in pixels (default: the model's usual size)")
+    add_prompt_options(parser, 16)
     parser.add_argument(
         "--target", type=float, default=0.03, help="error to stay under, for the advice (default: 0.03)"
     )
@@ -108,7 +106,7 @@ def _table(title: str, errors: Sequence[tuple[str, float]]) -> Table:
     return table
 
 
-def _advice(found: Report, kept: Sequence[str], target: float) -> str:
+def _advice(found: LayerErrors, kept: Sequence[str], target: float) -> str:
     total = f"all {len(found.layers)} layers together: {found.together:.2%}"
     if not kept:
         return f"{total}, within {target:.0%}: nothing need be kept high"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
-    from export.assembling.stages import Event
+    from export.reporting import Report
 
 
 def hush_libraries() -> None:
@@ -24,75 +24,38 @@ def hush_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-@contextmanager
-def reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def reading(console: Console) -> AbstractContextManager[Report]:
     """A bar while the sources are digested; gone when they are."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import DownloadColumn
 
-    columns = (TextColumn("reading {task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name)
-            progress.update(tasks[name], completed=done, total=total)
-
-        yield report
+    return _bars(console, DownloadColumn(), transient=True)
 
 
-@contextmanager
-def stages(console: Console) -> Iterator[Callable[[Event], None]]:
+def stages(console: Console) -> AbstractContextManager[Report]:
     """A bar for each stage of a build, with what it does."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, TaskID] = {}
+    return _bars(console, TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
 
-        def report(event: Event) -> None:
-            if event.stage not in tasks:
-                tasks[event.stage] = progress.add_task(event.stage, note="")
-            progress.update(
-                tasks[event.stage],
-                completed=event.done,
-                total=event.total or None,
-                note=event.note,
-            )
 
-        yield report
+def prompts(console: Console) -> AbstractContextManager[Report]:
+    """A bar for each network: prompts done, and the time left."""
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return _bars(console, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 @contextmanager
-def prompts(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each network: prompts done, and the time left."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _bars(console: Console, *columns: ProgressColumn, transient: bool = False) -> Iterator[Report]:
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    name = TextColumn("{task.description:<16}")
+    with Progress(name, BarColumn(), *columns, console=console, transient=transient) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done)
+        def report(what: str, done: int, total: int, note: str = "", /) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, note="")
+            progress.update(tasks[what], completed=done, total=total or None, note=note)
 
         yield report

@@ -33,11 +33,11 @@ def nominal_calibration(base: Path, adapter: Path):  # type: ignore[no-untyped-d
     """
     from export.fp8.calibration import nominal
     from export.fp8.policy import layer_of
-    from export.weights.merge import merged_student, plan_merge
+    from export.weights.merge import merge
     from foundation.files import sha256_tree
 
-    plan = plan_merge(base / "transformer", adapter)
-    student = merged_student(plan, sha256_tree(base / "transformer"), sha256_tree(adapter))
+    student = merge(base / "transformer", adapter)
+    student = student.digested(sha256_tree(base / "transformer"), sha256_tree(adapter))
     linears = (name for name, info in student.weights.items() if name.endswith(".weight") and len(info.shape) == 2)
     return nominal(map(layer_of, linears), student.digest)
 

@@ -6,7 +6,6 @@ traced, simplified and checked just as the exporter does it; its weights become 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def trace_hollow(model: str, network: str, folder: Path, precision: str) -> bytes:
     """The serialised graph of a network of ``folder``/base, checked; weights are references. Raises ArcFlowError."""
+    from export import architectures
     from export.assembling.graph import finish, trace
     from export.precision import Precision, compute_dtype, opset
-    from export.weights.merge import merged_student, plan_merge
+    from export.weights.merge import merge
 
-    architecture = importlib.import_module(f"export.{model}")
+    architecture = architectures.choose(model)
     base, adapter = folder / "base", folder / "adapter"
-    student = merged_student(plan_merge(base / "transformer", adapter), base="synthetic", adapter="synthetic")
-    chosen = architecture.network(network, base, student, adapter)
+    student = merge(base / "transformer", adapter)
+    chosen = architecture.network(network, base, student)
     kind = Precision(precision)
     traced = trace(chosen, compute_dtype(network, kind, TARGET), opset(kind, TARGET))
     _refer(traced)

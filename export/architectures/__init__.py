@@ -1,17 +1,21 @@
-"""The architectures that can be exported, by name; each is one module such as :mod:`export.architectures.flux`."""
+"""The architectures that can be exported, by name: recipes in files such as :mod:`export.architectures.flux`."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from export.errors import ExportError
 
-_MODULES = {"flux": "export.architectures.flux", "qwen": "export.architectures.qwen"}
+if TYPE_CHECKING:
+    from export.architectures.base import Architecture
 
 
-def choose(name: str) -> ModuleType:
-    """The module of an architecture, imported when it is asked for. Raises ExportError for an unknown one."""
-    if name not in _MODULES:
-        raise ExportError(f"unknown architecture {name!r}; known are {', '.join(_MODULES)}")
-    return import_module(_MODULES[name])
+def choose(name: str) -> Architecture:
+    """The architecture of that name. Raises ExportError for an unknown one."""
+    from export.architectures.flux import FLUX
+    from export.architectures.qwen import QWEN
+
+    known = {each.name: each for each in (FLUX, QWEN)}
+    if name not in known:
+        raise ExportError(f"unknown architecture {name!r}; known are {', '.join(known)}")
+    return known[name]

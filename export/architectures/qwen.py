@@ -1,28 +1,21 @@
-"""Qwen-Image for the exporter: which networks, from which folders, with which tokenizer and latent."""
+"""Qwen-Image for the exporter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import Latent, Limits, Range
+from engines.manifest import Latent, Limits
+from export.architectures.base import Architecture, Part, Tensors
 from export.errors import ExportError
-from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
-from export.sources.tokenizers import TokenizerFile, tokenizer_file
-from export.tensorrt.profiles import choose_shapes, dimension_ranges
+from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
+from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file
 
 if TYPE_CHECKING:
-    from export.networks.base import Network
-    from export.weights.lora import StyleLora
-    from export.weights.merge import MergedStudent
+    from torch import Tensor
 
-NAME = "qwen"
-NETWORKS = ("text", "backbone", "vae_decoder")
-"""In the order in which an image needs them."""
-
-FOLDERS: Mapping[str, str] = {"text": "text_encoder", "backbone": "transformer", "vae_decoder": "vae"}
-"""Subfolder of the base pipeline by network."""
+    from arcflow.conditioning import ConditioningDtype
 
 TEMPLATE = (
     "<|im_start|>system\n"
@@ -43,29 +36,8 @@ _PATCH = 2
 """Latent cells along each side of a token."""
 
 
-def network(name: str, base: Path, student: MergedStudent, adapter: Path, loras: Sequence[StyleLora] = ()) -> Network:
-    """One of ``NETWORKS`` from the pipeline folder ``base`` and a student of its transformer.
-
-    adapter, loras: what the student was merged from, which its reference in torch is made of anew.
-    Raises ExportError, WeightsError.
-    """
-    from export.networks.qwen_backbone import qwen_backbone_network
-    from export.networks.qwen_text import qwen_text_network
-    from export.networks.qwen_vae_decoder import qwen_vae_decoder_network
-    from export.networks.style_loras import with_style_loras
-
-    folder = base / FOLDERS[name]
-    match name:
-        case "text":
-            return qwen_text_network(folder)
-        case "backbone":
-            return with_style_loras(qwen_backbone_network(student, folder, adapter), loras)
-        case _:
-            return qwen_vae_decoder_network(folder)
-
-
-def tokenizers(base: Path, limits: Limits) -> dict[str, TokenizerFile]:
-    """The tokenizer of the text encoder, with the template. Raises ExportError, WeightsError.
+def _tokenizers(base: Path, limits: Limits) -> dict[str, TokenizerFile]:
+    """That of the text encoder, with the template.
 
     A call's prompts are padded to the longest of them, on the right: tokens see those before them only, so padding
     changes no other token's encoding, and cutting the ids is cutting the encodings.
@@ -73,16 +45,12 @@ def tokenizers(base: Path, limits: Limits) -> dict[str, TokenizerFile]:
     most = limits.text_tokens.max
     if most > TEXT_TOKENS_MAX:
         raise ExportError(f"Qwen-Image takes at most {TEXT_TOKENS_MAX} text tokens; {most} were asked for")
-    file = tokenizer_file("text", base / "tokenizer", DROP + most, TEMPLATE, DROP, "longest")
-    return {"text": file}
+    return {"text": tokenizer_file("text", base / "tokenizer", DROP + most, TEMPLATE, DROP, "longest")}
 
 
-def latent(base: Path) -> Latent:
-    """Geometry of the latent and its normalisation a channel. Raises ExportError, WeightsError.
-
-    The pipeline decodes ``z * latents_std + latents_mean``; Latent says ``z / scaling_factor + shift_factor``.
-    """
-    config = read_qwen_vae_config(base / FOLDERS["vae_decoder"])
+def _latent(base: Path) -> Latent:
+    """The pipeline decodes ``z * latents_std + latents_mean``; Latent says ``z / scaling_factor + shift_factor``."""
+    config = read_qwen_vae_config(base / PARTS["vae_decoder"].folder)
     return Latent(
         channels=int(config["z_dim"]),
         patch=_PATCH,
@@ -92,6 +60,34 @@ def latent(base: Path) -> Latent:
     )
 
 
-def dimensions(limits: Limits, latent: Latent) -> dict[str, Range]:
-    """Ranges of ``batch image_tokens text_tokens rows columns``. The network ``text`` takes ``DROP`` tokens more."""
-    return dimension_ranges(choose_shapes(limits), latent)
+def _encodings(
+    tokenizers: Mapping[str, TokenizerFile], prompts: Sequence[str], encode: Callable[[str, Tensors], Tensor]
+) -> dict[str, Tensor]:
+    ids, mask = token_ids(tokenizers["text"], prompts)
+    sequence, mask = encode("text", {"input_ids": ids, "attention_mask": mask})[:, DROP:], mask[:, DROP:]
+    return {
+        "encoder_hidden_states": sequence * mask[..., None].to(sequence.dtype),
+        "encoder_hidden_states_mask": mask,
+    }
+
+
+def _ports(encodings: Tensors, _: float, __: ConditioningDtype, rows: int, columns: int) -> dict[str, Tensor]:
+    """Text is cut to the longest of the batch; there is no guidance input."""
+    from arcflow.qwen import image_positions, text_positions
+
+    longest = max(int(encodings["encoder_hidden_states_mask"].sum(dim=1).max()), 1)
+    return {
+        **{name: tensor[:, :longest] for name, tensor in encodings.items()},
+        "img_ids": image_positions(rows, columns),
+        "txt_ids": text_positions(rows, columns, longest),
+    }
+
+
+PARTS: Mapping[str, Part] = {
+    "text": Part("text_encoder", "export.networks.qwen_text"),
+    "backbone": Part("transformer", "export.networks.qwen_backbone", merged=True),
+    "vae_decoder": Part("vae", "export.networks.qwen_vae_decoder"),
+}
+"""The network ``text`` takes ``DROP`` tokens more than the backbone gets."""
+
+QWEN = Architecture("qwen", PARTS, _tokenizers, _latent, _encodings, _ports)

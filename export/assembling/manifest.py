@@ -12,37 +12,37 @@ from export.precision import opset
 
 if TYPE_CHECKING:
     from arcflow.adapter import Policy
+    from export.assembling.inputs import Build
     from export.assembling.record import Exported
     from export.networks.base import Dims
-    from export.students.request import Sources
 
 MAX_NFE = 64
 
 
-def assemble(sources: Sources, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
+def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
     """The manifest, complete but for its files (which the writer lists)."""
     from arcflow.head import PATCH_POSITIONS
 
-    request, student = sources.request, sources.student
+    wanted, student = build.wanted, build.subject.student
     return Manifest(
-        model=request.spec.name,
-        architecture=request.spec.architecture,  # type: ignore[arg-type]
-        precision=request.precision.value,
-        target="onnx" if request.needs_plans else request.target,
+        model=wanted.spec.name,
+        architecture=wanted.spec.architecture,  # type: ignore[arg-type]
+        precision=wanted.precision.value,
+        target="onnx" if wanted.needs_plans else wanted.target,
         networks={network.name: _entry(network) for network in networks},
-        limits=sources.limits,
-        latent=sources.latent,
+        limits=build.limits,
+        latent=build.subject.latent,
         schedule=schedule(student.policy),
         momentum=Momentum(
             modes=student.modes,
             packed_channels=student.config["in_channels"],
             patch_positions=PATCH_POSITIONS,
         ),
-        tokenizers={name: tokenizer.spec for name, tokenizer in sources.tokenizers.items()},
-        parents=sources.parents,
-        tools={**tool_versions(), "onnx-opset": str(opset(request.precision, request.target))},
+        tokenizers={name: tokenizer.spec for name, tokenizer in build.tokenizers.items()},
+        parents=build.parents,
+        tools={**tool_versions(), "onnx-opset": str(opset(wanted.precision, wanted.target))},
         parity=[result for network in networks for result in network.record.parity],
-        quantisation=_quantisation(sources, networks),
+        quantisation=_quantisation(build, networks),
         gate=gate,
     )
 
@@ -59,29 +59,29 @@ def schedule(policy: Policy) -> Schedule:
     )
 
 
-def _quantisation(sources: Sources, networks: Sequence[Exported]) -> Quantisation | None:
-    calibration, plain = sources.calibration, sources.scales_of_plain
-    if calibration is None:
+def _quantisation(build: Build, networks: Sequence[Exported]) -> Quantisation | None:
+    if build.fp8 is None:
         return None
+    calibration, plain = build.fp8.calibration, build.scales_of_plain
     return Quantisation(
         calibration=calibration.digest,
         method=str(calibration.method),
         synthetic=calibration.synthetic,
         layers=[name for network in networks for name in network.record.quantised],
-        kept_high=list(sources.keep_high),
-        options={"attention": str(sources.request.attention), **({"scales": "without LoRA"} if plain else {})},
+        kept_high=list(build.fp8.keep_high),
+        options={"attention": str(build.fp8.attention), **({"scales": "without LoRA"} if plain else {})},
     )
 
 
 def _entry(exported: Exported) -> NetworkEntry:
-    network = exported.network
+    network = exported.task.network
     graph, *data = exported.record.files
     return NetworkEntry(
         file=graph,
         inputs=_ports(network.ports_in),
         outputs=_ports(network.ports_out),
         data=data,
-        compute=exported.compute,  # type: ignore[arg-type]
+        compute=exported.task.compute,  # type: ignore[arg-type]
     )
 
 

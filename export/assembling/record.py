@@ -14,7 +14,7 @@ from engines.manifest import ParityResult
 from foundation.files import sha256_file
 
 if TYPE_CHECKING:
-    from export.networks.base import Network
+    from export.assembling.inputs import Task
 
 RECORD = "record.json"
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -31,23 +31,21 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Exported:
-    """A network's finished ONNX. folder: where ``record.files`` lie, the graph first; compute: its floating type."""
+    """A network's finished ONNX. folder: where ``record.files`` lie, the graph first."""
 
-    name: str
+    task: Task
     folder: Path
-    network: Network
-    compute: str
     record: Record
+
+    @property
+    def name(self) -> str:
+        """The network's."""
+        return self.task.name
 
     @property
     def onnx(self) -> Path:
         """The graph."""
         return self.folder / f"{self.name}.onnx"
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of its files."""
-        return sum((self.folder / name).stat().st_size for name in self.record.files)
 
 
 def read_record(folder: Path) -> Record | None:

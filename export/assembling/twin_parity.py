@@ -1,7 +1,8 @@
-"""Parity of an exported network: its own where it is small enough to be run here, else that of its twin."""
+"""Parity of a network that is too large to be run here: that of its twin."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,9 @@ import msgspec
 
 from engines.manifest import ParityResult
 from export.networks.base import BACKBONE
-from export.precision import compute_dtype, opset
-from export.students.request import Sources
 
 if TYPE_CHECKING:
+    from export.assembling.inputs import Build, Task
     from export.networks.base import Network
 
 RUN_BELOW = 1 << 29
@@ -25,41 +25,30 @@ _SEED = 20260210
 
 def is_small(network: Network) -> bool:
     """Whether a network is held to torch itself."""
-    elements = sum(_elements(info.shape) for info in network.weights.values())
-    return 4 * elements <= RUN_BELOW
+    return 4 * sum(math.prod(info.shape) for info in network.weights.values()) <= RUN_BELOW
 
 
-def check_own(network: Network, model: Path, sources: Sources) -> Sequence[ParityResult]:
-    """The parity of the exported network at ``model``. Raises ParityError where it is missed."""
-    from export.assembling.parity import check_parity
-
-    request = sources.request
-    compute = compute_dtype(network.name, request.precision, request.target)
-    return check_parity(network, model, request.precision, compute)
-
-
-def check_twin(name: str, sources: Sources) -> Sequence[ParityResult]:
+def check_twin(task: Task, build: Build) -> Sequence[ParityResult]:
     """Take the twin of a network through the same code and hold it to torch. Raises ParityError, ExportError."""
+    from export.assembling.attach import attach_inline
     from export.assembling.graph import finish, trace
     from export.assembling.parity import check_parity
     from export.assembling.twin import make_twin
-    from export.passes.attach_weights import attach_inline
-    from export.weights.merge import merged_student, plan_merge
+    from export.weights.merge import merge
 
-    request, architecture = sources.request, sources.request.architecture
-    compute = compute_dtype(name, request.precision, request.target)
+    architecture = build.wanted.architecture
     with tempfile.TemporaryDirectory(prefix="arcflow-twin-") as temporary:
         base, adapter = Path(temporary) / "base", Path(temporary) / "adapter"
-        make_twin(request.base, request.adapter, Path(temporary), _SEED)
-        student = merged_student(plan_merge(base / architecture.FOLDERS[BACKBONE], adapter), "twin", "twin")
-        network: Network = architecture.network(name, base, student, adapter)
-        model = trace(network, compute, opset(request.precision, request.target))
-        if name == BACKBONE and sources.calibration is not None:
+        make_twin(build.subject.base, build.subject.adapter, Path(temporary), _SEED)
+        student = merge(base / architecture.parts[BACKBONE].folder, adapter)
+        network = architecture.network(task.name, base, student)
+        model = trace(network, task.compute, task.opset)
+        if task.fp8 is not None:
             from export.passes.quantize_fp8 import blank_layers, quantize_fp8
 
             quantize_fp8(model, _scales(network, blank_layers(model, network)))
         attach_inline(model, network)
-        results = check_parity(network, finish(model, network), request.precision, compute)
+        results = check_parity(network, finish(model, network), task.precision, task.compute)
     return [msgspec.structs.replace(result, twin=True) for result in results]
 
 
@@ -80,10 +69,3 @@ def _scales(network: Network, weights: Sequence[str]) -> Mapping[str, float]:
         for index, sizes in enumerate(network.parity_sizes):
             reference(**network.examples(sizes, torch.Generator().manual_seed(_SEED + index)))
     return {name: activation_scale(observer.amax) for name, observer in observers.items()}
-
-
-def _elements(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

@@ -6,13 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
+from export.reporting import Count, silent
+from foundation.errors import ArcFlowError
 from foundation.files import atomic_file
 
-Report = Callable[[int, int], None]
-"""Told (bytes done, bytes in all)."""
+CACHE = Path(".work") / "export" / "digests.json"
+"""What builds remember whose work folder is not named, and what calibration and sensitivity remember."""
 
 _CHUNK = 4 << 20
 _SETTLED = 2.0
@@ -22,12 +24,12 @@ Fingerprint = tuple[int, int, int]
 """Size, time of the last change in ns, and inode of a file."""
 
 
-def digest_tree(folder: Path, cache: Path, report: Report | None = None) -> str:
+def digest_tree(folder: Path, cache: Path, report: Count = silent) -> str:
     """What :func:`foundation.files.sha256_tree` gives for ``folder``, reading only files that are not known yet.
 
     cache: a small JSON file, made where there is none. A file is known while its size, time of change and inode are
-    those it was read with. A run that is stopped keeps what it has read. Links are followed.
-    Raises ArcFlowError where the cache cannot be written, OSError where a file cannot be read.
+    those it was read with. A run that is stopped keeps what it has read. Links are followed. report: told of bytes.
+    Raises OSError where a file cannot be read.
     """
     known = _load(cache)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -37,12 +39,13 @@ def digest_tree(folder: Path, cache: Path, report: Report | None = None) -> str:
         name, mark = str(path.absolute()), _fingerprint(path)
         entry = known.get(name)
         if entry is None or entry[0] != mark:
-            entry = (mark, _read(path, partial(_tell, report, total, done)))
+            entry = (mark, _read(path, lambda read, before=done: report(before + read, total)))  # type: ignore[misc]
             if _fingerprint(path) == mark and time.time() - mark[1] / 1e9 > _SETTLED:
                 known[name] = entry
-                _save(cache, known)
+                with suppress(ArcFlowError):  # What cannot be remembered only costs time.
+                    _save(cache, known)
         done += mark[0]
-        _tell(report, total, done)
+        report(done, total)
         digest.update(f"{path.relative_to(folder).as_posix()}\0{entry[1]}\n".encode())
     return digest.hexdigest()
 
@@ -52,7 +55,7 @@ def _fingerprint(path: Path) -> Fingerprint:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _read(path: Path, report: Callable[[int], None]) -> str:
+def _read(path: Path, report: Callable[[int], object]) -> str:
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -60,11 +63,6 @@ def _read(path: Path, report: Callable[[int], None]) -> str:
             done += len(chunk)
             report(done)
     return digest.hexdigest()
-
-
-def _tell(report: Report | None, total: int, before: int, done: int = 0) -> None:
-    if report is not None:
-        report(before + done, total)
 
 
 def _load(cache: Path) -> dict[str, tuple[Fingerprint, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from arcflow import qwen
+from export.networks.base import Network, Sizes, as_computed, describe
+from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
 
 _FP8_LAYERS = (
@@ -129,7 +131,7 @@ class _Backbone(nn.Module):
             attention_kwargs={"attention_mask": keys[:, None, None, :].expand(-1, 1, tokens, -1)},
             return_dict=False,
         )[0]
-        return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
+        return as_ports(field)
 
 
 class _Reference(nn.Module):
@@ -148,35 +150,29 @@ class _Reference(nn.Module):
         img_ids: Tensor,
         txt_ids: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        from arcflow import qwen
-
         _, rows, columns = (int(axis.unique().numel()) for axis in img_ids.T)
         condition = qwen.Condition(encoder_hidden_states, encoder_hidden_states_mask, rows, columns)
         field = qwen.evaluate(self.network, hidden_states, timestep, condition)
-        return field.means, field.logweights, field.loggammas
+        return as_ports(field)
 
 
-def qwen_backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -> Network:
+def qwen_backbone_network(_: Path, student: MergedStudent) -> Network:
     """The network of a merged Qwen-Image student.
 
     hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], encoder_hidden_states_mask
     int64 [batch, text_tokens] (1 = token, 0 = padding, in any order), timestep [batch] (sigma in [0, 1]), img_ids
     [image_tokens, 3] and txt_ids [text_tokens] (positions as arcflow.qwen gives them), all float32 but the mask ->
-    means [batch, image_tokens, K, C], logweights [batch, image_tokens, K, 4] (log-softmax over K), loggammas
-    [batch, image_tokens, K-1, 4].
-
-    The reference is diffusers' own model, merged anew by arcflow from ``transformer`` and ``adapter``, so that parity
-    checks the merge too.
+    the field (:func:`export.networks.student.student_network`). The reference is diffusers' own forward.
     """
-    from arcflow import qwen
-    from arcflow.head import PATCH_POSITIONS
+    from diffusers import QwenImageTransformer2DModel
+
     from arcflow.students import build_student
 
     config = describe(student.config)
-    channels, modes, width = int(config["in_channels"]), student.modes, int(config["joint_attention_dim"])
+    channels, width = int(config["in_channels"]), int(config["joint_attention_dim"])
 
     def build(dtype: torch.dtype) -> nn.Module:
-        return _Backbone(build_student(config, modes, qwen.NAME), dtype)
+        return _Backbone(build_student(config, student.modes, qwen.NAME), dtype)
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         batch, text = sizes["batch"], sizes["text_tokens"]
@@ -192,12 +188,9 @@ def qwen_backbone_network(student: MergedStudent, transformer: Path, adapter: Pa
             "txt_ids": qwen.text_positions(rows, columns, text),
         }
 
-    def field(*last: int) -> tuple[str, tuple[int | str, ...]]:
-        return "float32", ("batch", "image_tokens", *last)
-
-    return Network(
-        name="backbone",
-        ports_in={
+    return student_network(
+        student,
+        inputs={
             "hidden_states": ("float32", ("batch", "image_tokens", channels)),
             "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
             "encoder_hidden_states_mask": ("int64", ("batch", "text_tokens")),
@@ -205,15 +198,8 @@ def qwen_backbone_network(student: MergedStudent, transformer: Path, adapter: Pa
             "img_ids": ("float32", ("image_tokens", 3)),
             "txt_ids": ("float32", ("text_tokens",)),
         },
-        ports_out={
-            "means": field(modes, channels),
-            "logweights": field(modes, PATCH_POSITIONS),
-            "loggammas": field(modes - 1, PATCH_POSITIONS),
-        },
-        bounds={"batch": (1, 1024), "image_tokens": (1, 1 << 16), "text_tokens": (1, 4096)},
         build=build,
-        weights=student.weights,
-        reference=lambda: _reference(config, modes, transformer, adapter),
+        reference=lambda: _Reference(merged_anew(student, QwenImageTransformer2DModel)),
         examples=examples,
         parity_sizes=(
             {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
@@ -222,15 +208,3 @@ def qwen_backbone_network(student: MergedStudent, transformer: Path, adapter: Pa
         ),
         fp8_layers=fp8_layers(int(config["num_layers"])),
     )
-
-
-def _reference(config: Any, modes: int, transformer: Path, adapter: Path) -> Callable[..., Sequence[Tensor]]:
-    from diffusers import QwenImageTransformer2DModel
-
-    from arcflow import qwen
-    from arcflow.adapter import merge_into, read_adapter
-    from arcflow.students import build_student
-
-    teacher = QwenImageTransformer2DModel.from_pretrained(transformer, local_files_only=True, torch_dtype=torch.float32)
-    student = build_student(config, modes, qwen.NAME)
-    return _Reference(merge_into(student, teacher.state_dict(), read_adapter(adapter)).eval())

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from export.networks.base import Network, Sizes, as_computed, as_port, describe
-from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
+from export.networks.base import Network, as_computed, as_port, describe
+from export.networks.decoder import decoder_network
+from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
 from export.weights.files import TensorInfo, Weights, open_folder
 
 _TIME = 2
@@ -129,24 +130,13 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
         model = load(folder, local_files_only=True, torch_dtype=torch.float32).eval()
         return lambda latents: (model.decode(latents.unsqueeze(_TIME)).sample.squeeze(_TIME),)
 
-    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
-        shape = (sizes["batch"], channels, sizes["rows"], sizes["columns"])
-        return {"latents": torch.randn(shape, generator=generator)}
-
-    return Network(
-        name="vae_decoder",
-        ports_in={"latents": ("float32", ("batch", channels, "rows", "columns"))},
-        ports_out={
-            "images": (
-                "float32",
-                ("batch", int(config.get("input_channels", 3)), f"{factor}*rows", f"{factor}*columns"),
-            )
-        },
-        bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
+    return decoder_network(
+        channels,
+        factor,
+        int(config.get("input_channels", 3)),
         build=build,
         weights=FrameWeights(open_folder(folder)),
         reference=reference,
-        examples=examples,
         parity_sizes=(
             {"batch": 1, "rows": 8, "columns": 8},
             {"batch": 2, "rows": 4, "columns": 10},

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.errors import WeightsError
+from export.folders.places import available_memory
 from export.networks.base import INNER, Network
 
 if TYPE_CHECKING:
@@ -93,8 +93,4 @@ def free_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 << 30  # Not Linux: stream what is larger than a few GiB.
+    return available_memory() or 4 << 30  # Not Linux: stream what is larger than a few GiB.

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from export.networks.base import Network, as_computed, as_port, describe
+from export.networks.decoder import decoder_network
 from export.sources.configs import read_vae_config, vae_factor
 from export.weights.files import open_folder
 
@@ -43,21 +44,13 @@ def vae_decoder_network(folder: Path) -> Network:
         model = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32).eval()
         return lambda latents: (model.decode(latents).sample,)
 
-    def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
-        shape = (sizes["batch"], channels, sizes["rows"], sizes["columns"])
-        return {"latents": torch.randn(shape, generator=generator)}
-
-    return Network(
-        name="vae_decoder",
-        ports_in={"latents": ("float32", ("batch", channels, "rows", "columns"))},
-        ports_out={
-            "images": ("float32", ("batch", int(config["out_channels"]), f"{factor}*rows", f"{factor}*columns"))
-        },
-        bounds={"batch": (1, 1024), "rows": (2, 1024), "columns": (2, 1024)},
+    return decoder_network(
+        channels,
+        factor,
+        int(config["out_channels"]),
         build=lambda dtype: _Decoder(AutoencoderKL.from_config(describe(config)), dtype),
         weights=open_folder(folder),
         reference=reference,
-        examples=examples,
         parity_sizes=(
             {"batch": 1, "rows": 8, "columns": 8},
             {"batch": 2, "rows": 4, "columns": 10},

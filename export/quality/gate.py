@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from engines.manifest import Gate, GateResult
 from export.errors import GateError
-from export.students.rollout import Evaluate, noise_of, rollout
+from export.students.rollout import Evaluate, noises, rollout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.manifest import Latent
-    from export.students.conditions import Prompted
+    from export.students.prompts import Prompted
 
 LATENT_LIMIT = 0.03
 """Greatest relative L2 error of the latent, mean over images."""
 
-PICTURE_LIMIT = 0.03
+IMAGE_LIMIT = 0.03
 """Greatest relative L2 error of the image (RGB in about [-1, 1]), mean over images."""
 
 FIRST_NOISE = 1_000_000
@@ -39,7 +39,7 @@ Decode = Callable[["Tensor"], "Tensor"]
 
 def check_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8, advice: str = ADVICE,
+    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, IMAGE_LIMIT), batch: int = 8, advice: str = ADVICE,
 ) -> Gate:  # fmt: skip
     """Generate every prompt with both backbones and compare.
 
@@ -58,7 +58,7 @@ def check_gate(
 
 def measure_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, PICTURE_LIMIT), batch: int = 8,
+    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, IMAGE_LIMIT), batch: int = 8,
 ) -> Gate:  # fmt: skip
     """The figures of :func:`check_gate`, whatever they are."""
     import torch
@@ -68,15 +68,15 @@ def measure_gate(
     errors: dict[str, list[Tensor]] = {"latent": []} if decode is None else {"latent": [], "picture": []}
     for start in range(0, len(prompted), batch):
         rows = slice(start, min(start + batch, len(prompted)))
-        noise = torch.stack([noise_of(FIRST_NOISE + index, tokens, channels) for index in range(rows.start, rows.stop)])
+        noise = noises(range(FIRST_NOISE + rows.start, FIRST_NOISE + rows.stop), tokens, channels)
         ports = prompted.ports(rows)
         backbones = (prompted.calling(backbone) for backbone in (reference, quantised))
         truth, found = (rollout(backbone, noise, ports, sigmas) for backbone in backbones)
         errors["latent"].append(relative_l2(found, truth))
         if decode is not None:
             with torch.no_grad():
-                pictures = [decode(unpacked(x, latent, prompted.rows, prompted.columns)) for x in (found, truth)]
-            errors["picture"].append(relative_l2(*pictures))
+                images = [decode(unpacked(x, latent, prompted.rows, prompted.columns)) for x in (found, truth)]
+            errors["picture"].append(relative_l2(*images))
     results = [
         GateResult(name, float(torch.cat(values).mean()), limit)
         for (name, values), limit in zip(errors.items(), limits, strict=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,20 @@ from export.networks.base import INNER, Network
 from export.networks.streaming import Placement, open_module
 from export.quality.gate import FIRST_NOISE, relative_l2
 from export.quality.measure import linears
-from export.students.rollout import Evaluate, noise_of, rollout
+from export.reporting import Count, silent
+from export.students.rollout import Evaluate, noises, rollout
 from foundation.files import atomic_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from export.students.conditions import Prompted
-
-Progress = Callable[[int, int], None]
-"""Told (measurements done, in all)."""
+    from export.students.prompts import Prompted
 
 _BAR_INCHES = 0.18
 
 
 @dataclass(frozen=True)
-class Report:
+class LayerErrors:
     """Errors, worst first: relative L2 of the displacement over a segment, the worst of the segments.
 
     layers, blocks: when only that one is quantised; together: when all of the layers are.
@@ -45,8 +43,8 @@ class Report:
 
 def layer_errors(
     network: Network, calibration: Calibration, prompted: Prompted, sigmas: Sequence[float],
-    progress: Progress | None = None,
-) -> Report:  # fmt: skip
+    report: Count = silent,
+) -> LayerErrors:  # fmt: skip
     """Measure every layer that FP8 takes by the network's own list, in float32 on the CPU.
 
     sigmas: noise levels, 1 first and 0 last; each segment starts where the unquantised student arrives.
@@ -72,20 +70,19 @@ def layer_errors(
     for number, (kind, name, members) in enumerate(trials, 1):
         with fake_quantised(backbone, {layer: calibration.amax[layer] for layer in members}):
             errors[kind, name] = max(_error(evaluate, segment) for segment in segments)
-        if progress is not None:
-            progress(number, len(trials))
-    return Report(_sorted(errors, "layer"), _sorted(errors, "block"), errors["all", "all"])
+        report(number, len(trials))
+    return LayerErrors(_sorted(errors, "layer"), _sorted(errors, "block"), errors["all", "all"])
 
 
-def suggest(report: Report, target: float) -> tuple[str, ...]:
+def suggest(errors: LayerErrors, target: float) -> tuple[str, ...]:
     """The fewest layers to keep high so that the rest, together, should err by ``target`` at most.
 
     Errors of layers are taken as independent: their squares add up, scaled to what all of them gave together.
     """
-    remaining = sum(error**2 for _, error in report.layers)
-    scale = report.together**2 / remaining if remaining else 0.0
+    remaining = sum(error**2 for _, error in errors.layers)
+    scale = errors.together**2 / remaining if remaining else 0.0
     kept = []
-    for name, error in report.layers:
+    for name, error in errors.layers:
         if scale * remaining <= target**2:
             break
         kept.append(name)
@@ -93,27 +90,27 @@ def suggest(report: Report, target: float) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def write_report(report: Report, kept: Sequence[str], target: float, path: Path) -> None:
+def write_errors(errors: LayerErrors, kept: Sequence[str], target: float, path: Path) -> None:
     """Write all figures as JSON. Raises ArcFlowError."""
     content = {
         "measure": "relative L2 of the displacement over a segment, worst segment",
-        "layers": dict(report.layers),
-        "blocks": dict(report.blocks),
-        "together": report.together,
+        "layers": dict(errors.layers),
+        "blocks": dict(errors.blocks),
+        "together": errors.together,
         "keep_high": {"target": target, "layers": list(kept)},
     }
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def plot(report: Report, path: Path) -> None:
+def plot(errors: LayerErrors, path: Path) -> None:
     """Draw the layers' errors as horizontal bars, worst on top, to a PNG. Raises ArcFlowError."""
     from matplotlib.figure import Figure
 
-    names = [name for name, _ in report.layers]
+    names = [name for name, _ in errors.layers]
     figure = Figure(figsize=(8.0, 1.0 + _BAR_INCHES * len(names)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(names, [100.0 * error for _, error in report.layers])
+    axes.barh(names, [100.0 * error for _, error in errors.layers])
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize=7)
@@ -133,10 +130,8 @@ class _Segment:
 
 
 def _segments(evaluate: Evaluate, network: Network, prompted: Prompted, sigmas: Sequence[float]) -> list[_Segment]:
-    import torch
-
     channels, tokens = int(network.ports_in["hidden_states"][1][-1]), prompted.rows * prompted.columns
-    x = torch.stack([noise_of(FIRST_NOISE + index, tokens, channels) for index in range(len(prompted))])
+    x = noises(range(FIRST_NOISE, FIRST_NOISE + len(prompted)), tokens, channels)
     ports = prompted.ports(slice(0, len(prompted)))
     found = []
     for ends in itertools.pairwise(sigmas):

@@ -25,8 +25,9 @@ from export.fp8.calibration import Calibration, Prompts
 from export.fp8.observers import Method, Observer, Record
 from export.networks.base import INNER, Network
 from export.networks.streaming import Placement, open_module
-from export.students.conditions import Prompted
-from export.students.rollout import noise_of, rollout
+from export.reporting import Count, silent
+from export.students.prompts import Prompted
+from export.students.rollout import noises, rollout
 from export.weights.parents import Parents
 from foundation.files import atomic_file
 
@@ -40,12 +41,9 @@ SAVE_SECONDS = 20.0
 _TOOLS = ("torch", "diffusers", "transformers")
 _STATE_FORMAT = 2
 
-Report = Callable[[int, int], None]
-"""Told (prompts done, prompts in all)."""
-
 
 @dataclass(frozen=True)
-class Plan:
+class Run:
     """What is measured, and how.
 
     backbone: the student's; student: what it is merged from; sigmas: noise levels, 1 first and 0 last; prompts: texts;
@@ -84,29 +82,27 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attention: dict[str, Record]
 
 
-def measure(plan: Plan, prompted: Prompted, folder: Path, report: Report | None = None) -> Calibration:
+def measure(run: Run, prompted: Prompted, folder: Path, report: Count = silent) -> Calibration:
     """Generate every prompt and return what was seen. folder: keeps the state of the run, which is removed at the end.
 
     Raises CalibrationError where an input is not finite, WeightsError where the student lacks a tensor.
     """
-    module = open_module(plan.backbone, plan.dtype, plan.device, plan.placement)
+    module = open_module(run.backbone, run.dtype, run.device, run.placement)
     backbone: nn.Module = getattr(module, INNER)
-    state = folder / f"calibrate-{plan.key}.json"
+    state = folder / f"calibrate-{run.key}.json"
     done, observers, watch = _resume(state, backbone)
-    total, saved, histogram = len(plan.prompts), time.monotonic(), plan.method is not Method.AMAX
+    total, saved, histogram = len(run.prompts), time.monotonic(), run.method is not Method.AMAX
     with observed(backbone, observers, histogram), watched(watch, histogram):
         while done < total:
-            if report is not None:
-                report(done, total)
-            rows = slice(done, min(done + plan.batch, total))
-            _paint(module, plan, prompted, rows, watch)
+            report(done, total)
+            rows = slice(done, min(done + run.batch, total))
+            _generate(module, run, prompted, rows, watch)
             done = rows.stop
             if done < total and time.monotonic() - saved >= SAVE_SECONDS:
                 _save(state, done, observers, watch)
                 saved = time.monotonic()
-    if report is not None:
-        report(total, total)
-    calibration = _conclude(plan, observers, watch)
+    report(total, total)
+    calibration = _conclude(run, observers, watch)
     state.unlink(missing_ok=True)
     return calibration
 
@@ -157,22 +153,20 @@ def prompts_digest(prompts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
-def _paint(module: Any, plan: Plan, prompted: Prompted, rows: slice, watch: Watch) -> None:
-    import torch
-
-    channels = plan.backbone.ports_in["hidden_states"][1][-1]
+def _generate(module: Any, run: Run, prompted: Prompted, rows: slice, watch: Watch) -> None:
+    channels = run.backbone.ports_in["hidden_states"][1][-1]
     if not isinstance(channels, int):
         raise CalibrationError("the backbone's packed channels are not a number; this is a fault of its description")
     tokens = prompted.rows * prompted.columns
-    noise = torch.stack([noise_of(index, tokens, channels) for index in range(rows.start, rows.stop)])
-    ports = {name: tensor.to(plan.device) for name, tensor in prompted.ports(rows).items()}
+    noise = noises(range(rows.start, rows.stop), tokens, channels)
+    ports = {name: tensor.to(run.device) for name, tensor in prompted.ports(rows).items()}
 
     def evaluate(**inputs: Tensor) -> Sequence[Tensor]:
         watch.restart()
         field: Sequence[Tensor] = module(**inputs)
         return field
 
-    rollout(prompted.calling(evaluate), noise.to(plan.device), ports, plan.sigmas)
+    rollout(prompted.calling(evaluate), noise.to(run.device), ports, run.sigmas)
 
 
 def _resume(state: Path, backbone: nn.Module) -> tuple[int, dict[str, Observer], Watch]:
@@ -196,19 +190,19 @@ def _save(state: Path, done: int, observers: dict[str, Observer], watch: Watch) 
         temporary.write_bytes(msgspec.json.encode(data))
 
 
-def _conclude(plan: Plan, observers: dict[str, Observer], watch: Watch) -> Calibration:
+def _conclude(run: Run, observers: dict[str, Observer], watch: Watch) -> Calibration:
     def bound(observer: Observer) -> float:
-        return _round_up(observer.bound(plan.method, plan.percentile))
+        return _round_up(observer.bound(run.method, run.percentile))
 
     seen = {name: observer for name, observer in observers.items() if observer.values}
-    levels = tuple(a for a, _ in itertools.pairwise(plan.sigmas))
+    levels = tuple(a for a, _ in itertools.pairwise(run.sigmas))
     return Calibration(
-        student=plan.student.digest,
-        parents=plan.student,
-        method=plan.method,
-        percentile=plan.percentile if plan.method is Method.PERCENTILE else None,
+        student=run.student.digest,
+        parents=run.student,
+        method=run.method,
+        percentile=run.percentile if run.method is Method.PERCENTILE else None,
         sigmas=levels,
-        prompts=Prompts(len(plan.prompts), prompts_digest(plan.prompts), plan.width, plan.height),
+        prompts=Prompts(len(run.prompts), prompts_digest(run.prompts), run.width, run.height),
         synthetic=False,
         amax={name: bound(observer) for name, observer in sorted(seen.items())},
         tools=tools(),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError, WeightsError
 
 _VAE_KEYS = ("latent_channels", "out_channels", "block_out_channels", "scaling_factor")
+_QWEN_VAE_KEYS = ("z_dim", "temperal_downsample", "latents_mean", "latents_std")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,14 +28,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_vae_config(folder: Path) -> dict[str, Any]:
     """The configuration of the AutoencoderKL in ``folder``. Raises WeightsError or ExportError."""
-    path = folder / "config.json"
-    config = read_json(path)
-    missing = [key for key in _VAE_KEYS if key not in config]
-    if missing:
-        raise ExportError(f"{path} lacks {', '.join(missing)}: this is not the configuration of an AutoencoderKL")
-    return config
+    return _read_with(folder / "config.json", _VAE_KEYS, "an AutoencoderKL")
 
 
 def vae_factor(config: Mapping[str, Any]) -> int:
     """Pixels a latent cell, of an AutoencoderKL configuration."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def read_qwen_vae_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the AutoencoderKLQwenImage in ``folder``. Raises WeightsError or ExportError."""
+    path = folder / "config.json"
+    config = _read_with(path, _QWEN_VAE_KEYS, "Qwen-Image's VAE")
+    for key in ("latents_mean", "latents_std"):
+        if len(config[key]) != config["z_dim"]:
+            raise ExportError(f"{path}: {key} has {len(config[key])} values, there are {config['z_dim']} channels")
+    if not all(std > 0 for std in config["latents_std"]):
+        raise ExportError(f"{path}: latents_std has a value that is not positive; download or save the VAE again")
+    return config
+
+
+def qwen_vae_factor(config: Mapping[str, Any]) -> int:
+    """Pixels a latent cell, of an AutoencoderKLQwenImage configuration."""
+    return int(2 ** len(config["temperal_downsample"]))
+
+
+def _read_with(path: Path, keys: Sequence[str], kind: str) -> dict[str, Any]:
+    config = read_json(path)
+    missing = [key for key in keys if key not in config]
+    if missing:
+        raise ExportError(f"{path} lacks {', '.join(missing)}: this is not the configuration of {kind}")
+    return config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +43,13 @@ def parse_id(source: str) -> HubSource | None:
     return HubSource(f"{owner}/{name}", "/".join(inside), revision or None)
 
 
-def resolve_base(source: str | Path, architecture: str) -> Path:
-    """The folder of a base pipeline: weights of its networks, configurations, tokenizers. Raises SourceError."""
-    from export import architectures
-
+def resolve_base(source: str | Path, folders: Iterable[str]) -> Path:
+    """The folder of a base pipeline: weights in ``folders``, configurations, tokenizers. Raises SourceError."""
     place = _local_or_hub(source, "base model")
     if isinstance(place, Path):
         return place
     patterns = ["model_index.json", "scheduler/*.json", *(f"tokenizer*/*.{kind}" for kind in ("json", "txt", "model"))]
-    for folder in sorted(set(architectures.choose(architecture).FOLDERS.values())):
+    for folder in folders:
         patterns += [f"{folder}/*.json", f"{folder}/*.safetensors"]
     return _snapshot(place, patterns, "model_index.json")
 

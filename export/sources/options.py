@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from export.sources.models import MODELS
 from foundation.cli import ArgumentParser
@@ -30,6 +31,14 @@ def add_source_options(parser: ArgumentParser) -> None:
         metavar="PATH[:SCALE]",
         help="style LoRA to merge as well, in diffusers, peft, kohya or ComfyUI keys; may be given again",
     )
+
+
+def add_prompt_options(parser: ArgumentParser, number: int | None = None) -> None:
+    """Add ``--prompts --num --size``. number: how many prompts are taken unless told."""
+    add = parser.add_argument
+    add("--prompts", type=Path, help="text file, one prompt a line (default: the project's own list)")
+    add("--num", type=int, default=number, help=f"only the first so many prompts (default: {number or 'all'})")
+    add("--size", help="WIDTHxHEIGHT in pixels (default: the model's usual size)")
 
 
 def source_options(arguments: Namespace) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engines.manifest import TokenizerSpec
 from export.errors import ExportError
@@ -12,6 +13,7 @@ from export.sources.configs import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
 _FAST = "tokenizer.json"
 _BYTE_PAIRS = ("vocab.json", "merges.txt")
@@ -54,7 +56,6 @@ def tokenizer_file(
         raise ExportError(
             f"{folder}/tokenizer_config.json names no padding token of the vocabulary (pad_token: {padding})"
         )
-    tokenizer.no_padding()  # A file may ask for padding, which would be counted.
     count = len(tokenizer.encode(template.partition("{}")[0], add_special_tokens=False).ids)
     if count != drop:
         raise ExportError(
@@ -65,6 +66,21 @@ def tokenizer_file(
         file=f"tokenizers/{name}.json", max_tokens=max_tokens, pad_id=pad_id, template=template, drop=drop, pad=pad
     )
     return TokenizerFile(source, spec)
+
+
+def token_ids(file: TokenizerFile, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(ids, mask), each int64 [prompts, tokens], padded on the right and cut as the tokenizer's spec says."""
+    import torch
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_buffer(file.source)
+    tokenizer.enable_truncation(file.spec.max_tokens)
+    length = file.spec.max_tokens if file.spec.pad == "max" else None
+    tokenizer.enable_padding(pad_id=file.spec.pad_id, length=length)
+    template = file.spec.template or "{}"
+    encoded = tokenizer.encode_batch([template.replace("{}", prompt) for prompt in prompts])
+    ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
+    return ids, torch.tensor([one.attention_mask for one in encoded], dtype=torch.int64)
 
 
 def _source(folder: Path) -> bytes:

@@ -1,18 +1,19 @@
-"""A student's few evaluations with the closed form between them, of any backbone that is called by port names.
+"""A student's few evaluations, of any backbone that is called by port names.
 
 That is a module of a :class:`Network`, its reference in torch, or its ONNX graph: calibration, sensitivity and the
-quality gate all run this one loop.
+quality gate all run this.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from arcflow.field import MomentumField
 
 Evaluate = Callable[..., Sequence["Tensor"]]
 """A backbone: its input ports by name -> (means, logweights, loggammas)."""
@@ -22,23 +23,18 @@ Ports = Mapping[str, "Tensor"]
 
 
 def rollout(evaluate: Evaluate, noise: Tensor, ports: Ports, sigmas: Sequence[float]) -> Tensor:
-    """From noise [B, S, C] to the latent at the last of ``sigmas`` (falling): one evaluation a segment.
+    """From noise [B, S, C] to the latent at the last of ``sigmas`` (falling), as :func:`arcflow.sampling.integrate`.
 
     The solver computes in float32, on the noise's device.
     """
-    import torch
+    from arcflow.field import MomentumField
+    from arcflow.sampling import integrate
 
-    from arcflow.field import MomentumField, displacement
+    def field(x: Tensor, sigma: Tensor) -> MomentumField:
+        found = evaluate(hidden_states=x, timestep=sigma, **ports)
+        return MomentumField(*(tensor.to(x.device) for tensor in found))
 
-    x = noise.float()
-    with torch.no_grad():
-        for a, b in itertools.pairwise(sigmas):
-            start = torch.full((x.shape[0],), a, device=x.device)
-            field = MomentumField(
-                *(tensor.to(x.device) for tensor in evaluate(hidden_states=x, timestep=start, **ports))
-            )
-            x = x + displacement(field, start, start, torch.full_like(start, b))
-    return x
+    return integrate(field, noise.float(), sigmas)
 
 
 def noise_of(index: int, tokens: int, channels: int) -> Tensor:
@@ -46,6 +42,13 @@ def noise_of(index: int, tokens: int, channels: int) -> Tensor:
     import torch
 
     return torch.randn((tokens, channels), generator=torch.Generator().manual_seed(index))
+
+
+def noises(numbers: range, tokens: int, channels: int) -> Tensor:
+    """The noise [numbers, tokens, channels] of several images."""
+    import torch
+
+    return torch.stack([noise_of(number, tokens, channels) for number in numbers])
 
 
 def onnx_evaluate(model: bytes | str, threads: int = 1) -> Evaluate:

@@ -1,65 +1,91 @@
-"""The student that is calibrated or analysed, and the prompts it generates, opened from what users type."""
+"""The student that a command works on: opened from what users type, first by its headers, then digested."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from export import architectures
-from export.errors import CalibrationError, ExportError
+from export.errors import ExportError
+from export.folders import digests
 from export.networks.base import BACKBONE
+from export.reporting import Report, silent
 from export.sources.models import ModelSpec
+from export.weights.parents import UNREAD
 
 if TYPE_CHECKING:
     import torch
 
     from arcflow.students import Coverage
+    from engines.manifest import Latent
+    from export.architectures.base import Architecture
     from export.networks.base import Network
-    from export.students.conditions import Prompted, Report
-    from export.weights.lora import StyleLora
+    from export.students.prompts import Prompted
     from export.weights.merge import MergedStudent
-
-PROMPTS = Path(__file__).parents[1] / "prompts"
-"""The prompt lists that come with the project: ``calibration.txt``, and one for a model that needs its own."""
 
 FLOAT32_BELOW = 1_000_000_000
 """Parameters: a student with fewer runs in float32 unless told otherwise, a larger one in bfloat16."""
 
+ADAPTER = "adapter"
+"""The adapter's name among the digests of folders."""
+
 
 @dataclass(frozen=True)
 class Subject:
-    """A student whose sources fit together. base, adapter: folders; loras: merged in the same pass.
+    """A student whose sources fit together, as far as headers tell.
 
-    The student's digests of base and adapter are UNREAD where only headers were looked at.
+    base: a pipeline's folder; digests: of the folders that were read, by name (``adapter``, else of ``base``); none
+    and a student without digests until :meth:`digested`.
     """
 
     spec: ModelSpec
     base: Path
-    adapter: Path
-    loras: tuple[StyleLora, ...]
     student: MergedStudent
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def architecture(self) -> ModuleType:
-        """The module of the model's architecture."""
+    def architecture(self) -> Architecture:
+        """The recipe of the model's architecture."""
         return architectures.choose(self.spec.architecture)
+
+    @property
+    def latent(self) -> Latent:
+        """Geometry of the latent and its normalisation."""
+        return self.architecture.latent(self.base)
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter's folder."""
+        return self.student.adapter
 
     def network(self, name: str) -> Network:
         """One of the architecture's networks. Raises ExportError, WeightsError."""
-        network: Network = self.architecture.network(name, self.base, self.student, self.adapter, self.loras)
-        return network
+        return self.architecture.network(name, self.base, self.student)
 
-    def digested(self) -> Subject:
-        """The same with base and adapter digested: tens of gigabytes are read."""
-        from export.weights.parents import Parents
-        from foundation.files import sha256_tree
+    def digested(
+        self,
+        cache: Path | None = None,
+        networks: Iterable[str] = (),
+        report: Report = silent,
+        check: Callable[[MergedStudent], None] = lambda student: None,
+    ) -> Subject:
+        """The same with base and adapter digested, and the folders of ``networks``: what is not known yet is read.
 
-        transformer = self.base / self.architecture.FOLDERS[BACKBONE]
-        parents = Parents(sha256_tree(transformer), sha256_tree(self.adapter), self.student.parents.loras)
-        return replace(self, student=replace(self.student, parents=parents))
+        cache: keeps the digests (default: that of builds whose work folder is not named); check: may raise, given what
+        is known of the student after each folder, the small ones first.
+        """
+        parts, student = self.architecture.parts, self.student
+        found: dict[str, str] = {}
+        for name in dict.fromkeys((ADAPTER, *(parts[network].folder for network in (BACKBONE, *networks)))):
+            folder = self.adapter if name == ADAPTER else self.base / name
+            found[name] = digests.digest_tree(folder, cache or digests.CACHE, partial(report, name))
+            student = self.student.digested(found.get(parts[BACKBONE].folder, UNREAD), found[ADAPTER])
+            check(student)
+        return replace(self, student=student, digests=found)
 
     def sigmas(self) -> tuple[float, ...]:
         """The student's own noise levels, 1 first and 0 last."""
@@ -70,43 +96,44 @@ class Subject:
 
     def default_dtype(self) -> torch.dtype:
         """float32 for a small student, else bfloat16."""
-        import math
-
         import torch
 
         count = sum(math.prod(info.shape) for info in self.student.weights.values())
         return torch.float32 if count < FLOAT32_BELOW else torch.bfloat16
 
+    def size(self, text: str | None) -> tuple[int, int]:
+        """(width, height) in pixels of ``WIDTHxHEIGHT``, or the model's usual ones. Raises ExportError."""
+        limits = self.spec.limits
+        width, cross, height = (text or f"{limits.width.opt}x{limits.height.opt}").partition("x")
+        if not (cross and width.isdecimal() and height.isdecimal()):
+            raise ExportError(f"--size {text!r} is not understood; write WIDTHxHEIGHT in pixels, such as 1024x1024")
+        self.grid(int(width), int(height))
+        return int(width), int(height)
+
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of image tokens of an image. Raises ExportError where they do not fill the size."""
-        latent = self.architecture.latent(self.base)
-        side = latent.vae_factor * latent.patch
+        side = self.latent.vae_factor * self.latent.patch
         if min(width, height) < side or width % side or height % side:
             raise ExportError(f"the size {width}x{height} is not allowed: both sides must be multiples of {side}")
         return height // side, width // side
 
     def prompted(
         self, prompts: Sequence[str], width: int, height: int, dtype: torch.dtype, device: torch.device,
-        report: Report | None = None,
+        report: Report = silent,
     ) -> Prompted:  # fmt: skip
         """Encode prompts for images of that size. Raises ExportError, WeightsError."""
-        from export.students.conditions import Prompted, encode_prompts
+        from export.students.prompts import Prompted, encode
 
         rows, columns = self.grid(width, height)
         tokenizers = self.architecture.tokenizers(self.base, self.spec.limits)
-        encodings = encode_prompts(self.architecture, self.network, tokenizers, prompts, dtype, device, report)
+        encodings = self.architecture.encodings(
+            tokenizers, prompts, lambda name, inputs: encode(self.network(name), inputs, dtype, device, report)
+        )
         policy = self.student.policy
-        return Prompted(self.architecture.NAME, encodings, policy.guidance, policy.conditioning_dtype, rows, columns)
+        return Prompted(self.architecture, encodings, policy.guidance, policy.conditioning_dtype, rows, columns)
 
 
 def open_subject(
-    spec: ModelSpec, base: str | None = None, adapter: str | None = None, loras: Sequence[str] = ()
-) -> Subject:
-    """Inspect and digest a student. Arguments and errors are those of :func:`inspect_subject`."""
-    return inspect_subject(spec, base, adapter, loras).digested()
-
-
-def inspect_subject(
     spec: ModelSpec, base: str | None = None, adapter: str | None = None, loras: Sequence[str] = (),
     coverage: Coverage = "whole",
 ) -> Subject:  # fmt: skip
@@ -117,42 +144,18 @@ def inspect_subject(
     """
     from export.sources.hub import resolve_adapter, resolve_base
     from export.weights.lora import parse_lora
-    from export.weights.merge import merged_student, plan_merge
-    from export.weights.parents import UNREAD
+    from export.weights.merge import merge
 
-    folder = resolve_base(base or spec.base, spec.architecture)
+    architecture = architectures.choose(spec.architecture)
+    folder = resolve_base(base or spec.base, architecture.folders)
     adapter_folder = resolve_adapter(adapter or spec.adapter)
-    styles = tuple(parse_lora(text, spec.architecture) for text in loras)
-    transformer = folder / architectures.choose(spec.architecture).FOLDERS[BACKBONE]
-    plan = plan_merge(transformer, adapter_folder, styles, coverage)
-    if plan.architecture != spec.architecture:
+    styles = [parse_lora(text, spec.architecture) for text in loras]
+    if not (folder / "model_index.json").is_file():
+        raise ExportError(f"no base pipeline at {folder}: model_index.json is missing; give --base a pipeline folder")
+    student = merge(folder / architecture.parts[BACKBONE].folder, adapter_folder, styles, coverage)
+    if student.architecture != spec.architecture:
         raise ExportError(
-            f"{adapter_folder} is an adapter for {plan.architecture}, --model {spec.name} is of architecture "
+            f"{adapter_folder} is an adapter for {student.architecture}, --model {spec.name} is of architecture "
             f"{spec.architecture}; choose another --model or --adapter"
         )
-    return Subject(spec, folder, adapter_folder, styles, merged_student(plan, UNREAD, UNREAD))
-
-
-def default_prompts(model: str) -> Path:
-    """The shipped list of prompts for that model."""
-    own = PROMPTS / f"{model}.txt"
-    return own if own.is_file() else PROMPTS / "calibration.txt"
-
-
-def read_prompts(path: Path, number: int | None = None) -> tuple[str, ...]:
-    """Prompts of a UTF-8 text file, one a line; empty lines and lines that begin with ``#`` are left out.
-
-    number: the first so many of them. Raises CalibrationError where there are none, or fewer.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(
-            f"cannot read the prompts {path}: {error}; give a UTF-8 text file, one a line"
-        ) from error
-    prompts = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if number is not None and not 0 < number <= len(prompts):
-        raise CalibrationError(f"--num is {number}, {path} has {len(prompts)} prompts; choose 1 to {len(prompts)}")
-    if not prompts:
-        raise CalibrationError(f"{path} has no prompts; write one a line")
-    return prompts[:number]
+    return Subject(spec, folder, student)

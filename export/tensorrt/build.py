@@ -12,19 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
+from export.errors import EngineError
 from export.tensorrt.addresses import fixed_addresses
-from export.tensorrt.errors import EngineError
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.job import DEFAULT_OPT_LEVEL, Built, Job, Options
 from export.tensorrt.profiles import Profile
 from export.tensorrt.progress import Progress, Report
-from export.tensorrt.report import Layers
+from export.tensorrt.report import PlanReport
 from export.tensorrt.targets import Target
 from foundation.files import atomic_file
 
@@ -37,24 +36,6 @@ thread that builds: where its tensors lie does not depend on which thread was th
 
 _LAST_WORDS = 2000
 """Bytes of a crashed builder's output that are looked at for a reason."""
-
-
-@dataclass(frozen=True)
-class PlanReport:
-    """A plan that was built: where, its bytes and sha256, by what, for which shapes, in what time, made of what."""
-
-    network: str
-    path: Path
-    size: int
-    sha256: str
-    flavour: str
-    version: str
-    capabilities: tuple[str, ...]
-    opt_level: int
-    seconds: float
-    warnings: int
-    layers: Layers
-    profile: Profile = field(repr=False)
 
 
 def build_plan(

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from export.folders.places import check_memory, check_place
-from export.precision import Precision
-from export.tensorrt.targets import DATA_CENTRE, choose_target
+from export.folders.places import Needs
+from export.tensorrt.targets import DATA_CENTRE, Target
 
 _PROGRAM_MEMORY = 450 << 20
 """Bytes that Python, TensorRT and the parsed graph take beside the weights (measured on small networks)."""
@@ -19,68 +14,37 @@ _PLAN_OVERHEAD = 8 << 20
 _SECONDS_PER_BYTE = 19e-9
 """Measured for a plan of 12 GB in FP8 by TensorRT for RTX on two cores: 226 s."""
 
-_HIGH_SHARE = 0.45
+HIGH_SHARE = 0.45
 """Part of an FP8 backbone's bytes that stay bfloat16 (FLUX: 0.43), where it is not told."""
 
-_MEMORY_HIGH = 1.9
-"""Anonymous bytes a byte of those; measured at 6.6 GB beside 8.6 GB of FP8, for sm120."""
+_MEMORY = 1.6
+"""Anonymous bytes a byte of weights, as plans are streamed out; measured: 1.55 in FP16."""
+
+_MEMORY_FP8 = 1.75
+"""The same of weights in FP8; measured for sm89: 1.71."""
 
 _MEMORY_SM120 = 1.2
-"""Anonymous bytes a byte of FP8 weights where sm120 is among the targets; measured for 12 GB: 1.14."""
+"""The same where sm120 is among the targets; measured for 12 GB: 1.14."""
 
-_MEMORY = {Precision.FP32: 1.6, Precision.FP16: 1.6, Precision.BF16: 1.6, Precision.FP8: 1.75}
-"""The same in general, as plans are streamed out; measured: 1.55 in FP16, 1.71 in FP8 for sm89."""
+_MEMORY_HIGH = 1.9
+"""The same of what stays wider beside them; measured at 6.6 GB beside 8.6 GB of FP8, for sm120."""
 
 _MEMORY_DATA_CENTRE = 2.0
 """The same for the data-centre flavour; not measured, so it is set higher."""
 
 
-@dataclass(frozen=True)
-class PlanEstimate:
-    """memory: anonymous bytes at the peak; disk: bytes of the plan; seconds: None where the builder tunes on a GPU."""
-
-    memory: int
-    disk: int
-    seconds: float | None
+PLANS_ADVICE = "close other programs, or take a larger machine (fp8 for sm120 takes the least)"
+"""What to do where there is too little memory."""
 
 
-def estimate(
-    weights_bytes: int,
-    target: str,
-    precision: Precision | str = Precision.BF16,
-    flavour: str | None = None,
-    high_bytes: int | None = None,
-) -> PlanEstimate:
-    """What one network takes to build.
-
-    weights_bytes: of its weights as they are stored in the ONNX; high_bytes: those of them that fp8 leaves in a wider
-    type, which cost the builder more.
-    """
-    precision, wanted = Precision(precision), choose_target(target)
-    factor = _MEMORY[precision]
-    if precision is Precision.FP8 and "sm120" in wanted.capabilities:
+def estimate(high: int, fp8: int, target: Target, flavour: str | None = None) -> Needs:
+    """What the plan of one network takes. high, fp8: bytes of its weights in a wider type and in FP8, as the ONNX
+    stores them. The time is not known where the builder tunes on a GPU."""
+    factor = _MEMORY_FP8 if fp8 else _MEMORY
+    if fp8 and "sm120" in target.capabilities:
         factor = _MEMORY_SM120
     if flavour == DATA_CENTRE:
         factor = _MEMORY_DATA_CENTRE
-    high = 0
-    if precision is Precision.FP8:
-        high = int(_HIGH_SHARE * weights_bytes) if high_bytes is None else high_bytes
-    memory = factor * (weights_bytes - high) + max(factor, _MEMORY_HIGH) * high
-    seconds = None if flavour == DATA_CENTRE else 2 + _SECONDS_PER_BYTE * weights_bytes
-    return PlanEstimate(int(_PROGRAM_MEMORY + memory), weights_bytes + _PLAN_OVERHEAD, seconds)
-
-
-def combined(plans: Sequence[PlanEstimate]) -> PlanEstimate:
-    """What plans take that are built one after the other."""
-    seconds = [plan.seconds for plan in plans if plan.seconds is not None]
-    return PlanEstimate(
-        memory=max(plan.memory for plan in plans),
-        disk=sum(plan.disk for plan in plans),
-        seconds=sum(seconds) if len(seconds) == len(plans) else None,
-    )
-
-
-def check_fit(needed: PlanEstimate, workdir: Path) -> None:
-    """Raise ExportError where this machine has less free memory, or ``workdir`` less room, than the plans need."""
-    check_memory(needed.memory, " (fp8 for sm120 takes the least)")
-    check_place(workdir, "--workdir", needed.disk)
+    memory = factor * fp8 + (max(factor, _MEMORY_HIGH) if fp8 else factor) * high
+    seconds = None if flavour == DATA_CENTRE else 2 + _SECONDS_PER_BYTE * (high + fp8)
+    return Needs(int(_PROGRAM_MEMORY + memory), high + fp8 + _PLAN_OVERHEAD, seconds)

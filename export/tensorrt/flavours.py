@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from engines.errors import FlavourError
+from engines.machine import this_machine
 from engines.tensorrt import DATA_CENTRE, INSTALL, RTX, Toolkit, installed, load
-from export.tensorrt.errors import FlavourError
-from export.tensorrt.gpu import local_capabilities
 from export.tensorrt.targets import Target
 
-__all__ = ["Toolkit", "choose_flavour", "installed", "load"]
+__all__ = ["Toolkit", "choose_flavour", "installed", "load", "local_capabilities"]
+
+
+def local_capabilities() -> tuple[str, ...]:
+    """The compute capability of each GPU here, in the driver's order ("sm89"); empty without a driver or a GPU."""
+    return this_machine().gpus
 
 
 def choose_flavour(target: Target, wanted: str | None = None) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.manifest import ShapeRange
-from export.tensorrt.builder_log import BuilderLog
-from export.tensorrt.errors import EngineError
+from engines.tensorrt_log import TensorRTLog
+from export.errors import EngineError
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.plan_file import PlanWriter, make_stream
 from export.tensorrt.profiles import Profile
@@ -76,7 +76,7 @@ class Built:
 
 def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
     """Build. Raises EngineError, or the OSError that writing met."""
-    log = BuilderLog()
+    log = TensorRTLog()
     toolkit.logger.sink = log
     work = _Work(job, toolkit, log)
     work.configure()
@@ -92,7 +92,7 @@ def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
 class _Work:
     """Builder, network and configuration of one build; holds what they refer to."""
 
-    def __init__(self, job: Job, toolkit: Toolkit, log: BuilderLog) -> None:
+    def __init__(self, job: Job, toolkit: Toolkit, log: TensorRTLog) -> None:
         """Parse the graph. Raises EngineError."""
         self._job, self._toolkit, self._log = job, toolkit, log
         trt = self._trt = toolkit.trt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from engines.manifest import Network as NetworkEntry
 from engines.trust import sealed
 from engines.writer import write_bundle
 from export.folders.keys import key_of, stage_folder
-from export.tensorrt.build import Options, PlanReport, build_plan, decode, encode
-from export.tensorrt.flavours import Toolkit
+from export.folders.places import Needs
+from export.reporting import Report, silent
+from export.tensorrt.build import DEFAULT_OPT_LEVEL, Options, PlanReport, build_plan, decode, encode
+from export.tensorrt.flavours import Toolkit, choose_flavour, load
 from export.tensorrt.profiles import Profile, Shapes, dimension_ranges, make_profile, narrowed
 from export.tensorrt.progress import Progress
-from export.tensorrt.targets import Target
+from export.tensorrt.targets import Target, check_target
 from foundation.files import atomic_file, sha256_file
 
 _RECORD = "record.json"
@@ -34,6 +36,11 @@ class Setup:
     shapes: Shapes
     options: Options
 
+    def describe(self, needs: Needs) -> str:
+        """One line for the terminal: what builds the plans, for what, and what that takes."""
+        flavour, targets = f"{self.toolkit.flavour} {self.toolkit.version}", ", ".join(self.target.capabilities)
+        return f"plans by {flavour} for {targets}: about {needs}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -43,8 +50,19 @@ class Source:
     digest: str
 
 
-PlansReport = Callable[[str, Progress], None]
-"""Called with a network's name and how far it is."""
+def prepare(
+    target: str, precision: str, shapes: Shapes, timing: Path, flavour: str | None = None,
+    opt_level: int = DEFAULT_OPT_LEVEL,
+) -> Setup:  # fmt: skip
+    """Check what was asked for, the cheapest first, and load TensorRT.
+
+    flavour: None for what the target takes and is installed; timing: folder for the data-centre flavour's
+    measurements. Raises EngineError, FlavourError.
+    """
+    found, options = check_target(target, precision), Options(opt_level)
+    toolkit = load(choose_flavour(found, flavour))
+    cache = timing / f"{toolkit.flavour}-{toolkit.version}-{found.name}.cache"
+    return Setup(found, toolkit, shapes, replace(options, timing_cache=cache))
 
 
 def network_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
@@ -61,7 +79,7 @@ def build_plans(
     sources: Mapping[str, Source],
     workdir: Path,
     setup: Setup,
-    report: PlansReport = lambda name, progress: None,
+    report: Report = silent,
 ) -> list[PlanReport]:
     """Build ``<network>.plan`` for every network of ``manifest``; a plan that is there, unaltered, is kept.
 
@@ -84,14 +102,18 @@ def build_plans(
                 toolkit=setup.toolkit,
                 name=name,
                 options=setup.options,
-                report=lambda progress, name=name: report(name, progress),  # type: ignore[misc]
+                report=lambda progress, name=name: _tell(report, name, progress),  # type: ignore[misc]
             )
             with atomic_file(record) as temporary:
                 temporary.write_bytes(encode({"key": key, "report": found}))
         else:
-            report(name, Progress(1.0, "reused"))
+            _tell(report, name, Progress(1.0, "reused"))
         reports.append(found)
     return reports
+
+
+def _tell(report: Report, name: str, progress: Progress) -> None:
+    report(name, int(1000 * progress.fraction), 1000, progress.phase)
 
 
 def plan_manifest(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.manifest import Latent, Limits, Network, Range, ShapeRange
-from export.tensorrt.errors import EngineError
+from export.errors import EngineError
 
 Profile = Mapping[str, ShapeRange]
 """Of one network, by input."""

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from export.tensorrt.flavours import Toolkit
-from export.tensorrt.gpu import local_capabilities
+from export.tensorrt.flavours import Toolkit, local_capabilities
+from export.tensorrt.profiles import Profile
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 NETWORK = "parsed network"
 INSPECTOR = "engine inspector"
@@ -27,6 +30,7 @@ _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "FP8": "flo
 _PASSING = ("SHUFFLE", "UNSQUEEZE", "SQUEEZE", "CAST", "IDENTITY")
 """Layers through which a constant, or a value in FP8, reaches a matrix product unchanged."""
 
+_ORDER = ("float8", "float16", "bfloat16", "float32")
 _WORDS = {"float32": ("float",), "float16": ("half",), "bfloat16": ("bf16", "bfloat16"), "float8": ("fp8", "e4m3")}
 
 
@@ -61,6 +65,24 @@ class Layers:
     attention_fused: int
     fp8_attention: int
     constant_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan that was built: where, its bytes and sha256, by what, for which shapes, in what time, made of what."""
+
+    network: str
+    path: Path
+    size: int
+    sha256: str
+    flavour: str
+    version: str
+    capabilities: tuple[str, ...]
+    opt_level: int
+    seconds: float
+    warnings: int
+    layers: Layers
+    profile: Profile = field(repr=False)
 
 
 def count_network(network: Any, strict_attention: int) -> Layers:
@@ -154,3 +176,33 @@ def read_inspector(text: str, parsed: Layers) -> Layers:
                 break
     fused = attention or parsed.attention_fused
     return replace(parsed, source=INSPECTOR, precisions=dict(precisions), attention_fused=fused)
+
+
+def report_table(reports: Sequence[PlanReport]) -> Table:
+    """One row a plan: size, time, layers by precision, and how many
+
+    - of the weights' matrix products are in FP8 (with the part of the weights' elements that is),
+    - of the attention layers are one kernel for certain.
+    """
+    from rich.table import Table
+
+    sources = sorted({report.layers.source for report in reports})
+    caption = f"layers counted by: {', '.join(sources)}"
+    if NETWORK in sources:
+        caption += " (no GPU here opens these plans: what the builder fused is not seen)"
+    table = Table(title="plans", caption=caption)
+    for heading in ("plan", "MB", "seconds", "layers by type", "weights in FP8", "one-kernel attention", "warnings"):
+        table.add_column(heading, justify="left" if heading in ("plan", "layers by type") else "right")
+    for report in reports:
+        layers = report.layers
+        gemms = layers.gemms
+        table.add_row(
+            report.network,
+            f"{report.size / 1e6:,.1f}",
+            f"{report.seconds:,.1f}",
+            " ".join(f"{name} {layers.precisions[name]}" for name in _ORDER if name in layers.precisions),
+            f"{gemms.fp8}/{gemms.count} ({gemms.fp8_share:.1%})",
+            f"{layers.attention_fused}/{layers.attention}",
+            str(report.warnings),
+        )
+    return table

@@ -9,8 +9,8 @@ from engines.checks import capabilities
 from engines.manifest import ONNX_TARGETS
 from engines.tensorrt import DATA_CENTRE as DATA_CENTRE
 from engines.tensorrt import RTX as RTX
+from export.errors import EngineError
 from export.precision import Precision
-from export.tensorrt.errors import EngineError
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from export.errors import ExportError, MergeError, WeightsError
+from export.reporting import Report, silent
 from export.weights.files import DTYPES
 from export.weights.layout import Entry, header, raw
 from foundation.files import sha256_file
@@ -38,9 +39,6 @@ _ROUNDS = 3
 
 Produce = Callable[[str], Iterable["torch.Tensor"]]
 """Name of an entry to its runs of rows, in order, of the entry's dtype."""
-
-Report = Callable[[str, int, int], None]
-"""Told ("write" or "check", bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,13 @@ def layout(entries: Sequence[Entry]) -> Layout:
 
 
 def write_external(
-    path: Path, entries: Sequence[Entry], produce: Produce, identity: str = "", report: Report | None = None
+    path: Path, entries: Sequence[Entry], produce: Produce, identity: str = "", report: Report = silent
 ) -> StoredFile:
     """Write ``entries`` to the safetensors file ``path``, or finish what an earlier run began.
 
     produce is asked for the entries in their order, for those only that are not there yet. identity: whatever else
     the bytes depend on (digest of the weights); what was begun for another identity is not used. A finished file is
-    kept if its journal, which stays beside it, still tells the truth.
+    kept if its journal, which stays beside it, still tells the truth. report: told of "write" and "check", in bytes.
 
     Raises ExportError where the disk is full or closed, or does not keep what is written. A MergeError or WeightsError
     of ``produce`` (values that are not finite) passes, and nothing is left of the file. Memory: one run of rows.
@@ -89,7 +87,7 @@ def write_external(
     journal = _Journal(path, key)
     done = journal.finished(path)
     if done is not None:
-        _tell(report, "check", places.size, places.size)
+        report("check", places.size, places.size)
         return done
     part = _Part(path, places)
     if not (journal.read() and part.is_whole()):
@@ -101,7 +99,7 @@ def write_external(
             if entry.name not in journal.digests:
                 journal.add(entry.name, part.write(entry, produce(entry.name)))
                 written += entry.size
-            _tell(report, "write", written, places.size)
+            report("write", written, places.size)
         return _finish(part, journal, {entry.name: entry for entry in entries}, produce, report)
     except (MergeError, WeightsError):
         part.path.unlink(missing_ok=True)  # These weights cannot be stored: there is nothing to continue.
@@ -110,7 +108,7 @@ def write_external(
 
 
 def _finish(
-    part: _Part, journal: _Journal, entries: Mapping[str, Entry], produce: Produce, report: Report | None
+    part: _Part, journal: _Journal, entries: Mapping[str, Entry], produce: Produce, report: Report
 ) -> StoredFile:
     for _ in range(_ROUNDS):
         wrong, digest = part.check(entries, journal.digests, report)
@@ -178,9 +176,7 @@ class _Part:
             raise ExportError(f"{entry.name}: {left} bytes less than {entry} were given to be stored")
         return digest.hexdigest()
 
-    def check(
-        self, entries: Mapping[str, Entry], digests: Mapping[str, str], report: Report | None
-    ) -> tuple[list[str], str]:
+    def check(self, entries: Mapping[str, Entry], digests: Mapping[str, str], report: Report) -> tuple[list[str], str]:
         """Read everything: (names of the tensors that are not what their digests say, digest of the file)."""
         wrong, whole, done = [], hashlib.sha256(), len(self.places.header)
         with self._open("r+b") as stream:
@@ -202,7 +198,7 @@ class _Part:
                 if digest.hexdigest() != digests[name]:
                     wrong.append(name)
                 done += entries[name].size
-                _tell(report, "check", done, self.places.size)
+                report("check", done, self.places.size)
         return wrong, whole.hexdigest()
 
     def rename(self) -> None:
@@ -284,8 +280,3 @@ def _disk(path: Path, size: int) -> Iterator[None]:
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}; choose another --workdir, one that you may write to"
         ) from error
-
-
-def _tell(report: Report | None, phase: str, done: int, total: int) -> None:
-    if report is not None:
-        report(phase, done, total)

@@ -7,7 +7,7 @@ its weight, that no tensor is unknown or missing, every shape and type.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from export.errors import MergeError
 from export.sources.configs import read_json
 from export.weights.files import TensorInfo, TensorSet, Weights, open_folder, tensor_set
 from export.weights.merged import MergedWeights, Pair, Step
-from export.weights.parents import Parents
+from export.weights.parents import UNREAD, Parents
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,32 +52,12 @@ _OTHER_HEAD = (
 
 
 @dataclass(frozen=True)
-class MergePlan:
-    """A merge that was found possible from the headers alone.
-
-    config: the base backbone's diffusers configuration; architecture: its name ("flux", "qwen").
-    """
-
-    base: TensorSet
-    adapter: TensorSet
-    loras: tuple[StyleLora, ...]
-    config: Mapping[str, Any]
-    adapter_config: AdapterConfig
-    architecture: str
-    steps: tuple[Step, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the merged tensors, each in the type of the tensor it starts from."""
-        return sum(step.info.size for step in self.steps)
-
-
-@dataclass(frozen=True)
 class MergedStudent:
-    """A merged student. Its weights are computed when they are read; nothing of it is on disk.
+    """A student whose parts were found to fit from the headers alone. Its weights are computed when they are read.
 
-    parents: the digests of what is merged; modes: K; config: the backbone's diffusers configuration; policy: how the
-    adapter says it is sampled.
+    parents: the digests of what is merged, UNREAD until :meth:`digested`; modes: K; config: the backbone's diffusers
+    configuration; architecture: its name ("flux", "qwen"); policy: how the adapter says it is sampled; transformer,
+    adapter, loras: what it is merged from, two folders and the style LoRAs.
     """
 
     weights: MergedWeights
@@ -86,17 +66,24 @@ class MergedStudent:
     config: Mapping[str, Any]
     architecture: str
     policy: Policy
+    transformer: Path
+    adapter: Path
+    loras: tuple[StyleLora, ...]
 
     @property
     def digest(self) -> str:
         """The student's identity."""
         return self.parents.digest
 
+    def digested(self, base: str, adapter: str) -> MergedStudent:
+        """The same with the digests of the base's ``transformer`` folder and of the adapter's folder."""
+        return replace(self, parents=Parents(base, adapter, self.parents.loras))
 
-def plan_merge(
+
+def merge(
     transformer: Path, adapter: Path, loras: Sequence[StyleLora] = (), coverage: Coverage = "whole"
-) -> MergePlan:
-    """Check from the headers that adapter and LoRAs fit the base's ``transformer`` folder, and plan the merge.
+) -> MergedStudent:
+    """Check from the headers that adapter and LoRAs fit the base's ``transformer`` folder. No weight is read.
 
     coverage: which LoRA pairs the adapter must have.
 
@@ -113,7 +100,6 @@ def plan_merge(
 
     config = read_config(adapter)
     kind = architecture_of_adapter(config.class_name)
-    architecture = str(kind.NAME)
     backbone = read_json(transformer / "config.json")
     _check_kin(backbone, config, transformer)
     given = tensor_set(adapter / ADAPTER_WEIGHTS)
@@ -122,23 +108,22 @@ def plan_merge(
     if len(keys) != len(given):
         raise MergeError(f"{given.source} has keys both with and without the prefix {PREFIX!r}; keep one of each")
     lora, whole = split_keys(keys, given.source)
-    student = _weightless(backbone, config, architecture)
+    student = _weightless(backbone, config, kind.NAME)
     steps = _plan(base, given, lora, whole, {name: tuple(t.shape) for name, t in student.state_dict().items()})
     check_coverage(lora, student, kind, coverage)
     for style in loras:
         steps = _with_lora(steps, style, config.modes)
-    return MergePlan(base, given, tuple(loras), backbone, config, architecture, tuple(steps.values()))
-
-
-def merged_student(plan: MergePlan, base: str, adapter: str) -> MergedStudent:
-    """The student of a plan. base, adapter: digests of the base's ``transformer`` folder and of the adapter's folder.
-
-    Nothing is read.
-    """
-    parents = Parents(base, adapter, tuple((lora.digest, lora.scale) for lora in plan.loras))
-    config = plan.adapter_config
-    weights = MergedWeights(plan.base.source, plan.steps)
-    return MergedStudent(weights, parents, config.modes, plan.config, plan.architecture, config.policy)
+    return MergedStudent(
+        weights=MergedWeights(base.source, steps),
+        parents=Parents(UNREAD, UNREAD, tuple((style.digest, style.scale) for style in loras)),
+        modes=config.modes,
+        config=backbone,
+        architecture=kind.NAME,
+        policy=config.policy,
+        transformer=transformer,
+        adapter=adapter,
+        loras=tuple(loras),
+    )
 
 
 def _check_kin(backbone: Mapping[str, Any], adapter: AdapterConfig, transformer: Path) -> None:

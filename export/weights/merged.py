@@ -5,7 +5,7 @@ No merged file exists. What is in memory is the rows asked for, and the factors 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,25 +53,25 @@ class MergedWeights(Weights):
     Reading raises MergeError where a value is not finite, or is not after it was rounded to that dtype.
     """
 
-    def __init__(self, source: Path, steps: Sequence[Step]) -> None:
+    def __init__(self, source: Path, steps: Mapping[str, Step]) -> None:
         self.source = source
-        self._steps = {step.name: step for step in steps}
+        self.steps = steps
         self._factor: tuple[Pair, torch.Tensor] | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
-        return self._steps[name].info
+        return self.steps[name].info
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._steps)
+        return iter(self.steps)
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
         import torch
 
-        step = self._steps[name]
+        step = self.steps[name]
         if not step.pairs:
             return _finite(step.weights.read(step.key), step.key, step.weights)
         rows = [self.read_rows(name, *bounds) for bounds in row_chunks(step.info.shape)]
@@ -79,7 +79,7 @@ class MergedWeights(Weights):
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Some rows of one tensor."""
-        step = self._steps[name]
+        step = self.steps[name]
         if not step.pairs:
             return _finite(step.weights.read_rows(step.key, start, stop), step.key, step.weights)
         rows = self.rows_float32(name, start, stop).to(_dtype(step))
@@ -92,7 +92,7 @@ class MergedWeights(Weights):
 
     def rows_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Some rows as float32, before any rounding to the tensor's own dtype."""
-        step = self._steps[name]
+        step = self.steps[name]
         rows = step.weights.rows_float32(step.key, start, stop)
         for pair in step.pairs:
             rows.addmm_(self._b(pair, start, stop), self._a(pair), alpha=pair.scale)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from export.assembling.estimate import estimate
-from export.assembling.gate import measure
+from export.assembling.gate import gate_needs, measure
+from export.assembling.inputs import inspect
 from export.assembling.stages import build_networks
-from export.fp8.calibration import nominal
+from export.assembling.wanted import Wanted
+from export.fp8.calibration import nominal, write_calibration
 from export.fp8.policy import layer_of
 from export.precision import Precision
+from export.reporting import silent
 from export.sources.models import choose
-from export.students.request import Request, inspect_sources, read_sources
+from export.students.subject import open_subject
 from export.tensorrt.profiles import choose_shapes
 from tests.export.pipelines import small_flux, small_qwen
 
@@ -33,24 +35,22 @@ def main() -> None:
     for model, make, sizes in RUNS:
         made, spec = make(root / model), choose(model)
         for size in sizes:
-            shapes = choose_shapes(spec.limits, size, "1")
-            request = Request(
-                spec=spec, precision=Precision.FP8, target="onnx", base=made.base, adapter=made.adapter,
-                out=root / "out", workdir=root / "work", shapes=shapes, gate=10.0,
+            subject, scales = open_subject(spec, str(made.base), str(made.adapter)).digested(), root / "scales.json"
+            layers = (layer_of(name) for name in subject.student.weights if name.endswith(".weight"))
+            write_calibration(nominal(layers, subject.student.digest), scales)
+            wanted = Wanted(
+                spec=spec, precision=Precision.FP8, target="onnx", out=root / "out", workdir=root / "work",
+                shapes=choose_shapes(spec.limits, size, "1"), gate=10.0, calibration=scales,
             )  # fmt: skip
-            plain = inspect_sources(replace(request, precision=Precision.BF16))
-            headers, rest = replace(plain, request=request), estimate(plain)  # Scales are put in below.
-            sources = read_sources(headers)
-            layers = (layer_of(name) for name in sources.student.weights if name.endswith(".weight"))
-            sources = replace(sources, calibration=nominal(layers, sources.student.digest))
-            networks, needed = build_networks(sources, lambda event: None), estimate(headers)
+            inputs = inspect(wanted, subject).digested()
+            networks, needed, gate = build_networks(inputs, silent), estimate(inputs), gate_needs(inputs)
             Path("/proc/self/clear_refs").write_text("5")  # The peak from here on.
             start = time.process_time()
-            measure(sources, networks)
+            measure(inputs, networks)
             seconds, status = time.process_time() - start, Path("/proc/self/status").read_text()
             peak = int(status.split("VmHWM:")[1].split()[0]) << 10
             print(
-                f"{model} {size}: estimated {needed.memory / 1e9:.2f} GB and {needed.seconds - rest.seconds:.1f} s, "
+                f"{model} {size}: estimated {needed.memory / 1e9:.2f} GB and {gate.seconds:.1f} s, "
                 f"measured {peak / 1e9:.2f} GB and {seconds:.1f} s",
                 flush=True,
             )

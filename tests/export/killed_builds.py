@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
-from export.assembling.bundle import Plans, build
-from export.assembling.stages import Event
+from export.assembling.bundle import build
+from export.assembling.inputs import inspect
+from export.assembling.wanted import Wanted
 from export.precision import Precision
+from export.reporting import Report, silent
 from export.sources.models import choose
-from export.students.request import Request, inspect_sources, read_sources
+from export.students.subject import open_subject
+from export.tensorrt.plans import prepare
 from export.tensorrt.profiles import choose_shapes
 from export.terminal import hush_libraries
 from foundation.files import sha256_tree
@@ -30,17 +32,17 @@ def main() -> None:
     base, adapter, root = map(Path, sys.argv[1:])
     hush_libraries()
     read, write = os.pipe()
-    undisturbed = request(base, adapter, root / "undisturbed")
-    status = forked(undisturbed, lambda event: os.write(write, f"{event.stage}\t{kind(event)}\n".encode()))
+    undisturbed = wanted_in(root / "undisturbed")
+    status = forked(undisturbed, base, adapter, lambda *event: os.write(write, f"{kind(*event)}\n".encode()))
     os.close(write)
     with os.fdopen(read) as stream:
         events = list(dict.fromkeys(line.rstrip("\n") for line in stream))
-    disturbed, killed = request(base, adapter, root / "disturbed"), []
+    disturbed, killed = wanted_in(root / "disturbed"), []
     for wanted in filter(worth_it, events):
-        result = forked(disturbed, lambda event, wanted=wanted: kill_at(wanted, event))
+        result = forked(disturbed, base, adapter, lambda *event, wanted=wanted: kill_at(wanted, *event))
         if os.WIFSIGNALED(result) and os.WTERMSIG(result) == signal.SIGKILL:
             killed.append(wanted)
-    last = forked(disturbed, lambda event: None)
+    last = forked(disturbed, base, adapter, silent)
     digests = [sha256_tree(each.out) if each.out.is_dir() else "" for each in (undisturbed, disturbed)]
     print(
         json.dumps(
@@ -54,21 +56,23 @@ def main() -> None:
     )
 
 
-def request(base: Path, adapter: Path, root: Path) -> Request:
+def wanted_in(root: Path) -> Wanted:
     spec = choose("flux")
     shapes = choose_shapes(spec.limits, "256x256", "1", "512")
-    return Request(
-        spec=spec, precision=Precision.BF16, target=TARGET, base=base, adapter=adapter, out=root / "flux-bf16-sm120",
-        workdir=root / "work", shapes=shapes,
+    return Wanted(
+        spec=spec, precision=Precision.BF16, target=TARGET, out=root / "flux-bf16-sm120", workdir=root / "work",
+        shapes=shapes,
     )  # fmt: skip
 
 
-def forked(wanted: Request, report: Callable[[Event], object]) -> int:
+def forked(wanted: Wanted, base: Path, adapter: Path, report: Report) -> int:
     """The wait status of a process that builds."""
     process = os.fork()
     if process == 0:
         try:
-            build(read_sources(inspect_sources(wanted)), Plans.prepare(wanted, None, 0), report)
+            inputs = inspect(wanted, open_subject(wanted.spec, str(base), str(adapter))).digested()
+            setup = prepare(TARGET, wanted.precision, wanted.shapes, wanted.workdir / "timing", None, 0)
+            build(inputs, setup, report)
         except BaseException:  # noqa: BLE001  the parent must not see it raised again
             traceback.print_exc()
             os._exit(1)
@@ -85,14 +89,14 @@ def worth_it(event: str) -> bool:
     return stage in ("t5", "bundle") or what in ("write", "progress")
 
 
-def kill_at(wanted: str, event: Event) -> None:
-    if f"{event.stage}\t{kind(event)}" == wanted:
+def kill_at(wanted: str, what: str, done: int, total: int, note: str = "") -> None:
+    if kind(what, done, total, note) == wanted:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kind(event: Event) -> str:
-    """What an event says, less what differs between two builds or is too fine to be told apart."""
-    return "progress" if event.stage.startswith("plan") and event.note != "done" else event.note.split("/")[0]
+def kind(what: str, _done: int, _total: int, note: str = "") -> str:
+    """A stage and what it says, less what differs between two builds or is too fine to be told apart."""
+    return f"{what}\t" + ("progress" if what.startswith("plan") and note != "done" else note.split("/")[0])
 
 
 if __name__ == "__main__":

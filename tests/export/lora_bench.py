@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from export.weights.files import open_folder
 from export.weights.lora import StyleLora
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 from tests.export.pipelines import Sources, small_flux, small_qwen
 
 FLUX_TARGETS = (
@@ -47,13 +48,12 @@ class Bench:
         return kind.from_pretrained(self.folder, local_files_only=True)
 
     def shape(self, module: str) -> tuple[int, int]:
-        weights = plan_merge(self.folder, self.sources.adapter).base
+        weights = open_folder(self.folder)
         rows, columns = weights[f"{module}.weight"].shape
         return rows, columns
 
     def merged(self, *loras: StyleLora, base: Path | None = None) -> dict[str, Tensor]:
-        plan = plan_merge(base or self.folder, self.sources.adapter, loras)
-        weights = merged_student(plan, "base", "adapter").weights
+        weights = merge(base or self.folder, self.sources.adapter, loras).weights
         return {name: weights.read(name) for name in weights}
 
 

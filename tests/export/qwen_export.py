@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from export.architectures import qwen
+from export.architectures.qwen import QWEN
+from export.assembling.attach import attach_inline
 from export.assembling.graph import OPSET, finish, trace
 from export.networks.base import Network
-from export.passes.attach_weights import attach_inline
 from export.passes.transpose_weights import transpose_weights
-from export.weights.merge import MergedStudent, merged_student, plan_merge
+from export.weights.merge import MergedStudent, merge
 from tests.export.pipelines import Sources, small_qwen
 
 
@@ -40,8 +40,8 @@ class Exported:
 def export_qwen(folder: Path) -> Exported:
     """The small pipeline, written under ``folder``, and its networks."""
     sources = small_qwen(folder)
-    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
-    networks = {name: qwen.network(name, sources.base, student, sources.adapter) for name in qwen.NETWORKS}
+    student = merge(sources.base / "transformer", sources.adapter)
+    networks = {name: QWEN.network(name, sources.base, student) for name in QWEN.parts}
     return Exported(sources, student, networks, cache(lambda name: export_inline(networks[name])))
 
 

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.assembling import stored
+from export.assembling.attach import attach_external, attach_inline, data_name
 from export.errors import ExportError, WeightsError
 from export.fp8.numbers import dequantise_rows, quantise_rows, row_scales
 from export.networks.base import Network
-from export.passes.attach_external import attach_external, data_name
-from export.passes.attach_weights import attach_inline
 from export.weights import files as weights
 from export.weights.files import TensorSet, tensor_set
 

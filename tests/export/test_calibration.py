@@ -27,8 +27,8 @@ from export.networks.base import BACKBONE
 from export.networks.streaming import Placement, open_module
 from export.quality import measure
 from export.sources.models import MODELS
-from export.students.conditions import encode_prompts
-from export.students.subject import PROMPTS, Subject, default_prompts, open_subject, read_prompts
+from export.students.prompts import PROMPTS, default_prompts, read_prompts
+from export.students.subject import Subject, open_subject
 from export.weights.files import TensorInfo, Weights
 from foundation.cli import run
 from tests.export.conftest import Sources
@@ -167,13 +167,13 @@ def test_prompts_that_cannot_be_used(text: str, number: int | None, message: str
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     sources = small_flux(tmp_path_factory.mktemp("flux"))
-    return open_subject(MODELS["flux"], str(sources.base), str(sources.adapter))
+    return open_subject(MODELS["flux"], str(sources.base), str(sources.adapter)).digested()
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     sources = small_qwen(tmp_path_factory.mktemp("qwen"))
-    return open_subject(MODELS["qwen"], str(sources.base), str(sources.adapter))
+    return open_subject(MODELS["qwen"], str(sources.base), str(sources.adapter)).digested()
 
 
 @functools.cache
@@ -184,8 +184,7 @@ def _pipeline(name: str, base: Path) -> Any:
 
 
 def _encode(subject: Subject, prompts: list[str]) -> dict[str, torch.Tensor]:
-    tokenizers = subject.architecture.tokenizers(subject.base, subject.spec.limits)
-    return encode_prompts(subject.architecture, subject.network, tokenizers, prompts, torch.float32, CPU)
+    return dict(subject.prompted(prompts, 32, 32, torch.float32, CPU).encodings)
 
 
 def test_flux_prompts_are_encoded_as_diffusers_does(flux: Subject) -> None:
@@ -332,23 +331,23 @@ def test_an_interrupted_run_continues_to_the_same_file(
     whole, out = tmp_path / "whole" / "c.json", tmp_path / "cut" / "c.json"
     assert run(calibrate.main, _arguments("flux", flux, whole, *options)) == 0
     monkeypatch.setattr(measure, "SAVE_SECONDS", 0.0)
-    painted: list[int] = []
-    original = measure._paint
+    generated: list[int] = []
+    original = measure._generate
 
-    def paint(module: Any, plan: Any, prompted: Any, rows: slice, watch: Any) -> None:
-        if len(painted) == 2:
+    def generate(module: Any, run: Any, prompted: Any, rows: slice, watch: Any) -> None:
+        if len(generated) == 2:
             raise KeyboardInterrupt
-        painted.append(rows.start)
-        original(module, plan, prompted, rows, watch)
+        generated.append(rows.start)
+        original(module, run, prompted, rows, watch)
 
-    monkeypatch.setattr(measure, "_paint", paint)
+    monkeypatch.setattr(measure, "_generate", generate)
     assert run(calibrate.main, _arguments("flux", flux, out, *options)) == 130
     assert not out.exists()
     assert len(list((tmp_path / "cut" / "work").iterdir())) == 1
-    painted.clear()
-    painted.extend([-1, -1, -1])
+    generated.clear()
+    generated.extend([-1, -1, -1])
     assert run(calibrate.main, _arguments("flux", flux, out, *options)) == 0
-    assert painted[3:] == [2, 3]
+    assert generated[3:] == [2, 3]
     assert out.read_bytes() == whole.read_bytes()
     assert not list((tmp_path / "cut" / "work").iterdir())
 
@@ -386,7 +385,7 @@ def test_too_little_memory_and_a_closed_output_are_refused_first(
 
     monkeypatch.setattr(export.quality.load, "free_memory", lambda _: 1 << 20)
     assert run(calibrate.main, _arguments("flux", flux, tmp_path / "c.json", "--size", "32x32")) == 2
-    assert "GiB of memory are needed" in capsys.readouterr().err
+    assert "of memory are needed" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(calibrate.main, _arguments("flux", flux, tmp_path / "file" / "c.json")) == 2
     assert "choose another --out" in capsys.readouterr().err

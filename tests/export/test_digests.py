@@ -9,7 +9,6 @@ import pytest
 
 from export.folders import digests
 from export.folders.digests import digest_tree
-from foundation.errors import ArcFlowError
 from foundation.files import sha256_tree
 
 AN_HOUR = 3600 * 10**9
@@ -103,7 +102,6 @@ def test_a_run_that_was_stopped_keeps_what_it_read(tree: Path, tmp_path: Path, r
     assert read == ["link"]
 
 
-def test_a_cache_that_cannot_be_written_is_one_clear_error(tree: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_only_costs_time(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArcFlowError, match="cannot write"):
-        digest_tree(tree, tmp_path / "file" / "cache.json")
+    assert digest_tree(tree, tmp_path / "file" / "cache.json") == sha256_tree(tree)

@@ -23,7 +23,7 @@ from benchmarks.fullsize.steps import PARTS, Part, Step
 from benchmarks.fullsize.synthesise import bytes_of, synthesise, write_hollow_model
 from export import architectures
 from export.weights.files import open_folder, tensor_set
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -92,10 +92,9 @@ def test_a_synthetic_model_can_be_merged(name: str, tmp_path: Path) -> None:
     base = open_folder(tmp_path / "base" / "transformer")
     assert len(base.files) > 2
     assert base.size == bytes_of(component_shapes(model, "transformer"))
-    plan = plan_merge(tmp_path / "base" / "transformer", tmp_path / "adapter")
-    assert any(step.pairs for step in plan.steps)
-    weights = merged_student(plan, "base", "adapter").weights
-    changed = next(step.name for step in plan.steps if step.pairs)
+    weights = merge(tmp_path / "base" / "transformer", tmp_path / "adapter").weights
+    assert any(step.pairs for step in weights.steps.values())
+    changed = next(step.name for step in weights.steps.values() if step.pairs)
     delta = weights.read(changed).float() - base.read(changed).float()
     assert 0.2 < delta.std() / base.read(changed).float().std() < 0.4
 
@@ -128,7 +127,7 @@ def test_hollow_files_are_of_true_size_and_take_no_room(tmp_path: Path) -> None:
     t5 = open_folder(tmp_path / "base" / "text_encoder_2")
     assert t5.size == 2 * 4_762_310_656
     assert disk_bytes(tmp_path) < 10_000_000
-    plan_merge(tmp_path / "base" / "transformer", tmp_path / "adapter")
+    merge(tmp_path / "base" / "transformer", tmp_path / "adapter")
     policy = tensor_set(tmp_path / "adapter" / "diffusion_pytorch_model.safetensors").files[0].metadata
     assert json.loads(policy["policy_config"]) == {"type": "ArcFlow"}
 
@@ -137,10 +136,10 @@ def test_hollow_files_are_of_true_size_and_take_no_room(tmp_path: Path) -> None:
 def test_every_network_can_be_built_from_the_published_configurations(name: str, tmp_path: Path) -> None:
     write_hollow_model(published(name), tmp_path)
     base, adapter = tmp_path / "base", tmp_path / "adapter"
-    student = merged_student(plan_merge(base / "transformer", adapter), "base", "adapter")
+    student = merge(base / "transformer", adapter)
     architecture = architectures.choose(name)
-    for network_name in architecture.NETWORKS:
-        network = architecture.network(network_name, base, student, adapter)
+    for network_name in architecture.parts:
+        network = architecture.network(network_name, base, student)
         with torch.device("meta"):
             module = network.build(torch.bfloat16)
         names = [key.removeprefix("network.") for key in module.state_dict()]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from engines.manifest import Latent
+from export.architectures.flux import FLUX
 from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of
@@ -17,7 +18,7 @@ from export.fp8.simulation import fake_quantised
 from export.networks.base import BACKBONE, INNER
 from export.quality.gate import LATENT_LIMIT, check_gate, measure_gate, relative_l2, unpacked
 from export.sources.models import MODELS
-from export.students.conditions import Prompted
+from export.students.prompts import Prompted
 from export.students.rollout import noise_of, rollout
 from export.students.subject import Subject, open_subject
 
@@ -40,7 +41,7 @@ class _Field:
 
 def _prompted(count: int = 3) -> Prompted:
     encodings = {"pooled_projections": torch.zeros(count, 2), "encoder_hidden_states": torch.zeros(count, 5, 2)}
-    return Prompted("flux", encodings, 1.0, "float32", 2, 3)
+    return Prompted(FLUX, encodings, 1.0, "float32", 2, 3)
 
 
 def test_a_rollout_is_euler_where_the_field_is_straight() -> None:
@@ -93,7 +94,7 @@ def test_relative_l2_is_per_picture() -> None:
 
 
 @dataclass(frozen=True)
-class Painted:
+class Generated:
     """What the embedded student generated, unquantised and in FP8. labels: the prompts' classes; judged: accuracies."""
 
     plain: torch.Tensor
@@ -106,11 +107,11 @@ SEEDS = 120
 
 @pytest.fixture(scope="module")
 def tiny() -> Subject:
-    return open_subject(MODELS["tiny"])
+    return open_subject(MODELS["tiny"]).digested()
 
 
 @pytest.fixture(scope="module")
-def painted(tiny: Subject) -> Painted:
+def generated(tiny: Subject) -> Generated:
     from arcflow.tiny.classifier import Classifier
     from arcflow.tiny.data import evaluation_prompts
     from arcflow.tiny.stages import CLASSIFIER, MODELS
@@ -134,22 +135,22 @@ def painted(tiny: Subject) -> Painted:
     judge = Classifier()
     judge.load_state_dict(load_file(MODELS / "tiny" / CLASSIFIER))
     decode = tiny.network("vae_decoder").reference()
-    latent = tiny.architecture.latent(tiny.base)
+    latent = tiny.latent
     labels = torch.tensor([label for _, label, _ in prompts])
     accuracies = []
     with torch.no_grad():
         for x in (plain, fp8):
             logits, _ = judge.eval()(decode(latents=unpacked(x, latent, 4, 4))[0].clamp(-1.0, 1.0))
             accuracies.append(float((logits.argmax(dim=1) == labels).float().mean()))
-    return Painted(plain, fp8, (accuracies[0], accuracies[1]))
+    return Generated(plain, fp8, (accuracies[0], accuracies[1]))
 
 
-def test_the_embedded_model_keeps_its_latents_in_fp8(painted: Painted) -> None:
-    error = float(relative_l2(painted.fp8, painted.plain).mean())
+def test_the_embedded_model_keeps_its_latents_in_fp8(generated: Generated) -> None:
+    error = float(relative_l2(generated.fp8, generated.plain).mean())
     assert 1e-3 < error <= LATENT_LIMIT
 
 
-def test_the_embedded_model_keeps_its_classes_in_fp8(painted: Painted) -> None:
-    plain, fp8 = painted.judged
+def test_the_embedded_model_keeps_its_classes_in_fp8(generated: Generated) -> None:
+    plain, fp8 = generated.judged
     assert plain > 0.9
     assert abs(fp8 - plain) <= 0.01

@@ -12,18 +12,18 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.architectures import flux
+from export.architectures.flux import FLUX
+from export.assembling.attach import attach_inline
 from export.assembling.graph import FORBIDDEN_TYPES, OPSET, finish, trace
 from export.assembling.parity import check_parity
 from export.errors import ExportError, WeightsError
 from export.networks.t5 import t5_network
-from export.passes.attach_weights import attach_inline
 from export.passes.blank_weights import blank_weights
 from export.passes.check_ports import check_ports
 from export.passes.fuse_rms_norm import fuse_rms_norm
 from export.passes.replace_sequences import replace_sequences
 from export.passes.transpose_weights import transpose_weights
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 from tests.export.conftest import MODES, WIDTH, Built, Sources
 
 PORTS = {
@@ -149,8 +149,8 @@ SEQUENCES = {"SplitToSequence", "SequenceAt", "SequenceConstruct", "ConcatFromSe
 @pytest.mark.parametrize(("name", "dtype"), COMPUTED)
 def test_a_network_computes_in_the_type_that_is_asked_for(sources: Sources, name: str, dtype: str) -> None:
     """Ports stay float32, what is stored and multiplied is of the type, and parity holds."""
-    student = merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
-    network = flux.network(name, sources.base, student, sources.adapter)
+    student = merge(sources.base / "transformer", sources.adapter)
+    network = FLUX.network(name, sources.base, student)
     model = trace(network, dtype, 23)
     weights = [v for v in model.graph.initializers.values() if v.const_value is None]
     assert {value.dtype for value in weights} == {TYPES[dtype]}

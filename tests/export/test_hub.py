@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
+from export.architectures.flux import FLUX
 from export.errors import SourceError
 from export.sources.hub import (
     HubSource,
@@ -203,7 +204,7 @@ def test_ids_and_what_is_none() -> None:
 def test_a_folder_that_is_there_is_taken_as_it_is(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "owner" / "base"
     folder.mkdir(parents=True)
-    assert resolve_base("owner/base", "flux") == Path("owner/base")
+    assert resolve_base("owner/base", FLUX.folders) == Path("owner/base")
     assert resolve_adapter(folder) == folder
     assert resolve_lora(str(folder)) == folder
 
@@ -215,7 +216,7 @@ def test_what_is_neither_folder_nor_id_is_refused(cache: Path, source: str) -> N
 
 
 def test_a_base_comes_with_what_is_needed_and_nothing_that_may_hold_code(hub: Hub) -> None:
-    folder = resolve_base("owner/base", "flux")
+    folder = resolve_base("owner/base", FLUX.folders)
     wanted = {
         name for name in BASE
         if not name.endswith((".bin", ".ckpt", ".md")) and not name.startswith(("extra/", "flux1."))
@@ -261,9 +262,9 @@ def test_what_was_downloaded_serves_offline(hub: Hub, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("offline")
 def test_a_cache_made_by_hand_serves_offline(cache: Path) -> None:
     snapshot = put(cache, "owner/base", BASE)
-    assert resolve_base("owner/base", "flux") == snapshot
+    assert resolve_base("owner/base", FLUX.folders) == snapshot
     assert (snapshot / "vae" / "config.json").is_symlink()
-    assert resolve_base(f"owner/base@{COMMIT}", "flux") == snapshot
+    assert resolve_base(f"owner/base@{COMMIT}", FLUX.folders) == snapshot
 
 
 @pytest.mark.usefixtures("unreachable")
@@ -292,7 +293,7 @@ def test_offline_and_not_cached_is_one_clear_error(resolve: object) -> None:
 def test_a_cache_that_holds_a_part_is_named(cache: Path) -> None:
     put(cache, "owner/base", ("vae/config.json",))
     with pytest.raises(SourceError, match=r"owner/base has no model_index\.json, or the cache at .* part of it"):
-        resolve_base("owner/base", "flux")
+        resolve_base("owner/base", FLUX.folders)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from export.errors import MergeError
 from export.weights.lora import parse_lora, read_lora, split_scale
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 from tests.export.lora_bench import ALPHA, FLUX_TARGETS, QWEN_TARGETS, RANK, TARGETS, Bench, factors, make_benches, save
 from tests.export.pipelines import MODES
 
@@ -150,13 +150,13 @@ def test_a_lora_on_the_velocity_head_changes_the_velocity_as_the_teachers(flux: 
     from arcflow.students import build_student
 
     pairs = factors(flux, ("proj_out",))
-    plan = plan_merge(flux.folder, flux.sources.adapter, [read_lora(save(tmp_path / "x.safetensors", pairs), "flux")])
-    plain = plan_merge(flux.folder, flux.sources.adapter)
-    config = {key: value for key, value in plan.config.items() if not key.startswith("_")}
+    styled = merge(flux.folder, flux.sources.adapter, [read_lora(save(tmp_path / "x.safetensors", pairs), "flux")])
+    plain = merge(flux.folder, flux.sources.adapter)
+    config = {key: value for key, value in styled.config.items() if not key.startswith("_")}
     features = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(3))
     velocities = []
-    for each in (plan, plain):
-        weights = merged_student(each, "", "").weights
+    for each in (styled, plain):
+        weights = each.weights
         head: Any = build_student(config, MODES).proj_out
         state = {name: weights.rows_float32(name, 0, weights[name].shape[0]) for name in weights}
         head.load_state_dict({k.removeprefix("proj_out."): v for k, v in state.items() if k.startswith("proj_out.")})
@@ -239,8 +239,7 @@ def test_several_add_up_and_a_digest_is_of_all(flux: Bench, tmp_path: Path) -> N
     alone = [flux.merged(lora)[key] - plain[key] for lora in (first, second)]
     torch.testing.assert_close(both[key] - plain[key], sum(alone), rtol=1e-4, atol=1e-5)
     digests = {
-        merged_student(plan_merge(flux.folder, flux.sources.adapter, loras), "b", "a").digest
-        for loras in ([], [first], [second], [first, second])
+        merge(flux.folder, flux.sources.adapter, loras).digest for loras in ([], [first], [second], [first, second])
     }
     assert len(digests) == 4
 

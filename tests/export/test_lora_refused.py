@@ -12,7 +12,7 @@ from torch import Tensor
 
 from export.errors import MergeError, WeightsError
 from export.weights.lora import parse_lora, read_lora
-from export.weights.merge import plan_merge
+from export.weights.merge import merge
 from foundation.errors import ArcFlowError
 from tests.export.lora_bench import FLUX_TARGETS, QWEN_TARGETS, RANK, Bench, factors, make_benches, save
 
@@ -105,14 +105,14 @@ def test_a_faulty_lora_is_refused(flux: Bench, tmp_path: Path, fault: str) -> No
     change, message = FAULTS[fault]
     path = save(tmp_path / "x.safetensors", change(factors(flux, (Q.removeprefix("transformer."),))))
     with pytest.raises(MergeError, match=message):
-        plan_merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
+        merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
 
 
 def test_a_lora_of_another_architecture_is_refused(benches: dict[str, Bench], tmp_path: Path) -> None:
     path = save(tmp_path / "x.safetensors", factors(benches["qwen"], QWEN_TARGETS[-2:]))
     flux = benches["flux"]
     with pytest.raises(MergeError, match="find no weight in the base: img_in"):
-        plan_merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
+        merge(flux.folder, flux.sources.adapter, [read_lora(path, "flux")])
 
 
 def test_a_scale_too_large_is_refused_where_it_is_merged(flux: Bench, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from arcflow.errors import AdapterError
 from arcflow.students import build_student
 from export.build import main as build
 from export.weights import files as weights
-from export.weights.merge import MergedStudent, merged_student, plan_merge
+from export.weights.merge import MergedStudent, merge
 from foundation.cli import run as run_command
 from foundation.errors import ArcFlowError
 from tests.export.conftest import MODES, Sources
@@ -42,7 +42,7 @@ def edit(path: Path, change: Edit) -> None:
 
 
 def merged(sources: Sources) -> MergedStudent:
-    return merged_student(plan_merge(sources.base / "transformer", sources.adapter), "base", "adapter")
+    return merge(sources.base / "transformer", sources.adapter)
 
 
 def run(sources: Sources) -> dict[str, Tensor]:
@@ -175,8 +175,7 @@ def test_a_faulty_adapter_is_refused(copy: Sources, fault: str) -> None:
 
 def test_an_adapter_may_lack_pairs_where_that_is_meant(copy: Sources) -> None:
     edit(copy.adapter / ADAPTER_FILE, lambda t: drop_pairs(t, 0.5))
-    plan = plan_merge(copy.base / "transformer", copy.adapter, coverage="partial")
-    weights = merged_student(plan, "base", "adapter").weights
+    weights = merge(copy.base / "transformer", copy.adapter, coverage="partial").weights
     teacher = load_file(copy.base / "transformer" / ADAPTER_FILE)
     adapter = read_adapter(copy.adapter)
     student = build_student(adapter.config.backbone, adapter.config.modes)
@@ -343,7 +342,7 @@ def test_rows_in_float32_were_never_rounded_to_the_bases_type(copy: Sources) -> 
 
 
 def test_a_students_digest_is_that_of_what_it_is_made_of(sources: Sources) -> None:
-    plan = plan_merge(sources.base / "transformer", sources.adapter)
-    digests = {merged_student(plan, *parents).digest for parents in (("a", "b"), ("a", "c"), ("c", "b"), ("a", "b"))}
+    student = merge(sources.base / "transformer", sources.adapter)
+    digests = {student.digested(*parents).digest for parents in (("a", "b"), ("a", "c"), ("c", "b"), ("a", "b"))}
     assert len(digests) == 3
     assert all(len(digest) == 64 for digest in digests)

@@ -14,11 +14,11 @@ import torch
 from onnx import numpy_helper
 
 from engines.bundle import open_bundle
+from export.assembling.attach import attach_inline
 from export.assembling.graph import trace
 from export.assembling.parity import LIMITS, check_parity, parity_table, relative_error
 from export.errors import ExportError, ParityError
 from export.networks.t5 import t5_network
-from export.passes.attach_weights import attach_inline
 from export.passes.emulate_bfloat16 import emulate_bfloat16
 from tests.export.conftest import Built, Sources
 

@@ -20,10 +20,10 @@ from export.fp8.numbers import activation_scale, fake_quantise, fake_quantise_ro
 from export.fp8.observers import Observer
 from export.fp8.policy import block_of, layer_of, select_layers, weight_of
 from export.fp8.simulation import fake_quantised
-from export.networks.backbone import backbone_network
 from export.networks.base import Network
+from export.networks.flux_backbone import flux_backbone_network
 from export.passes.quantize_fp8 import quantize_fp8
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 from tests.export.conftest import Sources
 
 
@@ -170,8 +170,8 @@ class Student:
 @pytest.fixture(scope="module")
 def student(sources: Sources) -> Student:
     transformer = sources.base / "transformer"
-    merged = merged_student(plan_merge(transformer, sources.adapter), "0" * 64, "1" * 64)
-    network = backbone_network(merged, transformer, sources.adapter)
+    merged = merge(transformer, sources.adapter)
+    network = flux_backbone_network(transformer, merged)
     module = network.reference().network  # type: ignore[attr-defined]
     inputs = network.examples(
         {"batch": 2, "image_tokens": 12, "rows": 3, "text_tokens": 5}, torch.Generator().manual_seed(3)

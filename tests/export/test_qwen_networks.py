@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engines.manifest import Limits, Range
-from export.architectures import qwen
+from export.architectures.qwen import QWEN
 from export.assembling.graph import FORBIDDEN_TYPES
 from export.assembling.parity import check_parity
 from export.errors import ExportError
@@ -65,14 +65,14 @@ def pipeline(exported: Exported) -> Any:
     return QwenImagePipeline.from_pretrained(exported.sources.base, local_files_only=True)
 
 
-@pytest.mark.parametrize("name", qwen.NETWORKS)
+@pytest.mark.parametrize("name", list(QWEN.parts))
 def test_the_graph_computes_what_the_original_does(exported: Exported, name: str) -> None:
     results = check_parity(exported.networks[name], exported.model(name), "fp32")
     assert len(results) == 3
     assert all(result.relative_error <= 1e-5 for result in results)
 
 
-@pytest.mark.parametrize("name", qwen.NETWORKS)
+@pytest.mark.parametrize("name", list(QWEN.parts))
 def test_ports_stay_symbolic_and_types_are_plain(exported: Exported, name: str) -> None:
     graph = onnx.load_from_string(exported.model(name)).graph
     for values, ports in zip((graph.input, graph.output), PORTS[name], strict=True):
@@ -161,7 +161,7 @@ def test_prompts_are_encoded_as_the_pipeline_does(exported: Exported, pipeline: 
     from tokenizers import Tokenizer
 
     limits = Limits(Range(1, 1, 4), Range(16, 64, 64), Range(16, 64, 64), Range(1, 32, 512), 16)
-    file = qwen.tokenizers(exported.sources.base, limits)["text"]
+    file = QWEN.tokenizers(exported.sources.base, limits)["text"]
     assert isinstance(file.source, bytes)
     tokenizer, spec = Tokenizer.from_buffer(file.source), file.spec
     prompts = [*CAPTIONS, ""]
@@ -178,9 +178,9 @@ def test_prompts_are_encoded_as_the_pipeline_does(exported: Exported, pipeline: 
     torch.testing.assert_close(found[found_mask.bool()], truth[truth_mask.bool()], rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_are_decoded_as_the_pipeline_does(exported: Exported, pipeline: Any) -> None:
+def test_images_are_decoded_as_the_pipeline_does(exported: Exported, pipeline: Any) -> None:
     vae = pipeline.vae
-    latent = qwen.latent(exported.sources.base)
+    latent = QWEN.latent(exported.sources.base)
     assert (latent.channels, latent.patch, latent.vae_factor) == (16, 2, 8)
     z = torch.randn(2, 16, 6, 4, generator=torch.Generator().manual_seed(3))
     tokens = pipeline._pack_latents(z, 2, 16, 6, 4)

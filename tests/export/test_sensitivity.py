@@ -11,30 +11,30 @@ import torch
 from export import sensitivity
 from export.fp8.calibration import nominal, write_calibration
 from export.networks.base import BACKBONE, INNER
-from export.quality.layer_errors import Report, layer_errors, suggest
+from export.quality.layer_errors import LayerErrors, layer_errors, suggest
 from export.quality.measure import linears
 from export.sources.models import MODELS
 from export.students.subject import Subject, open_subject
 from foundation.cli import run
 from tests.export.conftest import Sources
 
-REPORT = Report(
+ERRORS = LayerErrors(
     layers=(("a.0.x", 0.04), ("a.1.x", 0.03), ("a.1.y", 0.0)), blocks=(("a.0", 0.04), ("a.1", 0.03)), together=0.05
 )
 
 
 @pytest.fixture(scope="module")
 def subject(sources: Sources) -> Subject:
-    return open_subject(MODELS["tiny"], str(sources.base), str(sources.adapter))
+    return open_subject(MODELS["tiny"], str(sources.base), str(sources.adapter)).digested()
 
 
 @pytest.mark.parametrize(("target", "kept"), [(0.06, ()), (0.05, ()), (0.035, ("a.0.x",)), (0.01, ("a.0.x", "a.1.x"))])
 def test_advice_keeps_the_worst_layers_until_the_rest_fits(target: float, kept: tuple[str, ...]) -> None:
-    assert suggest(REPORT, target) == kept
+    assert suggest(ERRORS, target) == kept
 
 
 def test_errors_are_scaled_to_what_was_measured_together() -> None:
-    worse = Report(REPORT.layers, REPORT.blocks, together=0.10)
+    worse = LayerErrors(ERRORS.layers, ERRORS.blocks, together=0.10)
     assert suggest(worse, 0.061) == ("a.0.x",)  # the other layer alone: 0.03 * 2
     assert suggest(worse, 0.05) == ("a.0.x", "a.1.x")
 

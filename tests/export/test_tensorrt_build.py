@@ -16,8 +16,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.manifest import ShapeRange
+from export.errors import EngineError
 from export.tensorrt.build import Options, PlanReport, build_plan
-from export.tensorrt.errors import EngineError
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.progress import Progress
 from export.tensorrt.targets import TARGETS
@@ -239,9 +239,9 @@ def test_a_failure_of_the_builder_itself_names_the_network_and_a_way_out(toolkit
     """TensorRT for RTX 1.7 cannot build CLIP with heads of 10 for a range of batches; for one batch it can."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    from export.assembling.attach import attach_external
     from export.assembling.graph import finish, trace
     from export.networks.clip import clip_network
-    from export.passes.attach_external import attach_external
     from export.precision import Precision, opset
 
     config = CLIPTextConfig(

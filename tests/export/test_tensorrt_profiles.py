@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.manifest import Latent, Limits, Network, Port, Range, ShapeRange
-from export.tensorrt.errors import EngineError
+from export.errors import EngineError
 from export.tensorrt.profiles import choose_shapes, dimension_ranges, make_profile, narrowed
 
 LIMITS = Limits(Range(1, 1, 4), Range(256, 1024, 1536), Range(256, 1024, 1536), Range(1, 128, 512), 16)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from engines.tensorrt_log import TensorRTLog
 from export.errors import ExportError
 from export.folders import places
-from export.folders.places import available_memory, check_memory, check_out, check_place
+from export.folders.places import Needs, available_memory, check_out, check_place, one_after_the_other
 from export.tensorrt import report as reports
-from export.tensorrt.builder_log import BuilderLog
 from export.tensorrt.estimate import estimate
 from export.tensorrt.progress import Flattened, Progress, Split, Whole
 from export.tensorrt.report import INSPECTOR, NETWORK, Gemms, Layers, inspect_plan, read_inspector
-from export.tensorrt.targets import DATA_CENTRE
+from export.tensorrt.targets import DATA_CENTRE, TARGETS
 
 PARSED = Layers(NETWORK, {"bfloat16": 40, "float8": 4}, Gemms(5, 4, 500, 400), 2, 1, 0)
 
@@ -72,7 +72,7 @@ def test_phases_then_bytes_are_one_fraction() -> None:
 
 
 def test_the_reason_is_the_first_error_without_source_positions() -> None:
-    log = BuilderLog()
+    log = TensorRTLog()
     assert log.reason == "it gave no reason"
     log.error("[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35)")
     log.error(
@@ -88,24 +88,35 @@ def test_the_reason_is_the_first_error_without_source_positions() -> None:
 def test_the_estimate_holds_what_was_measured() -> None:
     gibibyte = 1 << 30
     flux = 12_030_000_000
-    assert 12.8 * gibibyte <= estimate(flux, "sm120", "fp8", high_bytes=0).memory <= 15.5 * gibibyte
-    assert 19.1 * gibibyte <= estimate(flux, "sm89", "fp8", high_bytes=0).memory <= 22 * gibibyte
-    assert estimate(flux, "rtx", "fp8").memory == estimate(flux, "sm120", "fp8").memory
-    assert estimate(flux, "sm120", "fp8").disk >= flux
-    assert 200 <= (estimate(flux, "sm120", "fp8").seconds or 0) <= 300
-    assert estimate(flux, "sm90", "fp8", DATA_CENTRE).seconds is None
-    assert estimate(2 * flux, "sm89", "bf16").memory > 1.55 * 2 * flux
+    assert 12.8 * gibibyte <= estimate(0, flux, TARGETS["sm120"]).memory <= 15.5 * gibibyte
+    assert 19.1 * gibibyte <= estimate(0, flux, TARGETS["sm89"]).memory <= 22 * gibibyte
+    assert estimate(99, flux, TARGETS["rtx"]).memory == estimate(99, flux, TARGETS["sm120"]).memory
+    assert estimate(0, flux, TARGETS["sm120"]).disk >= flux
+    assert 200 <= (estimate(0, flux, TARGETS["sm120"]).seconds or 0) <= 300
+    assert estimate(0, flux, TARGETS["sm90"], DATA_CENTRE).seconds is None
+    assert estimate(2 * flux, 0, TARGETS["sm89"]).memory > 1.55 * 2 * flux
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_place(tmp_path / "not" / "there", "--out", 1 << 20)
-    check_memory(1 << 20)
-    with pytest.raises(ExportError, match=r"needs about .* of memory, .* are free: .* larger machine, or less$"):
-        check_memory(1 << 60, ", or less")
+    Needs(1 << 20).check()
+    with pytest.raises(ExportError, match=r"^about .* GB of memory are needed, .* are free: do less$"):
+        Needs(1 << 60).check(advice="do less")
+    with pytest.raises(ExportError, match=r"are needed, 1 MB are free: close other programs"):
+        Needs(1 << 60).check(free=1_000_000)
     with pytest.raises(ExportError, match=r"needs .* bytes, .* are free there; choose another --workdir"):
         check_place(tmp_path, "--workdir", 1 << 60)
     monkeypatch.setattr(places, "available_memory", lambda: None)
-    check_memory(1 << 60)
+    Needs(1 << 60).check()
+
+
+def test_needs_add_up_and_are_said_in_words() -> None:
+    both = one_after_the_other([Needs(3_000_000_000, 10, 60.0), Needs(1, 2_000_000_000, 7200.0)])
+    assert both == Needs(3_000_000_000, 2_000_000_010, 7260.0)
+    assert str(both) == "3.0 GB of memory, 2.0 GB of disk and 2.0 h"
+    assert str(Needs(5_000_001, seconds=3.0)) == "6 MB of memory and 1 min"
+    assert one_after_the_other([both, Needs(1)]).seconds is None
+    assert str(Needs(1_000_000)) == "1 MB of memory"
 
 
 def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:

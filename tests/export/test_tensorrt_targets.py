@@ -10,9 +10,10 @@ from types import ModuleType
 import pytest
 
 from engines.checks import capabilities
+from engines.errors import FlavourError
+from export.errors import EngineError
 from export.precision import Precision
 from export.tensorrt import flavours
-from export.tensorrt.errors import EngineError, FlavourError
 from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS, check_target, choose_target
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from export.architectures import flux, qwen
+from export.architectures.flux import FLUX
+from export.architectures.qwen import QWEN, TEMPLATE, TEXT_TOKENS_MAX
 from export.errors import ArcFlowError, ExportError
 from export.sources.tokenizers import TokenizerFile, tokenizer_file
 from tests.export.pipelines import CAPTIONS, small_flux, small_qwen
@@ -31,7 +32,7 @@ def test_clip_and_t5_are_tokenized_as_transformers_does(folders: dict[str, Path]
     from transformers import AutoTokenizer
 
     limits = _limits(20)
-    files = flux.tokenizers(folders["flux"], limits)
+    files = FLUX.tokenizers(folders["flux"], limits)
     for name, folder, length in (("clip", "tokenizer", 77), ("t5", "tokenizer_2", 20)):
         truth = AutoTokenizer.from_pretrained(folders["flux"] / folder, local_files_only=True)
         spec = files[name].spec
@@ -46,10 +47,10 @@ def test_qwen_wraps_prompts_as_the_pipeline_does(folders: dict[str, Path]) -> No
     from diffusers import QwenImagePipeline
 
     pipeline = QwenImagePipeline.from_pretrained(folders["qwen"], local_files_only=True)
-    file = qwen.tokenizers(folders["qwen"], _limits(512))["text"]
+    file = QWEN.tokenizers(folders["qwen"], _limits(512))["text"]
     assert file.spec.template == pipeline.prompt_template_encode
     assert file.spec.drop == pipeline.prompt_template_encode_start_idx
-    assert pipeline.tokenizer_max_length == qwen.TEXT_TOKENS_MAX
+    assert pipeline.tokenizer_max_length == TEXT_TOKENS_MAX
     assert pipeline.tokenizer.padding_side == "right"
     assert (file.spec.max_tokens, file.spec.pad) == (512 + 34, "longest")
     assert file.spec.pad_id == pipeline.tokenizer.pad_token_id
@@ -59,18 +60,18 @@ def test_qwen_wraps_prompts_as_the_pipeline_does(folders: dict[str, Path]) -> No
 
 
 def test_a_conversion_gives_the_same_bytes_twice(folders: dict[str, Path]) -> None:
-    one, other = (qwen.tokenizers(folders["qwen"], _limits(9))["text"].source for _ in range(2))
+    one, other = (QWEN.tokenizers(folders["qwen"], _limits(9))["text"].source for _ in range(2))
     assert one == other
 
 
 def test_more_text_than_the_pipeline_takes_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match="at most 1024 text tokens; 1025"):
-        qwen.tokenizers(folders["qwen"], _limits(1025))
+        QWEN.tokenizers(folders["qwen"], _limits(1025))
 
 
 def test_a_tokenizer_that_does_not_fit_the_template_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match="makes 34 tokens of the template's beginning, 33 were expected"):
-        tokenizer_file("text", folders["qwen"] / "tokenizer", 64, qwen.TEMPLATE, 33, "longest")
+        tokenizer_file("text", folders["qwen"] / "tokenizer", 64, TEMPLATE, 33, "longest")
 
 
 @pytest.mark.parametrize(

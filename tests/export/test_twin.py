@@ -11,12 +11,12 @@ import torch
 
 from benchmarks.fullsize.shapes import published
 from export import architectures
+from export.assembling.attach import attach_inline
 from export.assembling.graph import finish, trace
 from export.assembling.parity import LIMITS, check_parity
 from export.assembling.twin import make_twin
 from export.errors import ExportError, WeightsError
-from export.passes.attach_weights import attach_inline
-from export.weights.merge import merged_student, plan_merge
+from export.weights.merge import merge
 from foundation.files import sha256_tree
 
 SET_BY_THE_CLASS = {"is_encoder_decoder", "tie_word_embeddings", "torch_dtype", "transformers_version", "use_cache"}
@@ -41,9 +41,9 @@ def twin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def networks(name: str, folder: Path) -> dict[str, Any]:
     architecture = architectures.choose(name)
-    student = merged_student(plan_merge(folder / "base" / "transformer", folder / "adapter"), "base", "adapter")
+    student = merge(folder / "base" / "transformer", folder / "adapter")
     assert student.modes == 16
-    return {n: architecture.network(n, folder / "base", student, folder / "adapter") for n in architecture.NETWORKS}
+    return {n: architecture.network(n, folder / "base", student) for n in architecture.parts}
 
 
 def test_only_what_repeats_is_smaller(twin: tuple[str, Path]) -> None:

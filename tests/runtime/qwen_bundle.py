@@ -10,7 +10,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from engines.bundle import Bundle
 from engines.manifest import Limits, Manifest, Momentum, Network, Port, Range, Schedule
 from engines.writer import write_bundle
-from export.architectures import qwen
+from export.architectures.qwen import QWEN
 from export.networks.base import Network as Traced
 from tests.export.qwen_export import Exported
 
@@ -25,7 +25,7 @@ def build(folder: Path, exported: Exported, work: Path) -> Bundle:
     for name in exported.networks:
         model = exported.model(name)
         files |= _beside(model, name, work) if name in _DATA else {f"{name}.onnx": model}
-    tokenizers = qwen.tokenizers(exported.sources.base, LIMITS)
+    tokenizers = QWEN.tokenizers(exported.sources.base, LIMITS)
     files |= {tokenizer.spec.file: tokenizer.source for tokenizer in tokenizers.values()}
     manifest = Manifest(
         model="small-qwen",
@@ -34,7 +34,7 @@ def build(folder: Path, exported: Exported, work: Path) -> Bundle:
         target="cpu",
         networks={name: _entry(network) for name, network in exported.networks.items()},
         limits=LIMITS,
-        latent=qwen.latent(exported.sources.base),
+        latent=QWEN.latent(exported.sources.base),
         schedule=Schedule(shift=3.2, guidance=4.0, nfe=2, final_step_ratio=1.0, conditioning_dtype="bfloat16"),
         momentum=Momentum(modes=exported.student.modes, packed_channels=64, patch_positions=4),
         tokenizers={name: tokenizer.spec for name, tokenizer in tokenizers.items()},

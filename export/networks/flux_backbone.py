@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from export.networks.base import Network, Sizes, as_computed, as_port, describe
+from arcflow.flux import image_ids
+from export.networks.base import Network, Sizes, as_computed, describe
+from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
 
 FP8_LAYERS = (
@@ -109,28 +111,26 @@ class _Backbone(nn.Module):
             txt_ids=txt_ids,
             return_dict=False,
         )[0]
-        return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
+        return as_ports(field)
 
 
-def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -> Network:
+def flux_backbone_network(_: Path, student: MergedStudent) -> Network:
     """The network of a merged FLUX student.
 
     hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], pooled_projections
     [batch, P], timestep [batch] (sigma in [0, 1]), guidance [batch], img_ids [image_tokens, 3], txt_ids
-    [text_tokens, 3], all float32 -> means [batch, image_tokens, K, C], logweights [batch, image_tokens, K, 4]
-    (log-softmax over K), loggammas [batch, image_tokens, K-1, 4].
-
-    The reference is merged anew by arcflow from ``transformer`` and ``adapter``, so that parity checks the merge too.
+    [text_tokens, 3], all float32 -> the field (:func:`export.networks.student.student_network`).
     """
-    from arcflow.head import PATCH_POSITIONS
+    from diffusers import FluxTransformer2DModel
+
     from arcflow.students import build_student
 
     config = describe(student.config)
-    channels, modes = int(config["in_channels"]), student.modes
+    channels = int(config["in_channels"])
     width, pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
 
     def build(dtype: torch.dtype) -> nn.Module:
-        network: Any = build_student(config, modes)
+        network: Any = build_student(config, student.modes)
         network.pos_embed = _Rope(network.config.axes_dims_rope)  # Published files leave it to the class's default.
         if dtype != torch.float32:
             network.time_text_embed = _TimeTextEmbed(network.time_text_embed)
@@ -139,25 +139,19 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
         batch, text = sizes["batch"], sizes["text_tokens"]
         rows, columns = sizes["rows"], sizes["image_tokens"] // sizes["rows"]
-        ids = torch.zeros(rows * columns, 3)
-        ids[:, 1] = torch.arange(rows).repeat_interleave(columns)
-        ids[:, 2] = torch.arange(columns).repeat(rows)
         return {
             "hidden_states": torch.randn(batch, rows * columns, channels, generator=generator),
             "encoder_hidden_states": torch.randn(batch, text, width, generator=generator),
             "pooled_projections": torch.randn(batch, pooled, generator=generator),
             "timestep": 1.0 - torch.rand(batch, generator=generator),
             "guidance": 1.0 + 3.0 * torch.rand(batch, generator=generator),
-            "img_ids": ids,
+            "img_ids": image_ids(rows, columns),
             "txt_ids": torch.zeros(text, 3),
         }
 
-    def field(last: Any) -> tuple[str, tuple[int | str, ...]]:
-        return "float32", ("batch", "image_tokens", *last)
-
-    return Network(
-        name="backbone",
-        ports_in={
+    return student_network(
+        student,
+        inputs={
             "hidden_states": ("float32", ("batch", "image_tokens", channels)),
             "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
             "pooled_projections": ("float32", ("batch", pooled)),
@@ -166,15 +160,8 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
             "img_ids": ("float32", ("image_tokens", 3)),
             "txt_ids": ("float32", ("text_tokens", 3)),
         },
-        ports_out={
-            "means": field((modes, channels)),
-            "logweights": field((modes, PATCH_POSITIONS)),
-            "loggammas": field((modes - 1, PATCH_POSITIONS)),
-        },
-        bounds={"batch": (1, 1024), "image_tokens": (1, 1 << 16), "text_tokens": (1, 4096)},
         build=build,
-        weights=student.weights,
-        reference=lambda: _reference(config, modes, transformer, adapter),
+        reference=lambda: _Backbone(merged_anew(student, FluxTransformer2DModel), torch.float32),
         examples=examples,
         parity_sizes=(
             {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
@@ -183,14 +170,3 @@ def backbone_network(student: MergedStudent, transformer: Path, adapter: Path) -
         ),
         fp8_layers=FP8_LAYERS,
     )
-
-
-def _reference(config: Any, modes: int, transformer: Path, adapter: Path) -> Callable[..., Sequence[Tensor]]:
-    from diffusers import FluxTransformer2DModel
-
-    from arcflow.adapter import merge_into, read_adapter
-    from arcflow.students import build_student
-
-    teacher = FluxTransformer2DModel.from_pretrained(transformer, local_files_only=True, torch_dtype=torch.float32)
-    merged = merge_into(build_student(config, modes), teacher.state_dict(), read_adapter(adapter))
-    return _Backbone(merged.eval(), torch.float32)
