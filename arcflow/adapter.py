@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from arcflow.errors import AdapterError, RecipeError
-from arcflow.factors import factor_fault
 from arcflow.head import PATCH_POSITIONS
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
@@ -34,6 +33,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 PREFIX = "transformer."
 _WHOLE = tuple(f"{name}.{part}" for name in ("norm_out.linear", *HEAD_PARTS) for part in ("weight", "bias"))
+_WANTED = "A must be [rank, inputs] and B [outputs, rank]"
 _LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -240,6 +240,24 @@ def student_names(whole: Mapping[str, Any]) -> dict[str, Any]:
         module, _, part = key.rpartition(".")
         renamed[f"proj_out.{HEAD_PARTS[module]}.{part}" if module in HEAD_PARTS else key] = value
     return renamed
+
+
+def factor_fault(a: tuple[int, ...], b: tuple[int, ...], weight: tuple[int, ...] | None = None) -> str | None:
+    """What is wrong with factors of shapes ``a`` and ``b`` in themselves, and what they must be; None if nothing is.
+
+    weight: [outputs, inputs] of the layer, where it is known: without it, square factors are not doubted. Factors that
+    make a weight of another shape are no fault of theirs (None): they belong to another base.
+    """
+    if len(a) != 2 or len(b) != 2:
+        return f"are no two matrices; {_WANTED}"
+    if weight is not None and (a, b) == ((a[0], weight[1]), (weight[0], a[0])):
+        return None
+    turned = a[1] == b[0] and a[1] < min(a[0], b[1])
+    if turned and (weight is None or sorted((a[0], b[1])) == sorted(weight)) and (weight or a[0] != b[1]):
+        return f"are swapped or transposed; {_WANTED}"
+    if a[0] != b[1]:
+        return f"differ in rank ({a[0]} and {b[1]}); {_WANTED}"
+    return None
 
 
 def _check_shape(key: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -172,7 +172,7 @@ def _student(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, i
     import torch
 
     from arcflow.adapter import merge_into, read_adapter
-    from arcflow.packing import unpack
+    from arcflow.architectures.packing import unpack
     from arcflow.sampling import integrate
     from arcflow.schedule import sigmas
     from arcflow.students import architecture_of_pipeline, build_student

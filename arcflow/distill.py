@@ -111,12 +111,12 @@ def distil(
     from accelerate import Accelerator
 
     from arcflow.adapter import save_adapter
-    from arcflow.distillation import distill_step
     from arcflow.policy import policy_of
-    from arcflow.progress import reporting
     from arcflow.students import Student
     from arcflow.tiny.teacher_folder import SIDE, caption_conditions
-    from arcflow.training import fit
+    from arcflow.training.distillation import distill_step
+    from arcflow.training.loop import fit
+    from arcflow.training.progress import reporting
 
     settings = recipe.distill
     torch.manual_seed(settings.loop.seed)

@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     recipe = load_recipe(args.recipe)
     own_teacher(recipe)
-    from arcflow.evaluation import evaluate
-    from arcflow.plots import sample_grid, trajectory_plot
+    from arcflow.evaluation.compare import evaluate
+    from arcflow.evaluation.plots import sample_grid, trajectory_plot
     from arcflow.tiny.data import load_pictures
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.teacher_folder import open_teacher

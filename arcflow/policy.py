@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from arcflow.conditioning import ConditioningDtype, trained_in
+from arcflow.architectures.conditioning import ConditioningDtype, trained_in
 from arcflow.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Policy:
     shift > 0 of the noise schedule; guidance >= 0: fed to the backbone where it has such an input (FLUX), else the
     scale of the teacher's that is built in (Qwen-Image); nfe >= 1; final_step_ratio > 0: length of the last segment
     in raw time, the others being 1; conditioning_dtype: what rounded noise level and guidance in training, and must
-    round them again (:mod:`arcflow.conditioning`). Raises ValueError for anything else.
+    round them again (:mod:`arcflow.architectures.conditioning`). Raises ValueError for anything else.
     """
 
     shift: float

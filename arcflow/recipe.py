@@ -98,7 +98,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class DistillRecipe:
-    """Data-free trajectory distillation (method: docs in :mod:`arcflow.distillation`).
+    """Data-free trajectory distillation (method: docs in :mod:`arcflow.training.distillation`).
 
     nfe: segments; intermediate_states: points of each segment at which the field is regressed to the teacher;
     teacher_share_iterations: the teacher's share of the mixed trajectory falls from 1 to 0 over these;

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from arcflow import flux, qwen
+from arcflow.architectures import flux, qwen
 from arcflow.errors import AdapterError, BackboneError, RecipeError
 from arcflow.field import MomentumField
 from arcflow.head import MomentumHead

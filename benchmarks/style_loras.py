@@ -49,8 +49,8 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    from arcflow import flux
-    from arcflow.packing import pack
+    from arcflow.architectures import flux
+    from arcflow.architectures.packing import pack
     from export.networks.base import BACKBONE
     from export.quality.gate import unpacked
     from export.students.rollout import noise_of, rollout

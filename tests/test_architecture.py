@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -140,14 +141,42 @@ def test_the_table_itself_flows_one_way() -> None:
     assert not MAY_IMPORT["runtime"] & (TORCH_STACK | {"arcflow", "export"})
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_modules_import_each_other_in_no_circle(package: str) -> None:
+def imports_of(package: str) -> dict[str, set[str]]:
+    """What each module of a package imports of that package."""
     modules = {module_name(path): path for path in files_of(package)}
-    graph = {name: {other for other in imported_modules(path) if other in modules} for name, path in modules.items()}
+    return {name: {m for m in imported_modules(path) if m in modules} - {name} for name, path in modules.items()}
+
+
+def reject_circle(graph: dict[str, set[str]]) -> None:
     try:
-        TopologicalSorter({name: others - {name} for name, others in graph.items()}).prepare()
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"these import each other, the first the second and so on: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_modules_import_each_other_in_no_circle(package: str) -> None:
+    reject_circle(imports_of(package))
+
+
+@pytest.mark.parametrize("package", ["arcflow", "export"])
+def test_rooms_import_each_other_in_no_circle(package: str) -> None:
+    """A room is a folder inside a package; each file beside the rooms stands for itself."""
+
+    def room(name: str) -> str:
+        parent = name.rpartition(".")[0]
+        return name if parent in ("", package) else parent
+
+    graph: dict[str, set[str]] = {}
+    for name, others in imports_of(package).items():
+        graph.setdefault(room(name), set()).update({room(other) for other in others} - {room(name)})
+    reject_circle(graph)
+
+
+@pytest.mark.parametrize("package", ["arcflow", "export"])
+def test_rooms_are_small(package: str) -> None:
+    crowded = {room for room, count in Counter(path.parent for path in files_of(package)).items() if count > 16}
+    assert not crowded, "split these by purpose"
 
 
 @pytest.mark.parametrize("path", LIBRARY)

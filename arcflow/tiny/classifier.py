@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arcflow.recipe import LoopConfig
 from arcflow.tiny.data import Pictures
-from arcflow.training import Iteration
+from arcflow.training.loop import Iteration
 
 
 class Classifier(nn.Module):

@@ -13,7 +13,6 @@ from diffusers import (
     FluxTransformer2DModel,
 )
 
-from arcflow.progress import reporting
 from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Pictures, all_captions, load_pictures
@@ -34,7 +33,8 @@ from arcflow.tiny.text import (
     tokenize,
 )
 from arcflow.tiny.vae import build_vae, encode_all, vae_step
-from arcflow.training import Step, fit
+from arcflow.training.loop import Step, fit
+from arcflow.training.progress import reporting
 from foundation.files import atomic_directory, atomic_file
 
 PIPELINE = "teacher"

@@ -11,12 +11,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from arcflow.flux import Condition, evaluate, image_ids, pack
+from arcflow.architectures.flux import Condition, evaluate, image_ids, pack
 from arcflow.recipe import LoopConfig, TransformerSize
 from arcflow.schedule import shift_sigma
 from arcflow.tiny.data import Pictures, caption
 from arcflow.tiny.text import WIDTH, TextEncoders, TokenTable
-from arcflow.training import Iteration
+from arcflow.training.loop import Iteration
 
 CAPTION_DROPOUT = 0.1
 UNGUIDED = 1.0

@@ -11,8 +11,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor, nn
 
+from arcflow.architectures.flux import Condition, image_ids, unpack
 from arcflow.errors import CheckpointError
-from arcflow.flux import Condition, image_ids, unpack
 from arcflow.tiny.data import all_captions
 from arcflow.tiny.text import T5_TOKENS, TextEncoders, encode, tokenize
 from foundation.files import sha256_tree

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arcflow.conditioning import ConditioningDtype
+    from arcflow.architectures.conditioning import ConditioningDtype
     from engines.manifest import Latent, Limits
     from export.networks.base import Network
     from export.sources.tokenizers import TokenizerFile

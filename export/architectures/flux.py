@@ -14,7 +14,7 @@ from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arcflow.conditioning import ConditioningDtype
+    from arcflow.architectures.conditioning import ConditioningDtype
 
 _PATCH = 2
 """Latent cells along each side of a token."""
@@ -53,7 +53,7 @@ def _ports(
 ) -> dict[str, Tensor]:
     import torch
 
-    from arcflow.flux import as_trained, image_ids
+    from arcflow.architectures.flux import as_trained, image_ids
 
     batch, tokens = encodings["encoder_hidden_states"].shape[:2]
     return {

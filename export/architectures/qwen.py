@@ -15,7 +15,7 @@ from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arcflow.conditioning import ConditioningDtype
+    from arcflow.architectures.conditioning import ConditioningDtype
 
 TEMPLATE = (
     "<|im_start|>system\n"
@@ -73,7 +73,7 @@ def _encodings(
 
 def _ports(encodings: Tensors, _: float, __: ConditioningDtype, rows: int, columns: int) -> dict[str, Tensor]:
     """Text is cut to the longest of the batch; there is no guidance input."""
-    from arcflow.qwen import image_positions, text_positions
+    from arcflow.architectures.qwen import image_positions, text_positions
 
     longest = max(int(encodings["encoder_hidden_states_mask"].sum(dim=1).max()), 1)
     return {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arcflow.flux import image_ids
+from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
@@ -61,7 +61,7 @@ class _Conditions(NamedTuple):
 class _TimeTextEmbed(nn.Module):
     """FLUX's embedding of time, guidance and pooled text with the first two in float32 up to their sinusoids.
 
-    They are fed as the student saw them in training (:func:`arcflow.flux.as_trained`), so the compute type must not
+    They are fed as the student saw them in training (``as_trained`` of the architecture), so the compute type must not
     round them once more, as diffusers does. Its forward hands the pooled text through untouched: they come with that.
     """
 

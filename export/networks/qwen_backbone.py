@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from arcflow import qwen
+from arcflow.architectures import qwen
 from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
@@ -161,7 +161,7 @@ def qwen_backbone_network(_: Path, student: MergedStudent) -> Network:
 
     hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], encoder_hidden_states_mask
     int64 [batch, text_tokens] (1 = token, 0 = padding, in any order), timestep [batch] (sigma in [0, 1]), img_ids
-    [image_tokens, 3] and txt_ids [text_tokens] (positions as arcflow.qwen gives them), all float32 but the mask ->
+    [image_tokens, 3] and txt_ids [text_tokens] (positions as arcflow gives them), all float32 but the mask ->
     the field (:func:`export.networks.student.student_network`). The reference is diffusers' own forward.
     """
     from diffusers import QwenImageTransformer2DModel

@@ -88,7 +88,7 @@ def unpacked(tokens: Tensor, latent: Latent, rows: int, columns: int) -> Tensor:
     """Packed latents [B, rows*columns, C*4] as the decoder takes them: [B, C, 2*rows, 2*columns], scaled back."""
     import torch
 
-    from arcflow.packing import unpack
+    from arcflow.architectures.packing import unpack
 
     scale, shift = (
         torch.tensor(list(values)).reshape(1, -1, 1, 1) for values in (latent.scaling_factor, latent.shift_factor)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from arcflow.conditioning import ConditioningDtype
+    from arcflow.architectures.conditioning import ConditioningDtype
     from export.architectures.base import Architecture
     from export.networks.base import Network
     from export.students.rollout import Evaluate

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arcflow.factors import factor_fault
+from arcflow.adapter import factor_fault
 from export.errors import MergeError
 
 if TYPE_CHECKING:

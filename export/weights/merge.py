@@ -204,7 +204,7 @@ def _with_lora(steps: Mapping[str, Step], lora: StyleLora, modes: int) -> dict[s
 
 def _check_pair(pair: Pair, shape: tuple[int, ...], advice: str) -> None:
     """Reject factors that do not multiply to ``shape`` [rows, columns]."""
-    from arcflow.factors import factor_fault
+    from arcflow.adapter import factor_fault
 
     rows, columns = shape
     a, b = pair.weights[pair.a].shape, pair.weights[pair.b].shape

@@ -129,7 +129,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     import torch
 
     from arcflow.adapter import merge_into, read_adapter
-    from arcflow.metrics import relative_l2
+    from arcflow.evaluation.metrics import relative_l2
     from arcflow.sampling import sample_student, sample_teacher
     from arcflow.students import architecture, build_student
     from arcflow.tiny.data import evaluation_prompts
@@ -157,10 +157,10 @@ def _fit(recipe: Recipe, teacher: TeacherFolder, work: Path, watch: Callable[[in
     import torch
     from accelerate import Accelerator
 
-    from arcflow.distillation import distill_step
     from arcflow.students import Student
     from arcflow.tiny.teacher_folder import SIDE, caption_conditions
-    from arcflow.training import fit
+    from arcflow.training.distillation import distill_step
+    from arcflow.training.loop import fit
 
     settings = recipe.distill
     torch.manual_seed(settings.loop.seed)

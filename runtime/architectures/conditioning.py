@@ -1,6 +1,6 @@
 """The numbers that condition a backbone, noise level and guidance, as it saw them in training.
 
-The numpy twin of :mod:`arcflow.conditioning`, :func:`arcflow.flux.as_trained` and :func:`arcflow.qwen.as_trained`; the
+The numpy twin of :mod:`arcflow.architectures.conditioning` and of ``as_trained`` in :mod:`arcflow.architectures`; the
 golden values are ``tests/golden/conditioning.json``.
 """
 

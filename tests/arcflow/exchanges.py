@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from arcflow import flux
-from arcflow.distillation import distill_step
+from arcflow.architectures import flux
 from arcflow.recipe import DistillRecipe, LoopConfig, StudentRecipe
 from arcflow.students import Student
-from arcflow.training import Iteration, fit
+from arcflow.training.distillation import distill_step
+from arcflow.training.loop import Iteration, fit
 from tests.arcflow.test_conditioning import FLUX
 
 ITERATIONS, SEGMENTS = 3, 4

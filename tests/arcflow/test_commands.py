@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from arcflow import distill, teacher
 from arcflow import evaluate as evaluate_command
 from arcflow.distill import distil, student_recipe
-from arcflow.evaluation import evaluate, path_error
+from arcflow.evaluation.compare import evaluate, path_error
 from arcflow.recipe import Recipe
 from arcflow.tiny.classifier import Classifier
 from arcflow.tiny.data import load_pictures

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arcflow import flux, qwen
+from arcflow.architectures import flux, qwen
 from arcflow.policy import policy_of
 from arcflow.recipe import Recipe, load_recipe
 from tests.arcflow import test_qwen

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from arcflow.adapter import trained_tensors
 from arcflow.distill import distil, student_recipe
-from arcflow.distillation import (
+from arcflow.errors import CheckpointError
+from arcflow.field import MomentumField, displacement
+from arcflow.recipe import Recipe
+from arcflow.schedule import shift_sigma
+from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
+from arcflow.training.distillation import (
     Segment,
     interval_lengths,
     keep_modes,
@@ -20,12 +25,7 @@ from arcflow.distillation import (
     segments,
     teacher_share,
 )
-from arcflow.ema import PowerEma
-from arcflow.errors import CheckpointError
-from arcflow.field import MomentumField, displacement
-from arcflow.recipe import Recipe
-from arcflow.schedule import shift_sigma
-from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
+from arcflow.training.ema import PowerEma
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arcflow.metrics import frechet_distance, paired_gain, pairwise_diversity, psnr_db, relative_l2
+from arcflow.evaluation.metrics import frechet_distance, paired_gain, pairwise_diversity, psnr_db, relative_l2
 
 
 def test_relative_l2() -> None:

@@ -11,16 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arcflow import qwen
 from arcflow.adapter import Policy, merge_into, read_adapter, save_adapter, trained_tensors
-from arcflow.distillation import distill_step
+from arcflow.architectures import qwen
 from arcflow.errors import BackboneError
 from arcflow.field import velocity
-from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.recipe import Recipe, StudentRecipe
-from arcflow.sampling import sample_student, sample_teacher
+from arcflow.sampling import ClassifierFree, sample_student, sample_teacher, teacher_velocity
 from arcflow.students import Student, build_student, lora_module_names
-from arcflow.training import fit
+from arcflow.training.distillation import distill_step
+from arcflow.training.loop import fit
 
 CONFIG: dict[str, Any] = {
     "patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,

@@ -9,7 +9,7 @@ import pytest
 
 from arcflow.errors import RecipeError
 from arcflow.recipe import RECIPES, load_recipe, parse_recipe
-from arcflow.training import rate
+from arcflow.training.loop import rate
 
 
 def tiny() -> dict[str, Any]:

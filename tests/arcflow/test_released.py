@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from arcflow import flux, qwen
 from arcflow.adapter import CONFIG_FILE, WEIGHTS_FILE, merge_into, read_adapter, read_config
+from arcflow.architectures import flux, qwen
 from arcflow.errors import AdapterError
 from arcflow.policy import Policy
 from arcflow.students import build_student, lora_module_names

@@ -21,9 +21,9 @@ from arcflow.adapter import (
     save_adapter,
     trained_tensors,
 )
+from arcflow.architectures.flux import pack, unpack
 from arcflow.errors import AdapterError, RecipeError
 from arcflow.field import velocity
-from arcflow.flux import pack, unpack
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.students import Student, architecture, build_student
 from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher

@@ -88,7 +88,7 @@ def test_tokenizers_know_every_word_of_the_captions_and_any_other_text() -> None
 def test_the_stock_pipeline_opens_the_folder_and_agrees_with_our_sampler(teacher_path: Path) -> None:
     from diffusers import FluxPipeline
 
-    from arcflow import flux
+    from arcflow.architectures import flux
     from arcflow.sampling import sample_teacher
 
     pipeline = FluxPipeline.from_pretrained(teacher_path, local_files_only=True)

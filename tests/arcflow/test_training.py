@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from arcflow.errors import CheckpointError
-from arcflow.progress import reporting
 from arcflow.recipe import LoopConfig
-from arcflow.training import MOST_SKIPPED, Iteration, Step, fit
+from arcflow.training.loop import MOST_SKIPPED, Iteration, Step, fit
+from arcflow.training.progress import reporting
 from tests.arcflow.exchanges import ITERATIONS
 
 ROOT = Path(__file__).parents[2]

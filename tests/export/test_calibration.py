@@ -300,7 +300,7 @@ def test_what_is_seen_is_what_the_layers_get(flux: Subject, tmp_path: Path) -> N
         run(calibrate.main, _arguments("flux", flux, out, "--prompts", str(tmp_path / "p.txt"), "--size", "32x32")) == 0
     )
     calibration = read_calibration(out)
-    from arcflow.flux import Condition, image_ids
+    from arcflow.architectures.flux import Condition, image_ids
     from arcflow.sampling import sample_student
     from export.students.rollout import noise_of
 
@@ -317,9 +317,9 @@ def test_what_is_seen_is_what_the_layers_get(flux: Subject, tmp_path: Path) -> N
 
     for name in calibration.amax:
         module.get_submodule(name).register_forward_pre_hook(look(name))
-    import arcflow.flux
+    import arcflow.architectures.flux
 
-    sample_student(arcflow.flux, module, noise_of(0, 4, 64)[None], condition, 2, 3.2, trained="bfloat16")
+    sample_student(arcflow.architectures.flux, module, noise_of(0, 4, 64)[None], condition, 2, 3.2, trained="bfloat16")
     assert seen == pytest.approx(dict(calibration.amax), rel=2e-4)
 
 

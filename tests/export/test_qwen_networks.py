@@ -133,7 +133,7 @@ def test_the_backbone_sees_nothing_of_masked_text(exported: Exported) -> None:
 def test_rotations_are_those_of_diffusers(rows: int, columns: int) -> None:
     from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 
-    from arcflow.qwen import image_positions, text_positions
+    from arcflow.architectures.qwen import image_positions, text_positions
 
     axes, text = (16, 56, 56), 9
     image, truth = QwenEmbedRope(10000, list(axes), scale_rope=True)([(1, rows, columns)], None, text)

@@ -35,8 +35,8 @@ def _torch(pipeline: Pipeline, nfe: int) -> tuple[Any, Any]:
     import torch
     from diffusers import FluxPipeline
 
-    from arcflow import flux
     from arcflow.adapter import merge_into, read_adapter
+    from arcflow.architectures import flux
     from arcflow.field import displacement
     from arcflow.schedule import sigmas
     from arcflow.students import build_student

@@ -64,8 +64,8 @@ def diffusers_pipeline(made: Made) -> Any:
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 
-    from arcflow import qwen
     from arcflow.adapter import merge_into, read_adapter
+    from arcflow.architectures import qwen
     from arcflow.students import build_student
 
     pipeline = QwenImagePipeline.from_pretrained(made.sources.base, local_files_only=True)
@@ -94,8 +94,8 @@ class _MeanVelocity(torch.nn.Module):
         yield
 
     def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, **options: Any) -> tuple[torch.Tensor]:
+        from arcflow.architectures.qwen import as_trained
         from arcflow.field import displacement
-        from arcflow.qwen import as_trained
 
         place = min(range(len(self.levels) - 1), key=lambda i: abs(self.levels[i] - float(timestep[0])))
         start, end = (torch.tensor(self.levels[i], dtype=torch.float64) for i in (place, place + 1))

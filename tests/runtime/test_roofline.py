@@ -24,8 +24,8 @@ def test_the_backbone_takes_what_torch_counts() -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from arcflow import flux
     from arcflow.adapter import read_adapter
+    from arcflow.architectures import flux
     from arcflow.students import build_student
 
     backbone = FluxTransformer2DModel.from_pretrained(MODEL / "teacher" / "transformer", local_files_only=True)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.field import MomentumField, displacement, mean_velocity, velocity
-from arcflow.guidance import ClassifierFree, teacher_velocity
 from arcflow.recipe import DistillRecipe
+from arcflow.sampling import ClassifierFree, teacher_velocity
 from arcflow.schedule import raw_times, shift_sigma
-from arcflow.training import Iteration
+from arcflow.training.loop import Iteration
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
 """The frozen teacher: (x [B, S, C], sigma [B]) -> velocity [B, S, C]; the prompt is bound in."""
@@ -132,7 +132,7 @@ def distill_step(
     recipe: DistillRecipe,
     guidance: ClassifierFree | None = None,
 ) -> Any:
-    """The training step of :func:`arcflow.training.fit`: all segments, one backward each.
+    """The training step of :func:`arcflow.training.loop.fit`: all segments, one backward each.
 
     conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
     packed channels C); guidance: that of a teacher which has none as an input. Each segment is weighted by its

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from arcflow.evaluation import Evaluation
+from arcflow.evaluation.compare import Evaluation
 from arcflow.tiny.teacher_folder import TeacherFolder
 from foundation.files import atomic_file
 

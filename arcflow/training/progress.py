@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from arcflow.training import Reporter
+from arcflow.training.loop import Reporter
 
 LOSS = "loss"
 _SMOOTHING = 0.98
@@ -24,7 +24,7 @@ _SMOOTHING = 0.98
 
 @contextmanager
 def reporting(name: str, total: int, logdir: Path | None = None, every: int = 10) -> Iterator[Reporter]:
-    """Yield a reporter for :func:`arcflow.training.fit`.
+    """Yield a reporter for :func:`arcflow.training.loop.fit`.
 
     Draws a progress bar on standard error (one line every 100 iterations where that is no terminal) and, where
     ``logdir`` is given, writes every figure to TensorBoard each ``every`` iterations. The loss is shown smoothed over

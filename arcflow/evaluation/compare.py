@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arcflow.adapter import Adapter, Policy, merge_into, read_adapter
-from arcflow.conditioning import trained_in
+from arcflow.architectures.conditioning import trained_in
+from arcflow.architectures.flux import Condition
 from arcflow.errors import CheckpointError
-from arcflow.flux import Condition
-from arcflow.metrics import (
+from arcflow.evaluation.metrics import (
     Figures,
     frechet_distance,
     paired_gain,

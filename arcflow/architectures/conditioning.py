@@ -2,7 +2,7 @@
 
 A diffusers backbone that computes in bfloat16 rounds them before it makes sinusoids of them. A student trained so
 expects the rounded values, whatever it computes in later. What exactly is rounded belongs to the architecture
-(``as_trained`` in :mod:`arcflow.flux` and :mod:`arcflow.qwen`); golden values: ``tests/golden/conditioning.json``.
+(``as_trained`` in :mod:`arcflow.architectures`); golden values: ``tests/golden/conditioning.json``.
 """
 
 from __future__ import annotations

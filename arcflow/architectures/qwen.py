@@ -11,10 +11,10 @@ from diffusers import QwenImageTransformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
 
-from arcflow.conditioning import ConditioningDtype
+from arcflow.architectures.conditioning import ConditioningDtype
+from arcflow.architectures.packing import pack as pack
+from arcflow.architectures.packing import unpack as unpack
 from arcflow.errors import BackboneError
-from arcflow.packing import pack as pack
-from arcflow.packing import unpack as unpack
 
 NAME = "qwen"
 PIPELINE_CLASS = "QwenImagePipeline"

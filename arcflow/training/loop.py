@@ -17,9 +17,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from arcflow.ema import PowerEma
 from arcflow.errors import CheckpointError
 from arcflow.recipe import LoopConfig
+from arcflow.training.ema import PowerEma
 from foundation.files import atomic_file
 
 

@@ -10,10 +10,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from arcflow.conditioning import TIME_SCALE, ConditioningDtype
+from arcflow.architectures.conditioning import TIME_SCALE, ConditioningDtype
+from arcflow.architectures.packing import pack as pack
+from arcflow.architectures.packing import unpack as unpack
 from arcflow.errors import BackboneError
-from arcflow.packing import pack as pack
-from arcflow.packing import unpack as unpack
 
 NAME = "flux"
 PIPELINE_CLASS = "FluxPipeline"

@@ -1,0 +1,1 @@
+"""Evaluation: samplers compared, the figures, and images of them."""

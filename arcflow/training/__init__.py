@@ -1,0 +1,1 @@
+"""Training: the loop of every stage, and the distillation of a student."""
