@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,16 @@ class Sources:
 
     base: Path
     adapter: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests of what tests make are not remembered among those of builds."""
+    from export.folders import digests
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digests, "CACHE", tmp_path_factory.mktemp("digests") / "digests.json")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from foundation.cli import run
 from foundation.files import sha256_tree
 from tests.export.conftest import MODES, Built, Sources, arguments
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:

@@ -14,7 +14,7 @@ from export.errors import MergeError, WeightsError
 from export.weights.lora import parse_lora, read_lora
 from export.weights.merge import merge
 from foundation.errors import ArcFlowError
-from tests.export.lora_bench import FLUX_TARGETS, QWEN_TARGETS, RANK, Bench, factors, make_benches, save
+from tests.export.weights.lora_bench import FLUX_TARGETS, QWEN_TARGETS, RANK, Bench, factors, make_benches, save
 
 
 @pytest.fixture(scope="module")

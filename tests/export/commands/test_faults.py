@@ -21,7 +21,7 @@ from export.build import main
 from foundation.cli import run
 from tests.export.pipelines import Sources, small_flux, small_qwen
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,14 @@ def test_a_folder_that_cannot_be_written(
 
 @pytest.mark.slow
 def test_a_build_killed_in_each_stage_goes_on_to_the_same_bytes(flux: Sources, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.export.killed_builds", str(flux.base), str(flux.adapter), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.export.commands.killed_builds",
+        str(flux.base),
+        str(flux.adapter),
+        str(tmp_path),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARCFLOW_KEYS": str(tmp_path / "keys")}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     result = json.loads(done.stdout.splitlines()[-1])

@@ -25,7 +25,7 @@ from export.tensorrt.targets import TARGETS
 from foundation.cli import run
 from foundation.files import sha256_tree
 from tests.export.pipelines import Sources, small_flux, small_qwen
-from tests.export.tensorrt_graphs import rtx
+from tests.export.tensorrt.graphs import rtx
 
 SHAPES = ["--resolutions", "256x256,256x512", "--batch", "1-2"]
 TEXT = {"flux": "512", "qwen": "1-64"}

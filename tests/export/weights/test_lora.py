@@ -14,8 +14,18 @@ from torch import Tensor
 from export.errors import MergeError
 from export.weights.lora import parse_lora, read_lora, split_scale
 from export.weights.merge import merge
-from tests.export.lora_bench import ALPHA, FLUX_TARGETS, QWEN_TARGETS, RANK, TARGETS, Bench, factors, make_benches, save
 from tests.export.pipelines import MODES
+from tests.export.weights.lora_bench import (
+    ALPHA,
+    FLUX_TARGETS,
+    QWEN_TARGETS,
+    RANK,
+    TARGETS,
+    Bench,
+    factors,
+    make_benches,
+    save,
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from export.weights.files import DTYPES, open_file
 from export.weights.layout import Entry, raw
 from foundation.files import sha256_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DTYPES_USED = ("F8_E4M3", "F32", "BF16", "F16", "F8_E4M3", "I64", "F32")
 SHAPES = ((5, 3), (7,), (3, 3), (), (9,), (2,), (0, 4))
 ENTRIES = [Entry(f"t{i}", d, s) for i, (d, s) in enumerate(zip(DTYPES_USED, SHAPES, strict=True))]
@@ -96,7 +96,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from export.weights.external import write_external
-from tests.export.test_external import ENTRIES, Source
+from tests.export.weights.test_external import ENTRIES, Source
 class Mortal(Source):
     def __call__(self, name):
         for number, run in enumerate(super().__call__(name)):

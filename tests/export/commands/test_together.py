@@ -28,10 +28,10 @@ from export.tensorrt.targets import TARGETS
 from foundation.cli import run
 from foundation.files import sha256_file, sha256_tree
 from tests.export.conftest import Built, Sources, arguments
-from tests.export.tensorrt_graphs import rtx
+from tests.export.tensorrt.graphs import rtx
 from tests.runtime import small_bundle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL, WIDE = ("--resolutions", "32x32", "--batch", "1"), ("--resolutions", "64x32", "--batch", "1-2")
 
 

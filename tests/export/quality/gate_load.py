@@ -1,7 +1,7 @@
 """Not a test: what the FP8 gate of the small pipelines takes, beside what the estimate says. Linux.
 
-Usage: python -m tests.export.gate_load ROOT. Prints a line a model and size: memory and time, estimated and measured
-(peak of resident memory from the gate's start on, processor time on one thread).
+Usage: python -m tests.export.quality.gate_load ROOT. Prints a line a model and size: memory and time, estimated and
+measured (peak of resident memory from the gate's start on, processor time on one thread).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from export.tensorrt.flavours import Toolkit
 from export.tensorrt.progress import Progress
 from export.tensorrt.targets import TARGETS
 from foundation.errors import ArcFlowError
-from tests.export.tensorrt_graphs import LINEARS, PROFILE, WIDTH, rtx, write_block
+from tests.export.tensorrt.graphs import LINEARS, PROFILE, WIDTH, rtx, write_block
 
 
 @pytest.fixture(scope="module")

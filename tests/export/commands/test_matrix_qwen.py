@@ -1,10 +1,10 @@
-"""The matrix of :mod:`tests.export.matrix` for Qwen-Image."""
+"""The matrix of :mod:`tests.export.commands.matrix` for Qwen-Image."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.export.matrix import (
+from tests.export.commands.matrix import (
     Workshop,
     make_workshop,
     test_fp8_without_scales_names_the_command,

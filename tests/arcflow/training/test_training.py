@@ -17,9 +17,9 @@ from arcflow.errors import CheckpointError
 from arcflow.recipe import LoopConfig
 from arcflow.training.loop import MOST_SKIPPED, Iteration, Step, fit
 from arcflow.training.progress import reporting
-from tests.arcflow.exchanges import ITERATIONS
+from tests.arcflow.training.exchanges import ITERATIONS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LOOP = LoopConfig(iterations=6, batch=1, lr=0.1, warmup=0, ema_gamma=7.0, save_every=1)
 
 
@@ -74,7 +74,15 @@ def test_many_in_a_row_end_the_run(tmp_path: Path) -> None:
 
 def test_processes_exchange_gradients_once_an_iteration(tmp_path: Path) -> None:
     """Two of them, over gloo, on a step of several segments: one bucket an iteration, and equal weights."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.arcflow.exchanges"]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.arcflow.training.exchanges",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     made = subprocess.run(
         [sys.executable, *command, str(tmp_path)],

@@ -16,7 +16,7 @@ from export.precision import Precision
 from export.tensorrt import flavours
 from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS, check_target, choose_target
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

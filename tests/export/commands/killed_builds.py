@@ -1,7 +1,7 @@
 """Not a test: kills builds, once at each kind of event that a build reports, each in a forked process.
 
-Usage: python -m tests.export.killed_builds BASE ADAPTER ROOT. Prints a JSON object: the events at which a build was
-killed, those at which it was to be killed, and the digests of its bundle and of an undisturbed build's.
+Usage: python -m tests.export.commands.killed_builds BASE ADAPTER ROOT. Prints a JSON object: the events at which a
+build was killed, those at which it was to be killed, and the digests of its bundle and of an undisturbed build's.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from arcflow.architectures import flux, qwen
 from arcflow.policy import policy_of
 from arcflow.recipe import Recipe, load_recipe
-from tests.arcflow import test_qwen
+from tests.arcflow.architectures import test_qwen
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "conditioning.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "conditioning.json").read_text(encoding="utf-8"))
 SIGMA = torch.tensor([16 / 21, 0.9056604])
 FLUX: dict[str, Any] = {
     "patch_size": 1, "in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16,

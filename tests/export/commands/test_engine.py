@@ -21,10 +21,10 @@ from export.tensorrt import plans
 from export.tensorrt.addresses import fixed_addresses
 from foundation.cli import run
 from foundation.files import sha256_tree
-from tests.export.tensorrt_graphs import rtx
+from tests.export.tensorrt.graphs import rtx
 from tests.runtime import small_bundle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NETWORKS = ["backbone", "clip", "t5", "vae_decoder"]
 
 

@@ -25,7 +25,7 @@ from export import architectures
 from export.weights.files import open_folder, tensor_set
 from export.weights.merge import merge
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = {
     "flux": {
         "num_layers": 1,

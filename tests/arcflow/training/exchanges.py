@@ -1,4 +1,4 @@
-"""``torch.distributed.run --nproc-per-node 2 -m tests.arcflow.exchanges FOLDER``: distil on several processes.
+"""``torch.distributed.run --nproc-per-node 2 -m tests.arcflow.training.exchanges FOLDER``: distil on several processes.
 
 Each writes ``FOLDER/<rank>.json``: how often gradients were exchanged by the end of each iteration, and a digest of
 what was trained.
@@ -18,7 +18,7 @@ from arcflow.recipe import DistillRecipe, LoopConfig, StudentRecipe
 from arcflow.students import Student
 from arcflow.training.distillation import distill_step
 from arcflow.training.loop import Iteration, fit
-from tests.arcflow.test_conditioning import FLUX
+from tests.arcflow.architectures.test_conditioning import FLUX
 
 ITERATIONS, SEGMENTS = 3, 4
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arcflow.recipe import RECIPES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
