@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -30,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear\n"
         "  accelerate launch -m arcflow.distill --recipe tiny",
     )
-    parser.add_argument(
-        "--recipe",
-        default="tiny",
-        help="name in arcflow/recipes or path of a .toml (default: tiny)",
-    )
+    add_recipe_options(parser, "--workdir")
     parser.add_argument(
         "--student",
         choices=STUDENTS,
@@ -45,11 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--teacher",
         type=Path,
         help="FluxPipeline folder (default: WORKDIR/teacher, models/tiny/teacher)",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        help="where the run keeps its state (default: .work/RECIPE)",
     )
     parser.add_argument(
         "--out",

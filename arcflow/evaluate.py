@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 from foundation.files import atomic_file
 
@@ -20,11 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "endpoint under the same noise. Writes evaluation.json, grid.png and trajectories.png.",
         epilog="example:\n  python -m arcflow.evaluate --recipe tiny --json",
     )
-    parser.add_argument(
-        "--recipe",
-        default="tiny",
-        help="name in arcflow/recipes or path of a .toml (default: tiny)",
-    )
+    add_recipe_options(parser, "--data")
     parser.add_argument("--models", type=Path, help="folder with teacher, adapter, linear, classifier.safetensors "
                         "(default: models/RECIPE)")  # fmt: skip
     parser.add_argument("--adapter", type=Path, help="the student's adapter (default: MODELS/adapter)")
@@ -33,24 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         help="the linear twin's adapter (default: MODELS/linear, if there)",
     )
-    parser.add_argument(
-        "--partial",
-        action="store_const",
-        dest="coverage",
-        const="partial",
-        default="whole",
-        help="take adapters that lack LoRA pairs, whose layers stay the teacher's",
-    )
+    parser.add_argument("--partial", action="store_const", dest="coverage", const="partial", default="whole",
+                        help="take adapters that lack LoRA pairs, whose layers stay the teacher's")  # fmt: skip
     parser.add_argument("--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)")
     parser.add_argument(
         "--classifier",
         type=Path,
         help="the judge's weights (default: MODELS/classifier.safetensors)",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="folder of the Fashion-MNIST .gz files (default: found by itself)",
     )
     parser.add_argument("--seeds", type=int, help="images per sampler (default: the recipe's)")
     parser.add_argument(

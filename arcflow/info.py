@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -21,11 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="examples:\n  python -m arcflow.info --recipe flux\n"
         "  python -m arcflow.info --recipe qwen-released --json",
     )
-    parser.add_argument(
-        "--recipe",
-        default="tiny",
-        help="name in arcflow/recipes or path of a .toml (default: tiny)",
-    )
+    add_recipe_options(parser)
     parser.add_argument(
         "--json",
         action="store_true",

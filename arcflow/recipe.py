@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from arcflow.errors import RecipeError
+from foundation.cli import ArgumentParser
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,6 +161,18 @@ class Recipe:
             raise RecipeError("give either [teacher], to train one, or [backbone], that of a downloaded teacher")
         if self.teacher is not None and self.architecture != "flux":
             raise RecipeError("[teacher] trains a small FLUX; with another architecture give [backbone]")
+
+
+def add_recipe_options(parser: ArgumentParser, *more: str) -> None:
+    """Add ``--recipe``, and of ``--workdir`` and ``--data`` those that are named."""
+    add = parser.add_argument
+    add("--recipe", default="tiny", help="name in arcflow/recipes or path of a .toml (default: tiny)")
+    helps = {
+        "--workdir": "where the run keeps its state (default: .work/RECIPE)",
+        "--data": "folder of the Fashion-MNIST .gz files (default: found by itself)",
+    }
+    for option in more:
+        add(option, type=Path, help=helps[option])
 
 
 def own_teacher(recipe: Recipe) -> TeacherRecipe:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 
 
@@ -16,21 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "resumes where it stopped.",
         epilog="example:\n  python -m arcflow.teacher --recipe tiny",
     )
-    parser.add_argument(
-        "--recipe",
-        default="tiny",
-        help="name in arcflow/recipes or path of a .toml (default: tiny)",
-    )
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        help="where stages keep their state (default: .work/RECIPE)",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="folder of the Fashion-MNIST .gz files (default: found by itself)",
-    )
+    add_recipe_options(parser, "--workdir", "--data")
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe, own_teacher
 

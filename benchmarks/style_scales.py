@@ -142,7 +142,7 @@ class _Bench:
         from export.fp8.simulation import fake_quantised
         from export.networks.base import BACKBONE, INNER
         from export.networks.streaming import Placement, open_module
-        from export.quality.gate import IMAGE_LIMIT, LATENT_LIMIT, measure_gate, relative_l2
+        from export.quality.gate import measure_gate, relative_l2
         from export.quality.measure import linears
         from export.students.rollout import noise_of, rollout
         from export.students.subject import open_subject
@@ -168,8 +168,7 @@ class _Bench:
                     field: Sequence[Tensor] = modules[0](**ports)
                 return field
 
-            limits = (LATENT_LIMIT, IMAGE_LIMIT)
-            gate = measure_gate(modules[0], quantised, decode, self.shown, styled.sigmas(), latent, limits)
+            gate = measure_gate(modules[0], quantised, decode, self.shown, styled.sigmas(), latent)
             found[name] = tuple(result.value for result in gate.results)
         channels = latent.channels * latent.patch**2
         tokens = self.shown.rows * self.shown.columns

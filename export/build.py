@@ -14,7 +14,7 @@ from engines.names import BundleName
 from export.assembling.wanted import Attention, Wanted
 from export.precision import Precision
 from export.sources.models import ModelSpec, choose, choose_precision
-from export.sources.options import add_source_options, source_options
+from export.sources.options import add_plan_options, add_source_options, source_options
 from foundation.cli import ArgumentParser, run
 
 WORKDIR = Path(".work") / "export"
@@ -129,11 +129,7 @@ def _parser() -> ArgumentParser:
         help="greatest relative L2 error that fp8 may cause in latent and image, where they can be generated here "
         "(default: 0.03)",
     )
-    parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
-    parser.add_argument("--batch", help="images a call: 1 or 1-4 (default: the model's)")
-    parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
-    parser.add_argument("--flavour", help="tensorrt or tensorrt-rtx (default: what the target takes and is installed)")
-    parser.add_argument("--opt-level", type=int, default=3, help="0 (fast build) to 5 (fast engine) (default: 3)")
+    add_plan_options(parser)
     parser.add_argument(
         "--only", action="append", default=[], metavar="NETWORK", help="build this network alone, and no bundle"
     )

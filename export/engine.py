@@ -18,11 +18,11 @@ from export.folders.locks import alone
 from export.folders.places import Needs, check_out, check_place, one_after_the_other
 from export.networks.base import BACKBONE
 from export.precision import Precision
-from export.tensorrt.build import DEFAULT_OPT_LEVEL
+from export.sources.options import add_plan_options
 from export.tensorrt.estimate import HIGH_SHARE, PLANS_ADVICE, estimate
 from export.tensorrt.plans import Setup, Source, build_plans, plan_manifest, prepare, write_plans
 from export.tensorrt.profiles import choose_shapes
-from export.tensorrt.targets import DATA_CENTRE, RTX, TARGETS
+from export.tensorrt.targets import TARGETS
 from export.terminal import stages
 from foundation.cli import ArgumentParser, run
 
@@ -86,16 +86,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle with target onnx")
     parser.add_argument("--target", required=True, help=f"GPUs to build for, one of: {', '.join(TARGETS)}")
-    parser.add_argument("--flavour", help=f"{RTX} or {DATA_CENTRE} (default: what the target takes and is installed)")
-    parser.add_argument("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
-    parser.add_argument("--batch", help="images a call: 1 or 1-4 (default: the model's)")
-    parser.add_argument("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
-    parser.add_argument(
-        "--opt-level",
-        type=int,
-        default=DEFAULT_OPT_LEVEL,
-        help=f"0 (fast build) to 5 (fast plan) (default: {DEFAULT_OPT_LEVEL})",
-    )
+    add_plan_options(parser)
     parser.add_argument("--out", type=Path, help="bundle to write (default: engines/bundles/MODEL-PRECISION-TARGET)")
     parser.add_argument(
         "--workdir", type=Path, default=WORKDIR, help=f"keeps finished plans; one build at a time (default: {WORKDIR})"

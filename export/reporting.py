@@ -1,8 +1,11 @@
-"""How work tells how far it is."""
+"""How work tells how far it is, and how libraries are kept from telling what they think."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -18,3 +21,19 @@ Count = Callable[[int, int], object]
 
 def silent(*_: object) -> None:
     """Tells nobody."""
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Keep these loggers to errors, and Python's warnings to themselves."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

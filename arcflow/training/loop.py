@@ -94,9 +94,9 @@ def fit(
         weight_decay=config.weight_decay,
     )
     ema = PowerEma(trained, config.ema_gamma) if config.ema_gamma is not None else None
-    checkpoint = workdir / "checkpoint.pt"
-    names = [n for n, p in module.named_parameters() if p.requires_grad]
-    start, skipped = _resume(checkpoint, config, names, trained, optimizer, ema)
+    named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    checkpoint = _Checkpoint(workdir / "checkpoint.pt", config, named, optimizer, ema)
+    start, skipped = checkpoint.resume()
     in_a_row = 0
     wrapped, prepared = accelerator.prepare(module, optimizer)
     wrapped.train()
@@ -115,7 +115,7 @@ def fit(
             if in_a_row == MOST_SKIPPED:
                 raise CheckpointError(
                     f"the gradient was not finite in {in_a_row} iterations in a row, the last of them {index + 1}: "
-                    f"lower lr and give another --workdir; {checkpoint} keeps the state before them"
+                    f"lower lr and give another --workdir; {checkpoint.path} keeps the state before them"
                 )
         prepared.zero_grad(set_to_none=True)
         if report is not None and accelerator.is_main_process:
@@ -124,7 +124,7 @@ def fit(
         done = index + 1
         if done % config.save_every == 0 or done == config.iterations:
             if accelerator.is_main_process:
-                _save(checkpoint, config, done, skipped, names, trained, optimizer, ema)
+                checkpoint.save(done, skipped)
             accelerator.wait_for_everyone()
         if stop_after is not None and done >= stop_after:
             return module
@@ -147,61 +147,54 @@ def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: i
     return Iteration(index=index, generator=generator, backward=accelerator.backward, piece=piece)
 
 
-def _fingerprint(config: LoopConfig, names: list[str]) -> str:
-    """What a checkpoint's run must share with the run that continues it.
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The file that keeps a run's state."""
 
-    Their number of iterations only where the learning rate depends on it: a run at a constant rate may be extended.
-    """
-    free = {"save_every"} | ({"iterations"} if config.decay == "constant" else set())
-    fixed = {k: v for k, v in asdict(config).items() if k not in free}
-    return repr((sorted(fixed.items()), len(names)))
+    path: Path
+    config: LoopConfig
+    trained: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    ema: PowerEma | None
 
+    @property
+    def fingerprint(self) -> str:
+        """What the run must share with the run that continues it.
 
-def _save(
-    path: Path,
-    config: LoopConfig,
-    done: int,
-    skipped: int,
-    names: list[str],
-    trained: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    ema: PowerEma | None,
-) -> None:
-    state = {
-        "config": _fingerprint(config, names),
-        "done": done,
-        "skipped": skipped,
-        "trained": {n: p.detach() for n, p in zip(names, trained, strict=True)},
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.state() if ema is not None else None,
-    }
-    with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+        Their number of iterations only where the learning rate depends on it: a run at a constant rate may be extended.
+        """
+        free = {"save_every"} | ({"iterations"} if self.config.decay == "constant" else set())
+        fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
+        return repr((sorted(fixed.items()), len(self.trained)))
 
+    def save(self, done: int, skipped: int) -> None:
+        state = {
+            "config": self.fingerprint,
+            "done": done,
+            "skipped": skipped,
+            "trained": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state() if self.ema is not None else None,
+        }
+        with atomic_file(self.path) as temporary:
+            torch.save(state, temporary)
 
-def _resume(
-    path: Path,
-    config: LoopConfig,
-    names: list[str],
-    trained: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    ema: PowerEma | None,
-) -> tuple[int, int]:
-    """The iterations that are done, and how many of them were skipped."""
-    if not path.is_file():
-        return 0, 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"cannot read {path}: {error}; delete it to start again") from error
-    if state["config"] != _fingerprint(config, names) or set(state["trained"]) != set(names):
-        raise CheckpointError(
-            f"{path} belongs to a run with other settings: give another --workdir, or delete it to start again"
-        )
-    with torch.no_grad():
-        for name, parameter in zip(names, trained, strict=True):
-            parameter.copy_(state["trained"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    if ema is not None:
-        ema.load(state["ema"])
-    return int(state["done"]), int(state.get("skipped", 0))
+    def resume(self) -> tuple[int, int]:
+        """The iterations that are done, and how many of them were skipped."""
+        if not self.path.is_file():
+            return 0, 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"cannot read {self.path}: {error}; delete it to start again") from error
+        if state["config"] != self.fingerprint or set(state["trained"]) != set(self.trained):
+            raise CheckpointError(
+                f"{self.path} belongs to a run with other settings: give another --workdir, or delete it to start again"
+            )
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(state["trained"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load(state["ema"])
+        return int(state["done"]), int(state.get("skipped", 0))

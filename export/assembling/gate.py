@@ -91,7 +91,7 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
     from export.fp8.policy import layer_of
     from export.fp8.simulation import fake_quantised
     from export.networks.streaming import Placement, open_module
-    from export.quality.gate import check_gate
+    from export.quality.gate import check_gate, measure_gate
     from export.students.prompts import default_prompts, read_prompts
     from export.students.rollout import onnx_evaluate
 
@@ -118,10 +118,8 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
         return found
 
     quantised = onnx_evaluate(str(backbone.onnx)) if wanted.target == CPU else simulated
-    limits = (wanted.gate, wanted.gate)
-    return check_gate(
-        reference, quantised, decode, prompted, subject.sigmas(), subject.latent, limits, BATCH, _advice(build)
-    )
+    gate = measure_gate(reference, quantised, decode, prompted, subject.sigmas(), subject.latent, wanted.gate, BATCH)
+    return check_gate(gate, _advice(build))
 
 
 def _advice(build: Build) -> str:

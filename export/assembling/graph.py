@@ -6,14 +6,11 @@ Tracing needs no weights and no memory to speak of, whatever the network's size:
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from export.errors import ExportError
 from export.networks.base import Network
+from export.reporting import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +29,7 @@ FORBIDDEN_TYPES = ("DOUBLE", "COMPLEX64", "COMPLEX128")
 """Element types that no engine we build for takes."""
 
 _CHATTY = ("torch.onnx", "onnx_ir", "onnxscript", "diffusers", "transformers")
+"""Loggers that speak of packages that are not needed, names that are shared, blank weights."""
 
 _TRACE_SIZES = {"batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_tokens": 5}
 """Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""
@@ -50,7 +48,7 @@ def trace(network: Network, dtype: str = "float32", opset: int = OPSET) -> ir.Mo
     for what, value, allowed in (("compute type", dtype, COMPUTE), ("opset", opset, OPSETS)):
         if value not in allowed:
             raise ExportError(f"no {what} {value}; allowed: {', '.join(map(str, allowed))}")
-    with _quiet():
+    with quiet(*_CHATTY):
         model = _torch_export(network, dtype, opset)
         blank_weights(model)
         simplify(model)
@@ -136,19 +134,3 @@ def _check_types(model: ir.Model, network: Network) -> None:
         for value in node.outputs:
             if value.dtype is not None and value.dtype.name in FORBIDDEN_TYPES:
                 raise ExportError(f"{network.name}: {node.op_type} computes in {value.dtype.name}; engines do not")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep chatter off the terminal: of packages that are not needed, names that are shared, blank weights."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

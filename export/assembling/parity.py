@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from engines.manifest import ParityResult
 from export.errors import ParityError
+from export.fp8.numbers import round_up
 from export.networks.base import Network
+from export.students.rollout import cpu_session
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +29,6 @@ whose residual grows; backbones 1.2e-2), the inputs and weights of fp8's linears
 """
 
 _LIMIT_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _SEED = 20260209
 _DIGITS = 2
@@ -51,7 +52,8 @@ def check_parity(
     proto = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
     kind = precision if _has_fp8(proto) else _LIMIT_OF[compute]
     limit = LIMITS[kind]
-    session = _session(_emulated(proto) if compute == "bfloat16" else proto, model)
+    data = (_emulated(proto) if compute == "bfloat16" else proto).SerializeToString()
+    session = cpu_session(data, model.parent if isinstance(model, Path) else None)
     with _one_thread():
         results = list(_measure(network, session, limit, seed))
     missed = [result for result in results if not result.relative_error <= limit]
@@ -102,7 +104,7 @@ def _measure(network: Network, session: Any, limit: float, seed: int) -> Iterato
         values = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
         pairs = zip(values, truths, strict=True)
         error = max(relative_error(torch.from_numpy(value), truth) for value, truth in pairs)
-        yield ParityResult(network.name, dict(sizes), _round_up(error), limit)
+        yield ParityResult(network.name, dict(sizes), round_up(error, _DIGITS), limit)
 
 
 def _has_fp8(model: onnx.ModelProto) -> bool:
@@ -120,18 +122,6 @@ def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     return ir.to_proto(graph)
 
 
-def _session(model: onnx.ModelProto, source: bytes | Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if isinstance(source, Path):
-        options.add_session_config_entry(_EXTERNAL_FOLDER, str(source.absolute().parent))
-    data = model.SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Sums in torch depend on the number of threads; with one they are the same everywhere."""
@@ -143,10 +133,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _round_up(error: float) -> float:
-    if error == 0.0 or not math.isfinite(error):
-        return error
-    unit = 10.0 ** (math.floor(math.log10(error)) - _DIGITS + 1)
-    return float(f"{math.ceil(error / unit) * unit:.{_DIGITS - 1}e}")

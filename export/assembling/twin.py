@@ -8,7 +8,6 @@ modes of the head) and shrinks what only repeats or widens it (blocks, heads, wi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from export.sources.configs import read_json
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 _HEADS, _LAYERS, _RANK, _VOCABULARY = 2, 2, 4, 512
 _WIDTH = 128
@@ -28,7 +26,7 @@ _WIDTH = 128
 _VAE_WIDTHS = (32, 64)
 """Channels of the VAE's first level and of all others; its norms may have 32 groups."""
 
-_CONFIG, _ADAPTER_WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+_CONFIG = "config.json"
 
 Builder = Callable[[Path, Mapping[str, Any]], Any]
 """(folder of the original component, twins made before it by folder name) -> its twin, weights not set."""
@@ -180,45 +178,19 @@ def _fill(module: Any, generator: torch.Generator) -> None:
 
 
 def _write_adapter(transformer: Any, original: Path, folder: Path, generator: torch.Generator) -> None:
-    """A random adapter for the twin of a backbone, in the released format, with the original's number of modes."""
+    """A random adapter for the twin of a backbone, in the released format, with the original's modes and policy."""
     import torch
-    from safetensors.torch import save_file
 
-    from arcflow.adapter import read_config
-    from arcflow.students import architecture_of_adapter, lora_module_names
+    from arcflow.adapter import read_config, save_adapter, trained_tensors
+    from arcflow.recipe import StudentRecipe
+    from arcflow.students import Student, architecture_of_adapter
 
-    config = read_json(original / _CONFIG)
     known = read_config(original)
-    sizes = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
-    config |= {key: sizes[key] for key in known.backbone if key in sizes and key != "out_channels"}
-    names = lora_module_names(transformer, architecture_of_adapter(known.class_name))
-    tensors = _adapter_tensors(transformer, names, known.modes, generator)
-    folder.mkdir(parents=True)
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    save_file({key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()}, folder / _ADAPTER_WEIGHTS)
-
-
-def _adapter_tensors(transformer: Any, names: list[str], modes: int, generator: torch.Generator) -> dict[str, Tensor]:
-    import torch
-
-    def matrix(rows: int, columns: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(rows, columns, generator=generator) * (scale / math.sqrt(columns))
-
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        rows, columns = transformer.get_submodule(name).weight.shape
-        tensors[f"{name}.lora_A.weight"] = matrix(_RANK, columns)
-        tensors[f"{name}.lora_B.weight"] = matrix(rows, _RANK, 0.3)
-    width, channels = transformer.proj_out.in_features, transformer.proj_out.out_features
-    positions = 4
-    head = {
-        "norm_out.linear": transformer.norm_out.linear.out_features,
-        "proj_out_means": modes * channels,
-        "proj_out_logweights": modes * positions,
-        "proj_out_loggamma": (modes - 1) * positions,
-    }
-    for name, rows in head.items():
-        columns = transformer.norm_out.linear.in_features if name == "norm_out.linear" else width
-        tensors[f"{name}.weight"] = matrix(rows, columns)
-        tensors[f"{name}.bias"] = 0.1 * torch.randn(rows, generator=generator)
-    return tensors
+    recipe = StudentRecipe(rank=_RANK, modes=known.modes)
+    student = Student(transformer, recipe, architecture_of_adapter(known.class_name).NAME)
+    with torch.no_grad():
+        for name, tensor in trained_tensors(student).items():
+            noise = torch.randn(tensor.shape, generator=generator)
+            scale = 0.3 if name.endswith("lora_B.weight") else 1.0
+            tensor.copy_(0.1 * noise if name.endswith("bias") else noise * (scale / math.sqrt(tensor.shape[1])))
+    save_adapter(student, transformer.config, known.policy, folder, torch.bfloat16)

@@ -6,6 +6,7 @@ zero is zero.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ def fake_quantise(values: torch.Tensor, scale: float) -> torch.Tensor:
 def activation_scale(amax: float) -> float:
     """The scale of an activation whose magnitudes are to be kept up to ``amax`` >= 0; 1 where that is zero."""
     return amax / FP8_MAX if amax > 0.0 else 1.0
+
+
+def round_up(value: float, digits: int) -> float:
+    """A measured value >= 0, rounded up to so many significant digits: the rest depends on the machine."""
+    if value == 0.0 or not math.isfinite(value):
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit) * unit:.{digits - 1}e}")
 
 
 def _to_fp8(values: torch.Tensor) -> torch.Tensor:

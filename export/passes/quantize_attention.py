@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
 from export.fp8.attention import SIDES
 from export.fp8.numbers import activation_scale
+from export.passes.quantize_fp8 import insert_pair
 
 OPSET = 23
 """The first opset with an Attention operator."""
@@ -49,19 +49,6 @@ def quantize_attention(model: ir.Model, amax: Sequence[tuple[float, float, float
 
 def _quantise(model: ir.Model, node: ir.Node, index: int, name: str, scale: float) -> None:
     source = node.inputs[index]
-    if source is None or source.dtype is None:
-        return
-    compute = source.dtype
-    constant = ir.Value(name=f"{name}_scale", type=ir.TensorType(compute), shape=ir.Shape(()))
-    constant.const_value = ir.Tensor(np.array(scale, dtype=compute.numpy()), dtype=compute, name=constant.name)
-    model.graph.initializers.add(constant)
-    attributes = {"output_dtype": int(ir.DataType.FLOAT8E4M3FN)}
-    quantise = ir.node("QuantizeLinear", [source, constant], attributes, name=f"{name}_quantise")
-    dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], constant], name=f"{name}_dequantise")
-    for value, suffix, dtype in (
-        (quantise.outputs[0], "quantised", ir.DataType.FLOAT8E4M3FN),
-        (dequantise.outputs[0], "dequantised", compute),
-    ):
-        value.name, value.type, value.shape = f"{name}_{suffix}", ir.TensorType(dtype), source.shape
-    model.graph.insert_before(node, [quantise, dequantise])
-    node.replace_input_with(index, dequantise.outputs[0])
+    if source is not None and source.dtype is not None:
+        names = (f"{name}_scale", f"{name}_quantise", f"{name}_dequantise")
+        node.replace_input_with(index, insert_pair(model, node, source, source.dtype, scale, names))

@@ -149,18 +149,27 @@ def _quantise_weight(model: ir.Model, linear: _Linear) -> ir.Value:
 
 
 def _quantise_input(model: ir.Model, linear: _Linear, scale: float) -> ir.Value:
-    """Put a pair with one scale behind the linear's input, in front of the linear; returns the pair's result."""
-    source, compute, layer = linear.input, linear.compute, layer_of(str(linear.weight.name))
-    name = f"{layer}{INPUT_SCALE_SUFFIX}"
-    constant = ir.Value(name=name, type=ir.TensorType(compute), shape=ir.Shape(()))
-    constant.const_value = ir.Tensor(np.array(scale, dtype=compute.numpy()), dtype=compute, name=name)
+    layer = layer_of(str(linear.weight.name))
+    names = (f"{layer}{INPUT_SCALE_SUFFIX}", f"{layer}.input_quantise", f"{layer}.input_dequantise")
+    return insert_pair(model, linear.multiply, linear.input, linear.compute, scale, names)
+
+
+def insert_pair(
+    model: ir.Model, before: ir.Node, source: ir.Value, compute: ir.DataType, scale: float, names: tuple[str, str, str]
+) -> ir.Value:
+    """Put ``source`` through FP8 with one scale, in front of a node; returns the pair's result, of type ``compute``.
+
+    names: of the scale, which is stored in that type, and of the two nodes.
+    """
+    constant = ir.Value(name=names[0], type=ir.TensorType(compute), shape=ir.Shape(()))
+    constant.const_value = ir.Tensor(np.array(scale, dtype=compute.numpy()), dtype=compute, name=names[0])
     model.graph.initializers.add(constant)
     attributes = {"output_dtype": int(ir.DataType.FLOAT8E4M3FN)}
-    quantise = ir.node("QuantizeLinear", [source, constant], attributes, name=f"{layer}.input_quantise")
-    _describe(quantise.outputs[0], f"{layer}.input_quantised", ir.DataType.FLOAT8E4M3FN, source.shape)
-    dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], constant], name=f"{layer}.input_dequantise")
-    _describe(dequantise.outputs[0], f"{layer}.input_dequantised", compute, source.shape)
-    model.graph.insert_before(linear.multiply, [quantise, dequantise])
+    quantise = ir.node("QuantizeLinear", [source, constant], attributes, name=names[1])
+    dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], constant], name=names[2])
+    for node, kind in ((quantise, ir.DataType.FLOAT8E4M3FN), (dequantise, compute)):
+        _describe(node.outputs[0], f"{node.name}d", kind, source.shape)
+    model.graph.insert_before(before, [quantise, dequantise])
     return dequantise.outputs[0]
 
 

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from engines.manifest import Latent
     from export.students.prompts import Prompted
 
-LATENT_LIMIT = 0.03
-"""Greatest relative L2 error of the latent, mean over images."""
-
-IMAGE_LIMIT = 0.03
-"""Greatest relative L2 error of the image (RGB in about [-1, 1]), mean over images."""
+LIMIT = 0.03
+"""Greatest relative L2 error of the latent, and of the image (RGB in about [-1, 1]), mean over images."""
 
 FIRST_NOISE = 1_000_000
 """Number of the first image's noise: far from those that calibration generates."""
@@ -37,18 +34,8 @@ Decode = Callable[["Tensor"], "Tensor"]
 """The VAE decoder: latents [B, C, H, W], scaled and shifted back -> images [B, 3, H', W']."""
 
 
-def check_gate(
-    reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, IMAGE_LIMIT), batch: int = 8, advice: str = ADVICE,
-) -> Gate:  # fmt: skip
-    """Generate every prompt with both backbones and compare.
-
-    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limits: of latent and image;
-    batch: images a call; advice: what to do where a limit is missed. Errors are relative L2 norms an image, their
-    mean is what counts.
-    Raises GateError where a limit is missed or a value is not finite.
-    """
-    gate = measure_gate(reference, quantised, decode, prompted, sigmas, latent, limits, batch)
+def check_gate(gate: Gate, advice: str = ADVICE) -> Gate:
+    """The same figures. advice: what to do where a limit is missed or a value is not finite, which raises GateError."""
     missed = [result for result in gate.results if not result.value <= result.limit]
     if missed:
         found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.0%})" for r in missed)
@@ -58,9 +45,13 @@ def check_gate(
 
 def measure_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limits: tuple[float, float] = (LATENT_LIMIT, IMAGE_LIMIT), batch: int = 8,
+    latent: Latent, limit: float = LIMIT, batch: int = 8,
 ) -> Gate:  # fmt: skip
-    """The figures of :func:`check_gate`, whatever they are."""
+    """Generate every prompt with both backbones and compare: relative L2 norms an image, their mean is what counts.
+
+    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limit: of each error; batch: images
+    a call.
+    """
     import torch
 
     channels = latent.channels * latent.patch**2
@@ -77,10 +68,7 @@ def measure_gate(
             with torch.no_grad():
                 images = [decode(unpacked(x, latent, prompted.rows, prompted.columns)) for x in (found, truth)]
             errors["picture"].append(relative_l2(*images))
-    results = [
-        GateResult(name, float(torch.cat(values).mean()), limit)
-        for (name, values), limit in zip(errors.items(), limits, strict=False)
-    ]
+    results = [GateResult(name, float(torch.cat(values).mean()), limit) for name, values in errors.items()]
     return Gate(nfe=len(sigmas) - 1, pictures=len(prompted), results=results)
 
 

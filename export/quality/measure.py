@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import msgspec
 from export.errors import CalibrationError
 from export.fp8.attention import SIDES, Watch, watched
 from export.fp8.calibration import Calibration, Prompts
+from export.fp8.numbers import round_up
 from export.fp8.observers import Method, Observer, Record
 from export.networks.base import INNER, Network
 from export.networks.streaming import Placement, open_module
@@ -40,6 +40,7 @@ SAVE_SECONDS = 20.0
 
 _TOOLS = ("torch", "diffusers", "transformers")
 _STATE_FORMAT = 2
+_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _save(state: Path, done: int, observers: dict[str, Observer], watch: Watch) 
 
 def _conclude(run: Run, observers: dict[str, Observer], watch: Watch) -> Calibration:
     def bound(observer: Observer) -> float:
-        return _round_up(observer.bound(run.method, run.percentile))
+        return round_up(observer.bound(run.method, run.percentile), _DIGITS)
 
     seen = {name: observer for name, observer in observers.items() if observer.values}
     levels = tuple(a for a, _ in itertools.pairwise(run.sigmas))
@@ -215,11 +216,3 @@ def _conclude(run: Run, observers: dict[str, Observer], watch: Watch) -> Calibra
             for i in range(len(watch.observers) // len(SIDES))
         ),
     )
-
-
-def _round_up(value: float) -> float:
-    """To five significant digits: the rest depends on the machine, and a bound must not fall below what it bounds."""
-    if value == 0.0:
-        return value
-    unit = 10.0 ** (math.floor(math.log10(value)) - 4)
-    return float(f"{math.ceil(value / unit) * unit:.4e}")

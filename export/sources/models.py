@@ -28,10 +28,15 @@ class ModelSpec:
     base: str
     adapter: str
     limits: Limits
-    precision: Precision
-    target: str
+    precision: Precision = Precision.BF16
+    target: str = "onnx"
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
+
+
+def _limits(batch: int, side: tuple[int, int, int], text: tuple[int, int, int], multiple: int) -> Limits:
+    """One image or up to ``batch`` of them; least, usual and greatest side in pixels and number of text tokens."""
+    return Limits(Range(1, 1, batch), Range(*side), Range(*side), Range(*text), multiple)
 
 
 MODELS: Mapping[str, ModelSpec] = {
@@ -40,13 +45,7 @@ MODELS: Mapping[str, ModelSpec] = {
         architecture="flux",
         base=str(_FOLDER / "tiny" / "teacher"),
         adapter=str(_FOLDER / "tiny" / "adapter"),
-        limits=Limits(
-            batch=Range(1, 1, 16),
-            width=Range(16, 32, 64),
-            height=Range(16, 32, 64),
-            text_tokens=Range(12, 12, 12),
-            multiple=8,
-        ),
+        limits=_limits(16, (16, 32, 64), (12, 12, 12), multiple=8),
         precision=Precision.FP32,
         target="cpu",
         calibration=_FOLDER / "tiny" / "calibration.json",
@@ -56,30 +55,14 @@ MODELS: Mapping[str, ModelSpec] = {
         architecture="flux",
         base="black-forest-labs/FLUX.1-dev",
         adapter="ymyy307/ArcFlow/arcflow-flux-2steps",
-        limits=Limits(
-            batch=Range(1, 1, 4),
-            width=Range(256, 1024, 1536),
-            height=Range(256, 1024, 1536),
-            text_tokens=Range(512, 512, 512),
-            multiple=16,
-        ),
-        precision=Precision.BF16,
-        target="onnx",
+        limits=_limits(4, (256, 1024, 1536), (512, 512, 512), multiple=16),
     ),
     "qwen": ModelSpec(
         name="qwen",
         architecture="qwen",
         base="Qwen/Qwen-Image",
         adapter="ymyy307/ArcFlow/arcflow-qwen-2steps",
-        limits=Limits(
-            batch=Range(1, 1, 4),
-            width=Range(256, 1328, 1664),
-            height=Range(256, 1328, 1664),
-            text_tokens=Range(1, 128, 512),
-            multiple=16,
-        ),
-        precision=Precision.BF16,
-        target="onnx",
+        limits=_limits(4, (256, 1328, 1664), (1, 128, 512), multiple=16),
     ),
 }
 """By the name that users type."""

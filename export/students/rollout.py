@@ -7,6 +7,7 @@ quality gate all run this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from arcflow.field import MomentumField
+
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 Evaluate = Callable[..., Sequence["Tensor"]]
 """A backbone: its input ports by name -> (means, logweights, loggammas)."""
@@ -51,19 +54,27 @@ def noises(numbers: range, tokens: int, channels: int) -> Tensor:
     return torch.stack([noise_of(number, tokens, channels) for number in numbers])
 
 
-def onnx_evaluate(model: bytes | str, threads: int = 1) -> Evaluate:
-    """An ONNX backbone (the file's bytes or its path) in ONNX Runtime on the CPU, called as a module is."""
+def cpu_session(model: bytes | str, folder: Path | None = None) -> Any:
+    """An ONNX model, its bytes or its path, in ONNX Runtime on the CPU, on one thread. folder: of its external data."""
     import onnxruntime
-    import torch
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if folder is not None:
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(folder.absolute()))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_evaluate(model: bytes | str) -> Evaluate:
+    """An ONNX backbone in ONNX Runtime on the CPU, called as a module is."""
+    import torch
+
+    session = cpu_session(model)
     names = [output.name for output in session.get_outputs()]
 
     def evaluate(**inputs: torch.Tensor) -> Sequence[torch.Tensor]:
-        feeds: dict[str, Any] = {name: tensor.numpy() for name, tensor in inputs.items()}
+        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
         return [torch.from_numpy(array) for array in session.run(names, feeds)]
 
     return evaluate

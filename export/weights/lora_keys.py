@@ -6,14 +6,13 @@ an error that names it.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arcflow.adapter import factor_fault
 from export.errors import MergeError
+from export.reporting import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +159,7 @@ def _by_diffusers(tensors: dict[str, Tensor], architecture: str, source: Path) -
 
     mixin: Any = {"flux": FluxLoraLoaderMixin, "qwen": QwenImageLoraLoaderMixin}[architecture]
     try:
-        with _quiet():
+        with quiet("diffusers"):  # What it would warn of is checked here.
             converted: dict[str, Tensor] = mixin.lora_state_dict(tensors)
             if not all(key.endswith((A, B, _ALPHA)) for key in converted):
                 converted = convert_unet_state_dict_to_peft(converted)
@@ -190,15 +189,3 @@ def _bare(key: str) -> str:
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
     return ", ".join(sorted(keys)[:_LISTED]) + more
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to errors of our own: what diffusers would warn of is checked here."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

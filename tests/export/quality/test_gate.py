@@ -16,7 +16,7 @@ from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of
 from export.fp8.simulation import fake_quantised
 from export.networks.base import BACKBONE, INNER
-from export.quality.gate import LATENT_LIMIT, check_gate, measure_gate, relative_l2, unpacked
+from export.quality.gate import LIMIT, check_gate, measure_gate, relative_l2, unpacked
 from export.sources.models import MODELS
 from export.students.prompts import Prompted
 from export.students.rollout import noise_of, rollout
@@ -62,7 +62,7 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
         decoded.append(latents.shape)
         return latents - 0.5  # takes the shift away again: errors of image and latent are then the same
 
-    gate = check_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2)
+    gate = check_gate(measure_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2))
     end, shifted = ((1 - r * 0.4) * (1 - r * 0.6) for r in (0.5, 0.51))
     expected = (end - shifted) / end
     assert (gate.nfe, gate.pictures) == (2, 3)
@@ -73,10 +73,10 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
 
 def test_a_student_that_changed_too_much_is_refused() -> None:
     with pytest.raises(GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 images"):
-        check_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT)
+        check_gate(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT))
     assert len(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT).results) == 1
     with pytest.raises(GateError):
-        check_gate(_Field(0.5), _Field(float("nan")), None, _prompted(), SIGMAS, LATENT)
+        check_gate(measure_gate(_Field(0.5), _Field(float("nan")), None, _prompted(), SIGMAS, LATENT))
 
 
 def test_latents_are_scaled_back_a_channel() -> None:
@@ -147,7 +147,7 @@ def generated(tiny: Subject) -> Generated:
 
 def test_the_embedded_model_keeps_its_latents_in_fp8(generated: Generated) -> None:
     error = float(relative_l2(generated.fp8, generated.plain).mean())
-    assert 1e-3 < error <= LATENT_LIMIT
+    assert 1e-3 < error <= LIMIT
 
 
 def test_the_embedded_model_keeps_its_classes_in_fp8(generated: Generated) -> None:
