@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     teacher = open_teacher(args.teacher or find_teacher(recipe, workdir))
     out = args.out or workdir / f"{args.student}-adapter"
     student = student_recipe(recipe, args.student)
-    print(estimate(recipe, teacher, student), file=sys.stderr)
+    print(estimate(replace(recipe, student=student)), file=sys.stderr)
     distil(recipe, teacher, student, workdir / f"distill-{args.student}", out)
     print(out)
     return 0
@@ -75,18 +75,17 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
     return recipe.student if kind == "arcflow" else replace(recipe.student, modes=1)
 
 
-def estimate(recipe: Recipe, teacher: TeacherFolder, student: StudentRecipe) -> str:
+def estimate(recipe: Recipe) -> str:
     """One line: what is trained, and the memory and disk that weights and optimiser need (activations come on top)."""
-    from arcflow.students import Student
+    from arcflow.inventory import take_inventory
 
-    model = Student(teacher.transformer, student, recipe.architecture)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    backbone = sum(p.numel() for p in teacher.transformer.parameters())
+    found, student = take_inventory(recipe), recipe.student
     # teacher and student share what is frozen, in float32; of what is trained also gradient, two moments and average
-    memory, disk = 4 * (backbone + 5 * trained), 4 * 5 * trained
+    memory, disk = 4 * (found.backbone + 5 * found.trained), 4 * 5 * found.trained
     return (
-        f"{student.modes} modes, rank {student.rank}: {trained:,} trained parameters, {trained / backbone:.2%} of the "
-        f"backbone's {backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on disk"
+        f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
+        f"backbone's {found.backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on "
+        "disk"
     )
 
 

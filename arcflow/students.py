@@ -141,12 +141,3 @@ class Student(nn.Module):
     def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """(module name in the backbone, peft layer) of every adapted linear."""
         return ((n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A"))
-
-    def trainable_fraction(self) -> float:
-        """Trained parameters as a share of the teacher's backbone (its own ``proj_out`` counted, LoRA and head not)."""
-        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
-        norm_out = sum(p.numel() for p in self.backbone.norm_out.parameters())
-        head = self.backbone.proj_out
-        teacher_out = head.packed_channels * (head.means.in_features + 1)
-        return float(trained / (frozen + norm_out + teacher_out))

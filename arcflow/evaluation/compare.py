@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from arcflow.evaluation.metrics import (
 )
 from arcflow.recipe import Recipe
 from arcflow.sampling import sample_student, sample_teacher
+from arcflow.schedule import sigmas
 from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.classifier import Classifier
 from arcflow.tiny.data import Pictures, evaluation_prompts
@@ -32,8 +33,10 @@ from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
 
 Advance = Callable[[str, int, int], None]
 """Progress: (what is being done, done, total)."""
+Run = Callable[[Tensor, Condition], tuple[Tensor, dict[float, Tensor]]]
+"""A sampler: (noise, condition) -> (x at sigma 0, {level: x there})."""
 _CHUNK = 60
-_REAL_PICTURES = 5000
+_REAL_IMAGES = 5000
 _PATH_STRIDE = 5
 
 
@@ -73,16 +76,29 @@ def evaluate(
     prompts = evaluation_prompts(settings.seeds)
     texts = [text for text, _, _ in prompts]
     condition = teacher.condition(texts, recipe.guidance)
-    noise = _noise(settings.seeds, settings.first_seed, (SIDE * SIDE, teacher.packed_channels))
+    shape, first = (SIDE * SIDE, teacher.packed_channels), settings.first_seed
+    seeds = range(first, first + settings.seeds)
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     arch = architecture(recipe.architecture)
     trained = trained_in(recipe.distill.loop.precision)
-    levels = [a for i, a in enumerate(_grid(recipe)) if i % _PATH_STRIDE == 0]
+    levels = sigmas(settings.reference_steps, recipe.shift)[::_PATH_STRIDE]
+
+    def sampler(name: str, run: Run) -> Sampled:
+        return _chunked(run, noise, condition, name, advance, levels)
 
     def teacher_sampler(steps: int) -> Sampled:
         def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
             return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift, trained=trained)
 
-        return _chunked(run, noise, condition, f"teacher, {steps} steps", advance, levels)
+        return sampler(f"teacher, {steps} steps", run)
+
+    def student_sampler(kind: str, student: nn.Module, policy: Policy, nfe: int) -> Sampled:
+        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
+            return sample_student(
+                arch, student, x, c, nfe, policy.shift, policy.final_step_ratio, levels, policy.conditioning_dtype
+            )
+
+        return sampler(f"{kind}, {nfe} NFE", run)
 
     reference = teacher_sampler(settings.reference_steps)
     samples: dict[tuple[str, int], Sampled] = {("teacher", settings.reference_steps): reference}
@@ -95,9 +111,7 @@ def evaluate(
         student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
         merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
         for nfe in settings.nfe:
-            samples[kind, nfe] = _student_sampler(
-                adapter.config.policy, arch, student, noise, condition, levels, nfe, kind, advance
-            )
+            samples[kind, nfe] = student_sampler(kind, student, adapter.config.policy, nfe)
     judge = _judge(classifier, teacher, pictures, prompts, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), sampled in sorted(samples.items()):
@@ -152,33 +166,9 @@ def trained_fraction(adapter: Adapter, backbone: nn.Module) -> float:
     return values / sum(p.numel() for p in backbone.parameters())
 
 
-def _grid(recipe: Recipe) -> tuple[float, ...]:
-    from arcflow.schedule import sigmas
-
-    return sigmas(recipe.evaluate.reference_steps, recipe.shift)
-
-
-def _noise(count: int, first_seed: int, shape: tuple[int, int]) -> Tensor:
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in range(count)]
-    return torch.stack(rows)
-
-
-def _student_sampler(
-    policy: Policy, arch: Any, student: nn.Module, noise: Tensor, condition: Condition, levels: list[float], nfe: int,
-    kind: str, advance: Advance,
-) -> Sampled:  # fmt: skip
-    def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-        return sample_student(
-            arch, student, x, c, nfe, policy.shift, policy.final_step_ratio, levels, policy.conditioning_dtype
-        )
-
-    return _chunked(run, noise, condition, f"{kind}, {nfe} NFE", advance, levels)
-
-
 def _chunked(
-    run: Callable[[Tensor, Condition], tuple[Tensor, dict[float, Tensor]]],
-    noise: Tensor, condition: Condition, name: str, advance: Advance, levels: list[float],
-) -> Sampled:  # fmt: skip
+    run: Run, noise: Tensor, condition: Condition, name: str, advance: Advance, levels: Sequence[float]
+) -> Sampled:
     """Run a sampler over all seeds in bounded memory, keeping the path only at ``levels``."""
     ends, paths = [], []
     for start in range(0, noise.shape[0], _CHUNK):
@@ -204,7 +194,7 @@ def _judge(
     groups = torch.tensor([label * 3 + tone for _, label, tone in prompts])
     truth = teacher.decode(reference.x)
     with torch.no_grad():
-        real = model(pictures.rgb(torch.arange(min(_REAL_PICTURES, len(pictures)))))[1]
+        real = model(pictures.rgb(torch.arange(min(_REAL_IMAGES, len(pictures)))))[1]
 
     @torch.no_grad()
     def judge(sampled: Sampled) -> Figures:

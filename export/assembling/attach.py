@@ -11,7 +11,8 @@ from export.assembling.stored import INLINE_MAX, StoredTensors, blanks, plan_sto
 from export.errors import ExportError
 from export.networks.base import Network
 from export.reporting import Report, silent
-from export.weights.external import StoredFile, layout, write_external
+from export.weights.external import StoredFile, write_external
+from export.weights.layout import layout
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from export.errors import ExportError, WeightsError
 from export.fp8.numbers import SCALE_SUFFIX, quantise_rows, row_scales
 from export.networks.base import Network
-from export.weights.files import DTYPES, Weights, all_finite, row_chunks
+from export.weights.files import Weights, all_finite, row_chunks, torch_dtype
 from export.weights.layout import Entry
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class StoredTensors:
 
         entry = self._plan[name].entry
         runs = [run.reshape(-1) for run in self.runs(name)]
-        return (torch.cat(runs) if runs else torch.empty(0, dtype=_torch(entry.dtype))).reshape(entry.shape)
+        return (torch.cat(runs) if runs else torch.empty(0, dtype=torch_dtype(entry.dtype))).reshape(entry.shape)
 
     def _cast(self, stored: Stored) -> Iterator[torch.Tensor]:
-        dtype = _torch(stored.entry.dtype)
+        dtype = torch_dtype(stored.entry.dtype)
         for start, stop in row_chunks(stored.entry.shape):
             rows = self._weights.rows_float32(stored.key, start, stop).to(dtype)
             if not all_finite(rows):
@@ -125,10 +125,10 @@ class StoredTensors:
     def _fp8(self, stored: Stored) -> Iterator[torch.Tensor]:
         import torch
 
-        found = [torch.empty(0, dtype=_torch(stored.scales))]
+        found = [torch.empty(0, dtype=torch_dtype(stored.scales))]
         for start, stop in row_chunks(stored.entry.shape):
             rows = self._weights.rows_float32(stored.key, start, stop)
-            scales = row_scales(rows, _torch(stored.scales))
+            scales = row_scales(rows, torch_dtype(stored.scales))
             found.append(scales)
             yield quantise_rows(rows, scales)
         self._scales = (stored.key, torch.cat(found))
@@ -139,7 +139,7 @@ class StoredTensors:
 
         if self._scales is not None and self._scales[0] == stored.key:
             return self._scales[1]
-        shape, dtype = self._weights[stored.key].shape, _torch(stored.scales)
+        shape, dtype = self._weights[stored.key].shape, torch_dtype(stored.scales)
         scales = [row_scales(self._weights.rows_float32(stored.key, *run), dtype) for run in row_chunks(shape)]
         return torch.cat(scales) if scales else torch.ones(shape[:1], dtype=dtype)
 
@@ -163,13 +163,6 @@ def _key(network: Network, name: str, shape: tuple[int, ...]) -> str:
     if found != shape:
         raise WeightsError(f"{network.weights.source}: {key} has shape {list(found)}, {list(shape)} is needed")
     return key
-
-
-def _torch(dtype: str) -> torch.dtype:
-    import torch
-
-    found: torch.dtype = getattr(torch, DTYPES[dtype][0])
-    return found
 
 
 def size_of(plan: Mapping[str, Stored]) -> int:

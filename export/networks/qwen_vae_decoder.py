@@ -42,17 +42,10 @@ class FrameWeights(Weights):
     def __len__(self) -> int:
         return len(self.video)
 
-    def read(self, name: str) -> Tensor:
-        """One tensor; of a 3-D kernel, the last time step."""
-        return _last(self.video.read(name))
-
     def read_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of one tensor; of a 3-D kernel, of the last time step."""
-        return _last(self.video.read_rows(name, start, stop))
-
-
-def _last(tensor: Tensor) -> Tensor:
-    return tensor.select(_TIME, -1).contiguous() if tensor.ndim == 5 else tensor
+        rows = self.video.read_rows(name, start, stop)
+        return rows.select(_TIME, -1).contiguous() if rows.ndim == 5 else rows
 
 
 class _FrameNorm(nn.Module):

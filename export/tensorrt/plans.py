@@ -11,7 +11,6 @@ import msgspec
 
 from engines.bundle import Bundle
 from engines.manifest import Engine, Manifest, TokenizerSpec
-from engines.manifest import Network as NetworkEntry
 from engines.trust import sealed
 from engines.writer import write_bundle
 from export.folders.keys import key_of, stage_folder
@@ -68,9 +67,9 @@ def prepare(
 def network_profiles(manifest: Manifest, shapes: Shapes) -> dict[str, Profile]:
     """The profile of every network of a bundle. Raises EngineError."""
     ranges = dimension_ranges(shapes, manifest.latent)
+    drops = {name: tokenizer.drop for name, tokenizer in manifest.tokenizers.items()}
     return {
-        name: make_profile(name, network, ranges, _dropped(manifest.tokenizers.get(name)))
-        for name, network in manifest.networks.items()
+        name: make_profile(name, network, ranges, drops.get(name, 0)) for name, network in manifest.networks.items()
     }
 
 
@@ -135,7 +134,10 @@ def plan_manifest(
     return msgspec.structs.replace(
         manifest,
         target=setup.target.name,
-        networks={name: _as_plan(name, network) for name, network in manifest.networks.items()},
+        networks={
+            name: msgspec.structs.replace(network, file=f"{name}.plan", format="plan", data=())
+            for name, network in manifest.networks.items()
+        },
         tokenizers={name: _narrow(manifest, name, setup.shapes) for name in manifest.tokenizers},
         limits=narrowed(manifest.limits, setup.shapes),
         tools={**manifest.tools, first.flavour: first.version},
@@ -165,20 +167,12 @@ def write_plans(
     return bundle
 
 
-def _as_plan(name: str, network: NetworkEntry) -> NetworkEntry:
-    return msgspec.structs.replace(network, file=f"{name}.plan", format="plan", data=())
-
-
 def _narrow(manifest: Manifest, name: str, shapes: Shapes) -> TokenizerSpec:
     """The tokenizer of a network whose text may be shorter now than the model would take."""
     tokenizer = manifest.tokenizers[name]
     if not any("text_tokens" in port.shape for port in manifest.networks[name].inputs):
         return tokenizer
     return msgspec.structs.replace(tokenizer, max_tokens=shapes.text_tokens.max + tokenizer.drop)
-
-
-def _dropped(tokenizer: TokenizerSpec | None) -> int:
-    return 0 if tokenizer is None else tokenizer.drop
 
 
 def _key(name: str, digest: str, profile: Profile, setup: Setup) -> str:

@@ -22,15 +22,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from export.errors import ExportError, MergeError, WeightsError
 from export.reporting import Report, silent
 from export.weights.files import DTYPES
-from export.weights.layout import Entry, header, raw
+from export.weights.layout import Entry, Layout, layout, raw
 from foundation.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
-
-ALIGNMENT = 64
-"""Bytes: where the first tensor starts is a multiple of this. Tensors lie by falling size of element, so that each
-starts at a multiple of its element's."""
 
 _FORMAT = 1
 _READ = 8 << 20
@@ -48,26 +44,6 @@ class StoredFile:
     path: Path
     sha256: str
     size: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where everything lies. offsets: bytes from the file's start, by name, in the file's order; size: of the file."""
-
-    header: bytes
-    offsets: Mapping[str, int]
-    size: int
-
-
-def layout(entries: Sequence[Entry]) -> Layout:
-    """Where ``entries`` lie in their file. Raises WeightsError where a name comes twice."""
-    ordered = sorted(entries, key=lambda entry: -DTYPES[entry.dtype][1])
-    head = header(ordered, {"format": "pt"}, ALIGNMENT)
-    offsets, offset = {}, len(head)
-    for entry in ordered:
-        offsets[entry.name] = offset
-        offset += entry.size
-    return Layout(head, offsets, offset)
 
 
 def write_external(

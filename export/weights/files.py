@@ -69,21 +69,19 @@ class TensorFile:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
 
-    def read(self, name: str) -> torch.Tensor:
-        """Read one tensor, in the file's dtype. Raises WeightsError when the file changed since it was opened."""
-        info = self.tensors[name]
-        return self._read(info, info.shape, info.offset)
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """A tensor in the file's dtype, or its rows ``start`` to ``stop`` (not included).
 
-    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read rows ``start`` to ``stop`` (not included) of a tensor's first dimension, as :meth:`read` does."""
-        info = self.tensors[name]
-        row = info.size // info.shape[0] if info.shape[0] else 0
-        return self._read(info, (stop - start, *info.shape[1:]), info.offset + start * row)
-
-    def _read(self, info: TensorInfo, shape: tuple[int, ...], offset: int) -> torch.Tensor:
+        Raises WeightsError when the file changed since it was opened.
+        """
         import torch
 
-        data = bytearray(math.prod(shape) * DTYPES[info.dtype][1])
+        info = self.tensors[name]
+        shape, offset = info.shape, info.offset
+        if shape and shape[0]:
+            offset += start * (info.size // shape[0])
+            shape = ((shape[0] if stop is None else stop) - start, *shape[1:])
+        data, dtype = bytearray(math.prod(shape) * DTYPES[info.dtype][1]), torch_dtype(info.dtype)
         try:
             with self.path.open("rb") as stream:
                 stream.seek(offset)
@@ -92,10 +90,7 @@ class TensorFile:
             raise WeightsError(f"cannot read {self.path}: {error.strerror or error}") from error
         if count != len(data):
             raise WeightsError(f"{self.path} was cut while it was read; download or save it again")
-        dtype: torch.dtype = getattr(torch, DTYPES[info.dtype][0])
-        if not data:
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
 
 class Weights(Mapping[str, TensorInfo]):
@@ -112,22 +107,22 @@ class Weights(Mapping[str, TensorInfo]):
         return sum(info.size for info in self.values())
 
     @abstractmethod
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, of the dtype and shape that its TensorInfo names."""
-
-    @abstractmethod
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start`` to ``stop`` (not included) of one tensor's first dimension."""
+        """Rows ``start`` to ``stop`` (not included) of one tensor's first dimension, of the dtype of its TensorInfo.
+
+        A tensor without dimensions is one row.
+        """
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        shape = self[name].shape
+        return self.read_rows(name, 0, shape[0] if shape else 1)
 
     def rows_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """The same rows as float32, the caller's to change; of a tensor without dimensions, the whole.
-
-        Raises WeightsError where a value is not finite.
-        """
+        """The same rows as float32, the caller's to change. Raises WeightsError where a value is not finite."""
         import torch
 
-        tensor = self.read_rows(name, start, stop) if self[name].shape else self.read(name)
-        rows = tensor.to(torch.float32)
+        rows = self.read_rows(name, start, stop).to(torch.float32)
         if not all_finite(rows):
             raise WeightsError(f"{self.source}: {name} has values that are not finite; download or save it again")
         return rows
@@ -150,13 +145,17 @@ class TensorSet(Weights):
     def __len__(self) -> int:
         return len(self._home)
 
-    def read(self, name: str) -> torch.Tensor:
-        """Read one tensor, in the file's dtype."""
-        return self._home[name].read(name)
-
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read some rows of one tensor, in the file's dtype."""
-        return self._home[name].read_rows(name, start, stop)
+        """Rows in the file's dtype."""
+        return self._home[name].read(name, start, stop)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's type by the format's name."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[name][0])
+    return dtype
 
 
 def row_chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.errors import WeightsError
 from export.weights.files import DTYPES, METADATA
 
 if TYPE_CHECKING:
     import torch
+
+
+ALIGNMENT = 64
+"""Bytes: where the first tensor starts is a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,37 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes of the tensor."""
-        size = DTYPES[self.dtype][1]
-        for dimension in self.shape:
-            size *= dimension
-        return size
+        return math.prod(self.shape) * DTYPES[self.dtype][1]
 
 
-def header(entries: Sequence[Entry], metadata: Mapping[str, str], alignment: int) -> bytes:
-    """The head of a safetensors file that holds ``entries`` in that order, its length field included.
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies. offsets: bytes from the file's start, by name, in the file's order; size: of the file."""
 
-    alignment: bytes that its length is a multiple of, so that the first tensor starts there.
-    Raises WeightsError where a name comes twice.
+    header: bytes
+    offsets: Mapping[str, int]
+    size: int
+
+
+def layout(entries: Sequence[Entry]) -> Layout:
+    """Where ``entries`` lie in their file, whose head includes its length field.
+
+    Tensors lie by falling size of element, so that each starts at a multiple of its element's. Raises WeightsError
+    where a name comes twice.
     """
-    table: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    table: dict[str, Any] = {METADATA: {"format": "pt"}}
     offset = 0
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: -DTYPES[entry.dtype][1]):
         if entry.name in table:
             raise WeightsError(f"the tensor {entry.name!r} is announced twice")
-        table[entry.name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [offset, offset + entry.size],
-        }
+        bounds = [offset, offset + entry.size]
+        table[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": bounds}
         offset += entry.size
     text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % alignment)
-    return len(text).to_bytes(8, "little") + text
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    head = len(text).to_bytes(8, "little") + text
+    offsets = {name: len(head) + about["data_offsets"][0] for name, about in table.items() if name != METADATA}
+    return Layout(head, offsets, len(head) + offset)
 
 
 def raw(tensor: torch.Tensor) -> memoryview:

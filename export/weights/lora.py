@@ -43,10 +43,6 @@ class LoraTensors(Weights):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def read(self, name: str) -> torch.Tensor:
-        """One factor."""
-        return self._tensors[name].clone()
-
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Some rows of one factor."""
         return self._tensors[name][start:stop].clone()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.errors import MergeError
-from export.weights.files import DTYPES, TensorInfo, Weights, all_finite, row_chunks
+from export.weights.files import TensorInfo, Weights, all_finite, row_chunks, torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -75,14 +75,14 @@ class MergedWeights(Weights):
         if not step.pairs:
             return _finite(step.weights.read(step.key), step.key, step.weights)
         rows = [self.read_rows(name, *bounds) for bounds in row_chunks(step.info.shape)]
-        return torch.cat(rows) if rows else torch.empty(step.info.shape, dtype=_dtype(step))
+        return torch.cat(rows) if rows else torch.empty(step.info.shape, dtype=torch_dtype(step.info.dtype))
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Some rows of one tensor."""
         step = self.steps[name]
         if not step.pairs:
             return _finite(step.weights.read_rows(step.key, start, stop), step.key, step.weights)
-        rows = self.rows_float32(name, start, stop).to(_dtype(step))
+        rows = self.rows_float32(name, start, stop).to(torch_dtype(step.info.dtype))
         if not all_finite(rows):
             raise MergeError(
                 f"merging {name} gives values that are not finite in {step.info.dtype}, its type in "
@@ -122,13 +122,6 @@ def _advice(pairs: Sequence[Pair]) -> str:
     if any(pair.style for pair in pairs):
         return "lower the scale of the LoRA"
     return "the adapter's factors are too large: train or download it again"
-
-
-def _dtype(step: Step) -> torch.dtype:
-    import torch
-
-    dtype: torch.dtype = getattr(torch, DTYPES[step.info.dtype][0])
-    return dtype
 
 
 def _finite(tensor: torch.Tensor, key: str, weights: Weights) -> torch.Tensor:

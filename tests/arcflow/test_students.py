@@ -82,9 +82,6 @@ def test_only_lora_head_and_norm_out_are_trained(teacher: TeacherFolder, recipe:
     student = Student(teacher.transformer, recipe.student)
     trained = {n for n, p in student.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "norm_out" in n or ".proj_out.means" in n or ".proj_out.log" in n for n in trained)
-    count = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    backbone = sum(p.numel() for p in teacher.transformer.parameters())
-    assert student.trainable_fraction() == pytest.approx(count / backbone)
     assert not any(p.requires_grad for p in teacher.transformer.parameters())
 
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from export.errors import ExportError, WeightsError
 from export.weights import external
-from export.weights.external import ALIGNMENT, StoredFile, layout, write_external
+from export.weights.external import StoredFile, write_external
 from export.weights.files import DTYPES, open_file
-from export.weights.layout import Entry, raw
+from export.weights.layout import ALIGNMENT, Entry, layout, raw
 from foundation.files import sha256_file
 
 ROOT = Path(__file__).parents[3]
