@@ -56,7 +56,7 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
     from export.students.rollout import noise_of, rollout
 
     latent = plain.latent
-    student, count, tokens = plain.network(BACKBONE).reference(), len(shown), shown.rows * shown.columns
+    student, count, tokens = plain.whole.reference(), len(shown), shown.rows * shown.columns
     decode: Any = plain.network("vae_decoder").reference()
     vae: Any = AutoencoderKL.from_pretrained(plain.base / "vae", local_files_only=True)
     targets = []
@@ -117,7 +117,7 @@ def random_style(subject: Subject, out: Path, strength: float = 0.2) -> Path:
 
     weights, pairs = subject.student.weights, dict[str, Any]()
     generator = torch.Generator().manual_seed(3)
-    for name in select_layers(list(weights), subject.network(BACKBONE).fp8_layers):
+    for name in select_layers(list(weights), subject.whole.fp8_layers):
         weight = weights.read(name).float()
         a = torch.randn(RANK, weight.shape[1], generator=generator)
         b = torch.randn(weight.shape[0], RANK, generator=generator)

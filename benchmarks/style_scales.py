@@ -128,7 +128,7 @@ class _Bench:
 
         width, height = self.size
         run = Run(
-            backbone=subject.network(BACKBONE), student=subject.student.parents, sigmas=subject.sigmas(),
+            backbone=subject.whole, student=subject.student.parents, sigmas=subject.sigmas(),
             prompts=self.prompts, width=width, height=height, method=Method.AMAX, percentile=0.0, dtype=torch.float32,
             device=torch.device("cpu"), placement=Placement.HOLD, batch=16,
         )  # fmt: skip
@@ -150,8 +150,8 @@ class _Bench:
         spec, plain = self.plain.spec, self.plain
         styled = open_subject(spec, str(plain.base), str(plain.adapter), [f"{path}:{scale}"]).digested()
         own, cpu = self.calibrate(styled), torch.device("cpu")
-        network = styled.network(BACKBONE)
-        modules = [open_module(s.network(BACKBONE), torch.float32, cpu, Placement.HOLD) for s in (styled, plain)]
+        network = styled.whole
+        modules = [open_module(s.whole, torch.float32, cpu, Placement.HOLD) for s in (styled, plain)]
         inner: Any = getattr(modules[0], INNER)
         layers = [layer_of(w) for w in select_layers([weight_of(n) for n in linears(inner)], network.fp8_layers)]
         latent = plain.latent

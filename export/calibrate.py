@@ -102,7 +102,7 @@ def _run(arguments: Namespace, subject: Subject) -> Run:
         raise CalibrationError(f"--batch is {arguments.batch}; it must be 1 or more")
     width, height = subject.size(arguments.size)
     dtype, device = _dtype(arguments.dtype, subject), _device(arguments.device)
-    backbone = subject.network(BACKBONE)
+    backbone = subject.whole
     return Run(
         backbone=backbone,
         student=subject.student.parents,

@@ -4,7 +4,7 @@
 precision   networks
 ==========  =================================================================================================
 fp32        everything in float32
-fp16        backbone and CLIP in float16; T5, Qwen2.5-VL and the VAE decoders, which overflow in float16, in
+fp16        conditioner, backbone and CLIP in float16; T5, Qwen2.5-VL and the VAE decoders, which overflow in float16, in
             bfloat16 (float32 where the target is a CPU)
 bf16        everything in bfloat16
 fp8         the backbone's large linears in FP8 (E4M3), all else of it, and all other networks, in bfloat16
@@ -31,7 +31,7 @@ class Precision(StrEnum):
     FP8 = "fp8"
 
 
-FLOAT16_SAFE = frozenset({"clip", "backbone"})
+FLOAT16_SAFE = frozenset({"clip", "conditioner", "backbone"})
 """Networks whose activations stay within float16's range."""
 
 CPU = "cpu"

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with bars(console) as report:
         prompted = subject.prompted(prompts, width, height, dtype, device, report)
         found = layer_errors(
-            subject.network(BACKBONE), calibration, prompted, subject.sigmas(),
+            subject.whole, calibration, prompted, subject.sigmas(),
             partial(report, "layers"),
         )  # fmt: skip
     output = Console()

@@ -38,7 +38,8 @@ class Part:
 class Architecture:
     """A kind of model. To add a network, add a part.
 
-    parts: its networks, in the order in which an image needs them; tokenizers: of a base pipeline's folder, for a
+    parts: its networks, in the order in which an image needs them; student: the whole student, which is calibrated,
+    whatever networks it is cut into; tokenizers: of a base pipeline's folder, for a
     bundle of these limits; latent: its geometry and normalisation, likewise.
 
     encodings: what the backbone is told of prompts, from the ids and masks [prompts, tokens] that the tokenizers give
@@ -51,6 +52,7 @@ class Architecture:
 
     name: str
     parts: Mapping[str, Part]
+    student: Part
     tokenizers: Callable[[Path, Limits], dict[str, TokenizerFile]]
     latent: Callable[[Path], Latent]
     encodings: Callable[
@@ -65,7 +67,14 @@ class Architecture:
 
     def network(self, name: str, base: Path, student: MergedStudent) -> Network:
         """One of the networks, from a pipeline's folder and a student of it. Raises ExportError, WeightsError."""
-        part = self.parts[name]
-        describe = getattr(import_module(part.module), f"{part.module.rpartition('.')[2]}_network")
-        network: Network = describe(base / part.folder, *((student,) if part.merged else ()))
-        return network
+        return _network(self.parts[name], base, student)
+
+    def student_network(self, base: Path, student: MergedStudent) -> Network:
+        """The whole student. Raises ExportError, WeightsError."""
+        return _network(self.student, base, student)
+
+
+def _network(part: Part, base: Path, student: MergedStudent) -> Network:
+    describe = getattr(import_module(part.module), f"{part.module.rpartition('.')[2]}_network")
+    network: Network = describe(base / part.folder, *((student,) if part.merged else ()))
+    return network

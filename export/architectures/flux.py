@@ -67,7 +67,8 @@ def _ports(
 PARTS: Mapping[str, Part] = {
     "clip": Part("text_encoder", "export.networks.clip"),
     "t5": Part("text_encoder_2", "export.networks.t5"),
+    "conditioner": Part("transformer", "export.networks.flux_conditioner", merged=True),
     "backbone": Part("transformer", "export.networks.flux_backbone", merged=True),
     "vae_decoder": Part("vae", "export.networks.vae_decoder"),
 }
-FLUX = Architecture("flux", PARTS, _tokenizers, _latent, _encodings, _ports)
+FLUX = Architecture("flux", PARTS, Part("transformer", "export.networks.flux_student", merged=True), _tokenizers, _latent, _encodings, _ports)

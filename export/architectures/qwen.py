@@ -90,4 +90,4 @@ PARTS: Mapping[str, Part] = {
 }
 """The network ``text`` takes ``DROP`` tokens more than the backbone gets."""
 
-QWEN = Architecture("qwen", PARTS, _tokenizers, _latent, _encodings, _ports)
+QWEN = Architecture("qwen", PARTS, PARTS["backbone"], _tokenizers, _latent, _encodings, _ports)

@@ -101,7 +101,7 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
     prompts = read_prompts(default_prompts(wanted.spec.name))[:PROMPTS]
     prompted = subject.prompted(prompts, *wanted.shapes.resolutions[0], torch.float32, cpu)
     backbone = built[BACKBONE]
-    reference = open_module(backbone.task.network, torch.float32, cpu, Placement.HOLD)
+    reference = open_module(subject.whole, torch.float32, cpu, Placement.HOLD)
     vae = open_module(built[_VAE].task.network, torch.float32, cpu, Placement.HOLD)
     layers = {layer_of(name): calibration.amax[layer_of(name)] for name in backbone.record.quantised}
 
@@ -117,7 +117,8 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
             found: Sequence[torch.Tensor] = reference(**ports)
         return found
 
-    quantised = onnx_evaluate(str(backbone.onnx)) if wanted.target == CPU else simulated
+    parts = [str(built[name].onnx) for name, part in wanted.architecture.parts.items() if part.merged]
+    quantised = onnx_evaluate(*parts) if wanted.target == CPU else simulated
     gate = measure_gate(reference, quantised, decode, prompted, subject.sigmas(), subject.latent, wanted.gate, BATCH)
     return check_gate(gate, _advice(build))
 

@@ -31,7 +31,7 @@ FORBIDDEN_TYPES = ("DOUBLE", "COMPLEX64", "COMPLEX128")
 _CHATTY = ("torch.onnx", "onnx_ir", "onnxscript", "diffusers", "transformers")
 """Loggers that speak of packages that are not needed, names that are shared, blank weights."""
 
-_TRACE_SIZES = {"batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_tokens": 5}
+_TRACE_SIZES = {"levels": 7, "batch": 2, "image_tokens": 6, "rows": 6, "columns": 10, "text_tokens": 5}
 """Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""
 
 

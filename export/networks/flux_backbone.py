@@ -1,125 +1,79 @@
-"""The FLUX student: packed tokens, prompt and noise level to a momentum field."""
+"""The backbone of a FLUX student: what each evaluation computes of the latent, given what its conditioner made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, describe
-from export.networks.student import as_ports, merged_anew, student_network
+from export.networks.flux_conditioner import WEIGHTS, flux_conditioner_network, modulated
+from export.networks.flux_student import FP8_LAYERS, Rope
+from export.networks.student import Columns, as_ports, merged_anew, student_network
+from export.weights.files import Selected
 from export.weights.merge import MergedStudent
 
-FP8_LAYERS = (
-    "transformer_blocks.*.attn.to_[qkv].weight",
-    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
-    "transformer_blocks.*.attn.to_out.0.weight",
-    "transformer_blocks.*.attn.to_add_out.weight",
-    "transformer_blocks.*.ff.net.*.weight",
-    "transformer_blocks.*.ff_context.net.*.weight",
-    "single_transformer_blocks.*.attn.to_[qkv].weight",
-    "single_transformer_blocks.*.proj_mlp.weight",
-    "single_transformer_blocks.*.proj_out.weight",
-)
-"""The attention's and the MLPs' linears of both kinds of block: all that grows with the number of tokens."""
+
+_SPREAD = 0.3
+"""Of the modulation in examples: about what trained students have."""
 
 
-class _Rope(nn.Module):
-    """FLUX's rotary embedding in float32 (diffusers' is float64, which engines do not take).
+class _Given(nn.Module):
+    """In place of a student's embedding of its conditions: hands through what came as the pooled text."""
 
-    Positions are small integers, so the angles differ by a few parts in 10^7.
-    """
-
-    def __init__(self, axes: Sequence[int], theta: float = 10000.0) -> None:
-        super().__init__()
-        self.axes = tuple(axes)
-        self.theta = theta
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """ids [tokens, axes] -> (cosines, sines), each [tokens, sum of the axes' widths] float32."""
-        angles = []
-        for axis, width in enumerate(self.axes):
-            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=ids.device) / width
-            frequencies = self.theta**-exponents
-            angles.append(torch.outer(ids[:, axis].float(), frequencies).repeat_interleave(2, dim=1))
-        both = torch.cat(angles, dim=-1)
-        return both.cos(), both.sin()
+    def forward(self, _timestep: Tensor, _guidance: Tensor, modulation: Tensor) -> Tensor:
+        """modulation [batch, M], as it is."""
+        return modulation
 
 
-class _Conditions(NamedTuple):
-    """What the modulation is made of: noise level and guidance in float32, pooled text in the compute type."""
+class _Rotary(nn.Module):
+    """In place of the rotary embedding: the angles come as ids."""
 
-    timestep: Tensor
-    guidance: Tensor
-    pooled: Tensor
-
-
-class _TimeTextEmbed(nn.Module):
-    """FLUX's embedding of time, guidance and pooled text with the first two in float32 up to their sinusoids.
-
-    They are fed as the student saw them in training (``as_trained`` of the architecture), so the compute type must not
-    round them once more, as diffusers does. Its forward hands the pooled text through untouched: they come with that.
-    """
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self.time_proj = original.time_proj
-        self.timestep_embedder = original.timestep_embedder
-        self.guidance_embedder = original.guidance_embedder
-        self.text_embedder = original.text_embedder
-
-    def forward(self, _timestep: Tensor, _guidance: Tensor, conditions: _Conditions) -> Tensor:
-        """conditions: noise levels and guidance [batch], pooled [batch, P] -> [batch, width] in the compute type."""
-        dtype = conditions.pooled.dtype
-        time = self.timestep_embedder(self.time_proj(conditions.timestep * 1000).to(dtype))
-        guidance = self.guidance_embedder(self.time_proj(conditions.guidance * 1000).to(dtype))
-        embedded: Tensor = time + guidance + self.text_embedder(conditions.pooled)
-        return embedded
+    def forward(self, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """[tokens, 2 R] -> cosines and sines, each [tokens, R]."""
+        cosines, sines = rotary.chunk(2, dim=1)
+        return cosines, sines
 
 
-class _Backbone(nn.Module):
+class Backbone(nn.Module):
+    """The backbone in torch, made of a whole student, whose norms then take their columns of the modulation."""
+
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
+        start = 0
+        for norm in modulated(network):
+            stop = start + norm.linear.out_features
+            norm.silu, norm.linear, start = nn.Identity(), Columns(start, stop), stop
+        network.time_text_embed, network.pos_embed, network.context_embedder = _Given(), _Rotary(), nn.Identity()
         self.network = network
         self.to(dtype)
         self.dtype = dtype
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        pooled_projections: Tensor,
-        timestep: Tensor,
-        guidance: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
+        self, hidden_states: Tensor, modulation: Tensor, context: Tensor, image_rotary: Tensor, text_rotary: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pooled: Any = as_computed(pooled_projections, self.dtype)
-        if isinstance(self.network.time_text_embed, _TimeTextEmbed):
-            pooled = _Conditions(timestep, guidance, pooled)
         field = self.network(
             hidden_states=as_computed(hidden_states, self.dtype),
-            encoder_hidden_states=as_computed(encoder_hidden_states, self.dtype),
-            pooled_projections=pooled,
-            timestep=timestep,
-            guidance=guidance,
-            img_ids=img_ids,
-            txt_ids=txt_ids,
+            encoder_hidden_states=as_computed(context, self.dtype),
+            pooled_projections=as_computed(modulation, self.dtype),
+            timestep=modulation[:, 0],
+            guidance=modulation[:, 0],
+            img_ids=image_rotary,
+            txt_ids=text_rotary,
             return_dict=False,
         )[0]
         return as_ports(field)
 
 
-def flux_backbone_network(_: Path, student: MergedStudent) -> Network:
-    """The network of a merged FLUX student.
+def flux_backbone_network(folder: Path, student: MergedStudent) -> Network:
+    """The backbone of a merged FLUX student.
 
-    hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], pooled_projections
-    [batch, P], timestep [batch] (sigma in [0, 1]), guidance [batch], img_ids [image_tokens, 3], txt_ids
-    [text_tokens, 3], all float32 -> the field (:func:`export.networks.student.student_network`).
+    hidden_states [batch, image_tokens, C] and, as the conditioner gives them, modulation [batch, M] of one noise level,
+    context [batch, text_tokens, D], image_rotary [image_tokens, 2 R], text_rotary [text_tokens, 2 R], all float32 ->
+    the field (:func:`export.networks.student.student_network`).
     """
     from diffusers import FluxTransformer2DModel
 
@@ -127,41 +81,32 @@ def flux_backbone_network(_: Path, student: MergedStudent) -> Network:
 
     config = describe(student.config)
     channels = int(config["in_channels"])
-    width, pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
-
-    def build(dtype: torch.dtype) -> nn.Module:
-        network: Any = build_student(config, student.modes)
-        network.pos_embed = _Rope(network.config.axes_dims_rope)  # Published files leave it to the class's default.
-        if dtype != torch.float32:
-            network.time_text_embed = _TimeTextEmbed(network.time_text_embed)
-        return _Backbone(network, dtype)
+    made = flux_conditioner_network(folder, student).ports_out
+    modulation, width = (int(made[name][1][-1]) for name in ("modulation", "context"))
+    with torch.device("meta"):
+        whole: Any = build_student(config, student.modes)
+    rope = Rope(whole.config.axes_dims_rope)
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
-        batch, text = sizes["batch"], sizes["text_tokens"]
-        rows, columns = sizes["rows"], sizes["image_tokens"] // sizes["rows"]
+        batch, tokens, text = sizes["batch"], sizes["image_tokens"], sizes["text_tokens"]
         return {
-            "hidden_states": torch.randn(batch, rows * columns, channels, generator=generator),
-            "encoder_hidden_states": torch.randn(batch, text, width, generator=generator),
-            "pooled_projections": torch.randn(batch, pooled, generator=generator),
-            "timestep": 1.0 - torch.rand(batch, generator=generator),
-            "guidance": 1.0 + 3.0 * torch.rand(batch, generator=generator),
-            "img_ids": image_ids(rows, columns),
-            "txt_ids": torch.zeros(text, 3),
+            "hidden_states": torch.randn(batch, tokens, channels, generator=generator),
+            "modulation": _SPREAD * torch.randn(batch, modulation, generator=generator),
+            "context": torch.randn(batch, text, width, generator=generator),
+            "image_rotary": torch.cat(rope(image_ids(sizes["rows"], tokens // sizes["rows"])), dim=1),
+            "text_rotary": torch.cat(rope(torch.zeros(text, 3)), dim=1),
         }
 
     return student_network(
         student,
         inputs={
             "hidden_states": ("float32", ("batch", "image_tokens", channels)),
-            "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
-            "pooled_projections": ("float32", ("batch", pooled)),
-            "timestep": ("float32", ("batch",)),
-            "guidance": ("float32", ("batch",)),
-            "img_ids": ("float32", ("image_tokens", 3)),
-            "txt_ids": ("float32", ("text_tokens", 3)),
+            **made,
+            "modulation": ("float32", ("batch", modulation)),
         },
-        build=build,
-        reference=lambda: _Backbone(merged_anew(student, FluxTransformer2DModel), torch.float32),
+        build=lambda dtype: Backbone(build_student(config, student.modes), dtype),
+        weights=Selected(student.weights, WEIGHTS, without=True),
+        reference=lambda: Backbone(merged_anew(student, FluxTransformer2DModel), torch.float32),
         examples=examples,
         parity_sizes=(
             {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},

@@ -21,6 +21,18 @@ def as_ports(field: Any) -> tuple[Tensor, Tensor, Tensor]:
     return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
 
 
+class Columns(nn.Module):
+    """In place of a linear whose results were computed elsewhere: its columns of all that was."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, results: Tensor) -> Tensor:
+        """[batch, M] -> [batch, stop - start]."""
+        return results[:, self.start : self.stop]
+
+
 def student_network(student: MergedStudent, inputs: Mapping[str, tuple[str, Dims]], **parts: Any) -> Network:
     """The backbone of a merged student. parts: what else a Network has.
 
@@ -39,8 +51,7 @@ def student_network(student: MergedStudent, inputs: Mapping[str, tuple[str, Dims
         ports_in=inputs,
         ports_out={name: ("float32", ("batch", "image_tokens", *last)) for name, last in lasts.items()},
         bounds={"batch": (1, 1024), "image_tokens": (1, 1 << 16), "text_tokens": (1, 4096)},
-        weights=student.weights,
-        **parts,
+        **{"weights": student.weights, **parts},
     )
 
 

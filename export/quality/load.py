@@ -44,7 +44,8 @@ def expected_load(subject: Subject, run: Run) -> tuple[Needs, int]:
     if run.placement is Placement.STREAM:
         seconds += held * evaluations * batches / _READ_SPEED
         held = _streamed(run.backbone)
-    texts = [subject.network(name) for name in subject.architecture.parts if name not in (BACKBONE, "vae_decoder")]
+    parts = subject.architecture.parts.items()
+    texts = [subject.network(name) for name, part in parts if not part.merged and name != "vae_decoder"]
     width = max(shape[1] for shape in matrices)
     activations = run.batch * tokens * width * run.dtype.itemsize * _LIVE_TENSORS
     encodings = prompts * subject.spec.limits.text_tokens.opt * 4096 * run.dtype.itemsize

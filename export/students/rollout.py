@@ -66,15 +66,23 @@ def cpu_session(model: bytes | str, folder: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_evaluate(model: bytes | str) -> Evaluate:
-    """An ONNX backbone in ONNX Runtime on the CPU, called as a module is."""
+def onnx_evaluate(*models: bytes | str) -> Evaluate:
+    """ONNX networks in ONNX Runtime on the CPU, called as one module is: each is given what came in or was made before.
+
+    The results are those of the last one.
+    """
     import torch
 
-    session = cpu_session(model)
-    names = [output.name for output in session.get_outputs()]
+    sessions = [cpu_session(model) for model in models]
 
     def evaluate(**inputs: torch.Tensor) -> Sequence[torch.Tensor]:
-        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return [torch.from_numpy(array) for array in session.run(names, feeds)]
+        values: dict[str, Any] = {name: tensor.numpy() for name, tensor in inputs.items()}
+        made: dict[str, Any] = {}
+        for session in sessions:
+            outputs = [port.name for port in session.get_outputs()]
+            found = session.run(outputs, {port.name: values[port.name] for port in session.get_inputs()})
+            made = dict(zip(outputs, found, strict=True))
+            values |= made
+        return [torch.from_numpy(array) for array in made.values()]
 
     return evaluate

@@ -66,6 +66,11 @@ class Subject:
         """One of the architecture's networks. Raises ExportError, WeightsError."""
         return self.architecture.network(name, self.base, self.student)
 
+    @property
+    def whole(self) -> Network:
+        """The whole student as one network, whatever networks it is cut into. Raises ExportError, WeightsError."""
+        return self.architecture.student_network(self.base, self.student)
+
     def digested(
         self,
         cache: Path | None = None,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,40 @@ def torch_dtype(name: str) -> torch.dtype:
 
     dtype: torch.dtype = getattr(torch, DTYPES[name][0])
     return dtype
+
+
+class Selected(Weights):
+    """The tensors whose names match one of some patterns (fnmatch), or all others (``without``)."""
+
+    def __init__(self, whole: Weights, patterns: Sequence[str], without: bool = False) -> None:
+        self.source = whole.source
+        self._whole = whole
+        self._names = dict.fromkeys(
+            name for name in whole if any(fnmatchcase(name, pattern) for pattern in patterns) != without
+        )
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        return self._whole.read(name)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Some rows of one tensor."""
+        return self._whole.read_rows(name, start, stop)
+
+    def rows_float32(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Some rows as float32."""
+        return self._whole.rows_float32(name, start, stop)
 
 
 def row_chunks(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
