@@ -26,12 +26,13 @@ class Part:
 
     folder: of the base pipeline, with its configuration and weights; module: of :mod:`export.networks`, whose function
     ``<module>_network`` describes it, given that folder; merged: whether its weights are the student's, which that
-    function is then given as well.
+    function is then given as well; scheduled: whether also the most evaluations that a schedule may have.
     """
 
     folder: str
     module: str
     merged: bool = False
+    scheduled: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Architecture:
     """A kind of model. To add a network, add a part.
 
     parts: its networks, in the order in which an image needs them; student: the whole student, which is calibrated,
-    whatever networks it is cut into; tokenizers: of a base pipeline's folder, for a
+    whatever networks it is cut into; max_nfe: the most evaluations of a bundle unless told otherwise; tokenizers: of a base pipeline's folder, for a
     bundle of these limits; latent: its geometry and normalisation, likewise.
 
     encodings: what the backbone is told of prompts, from the ids and masks [prompts, tokens] that the tokenizers give
@@ -53,6 +54,7 @@ class Architecture:
     name: str
     parts: Mapping[str, Part]
     student: Part
+    max_nfe: int
     tokenizers: Callable[[Path, Limits], dict[str, TokenizerFile]]
     latent: Callable[[Path], Latent]
     encodings: Callable[
@@ -65,16 +67,17 @@ class Architecture:
         """All folders of a base pipeline that hold weights, each once."""
         return tuple(dict.fromkeys(part.folder for part in self.parts.values()))
 
-    def network(self, name: str, base: Path, student: MergedStudent) -> Network:
+    def network(self, name: str, base: Path, student: MergedStudent, max_nfe: int | None = None) -> Network:
         """One of the networks, from a pipeline's folder and a student of it. Raises ExportError, WeightsError."""
-        return _network(self.parts[name], base, student)
+        return _network(self.parts[name], base, student, max_nfe or self.max_nfe)
 
     def student_network(self, base: Path, student: MergedStudent) -> Network:
-        """The whole student. Raises ExportError, WeightsError."""
-        return _network(self.student, base, student)
+        """The whole student, at any noise level. Raises ExportError, WeightsError."""
+        return _network(self.student, base, student, self.max_nfe)
 
 
-def _network(part: Part, base: Path, student: MergedStudent) -> Network:
+def _network(part: Part, base: Path, student: MergedStudent, max_nfe: int) -> Network:
     describe = getattr(import_module(part.module), f"{part.module.rpartition('.')[2]}_network")
-    network: Network = describe(base / part.folder, *((student,) if part.merged else ()))
+    given = (*((student,) if part.merged else ()), *((max_nfe,) if part.scheduled else ()))
+    network: Network = describe(base / part.folder, *given)
     return network

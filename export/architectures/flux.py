@@ -71,4 +71,5 @@ PARTS: Mapping[str, Part] = {
     "backbone": Part("transformer", "export.networks.flux_backbone", merged=True),
     "vae_decoder": Part("vae", "export.networks.vae_decoder"),
 }
-FLUX = Architecture("flux", PARTS, Part("transformer", "export.networks.flux_student", merged=True), _tokenizers, _latent, _encodings, _ports)
+_STUDENT = Part("transformer", "export.networks.flux_student", merged=True)
+FLUX = Architecture("flux", PARTS, _STUDENT, 64, _tokenizers, _latent, _encodings, _ports)

@@ -85,9 +85,13 @@ def _ports(encodings: Tensors, _: float, __: ConditioningDtype, rows: int, colum
 
 PARTS: Mapping[str, Part] = {
     "text": Part("text_encoder", "export.networks.qwen_text"),
-    "backbone": Part("transformer", "export.networks.qwen_backbone", merged=True),
+    "backbone": Part("transformer", "export.networks.qwen_backbone", merged=True, scheduled=True),
     "vae_decoder": Part("vae", "export.networks.qwen_vae_decoder"),
 }
 """The network ``text`` takes ``DROP`` tokens more than the backbone gets."""
 
-QWEN = Architecture("qwen", PARTS, PARTS["backbone"], _tokenizers, _latent, _encodings, _ports)
+MAX_NFE = 8
+"""Each evaluation more adds a row of modulation for each of its noise levels (2.2 M numbers) to the backbone."""
+
+_STUDENT = Part("transformer", "export.networks.qwen_student", merged=True)
+QWEN = Architecture("qwen", PARTS, _STUDENT, MAX_NFE, _tokenizers, _latent, _encodings, _ports)

@@ -35,7 +35,8 @@ class Network:
     whatever the module computes in. weights: the tensors; aliases: for a state-dict name, the names that the
     weights file may give it; reference: the original in torch with its weights, called like the traced module;
     examples: random inputs at given sizes from a generator; parity_sizes: the shapes parity is measured at;
-    fp8_layers: patterns (fnmatch) of the weights, by state-dict name, that fp8 quantises unless told otherwise.
+    fp8_layers: patterns (fnmatch) of the weights, by state-dict name, that fp8 quantises unless told otherwise;
+    levels: the only noise levels that it can be asked for, where it looks up what depends on them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Network:
     parity_sizes: Sequence[Sizes]
     aliases: Callable[[str], Sequence[str]] = field(default=lambda name: (name,))
     fp8_layers: Sequence[str] = ()
+    levels: Sequence[float] = ()
 
     def weight_key(self, name: str) -> str | None:
         """The key of a state-dict name in the weights, or None where they lack it."""

@@ -1,210 +1,117 @@
-"""The Qwen-Image student: packed tokens, prompt and noise level to a momentum field."""
+"""The backbone of a Qwen-Image student, whose modulation depends on the noise level alone and is looked up.
+
+A third of the parameters leaves the network for a table of all noise levels that its schedules can ask for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from arcflow.architectures import qwen
-from export.networks.base import Network, Sizes, as_computed, describe
-from export.networks.student import as_ports, merged_anew, student_network
+from arcflow.schedule import sigmas
+from export.networks.base import Network, Sizes, describe
+from export.networks.qwen_student import Student, qwen_student_network
+from export.networks.student import Columns
 from export.weights.merge import MergedStudent
+from export.weights.table import WithTable
 
-_FP8_LAYERS = (
-    "transformer_blocks.*.attn.to_[qkv].weight",
-    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
-    "transformer_blocks.*.attn.to_out.0.weight",
-    "transformer_blocks.*.img_mlp.net.*.weight",
-)
-_FP8_TEXT_LAYERS = ("attn.to_add_out.weight", "txt_mlp.net.*.weight")
-"""The same of each block but the last one, whose text feeds nothing."""
+_TABLE = "modulation_table"
+
+_GONE = ("time_text_embed.*", "transformer_blocks.*.img_mod.*", "transformer_blocks.*.txt_mod.*", "norm_out.linear.*")
+"""The weights that the table stands in for (fnmatch)."""
 
 
-def fp8_layers(blocks: int) -> tuple[str, ...]:
-    """The attention's and the MLPs' linears of both streams, of so many blocks: all that grows with the tokens."""
-    text = (f"transformer_blocks.{block}.{name}" for block in range(blocks - 1) for name in _FP8_TEXT_LAYERS)
-    return (*_FP8_LAYERS, *text)
+class _Table(nn.Module):
+    """One row of modulation a noise level; it is made of the levels in float32 and given the nearest row."""
+
+    def __init__(self, count: int, columns: int) -> None:
+        super().__init__()
+        self.levels = nn.Parameter(torch.empty(count))
+        self.rows = nn.Parameter(torch.empty(count, columns))
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """Noise levels [batch] float32 -> their rows [batch, columns]."""
+        return self.rows.index_select(0, (timestep[:, None] - self.levels).abs().argmin(dim=1))
 
 
-_THETA = 10000.0
-"""Base of diffusers' frequencies, which its configuration does not name."""
+class _Given(nn.Module):
+    """In place of the embedding of the noise level: hands through what came as it."""
 
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, each [tokens, head width] float32."""
+    def forward(self, rows: Tensor, *_: Any) -> Tensor:
+        """[batch, columns], as it is."""
+        return rows
 
 
-class Rope(nn.Module):
-    """Qwen-Image's rotary embedding in real numbers (diffusers' is complex, which engines do not take).
+def _modulated(network: Any) -> Iterator[tuple[str, nn.Linear]]:
+    """The linears that make the modulation, by state-dict name, in the order of the table's columns."""
+    for index, block in enumerate(network.transformer_blocks):
+        for name in ("img_mod", "txt_mod"):
+            yield f"transformer_blocks.{index}.{name}.1", getattr(block, name)[1]
+    yield "norm_out.linear", network.norm_out.linear
 
-    Takes the place of diffusers' module, whose forward it is called as; positions come as tensors, not as the sizes
-    of a grid, so that nothing of the grid is fixed by a trace.
+
+def _backbone(network: Any, count: int, dtype: torch.dtype) -> Student:
+    """The student with its modulation looked up in a table of ``count`` noise levels."""
+    start = 0
+    for name, linear in list(_modulated(network)):
+        stop = start + linear.out_features
+        columns, start = Columns(start, stop), stop
+        owner, _, attribute = name.removesuffix(".1").rpartition(".")
+        setattr(network.get_submodule(owner), attribute, columns)
+    network.norm_out.silu, network.time_text_embed = nn.Identity(), _Given()
+    table = _Table(count, start)
+    network.add_module(_TABLE, table)
+    student = Student(network, table, dtype)
+    table.levels = nn.Parameter(torch.empty(count, dtype=torch.float32))  # Levels are told apart in float32.
+    return student
+
+
+def levels_of(student: MergedStudent, max_nfe: int) -> tuple[float, ...]:
+    """The noise levels, falling, that a student is fed by any schedule of up to ``max_nfe`` evaluations."""
+    policy = student.policy
+    found = {
+        sigma
+        for nfe in range(1, max_nfe + 1)
+        for sigma in sigmas(nfe, policy.shift, policy.final_step_ratio)[:-1]
+    }
+    fed = qwen.as_trained(torch.tensor(sorted(found, reverse=True), dtype=torch.float32), policy.conditioning_dtype)
+    return tuple(dict.fromkeys(fed.tolist()))
+
+
+def qwen_backbone_network(folder: Path, student: MergedStudent, max_nfe: int) -> Network:
+    """The network of a merged Qwen-Image student, for schedules of up to ``max_nfe`` evaluations.
+
+    Its ports are those of :func:`export.networks.qwen_student.qwen_student_network`; a ``timestep`` that is none of
+    :func:`levels_of` is taken for the nearest of them.
     """
-
-    def __init__(self, axes: Sequence[int], theta: float = _THETA) -> None:
-        super().__init__()
-        self.axes = tuple(axes)
-        self.theta = theta
-
-    def forward(self, ids: tuple[Tensor, Tensor], **_: Any) -> Rotation:
-        """(img_ids [image_tokens, axes], txt_ids [text_tokens]) -> rotation of text and image, in that order."""
-        image, text = ids
-        positions = torch.cat([text[:, None].expand(-1, len(self.axes)), image])
-        angles = []
-        for axis, width in enumerate(self.axes):
-            exponents = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
-            frequencies = 1.0 / self.theta**exponents
-            angles.append(torch.outer(positions[:, axis], frequencies).repeat_interleave(2, dim=1))
-        both = torch.cat(angles, dim=-1)
-        return both.cos(), both.sin()
-
-
-class _JointAttention:
-    """Attention over text and image together, in place of diffusers' processor: real rotations, one given mask."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor,
-        image_rotary_emb: Rotation,
-        encoder_hidden_states_mask: None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Image states [B, S, D], text states [B, T, D], mask bool [B, 1, T + S, T + S] -> both streams' results."""
-        from diffusers.models.embeddings import apply_rotary_emb
-
-        def joint(of_text: nn.Module, norm_text: nn.Module, of_image: nn.Module, norm_image: nn.Module) -> Tensor:
-            text = norm_text(of_text(encoder_hidden_states).unflatten(-1, (attn.heads, -1)))
-            image = norm_image(of_image(hidden_states).unflatten(-1, (attn.heads, -1)))
-            return torch.cat([text, image], dim=1)
-
-        query = joint(attn.add_q_proj, attn.norm_added_q, attn.to_q, attn.norm_q)
-        key = joint(attn.add_k_proj, attn.norm_added_k, attn.to_k, attn.norm_k)
-        value = joint(attn.add_v_proj, nn.Identity(), attn.to_v, nn.Identity())
-        query, key = (apply_rotary_emb(states, image_rotary_emb, sequence_dim=1) for states in (query, key))
-        mixed = scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=attention_mask
-        )
-        states = mixed.transpose(1, 2).flatten(2)
-        tokens = encoder_hidden_states.shape[1]
-        return attn.to_out[0](states[:, tokens:]), attn.to_add_out(states[:, :tokens])
-
-
-class _Backbone(nn.Module):
-    def __init__(self, network: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.sinusoids = network.time_text_embed.time_proj
-        # Called here: sigma is fed as the student saw it in training, and diffusers' forward would round it once more.
-        network.time_text_embed.time_proj = nn.Identity()
-        network.pos_embed = Rope(network.config.axes_dims_rope)
-        for block in network.transformer_blocks:
-            block.attn.set_processor(_JointAttention())
-        self.network = network
-        self.dtype = dtype
-        self.to(dtype)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_mask: Tensor,
-        timestep: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        batch, image = hidden_states.shape[:2]
-        ones = torch.ones((batch, image), dtype=torch.bool, device=hidden_states.device)
-        keys = torch.cat([encoder_hidden_states_mask.bool(), ones], dim=1)
-        tokens = keys.shape[1]
-        # The mask goes to the attention directly: diffusers' own handling of it makes its length a constant. It is
-        # expanded because ONNX Runtime's Attention does not broadcast rows.
-        field = self.network(
-            hidden_states=as_computed(hidden_states, self.dtype),
-            encoder_hidden_states=as_computed(encoder_hidden_states, self.dtype),
-            timestep=self.sinusoids(timestep),
-            img_shapes=(img_ids, txt_ids),
-            attention_kwargs={"attention_mask": keys[:, None, None, :].expand(-1, 1, tokens, -1)},
-            return_dict=False,
-        )[0]
-        return as_ports(field)
-
-
-class _Reference(nn.Module):
-    """diffusers' own forward, which makes positions from the size of the grid, called as the traced module is."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_mask: Tensor,
-        timestep: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        _, rows, columns = (int(axis.unique().numel()) for axis in img_ids.T)
-        condition = qwen.Condition(encoder_hidden_states, encoder_hidden_states_mask, rows, columns)
-        field = qwen.evaluate(self.network, hidden_states, timestep, condition)
-        return as_ports(field)
-
-
-def qwen_backbone_network(_: Path, student: MergedStudent) -> Network:
-    """The network of a merged Qwen-Image student.
-
-    hidden_states [batch, image_tokens, C], encoder_hidden_states [batch, text_tokens, W], encoder_hidden_states_mask
-    int64 [batch, text_tokens] (1 = token, 0 = padding, in any order), timestep [batch] (sigma in [0, 1]), img_ids
-    [image_tokens, 3] and txt_ids [text_tokens] (positions as arcflow gives them), all float32 but the mask ->
-    the field (:func:`export.networks.student.student_network`). The reference is diffusers' own forward.
-    """
-    from diffusers import QwenImageTransformer2DModel
-
     from arcflow.students import build_student
 
-    config = describe(student.config)
-    channels, width = int(config["in_channels"]), int(config["joint_attention_dim"])
+    whole = qwen_student_network(folder, student)
+    config, levels = describe(student.config), levels_of(student, max_nfe)
+    with torch.device("meta"):
+        empty: Any = build_student(config, student.modes, qwen.NAME)
+    layers = [name for name, _ in _modulated(empty)]
 
-    def build(dtype: torch.dtype) -> nn.Module:
-        return _Backbone(build_student(config, student.modes, qwen.NAME), dtype)
+    def embed(read: Callable[[str], Tensor]) -> Tensor:
+        module = empty.time_text_embed.to_empty(device="cpu")
+        module.load_state_dict({name: read(f"time_text_embed.{name}") for name in module.state_dict()})
+        return nn.functional.silu(module(torch.tensor(levels), torch.empty(0)))
 
     def examples(sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
-        batch, text = sizes["batch"], sizes["text_tokens"]
-        rows, columns = sizes["rows"], sizes["image_tokens"] // sizes["rows"]
-        lengths = torch.randint(1, text + 1, (batch, 1), generator=generator)
-        lengths[0] = text
-        return {
-            "hidden_states": torch.randn(batch, rows * columns, channels, generator=generator),
-            "encoder_hidden_states": torch.randn(batch, text, width, generator=generator),
-            "encoder_hidden_states_mask": (torch.arange(text) < lengths).long(),
-            "timestep": 1.0 - torch.rand(batch, generator=generator),
-            "img_ids": qwen.image_positions(rows, columns),
-            "txt_ids": qwen.text_positions(rows, columns, text),
-        }
+        inputs = whole.examples(sizes, generator)
+        chosen = torch.randint(len(levels), (sizes["batch"],), generator=generator)
+        return inputs | {"timestep": torch.tensor(levels)[chosen]}
 
-    return student_network(
-        student,
-        inputs={
-            "hidden_states": ("float32", ("batch", "image_tokens", channels)),
-            "encoder_hidden_states": ("float32", ("batch", "text_tokens", width)),
-            "encoder_hidden_states_mask": ("int64", ("batch", "text_tokens")),
-            "timestep": ("float32", ("batch",)),
-            "img_ids": ("float32", ("image_tokens", 3)),
-            "txt_ids": ("float32", ("text_tokens",)),
-        },
-        build=build,
-        reference=lambda: _Reference(merged_anew(student, QwenImageTransformer2DModel)),
+    return replace(
+        whole,
+        build=lambda dtype: _backbone(build_student(config, student.modes, qwen.NAME), len(levels), dtype),
+        weights=WithTable(student.weights, _TABLE, _GONE, levels, embed, layers),
         examples=examples,
-        parity_sizes=(
-            {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
-            {"batch": 2, "image_tokens": 15, "rows": 3, "text_tokens": 5},
-            {"batch": 3, "image_tokens": 63, "rows": 9, "text_tokens": 20},
-        ),
-        fp8_layers=fp8_layers(int(config["num_layers"])),
+        levels=levels,
     )

@@ -15,7 +15,7 @@ from export.architectures.qwen import QWEN
 from export.assembling.graph import FORBIDDEN_TYPES
 from export.assembling.parity import check_parity
 from export.errors import ExportError
-from export.networks.qwen_backbone import Rope
+from export.networks.qwen_student import Rope
 from export.networks.qwen_text import _Rope as TextRope
 from export.networks.qwen_text import qwen_text_network
 from export.networks.qwen_vae_decoder import FrameWeights
