@@ -129,6 +129,13 @@ def _parser() -> ArgumentParser:
         help="greatest relative L2 error that fp8 may cause in latent and image, where they can be generated here "
         "(default: 0.03)",
     )
+    parser.add_argument(
+        "--max-nfe",
+        type=int,
+        metavar="N",
+        help="the most evaluations that an image may have (default: 64; Qwen-Image, which keeps its modulation of each "
+        "noise level: 8)",
+    )
     add_plan_options(parser)
     parser.add_argument(
         "--only", action="append", default=[], metavar="NETWORK", help="build this network alone, and no bundle"
@@ -165,6 +172,7 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Want
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),
         attention=Attention(arguments.attention),
+        max_nfe=arguments.max_nfe,
         gate=arguments.gate,
         typed=source_options(arguments),
     )

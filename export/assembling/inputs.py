@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from engines.manifest import Limits
 from export.assembling.wanted import Attention, Wanted
-from export.errors import CalibrationError
+from export.errors import CalibrationError, ExportError
 from export.fp8.calibration import Calibration, check_student, read_calibration
-from export.fp8.policy import select_layers
+from export.fp8.policy import own_patterns, select_layers, select_weights
 from export.networks.base import Network
 from export.precision import CPU, Precision, compute_dtype, opset
 from export.reporting import Report, silent
@@ -45,7 +45,8 @@ class Task:
 
     compute: the floating type that it computes in; precision: the bundle's; inline: whether weights go inside the
     graph where they fit; source: digest of its weights (UNREAD: not known yet); quantised: weights that fp8 takes by
-    state-dict name, and fp8 how, None where it takes none.
+    state-dict name, and fp8 how, None where it takes none; stored: weights that are FP8 in the file and multiplied in
+    ``compute``, patterns of those that are not.
     """
 
     network: Network
@@ -55,6 +56,8 @@ class Task:
     inline: bool
     source: str = UNREAD
     quantised: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
+    kept: tuple[str, ...] = ()
     fp8: Fp8 | None = None
 
     @property
@@ -70,7 +73,7 @@ class Task:
     @property
     def bytes_fp8(self) -> int:
         """Bytes of the weights that are stored in FP8."""
-        return sum(math.prod(self.network.weights[name].shape) for name in self.quantised)
+        return sum(math.prod(self.network.weights[name].shape) for name in (*self.quantised, *self.stored))
 
     @property
     def bytes_high(self) -> int:
@@ -128,15 +131,20 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
     from export.tensorrt.profiles import narrowed
 
     wanted.check()
+    nfe = subject.student.policy.nfe
+    if nfe > wanted.most_nfe:
+        raise ExportError(f"--max-nfe {wanted.most_nfe} is below the student's own {nfe} evaluations; give {nfe} or more")
     limits = narrowed(wanted.spec.limits, wanted.shapes)
     architecture, base = wanted.architecture, subject.base
     tokenizers = {} if wanted.only else architecture.tokenizers(base, limits)
     keep_high = (*wanted.spec.keep_high, *wanted.keep_high)
+    of_layers = tuple(p for p in keep_high if p.partition(".")[0] not in architecture.parts)
     tasks = []
     for name in wanted.networks:
         read_json(base / architecture.parts[name].folder / "config.json")
-        network = subject.network(name)
-        takes = wanted.precision is Precision.FP8 and network.fp8_layers
+        network = architecture.network(name, base, subject.student, wanted.max_nfe)
+        fp8 = wanted.precision is Precision.FP8
+        own = own_patterns(name, keep_high)
         tasks.append(
             Task(
                 network=network,
@@ -144,7 +152,11 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
                 precision=wanted.precision,
                 opset=opset(wanted.precision, wanted.target),
                 inline=wanted.target == CPU,
-                quantised=frozenset(select_layers(network.weights, network.fp8_layers, keep_high) if takes else ()),
+                quantised=frozenset(
+                    select_layers(network.weights, network.fp8_layers, of_layers) if fp8 and network.fp8_layers else ()
+                ),
+                stored=frozenset(select_weights(network.weights, network.fp8_weights, own) if fp8 else ()),
+                kept=own,
             )
         )
     build = Build(wanted, subject, tuple(tasks), limits, tokenizers)
@@ -152,7 +164,7 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
         return build
     how = f"measure them: {wanted.calibrate}"
     calibration = read_calibration(wanted.calibration, how)
-    fp8 = Fp8(calibration, keep_high, wanted.attention)
+    fp8 = Fp8(calibration, of_layers, wanted.attention)
     build = replace(build, fp8=fp8, tasks=tuple(replace(t, fp8=fp8) if t.quantised else t for t in build.tasks))
     build._check_scales(subject.student)
     calibration.input_scales(sorted(name for task in build.tasks for name in task.quantised), how)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from export.assembling.record import Exported
     from export.networks.base import Dims
 
-MAX_NFE = 64
-
 
 def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
     """The manifest, complete but for its files (which the writer lists)."""
@@ -32,7 +30,7 @@ def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = Non
         networks={network.name: _entry(network) for network in networks},
         limits=build.limits,
         latent=build.subject.latent,
-        schedule=schedule(student.policy),
+        schedule=schedule(student.policy, wanted.most_nfe),
         momentum=Momentum(
             modes=student.modes,
             packed_channels=student.config["in_channels"],
@@ -47,7 +45,7 @@ def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = Non
     )
 
 
-def schedule(policy: Policy) -> Schedule:
+def schedule(policy: Policy, max_nfe: int) -> Schedule:
     """How the adapter says that its student is sampled, as a manifest has it."""
     return Schedule(
         shift=policy.shift,
@@ -55,7 +53,7 @@ def schedule(policy: Policy) -> Schedule:
         nfe=policy.nfe,
         final_step_ratio=policy.final_step_ratio,
         conditioning_dtype=policy.conditioning_dtype,
-        max_nfe=MAX_NFE,
+        max_nfe=max_nfe,
     )
 
 
@@ -68,7 +66,8 @@ def _quantisation(build: Build, networks: Sequence[Exported]) -> Quantisation | 
         method=str(calibration.method),
         synthetic=calibration.synthetic,
         layers=[name for network in networks for name in network.record.quantised],
-        kept_high=list(build.fp8.keep_high),
+        stored={network.name: sorted(network.record.stored) for network in networks if network.record.stored},
+        kept_high=[*build.fp8.keep_high, *(f"{task.name}.{pattern}" for task in build.tasks for pattern in task.kept)],
         options={"attention": str(build.fp8.attention), **({"scales": "without LoRA"} if plain else {})},
     )
 

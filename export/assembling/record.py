@@ -21,12 +21,16 @@ _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript",
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a finished network stage left: sha256 by file name, parity, quantised weights, nodes of the graph."""
+    """What a finished network stage left: sha256 by file name, parity, nodes of the graph, and weights in FP8.
+
+    quantised: those that are multiplied in it; stored: those that are not.
+    """
 
     files: Mapping[str, str]
     parity: Sequence[ParityResult]
     quantised: Sequence[str]
     nodes: int
+    stored: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

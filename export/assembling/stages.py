@@ -41,6 +41,10 @@ def network_folder(task: Task, build: Build) -> Path:
         "inline": task.inline,
         "tools": tool_versions(),
     }
+    if task.network.levels:
+        facts |= {"levels": list(task.network.levels)}
+    if task.stored:
+        facts |= {"stored": sorted(task.stored)}
     if task.fp8 is not None:
         facts |= {"calibration": task.fp8.calibration.digest, "keep_high": sorted(task.fp8.keep_high)}
         facts |= {"attention": task.fp8.attention}
@@ -69,7 +73,7 @@ def _export(task: Task, build: Build, folder: Path, report: Report) -> Record:
         report(name, 0, 0, "parity of its twin")
         parity = check_twin(task, build)
     report(name, 0, 0, "trace")
-    model, quantised = _graph(task)
+    model, quantised, stored = _graph(task)
     nodes = sum(1 for _ in model.graph.all_nodes())
     data_files = _attach(model, task, folder, report)
     data = finish(model, network)
@@ -78,19 +82,21 @@ def _export(task: Task, build: Build, folder: Path, report: Report) -> Record:
         if not parity:
             report(name, 0, 0, "parity")
             parity = check_parity(network, temporary, task.precision, task.compute)
-    record = Record({f"{name}.onnx": hashlib.sha256(data).hexdigest(), **data_files}, parity, quantised, nodes)
+    record = Record({f"{name}.onnx": hashlib.sha256(data).hexdigest(), **data_files}, parity, quantised, nodes, stored)
     with atomic_file(folder / RECORD) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     return record
 
 
-def _graph(task: Task) -> tuple[ir.Model, tuple[str, ...]]:
-    """The weightless graph, and the weights that it wants in FP8."""
+def _graph(task: Task) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
+    """The weightless graph, the weights that it multiplies in FP8, and those that it only stores so."""
     from export.assembling.graph import trace
+    from export.passes.quantize_weights import quantize_weights
 
     model = trace(task.network, task.compute, task.opset)
+    stored = quantize_weights(model, task.network.fp8_weights if task.stored else (), task.kept)
     if task.fp8 is None:
-        return model, ()
+        return model, (), stored
     from export.passes.quantize_fp8 import blank_layers, quantize_fp8
 
     calibration = task.fp8.calibration
@@ -99,7 +105,7 @@ def _graph(task: Task) -> tuple[ir.Model, tuple[str, ...]]:
         from export.passes.quantize_attention import quantize_attention
 
         quantize_attention(model, calibration.attention)
-    return model, quantised
+    return model, quantised, stored
 
 
 def _attach(model: ir.Model, task: Task, folder: Path, report: Report) -> dict[str, str]:

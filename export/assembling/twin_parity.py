@@ -34,6 +34,7 @@ def check_twin(task: Task, build: Build) -> Sequence[ParityResult]:
     from export.assembling.graph import finish, trace
     from export.assembling.parity import check_parity
     from export.assembling.twin import make_twin
+    from export.passes.quantize_weights import quantize_weights
     from export.weights.merge import merge
 
     architecture = build.wanted.architecture
@@ -41,8 +42,9 @@ def check_twin(task: Task, build: Build) -> Sequence[ParityResult]:
         base, adapter = Path(temporary) / "base", Path(temporary) / "adapter"
         make_twin(build.subject.base, build.subject.adapter, Path(temporary), _SEED)
         student = merge(base / architecture.parts[BACKBONE].folder, adapter)
-        network = architecture.network(task.name, base, student)
+        network = architecture.network(task.name, base, student, build.wanted.max_nfe)
         model = trace(network, task.compute, task.opset)
+        quantize_weights(model, network.fp8_weights if task.stored else ())
         if task.fp8 is not None:
             from export.passes.quantize_fp8 import blank_layers, quantize_fp8
 

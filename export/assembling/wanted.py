@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from export.tensorrt.profiles import Shapes
 
 
+MAX_NFE = 64
+"""The most evaluations that any bundle allows."""
+
+
 class Attention(StrEnum):
     """What attention multiplies in under fp8: the type that the rest of the backbone computes in, or FP8."""
 
@@ -33,7 +37,8 @@ class Wanted:
     """What to build and where to.
 
     shapes: what the bundle takes; calibration: a file of activation scales (fp8 only); keep_high: patterns of layers
-    that fp8 leaves out; attention: what fp8 does to it; only: the networks to build, all where it is empty; gate: the
+    that fp8 leaves out; attention: what fp8 does to it; max_nfe: the most
+    evaluations that an image may have, None for the architecture's; only: the networks to build, all where it is empty; gate: the
     greatest relative L2 error that fp8 may cause at the end of the path; workdir: keeps the stages' results between
     runs; typed: the options that name the sources as the user gave them, for messages.
     """
@@ -48,6 +53,7 @@ class Wanted:
     keep_high: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     attention: Attention = Attention.MODEL
+    max_nfe: int | None = None
     gate: float = 0.03
     typed: tuple[str, ...] = ()
 
@@ -60,6 +66,11 @@ class Wanted:
     def networks(self) -> tuple[str, ...]:
         """The networks to build, in the architecture's order."""
         return tuple(name for name in self.architecture.parts if not self.only or name in self.only)
+
+    @property
+    def most_nfe(self) -> int:
+        """The most evaluations that an image may have."""
+        return self.max_nfe or self.architecture.max_nfe
 
     @property
     def needs_plans(self) -> bool:
@@ -83,6 +94,8 @@ class Wanted:
         check_out(self.out)
         if not 0.0 < self.gate < math.inf:
             raise ExportError(f"--gate {self.gate} is no limit: it must be a number above 0, such as 0.03 for 3 %")
+        if self.max_nfe is not None and not 1 <= self.max_nfe <= MAX_NFE:
+            raise ExportError(f"--max-nfe {self.max_nfe} is not possible; allowed: 1 to {MAX_NFE}")
         unknown = set(self.only) - set(self.architecture.parts)
         if unknown:
             known = ", ".join(self.architecture.parts)

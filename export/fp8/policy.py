@@ -28,6 +28,21 @@ def block_of(layer: str) -> str:
     return ".".join(parts[: end + 1])
 
 
+def select_weights(names: Iterable[str], defaults: Sequence[str], keep_high: Sequence[str] = ()) -> tuple[str, ...]:
+    """The weights that are only stored in FP8: those that match a default pattern and none of ``keep_high``.
+
+    Names may have a prefix that the patterns lack. Nothing need match.
+    """
+    chosen = (name for name in names if any(fnmatchcase(name, f"*{pattern}") for pattern in defaults))
+    return tuple(name for name in chosen if not any(_matches(name, f"*{pattern}") for pattern in keep_high))
+
+
+def own_patterns(network: str, keep_high: Sequence[str]) -> tuple[str, ...]:
+    """What of ``keep_high`` is for a network that is named in front: ``t5`` all of it, ``t5.PATTERN`` some."""
+    found = (pattern.partition(".") for pattern in keep_high)
+    return tuple(rest or "*" for name, _, rest in found if name == network)
+
+
 def select_layers(names: Iterable[str], defaults: Sequence[str], keep_high: Sequence[str] = ()) -> tuple[str, ...]:
     """The weights that are quantised: those of ``names`` that match a default pattern and none of ``keep_high``.
 

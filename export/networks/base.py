@@ -36,6 +36,7 @@ class Network:
     weights file may give it; reference: the original in torch with its weights, called like the traced module;
     examples: random inputs at given sizes from a generator; parity_sizes: the shapes parity is measured at;
     fp8_layers: patterns (fnmatch) of the weights, by state-dict name, that fp8 quantises unless told otherwise;
+    fp8_weights: likewise of those that fp8 only stores so, and multiplies in the compute type;
     levels: the only noise levels that it can be asked for, where it looks up what depends on them.
     """
 
@@ -50,6 +51,7 @@ class Network:
     parity_sizes: Sequence[Sizes]
     aliases: Callable[[str], Sequence[str]] = field(default=lambda name: (name,))
     fp8_layers: Sequence[str] = ()
+    fp8_weights: Sequence[str] = ()
     levels: Sequence[float] = ()
 
     def weight_key(self, name: str) -> str | None:

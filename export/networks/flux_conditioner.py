@@ -31,6 +31,13 @@ WEIGHTS = (
 )
 """The conditioner's weights (fnmatch); all others are the backbone's."""
 
+FP8_WEIGHTS = (
+    "transformer_blocks.*.norm1.linear.weight",
+    "transformer_blocks.*.norm1_context.linear.weight",
+    "single_transformer_blocks.*.norm.linear.weight",
+)
+"""The modulation of all blocks: nearly all of the conditioner's bytes."""
+
 
 def modulated(network: Any) -> Iterator[Any]:
     """The norms of a FLUX student that noise level, guidance and pooled text scale and shift, in a fixed order."""
@@ -136,4 +143,5 @@ def flux_conditioner_network(_: Path, student: MergedStudent) -> Network:
             {"levels": 4, "batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
             {"levels": 6, "batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
         ),
+        fp8_weights=FP8_WEIGHTS,
     )

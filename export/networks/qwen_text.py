@@ -117,6 +117,7 @@ def qwen_text_network(folder: Path) -> Network:
             {"batch": 2, "text_tokens": 7},
             {"batch": 3, "text_tokens": 40},
         ),
+        fp8_weights=("layers.*.self_attn.*_proj.weight", "layers.*.mlp.*_proj.weight"),
     )
 
 

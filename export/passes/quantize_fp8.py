@@ -18,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
-from export.fp8.numbers import INPUT_SCALE_SUFFIX, SCALE_SUFFIX
+from export.fp8.numbers import INPUT_SCALE_SUFFIX
 from export.fp8.policy import layer_of, select_layers
+from export.passes.quantize_weights import fp8_rows
 
 if TYPE_CHECKING:
     from export.networks.base import Network
@@ -80,7 +81,7 @@ def quantize_fp8(model: ir.Model, input_scales: Mapping[str, float]) -> tuple[st
     for linear in sorted(found, key=lambda linear: order[linear.reader]):
         name = str(linear.weight.name)
         if name not in weights:
-            weights[name] = _quantise_weight(model, linear)
+            weights[name] = fp8_rows(model, linear.weight, linear.reader)
         linear.reader.replace_input_with(0 if linear.transpose else 1, weights[name])
     inputs: dict[ir.Value, ir.Value] = {}
     for linear in found:
@@ -133,19 +134,6 @@ def _plain_gemm(node: ir.Node) -> bool:
     numbers = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     flags = [node.attributes.get_int(name, 0) for name in ("transA", "transB")]
     return numbers == [1.0, 1.0] and flags == [0, 1]
-
-
-def _quantise_weight(model: ir.Model, linear: _Linear) -> ir.Value:
-    """Make the weight FP8; returns what DequantizeLinear makes of it, in front of the linear."""
-    weight = linear.weight
-    weight.type = ir.TensorType(ir.DataType.FLOAT8E4M3FN)  # not its dtype: a type may be shared with other values
-    shape = ir.Shape(linear.shape[:1])
-    scale = ir.Value(name=f"{weight.name}{SCALE_SUFFIX}", type=ir.TensorType(linear.compute), shape=shape)
-    model.graph.initializers.add(scale)
-    node = ir.node("DequantizeLinear", [weight, scale], {"axis": 0}, name=f"{weight.name}_dequantise")
-    _describe(node.outputs[0], f"{weight.name}_dequantised", linear.compute, linear.shape)
-    model.graph.insert_before(linear.reader, node)
-    return node.outputs[0]
 
 
 def _quantise_input(model: ir.Model, linear: _Linear, scale: float) -> ir.Value:
