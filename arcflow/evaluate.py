@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_teacher(recipe)
     from arcflow.evaluation.compare import evaluate
     from arcflow.evaluation.plots import sample_grid, trajectory_plot
-    from arcflow.tiny.data import load_pictures
+    from arcflow.tiny.data import load_images
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.teacher_folder import open_teacher
 
@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.linear is not None or linear.is_dir():
         adapters["linear"] = linear
     teacher = open_teacher(args.teacher or models / "teacher")
-    pictures = load_pictures("test", args.data)
+    images = load_images("test", args.data)
     classifier = args.classifier or models / "classifier.safetensors"
-    evaluation = evaluate(recipe, teacher, adapters, classifier, pictures, _advance, args.coverage)
+    evaluation = evaluate(recipe, teacher, adapters, classifier, images, _advance, args.coverage)
     out = args.out or Path(".work") / recipe.name / "evaluation"
     text = json.dumps(evaluation.report, indent=2)
     with atomic_file(out / "evaluation.json") as temporary:
