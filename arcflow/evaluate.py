@@ -25,30 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, help="folder with teacher, adapter, linear, classifier.safetensors "
                         "(default: models/RECIPE)")  # fmt: skip
     parser.add_argument("--adapter", type=Path, help="the student's adapter (default: MODELS/adapter)")
-    parser.add_argument(
-        "--linear",
-        type=Path,
-        help="the linear twin's adapter (default: MODELS/linear, if there)",
-    )
+    parser.add_argument("--linear", type=Path, help="the linear twin's adapter (default: MODELS/linear, if there)")
     parser.add_argument("--partial", action="store_const", dest="coverage", const="partial", default="whole",
                         help="take adapters that lack LoRA pairs, whose layers stay the teacher's")  # fmt: skip
     parser.add_argument("--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)")
-    parser.add_argument(
-        "--classifier",
-        type=Path,
-        help="the judge's weights (default: MODELS/classifier.safetensors)",
-    )
+    parser.add_argument("--classifier", type=Path, help="the judge's weights (default: MODELS/classifier.safetensors)")
     parser.add_argument("--seeds", type=int, help="images per sampler (default: the recipe's)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for the files (default: .work/RECIPE/evaluation)",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the figures as one JSON object, not as a table",
-    )
+    parser.add_argument("--out", type=Path, help="folder for the files (default: .work/RECIPE/evaluation)")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object, not as a table")
     args = parser.parse_args(argv)
     from arcflow.errors import RecipeError
     from arcflow.recipe import load_recipe, own_teacher
