@@ -309,7 +309,7 @@ def test_planning_reads_no_tensor(sources: Sources, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> Tensor:
         raise AssertionError("a tensor was read")
 
-    monkeypatch.setattr(weights.TensorFile, "_read", fail)
+    monkeypatch.setattr(weights.TensorFile, "read", fail)
     student = merged(sources)
     assert student.weights.size > 0
     assert (student.architecture, student.modes) == ("flux", MODES)
