@@ -14,7 +14,6 @@ from arcflow.tiny.data import Images
 from arcflow.training.loop import Iteration
 
 LATENT_CHANNELS = 4
-FACTOR = 4
 
 
 def build_vae() -> AutoencoderKL:
