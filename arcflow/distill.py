@@ -32,22 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  accelerate launch -m arcflow.distill --recipe tiny",
     )
     add_recipe_options(parser, "--workdir")
-    parser.add_argument(
-        "--student",
-        choices=STUDENTS,
-        default="arcflow",
-        help="linear: one mode, the baseline",
-    )
+    parser.add_argument("--student", choices=STUDENTS, default="arcflow", help="linear: one mode, the baseline")
     parser.add_argument(
         "--teacher",
         type=Path,
         help="FluxPipeline folder (default: WORKDIR/teacher, models/tiny/teacher)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="adapter folder to write (default: WORKDIR/STUDENT-adapter)",
-    )
+    parser.add_argument("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     parser.add_argument("--iterations", type=int, help="instead of the recipe's number of iterations")
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe, own_teacher

@@ -25,30 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, help="folder with teacher, adapter, linear, classifier.safetensors "
                         "(default: models/RECIPE)")  # fmt: skip
     parser.add_argument("--adapter", type=Path, help="the student's adapter (default: MODELS/adapter)")
-    parser.add_argument(
-        "--linear",
-        type=Path,
-        help="the linear twin's adapter (default: MODELS/linear, if there)",
-    )
+    parser.add_argument("--linear", type=Path, help="the linear twin's adapter (default: MODELS/linear, if there)")
     parser.add_argument("--partial", action="store_const", dest="coverage", const="partial", default="whole",
                         help="take adapters that lack LoRA pairs, whose layers stay the teacher's")  # fmt: skip
     parser.add_argument("--teacher", type=Path, help="FluxPipeline folder (default: MODELS/teacher)")
-    parser.add_argument(
-        "--classifier",
-        type=Path,
-        help="the judge's weights (default: MODELS/classifier.safetensors)",
-    )
+    parser.add_argument("--classifier", type=Path, help="the judge's weights (default: MODELS/classifier.safetensors)")
     parser.add_argument("--seeds", type=int, help="images per sampler (default: the recipe's)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for the files (default: .work/RECIPE/evaluation)",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the figures as one JSON object, not as a table",
-    )
+    parser.add_argument("--out", type=Path, help="folder for the files (default: .work/RECIPE/evaluation)")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object, not as a table")
     args = parser.parse_args(argv)
     from arcflow.errors import RecipeError
     from arcflow.recipe import load_recipe, own_teacher
@@ -57,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_teacher(recipe)
     from arcflow.evaluation.compare import evaluate
     from arcflow.evaluation.plots import sample_grid, trajectory_plot
-    from arcflow.tiny.data import load_pictures
+    from arcflow.tiny.data import load_images
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.teacher_folder import open_teacher
 
@@ -71,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.linear is not None or linear.is_dir():
         adapters["linear"] = linear
     teacher = open_teacher(args.teacher or models / "teacher")
-    pictures = load_pictures("test", args.data)
+    images = load_images("test", args.data)
     classifier = args.classifier or models / "classifier.safetensors"
-    evaluation = evaluate(recipe, teacher, adapters, classifier, pictures, _advance, args.coverage)
+    evaluation = evaluate(recipe, teacher, adapters, classifier, images, _advance, args.coverage)
     out = args.out or Path(".work") / recipe.name / "evaluation"
     text = json.dumps(evaluation.report, indent=2)
     with atomic_file(out / "evaluation.json") as temporary:

@@ -23,11 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  python -m arcflow.info --recipe qwen-released --json",
     )
     add_recipe_options(parser)
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print the figures as one JSON object, not as a table",
-    )
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object, not as a table")
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe
 

@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(report_table(finished.plans))
     for path in finished.paths:
         sys.stdout.write(f"{path}\n")
-    console.print(f"{finished.name}: {finished.files} files, {finished.size:,} bytes", highlight=False, soft_wrap=True)
+    size = sum(finished.sizes.values())
+    console.print(f"{finished.name}: {len(finished.sizes)} files, {size:,} bytes", highlight=False, soft_wrap=True)
     if arguments.json:
         sys.stdout.write(json.dumps(finished.summary(), sort_keys=True) + "\n")
     return 0

@@ -28,7 +28,7 @@ from arcflow.sampling import sample_student, sample_teacher
 from arcflow.schedule import sigmas
 from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.classifier import Classifier
-from arcflow.tiny.data import Pictures, evaluation_prompts
+from arcflow.tiny.data import Images, evaluation_prompts
 from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
 
 Advance = Callable[[str, int, int], None]
@@ -63,13 +63,13 @@ def evaluate(
     teacher: TeacherFolder,
     adapters: Mapping[str, Path],
     classifier: Path,
-    pictures: Pictures,
+    images: Images,
     advance: Advance,
     coverage: Coverage = "whole",
 ) -> Evaluation:
     """Sample and measure. adapters: folder of "student" and, where there is one, of "linear".
 
-    pictures: the test split, the reals of the Frechet distance; coverage: which LoRA pairs an adapter must
+    images: the test split, the reals of the Frechet distance; coverage: which LoRA pairs an adapter must
     have. Raises AdapterError and CheckpointError.
     """
     settings = recipe.evaluate
@@ -112,7 +112,7 @@ def evaluate(
         merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
         for nfe in settings.nfe:
             samples[kind, nfe] = student_sampler(kind, student, adapter.config.policy, nfe)
-    judge = _judge(classifier, teacher, pictures, prompts, reference)
+    judge = _judge(classifier, teacher, images, prompts, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), sampled in sorted(samples.items()):
         report[kind][str(nfe)] = asdict(judge(sampled))
@@ -181,7 +181,7 @@ def _chunked(
 
 
 def _judge(
-    classifier: Path, teacher: TeacherFolder, pictures: Pictures, prompts: list[tuple[str, int, int]],
+    classifier: Path, teacher: TeacherFolder, images: Images, prompts: list[tuple[str, int, int]],
     reference: Sampled,
 ) -> Callable[[Sampled], Figures]:  # fmt: skip
     """The measuring instrument: everything that is the same for all samplers is computed once."""
@@ -194,7 +194,7 @@ def _judge(
     groups = torch.tensor([label * 3 + tone for _, label, tone in prompts])
     truth = teacher.decode(reference.x)
     with torch.no_grad():
-        real = model(pictures.rgb(torch.arange(min(_REAL_IMAGES, len(pictures)))))[1]
+        real = model(images.rgb(torch.arange(min(_REAL_IMAGES, len(images)))))[1]
 
     @torch.no_grad()
     def judge(sampled: Sampled) -> Figures:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcflow.recipe import LoopConfig
-from arcflow.tiny.data import Pictures
+from arcflow.tiny.data import Images
 from arcflow.training.loop import Iteration
 
 
@@ -33,15 +33,14 @@ class Classifier(nn.Module):
         return self.classes(F.relu(features)), features
 
 
-def classifier_step(pictures: Pictures, config: LoopConfig) -> Any:
+def classifier_step(images: Images, config: LoopConfig) -> Any:
     """Cross entropy on images with a little noise, so that features do not hang on single pixels."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        index = torch.randint(len(pictures), (config.batch,), generator=it.generator)
-        images = pictures.rgb(index)
-        images = images + 0.05 * torch.randn(images.shape, generator=it.generator)
-        logits, _ = module(images)
-        labels = pictures.labels[index]
+        index = torch.randint(len(images), (config.batch,), generator=it.generator)
+        rgb = images.rgb(index)
+        logits, _ = module(rgb + 0.05 * torch.randn(rgb.shape, generator=it.generator))
+        labels = images.labels[index]
         loss = F.cross_entropy(logits, labels)
         it.backward(loss)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()

@@ -1,6 +1,6 @@
 """Fashion-MNIST as colour product photographs with captions.
 
-The pictures come from Debian's package ``dataset-fashion-mnist`` (MIT licence): 60,000 training and
+The images come from Debian's package ``dataset-fashion-mnist`` (MIT licence): 60,000 training and
 10,000 test photographs, 28x28 grey, white garments on black. They are inverted (white background) and padded
 to 32x32, which is what makes them look like product photographs.
 """
@@ -36,7 +36,7 @@ TONES: tuple[str, ...] = ("dark", "grey", "light")
 HELD_OUT: frozenset[tuple[int, int]] = frozenset({(0, 3), (2, 9), (0, 5)})
 """(tone, label) pairs never named together in a training caption: a dark dress, a light ankle boot, a dark sandal.
 
-A picture of such a pair is captioned without its tone, so that a prompt with the pair tests composition.
+An image of such a pair is captioned without its tone, so that a prompt with the pair tests composition.
 """
 
 TEMPLATES: tuple[str, ...] = (
@@ -57,7 +57,7 @@ _MAGIC_IMAGES, _MAGIC_LABELS = 2051, 2049
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """A split of the data set.
 
     images: [N, 1, 32, 32] uint8, 255 = white background. labels: [N] int64 in 0..9. tones: [N] int64 in 0..2.
@@ -71,12 +71,12 @@ class Pictures:
         return int(self.labels.shape[0])
 
     def rgb(self, index: torch.Tensor) -> torch.Tensor:
-        """The pictures at ``index`` [B] as float32 [B, 3, 32, 32] in [-1, 1]."""
+        """The images at ``index`` [B] as float32 [B, 3, 32, 32] in [-1, 1]."""
         grey = self.images[index].float() / 127.5 - 1.0
         return grey.expand(-1, 3, -1, -1)
 
 
-def load_pictures(split: str = "train", folder: Path | None = None) -> Pictures:
+def load_images(split: str = "train", folder: Path | None = None) -> Images:
     """Read one split ("train": 60,000 or "test": 10,000). Raises DatasetError when it is not to be found or damaged.
 
     Tones are the terciles of the mean of the foreground pixels (those darker than the background), with the
@@ -94,10 +94,10 @@ def load_pictures(split: str = "train", folder: Path | None = None) -> Pictures:
     raw = _read_idx(root / f"{prefix}-images-idx3-ubyte.gz", _MAGIC_IMAGES)
     labels = _read_idx(root / f"{prefix}-labels-idx1-ubyte.gz", _MAGIC_LABELS)
     if raw.shape[0] != labels.shape[0]:
-        raise DatasetError(f"{root}: {raw.shape[0]} pictures but {labels.shape[0]} labels; install the package again")
+        raise DatasetError(f"{root}: {raw.shape[0]} images but {labels.shape[0]} labels; install the package again")
     pad = (SIZE - raw.shape[1]) // 2
     images = 255 - np.pad(raw, ((0, 0), (pad, pad), (pad, pad)))
-    return Pictures(
+    return Images(
         images=torch.from_numpy(images[:, None]),
         labels=torch.from_numpy(labels.astype(np.int64)),
         tones=torch.from_numpy(_tones(raw)),
@@ -105,7 +105,7 @@ def load_pictures(split: str = "train", folder: Path | None = None) -> Pictures:
 
 
 def caption(label: int, tone: int | None, rng: np.random.Generator) -> str:
-    """One caption for a picture: a template, a synonym, and in three of four the tone (never a held-out pair)."""
+    """One caption for an image: a template, a synonym, and in three of four the tone (never a held-out pair)."""
     noun = CLASSES[label][int(rng.integers(len(CLASSES[label])))]
     with_tone = tone is not None and (tone, label) not in HELD_OUT and rng.random() < 0.75
     phrase = f"{TONES[tone]} {noun}" if with_tone and tone is not None else noun
@@ -113,7 +113,7 @@ def caption(label: int, tone: int | None, rng: np.random.Generator) -> str:
 
 
 def all_captions(*, held_out: bool = True) -> list[str]:
-    """Every caption that a picture can have, in a fixed order; with ``held_out``, those that none is given too."""
+    """Every caption that an image can have, in a fixed order; with ``held_out``, those that none is given too."""
     phrases = []
     for label, words in enumerate(CLASSES):
         for noun in words:

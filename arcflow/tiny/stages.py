@@ -15,7 +15,7 @@ from diffusers import (
 
 from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
 from arcflow.tiny.classifier import Classifier, classifier_step
-from arcflow.tiny.data import Pictures, all_captions, load_pictures
+from arcflow.tiny.data import Images, all_captions, load_images
 from arcflow.tiny.teacher import (
     LatentSet,
     TeacherNetworks,
@@ -48,10 +48,10 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
     Raises RecipeError when the recipe has no [teacher] (a teacher that is downloaded, not trained).
     """
     settings = own_teacher(recipe)
-    pictures = load_pictures("train", data)
-    train_classifier(settings.classifier, pictures, workdir)
-    vae = _train_vae(settings.vae, pictures, workdir)
-    latents = _normalised_latents(vae, pictures, workdir)
+    images = load_images("train", data)
+    train_classifier(settings.classifier, images, workdir)
+    vae = _train_vae(settings.vae, images, workdir)
+    latents = _normalised_latents(vae, images, workdir)
     networks, tokenizers = _train_networks(settings, recipe.shift, latents, workdir)
     folder = workdir / PIPELINE
     with atomic_directory(folder) as temporary:
@@ -65,7 +65,7 @@ def find_teacher(recipe: Recipe, workdir: Path) -> Path:
     return trained if trained.is_dir() else MODELS / recipe.name / PIPELINE
 
 
-def train_classifier(config: LoopConfig, pictures: Pictures, workdir: Path) -> Path:
+def train_classifier(config: LoopConfig, images: Images, workdir: Path) -> Path:
     """Train the small classifier whose features and verdicts the evaluation uses; returns its weights' path."""
     from safetensors.torch import save_file
 
@@ -73,7 +73,7 @@ def train_classifier(config: LoopConfig, pictures: Pictures, workdir: Path) -> P
     if not path.is_file():
         torch.manual_seed(config.seed)
         model = Classifier()
-        _run("classifier", model, classifier_step(pictures, config), config, workdir)
+        _run("classifier", model, classifier_step(images, config), config, workdir)
         with atomic_file(path) as temporary:
             save_file(model.state_dict(), temporary)
     return path
@@ -84,26 +84,26 @@ def _run(name: str, module: torch.nn.Module, step: Step, config: LoopConfig, wor
         fit(module, step, config, workdir / name, report=report)
 
 
-def _train_vae(config: LoopConfig, pictures: Pictures, workdir: Path) -> AutoencoderKL:
+def _train_vae(config: LoopConfig, images: Images, workdir: Path) -> AutoencoderKL:
     torch.manual_seed(config.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
-    _run("vae", vae, vae_step(pictures, config), config, workdir)
+    _run("vae", vae, vae_step(images, config), config, workdir)
     return vae.requires_grad_(False)
 
 
-def _normalised_latents(vae: AutoencoderKL, pictures: Pictures, workdir: Path) -> LatentSet:
+def _normalised_latents(vae: AutoencoderKL, images: Images, workdir: Path) -> LatentSet:
     """Encode every image once, and set the VAE's scalar scale and shift so that latents have unit variance."""
     cache = workdir / "latents.pt"
     if cache.is_file():
         means, stds = torch.load(cache, weights_only=True)
     else:
-        means, stds = encode_all(vae, pictures)
+        means, stds = encode_all(vae, images)
         with atomic_file(cache) as temporary:
             torch.save((means, stds), temporary)
     shift, scale = means.mean(), 1.0 / (means.var() + stds.square().mean()).sqrt()
     vae.register_to_config(scaling_factor=round(float(scale), 6), shift_factor=round(float(shift), 6))
     scaling, centre = vae.config.scaling_factor, vae.config.shift_factor
-    return LatentSet(means=(means - centre) * scaling, stds=stds * scaling, pictures=pictures)
+    return LatentSet(means=(means - centre) * scaling, stds=stds * scaling, images=images)
 
 
 def _train_networks(

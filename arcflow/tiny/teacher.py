@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 from arcflow.architectures.flux import Condition, evaluate, image_ids, pack
 from arcflow.recipe import LoopConfig, TransformerSize
 from arcflow.schedule import shift_sigma
-from arcflow.tiny.data import Pictures, caption
+from arcflow.tiny.data import Images, caption
 from arcflow.tiny.text import WIDTH, TextEncoders, TokenTable
 from arcflow.training.loop import Iteration
 
 CAPTION_DROPOUT = 0.1
+SIDE = 4
+"""Image tokens along each side of a 32x32 image."""
 UNGUIDED = 1.0
 """Guidance input that means "no guidance": the plain conditional velocity."""
 
@@ -66,6 +67,11 @@ class TeacherNetworks(nn.Module):
         return velocity(self.transformer, x, sigma, guidance, pooled, sequence)
 
 
+def condition_of(pooled: Tensor, sequence: Tensor, guidance: Tensor) -> Condition:
+    """The condition of encoded prompts, for a 32x32 image."""
+    return Condition(pooled, sequence, guidance, image_ids(SIDE, SIDE), torch.zeros(sequence.shape[1], 3))
+
+
 def velocity(
     transformer: nn.Module,
     x: Tensor,
@@ -74,16 +80,8 @@ def velocity(
     pooled: Tensor,
     sequence: Tensor,
 ) -> Tensor:
-    """The transformer's velocity on a square grid of image tokens."""
-    side = math.isqrt(x.shape[1])
-    condition = Condition(
-        pooled,
-        sequence,
-        guidance,
-        image_ids(side, side),
-        torch.zeros(sequence.shape[1], 3),
-    )
-    output: Tensor = evaluate(transformer, x, sigma, condition)
+    """The transformer's velocity of a 32x32 image."""
+    output: Tensor = evaluate(transformer, x, sigma, condition_of(pooled, sequence, guidance))
     return output
 
 
@@ -93,19 +91,19 @@ class LatentSet:
 
     means: Tensor
     stds: Tensor
-    pictures: Pictures
+    images: Images
 
 
 def sample_batch(data: LatentSet, table: TokenTable, count: int, it: Iteration) -> tuple[Tensor, Tensor]:
     """Draw packed latents [B, 16, 16] and caption rows [B] of ``table`` (whose row 0 is the empty caption)."""
-    index = torch.randint(len(data.pictures), (count,), generator=it.generator)
+    index = torch.randint(len(data.images), (count,), generator=it.generator)
     noise = torch.randn(data.means[index].shape, generator=it.generator)
     x0 = pack(data.means[index] + data.stds[index] * noise)
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=it.generator)))
     rows = [
         0
         if rng.random() < CAPTION_DROPOUT
-        else table.index[caption(int(data.pictures.labels[i]), int(data.pictures.tones[i]), rng)]
+        else table.index[caption(int(data.images.labels[i]), int(data.images.tones[i]), rng)]
         for i in index.tolist()
     ]
     return x0, torch.tensor(rows)

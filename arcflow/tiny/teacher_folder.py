@@ -11,14 +11,13 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor, nn
 
-from arcflow.architectures.flux import Condition, image_ids, unpack
+from arcflow.architectures.flux import Condition, unpack
 from arcflow.errors import CheckpointError
 from arcflow.tiny.data import all_captions
-from arcflow.tiny.text import T5_TOKENS, TextEncoders, encode, tokenize
+from arcflow.tiny.teacher import SIDE as SIDE
+from arcflow.tiny.teacher import condition_of
+from arcflow.tiny.text import TextEncoders, encode, tokenize
 from foundation.files import sha256_tree
-
-SIDE = 4
-"""Image tokens along each side of a 32x32 image."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,15 @@ class TeacherFolder:
     def condition(self, prompts: Sequence[str], guidance: float) -> Condition:
         """The condition of these prompts [B] at one guidance."""
         pooled, sequence = encode(self.text, tokenize(list(prompts), *self.tokenizers))
-        return _condition(pooled, sequence, guidance)
+        return condition_of(pooled, sequence, torch.full((pooled.shape[0],), guidance))
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Packed latents [B, 16, C] -> images [B, 3, 32, 32] in [-1, 1]."""
         config = self.vae.config
         latents = unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
-        pictures: Tensor = self.vae.decode(latents).sample
-        return pictures.clamp(-1.0, 1.0)
+        images: Tensor = self.vae.decode(latents).sample
+        return images.clamp(-1.0, 1.0)
 
 
 def open_teacher(path: Path) -> TeacherFolder:
@@ -79,11 +78,6 @@ def caption_conditions(teacher: TeacherFolder, guidance: float) -> Callable[[int
 
     def draw(count: int, generator: torch.Generator) -> Condition:
         rows = torch.randint(pooled.shape[0], (count,), generator=generator)
-        return _condition(pooled[rows], sequence[rows], guidance)
+        return condition_of(pooled[rows], sequence[rows], torch.full((count,), guidance))
 
     return draw
-
-
-def _condition(pooled: Tensor, sequence: Tensor, guidance: float) -> Condition:
-    level = torch.full((pooled.shape[0],), guidance)
-    return Condition(pooled, sequence, level, image_ids(SIDE, SIDE), torch.zeros(T5_TOKENS, 3))

@@ -10,11 +10,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from arcflow.recipe import LoopConfig
-from arcflow.tiny.data import Pictures
+from arcflow.tiny.data import Images
 from arcflow.training.loop import Iteration
 
 LATENT_CHANNELS = 4
-FACTOR = 4
 
 
 def build_vae() -> AutoencoderKL:
@@ -36,12 +35,12 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def vae_step(pictures: Pictures, config: LoopConfig) -> Any:
+def vae_step(images: Images, config: LoopConfig) -> Any:
     """The training step: L1 + MSE + 0.5 x gradient L1 + 1e-3 x KL, each a mean over its elements."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        index = torch.randint(len(pictures), (config.batch,), generator=it.generator)
-        x = pictures.rgb(index).to(memory_format=torch.channels_last)
+        index = torch.randint(len(images), (config.batch,), generator=it.generator)
+        x = images.rgb(index).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             posterior = module.encode(x).latent_dist  # type: ignore[operator]
             noise = torch.randn(posterior.mean.shape, generator=it.generator)
@@ -67,11 +66,11 @@ def _gradient_l1(y: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderKL, pictures: Pictures, batch: int = 500) -> tuple[Tensor, Tensor]:
+def encode_all(vae: AutoencoderKL, images: Images, batch: int = 500) -> tuple[Tensor, Tensor]:
     """Posterior mean and standard deviation of every image: two float32 tensors [N, 4, 8, 8], unscaled."""
     means, stds = [], []
-    for index in torch.arange(len(pictures)).split(batch):
-        posterior = vae.encode(pictures.rgb(index).to(memory_format=torch.channels_last)).latent_dist
+    for index in torch.arange(len(images)).split(batch):
+        posterior = vae.encode(images.rgb(index).to(memory_format=torch.channels_last)).latent_dist
         means.append(posterior.mean.contiguous())
         stds.append(posterior.std.contiguous())
     return torch.cat(means), torch.cat(stds)

@@ -29,7 +29,7 @@ the next build of the same networks makes them again."""
 
 @dataclass(frozen=True)
 class Finished:
-    """What was built. paths: the bundle, or of each network alone; plans: what is known of each plan."""
+    """What was built. plans: what is known of each; sizes: bytes of every file by name."""
 
     name: str
     networks: Sequence[Exported]
@@ -43,16 +43,6 @@ class Finished:
         if self.bundle is not None:
             return [self.bundle.root]
         return [plan.path for plan in self.plans] or [network.onnx for network in self.networks]
-
-    @property
-    def files(self) -> int:
-        """How many files there are."""
-        return len(self.sizes)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of them."""
-        return sum(self.sizes.values())
 
     def summary(self) -> dict[str, Any]:
         """Plain data for a program."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from engines.manifest import ParityResult
+from export.folders.keys import versions
 from foundation.files import sha256_file
 
 if TYPE_CHECKING:
@@ -65,4 +65,4 @@ def read_record(folder: Path) -> Record | None:
 
 def tool_versions() -> dict[str, str]:
     """The versions of everything that has a say in the bytes of a bundle."""
-    return {name: version(name) for name in _TOOLS}
+    return versions(_TOOLS)

@@ -6,8 +6,9 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ def key_of(facts: Mapping[str, Any], maker: str) -> str:
     """Hexadecimal sha256 of ``facts`` (plain JSON data) and of the code of ``maker``, the module that makes results."""
     text = json.dumps({**facts, "code": code_digest(maker)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(tools: Iterable[str]) -> dict[str, str]:
+    """Of packages by name."""
+    return {name: version(name) for name in tools}
 
 
 def stage_folder(workdir: Path, stage: str, key: str) -> Path:

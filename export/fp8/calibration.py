@@ -35,7 +35,7 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Prompts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was painted: number of prompts, sha256 of their text (one a line), and the images' size in pixels."""
+    """What was generated: number of prompts, sha256 of their text (one a line), and the images' size in pixels."""
 
     number: Count
     sha256: str

@@ -154,17 +154,10 @@ class _Reference(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_mask: Tensor,
-        timestep: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, hidden_states: Tensor, timestep: Tensor, img_ids: Tensor, **text: Tensor) -> Sequence[Tensor]:
         _, rows, columns = (int(axis.unique().numel()) for axis in img_ids.T)
-        condition = qwen.Condition(encoder_hidden_states, encoder_hidden_states_mask, rows, columns)
+        sequence, mask = text["encoder_hidden_states"], text["encoder_hidden_states_mask"]
+        condition = qwen.Condition(sequence, mask, rows, columns)
         field = qwen.evaluate(self.network, hidden_states, timestep, condition)
         return as_ports(field)
 

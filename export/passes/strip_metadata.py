@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-GRAPH_NAME = "main"
 PRODUCER = "arcflow"
 
 

@@ -25,16 +25,11 @@ LIMIT = 0.03
 FIRST_NOISE = 1_000_000
 """Number of the first image's noise: far from those that calibration generates."""
 
-ADVICE = (
-    "see which layers are to blame with python -m export.sensitivity and leave them out with --keep-high, or calibrate "
-    "with another --method"
-)
-
 Decode = Callable[["Tensor"], "Tensor"]
 """The VAE decoder: latents [B, C, H, W], scaled and shifted back -> images [B, 3, H', W']."""
 
 
-def check_gate(gate: Gate, advice: str = ADVICE) -> Gate:
+def check_gate(gate: Gate, advice: str) -> Gate:
     """The same figures. advice: what to do where a limit is missed or a value is not finite, which raises GateError."""
     missed = [result for result in gate.results if not result.value <= result.limit]
     if missed:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from export.errors import CalibrationError
+from export.folders.keys import versions
 from export.fp8.attention import SIDES, Watch, watched
 from export.fp8.calibration import Calibration, Prompts
 from export.fp8.numbers import round_up
@@ -70,7 +70,7 @@ class Run:
         """Digest of all that what is observed depends on (not of how a bound is then chosen)."""
         facts = [
             _STATE_FORMAT, self.student.digest, self.sigmas, self.prompts, self.width, self.height, str(self.dtype),
-            self.method is not Method.AMAX, tools(),
+            self.method is not Method.AMAX, versions(_TOOLS),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -144,11 +144,6 @@ def linears(backbone: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in backbone.named_modules() if isinstance(module, nn.Linear))
 
 
-def tools() -> dict[str, str]:
-    """Versions of what has a say in the figures."""
-    return {name: version(name) for name in _TOOLS}
-
-
 def prompts_digest(prompts: Sequence[str]) -> str:
     """sha256 of the prompts, one a line."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
@@ -206,7 +201,7 @@ def _conclude(run: Run, observers: dict[str, Observer], watch: Watch) -> Calibra
         prompts=Prompts(len(run.prompts), prompts_digest(run.prompts), run.width, run.height),
         synthetic=False,
         amax={name: bound(observer) for name, observer in sorted(seen.items())},
-        tools=tools(),
+        tools=versions(_TOOLS),
         attention=tuple(
             (
                 bound(watch.observers[f"{i}.query"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,6 @@ class Built:
     sha256: str
     warnings: int
     layers: Layers
-    first_warnings: list[str] = field(default_factory=list)
 
 
 def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
@@ -86,7 +85,7 @@ def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
         work.build(writer, whole.phase)
     work.save_timing_cache()
     layers = inspect_plan(toolkit, job.plan, job.capabilities, work.layers)
-    return Built(writer.size, writer.digest, log.warning_count, layers, log.warnings)
+    return Built(writer.size, writer.digest, log.warning_count, layers)
 
 
 class _Work:

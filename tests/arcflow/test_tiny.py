@@ -18,7 +18,7 @@ from arcflow.tiny.data import (
     all_captions,
     caption,
     evaluation_prompts,
-    load_pictures,
+    load_images,
 )
 from arcflow.tiny.teacher_folder import open_teacher
 from arcflow.tiny.text import T5_TOKENS, build_clip_tokenizer, build_t5_tokenizer, tokenize
@@ -33,14 +33,14 @@ def write_split(folder: Path, prefix: str, count: int) -> None:
         (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
 
 
-def test_pictures_are_inverted_padded_and_scaled(tmp_path: Path) -> None:
+def test_images_are_inverted_padded_and_scaled(tmp_path: Path) -> None:
     write_split(tmp_path, "train", 20)
-    pictures = load_pictures("train", tmp_path)
-    assert len(pictures) == 20 and pictures.images.shape == (20, 1, 32, 32)
-    rgb = pictures.rgb(torch.arange(3))
+    images = load_images("train", tmp_path)
+    assert len(images) == 20 and images.images.shape == (20, 1, 32, 32)
+    rgb = images.rgb(torch.arange(3))
     assert rgb.shape == (3, 3, 32, 32) and bool((rgb[:, :, :2] == 1.0).all())
     assert float(rgb.min()) >= -1.0
-    assert set(pictures.tones.tolist()) <= {0, 1, 2}
+    assert set(images.tones.tolist()) <= {0, 1, 2}
 
 
 @pytest.mark.parametrize("keep", [0, 3, 10, 500])
@@ -49,14 +49,14 @@ def test_a_damaged_data_set_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:keep]))
     with pytest.raises(DatasetError, match="install the package"):
-        load_pictures("train", tmp_path)
+        load_images("train", tmp_path)
 
 
 def test_a_missing_data_set_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="make data"):
-        load_pictures("train", tmp_path)
+        load_images("train", tmp_path)
     with pytest.raises(DatasetError, match="choose train or test"):
-        load_pictures("validation", tmp_path)
+        load_images("validation", tmp_path)
 
 
 def test_held_out_pairs_are_never_named_in_training() -> None:

@@ -128,7 +128,7 @@ def test_the_report_is_one_json_line(
         assert plan["counted_by"] == "parsed network"
         assert plan["products_fp8"] == 0
     assert line["plans"]["backbone"]["products"] >= 4
-    assert "GB of memory" in said.err
+    assert "B of memory" in said.err
     assert "no GPU here opens these plans" in said.err
 
 

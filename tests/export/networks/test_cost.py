@@ -103,7 +103,7 @@ def inputs(flux: Sources, precision: Precision, size: str, root: Path, *only: st
     return inspect(wanted, subject)
 
 
-def test_the_estimate_grows_with_what_the_gate_paints(flux: Sources, tmp_path: Path) -> None:
+def test_the_estimate_grows_with_what_the_gate_generates(flux: Sources, tmp_path: Path) -> None:
     plain = estimate(inputs(flux, Precision.BF16, "1024x1024", tmp_path))
     small, large = (estimate(inputs(flux, Precision.FP8, size, tmp_path)) for size in ("320x320", "1024x1024"))
     # Measured in this process: a peak of 0.93 GB at 320, of 2.35 GB and 56 CPU seconds at 1024 pixels.

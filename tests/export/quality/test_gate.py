@@ -62,7 +62,7 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
         decoded.append(latents.shape)
         return latents - 0.5  # takes the shift away again: errors of image and latent are then the same
 
-    gate = check_gate(measure_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2))
+    gate = check_gate(measure_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2), "do less")
     end, shifted = ((1 - r * 0.4) * (1 - r * 0.6) for r in (0.5, 0.51))
     expected = (end - shifted) / end
     assert (gate.nfe, gate.pictures) == (2, 3)
@@ -72,11 +72,13 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
 
 
 def test_a_student_that_changed_too_much_is_refused() -> None:
-    with pytest.raises(GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 images"):
-        check_gate(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT))
+    with pytest.raises(
+        GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 images; do less"
+    ):
+        check_gate(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT), "do less")
     assert len(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT).results) == 1
     with pytest.raises(GateError):
-        check_gate(measure_gate(_Field(0.5), _Field(float("nan")), None, _prompted(), SIGMAS, LATENT))
+        check_gate(measure_gate(_Field(0.5), _Field(float("nan")), None, _prompted(), SIGMAS, LATENT), "do less")
 
 
 def test_latents_are_scaled_back_a_channel() -> None:

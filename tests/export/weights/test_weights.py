@@ -102,8 +102,8 @@ def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
 
 def test_rows_are_those_of_the_whole(file: Path) -> None:
     opened = tensor_set(file)
-    assert torch.equal(opened.read("a", 1, 2), TENSORS["a"][1:])
-    assert opened.read("empty", 0, 0).shape == (0, 4)
+    assert torch.equal(opened.read_rows("a", 1, 2), TENSORS["a"][1:])
+    assert opened.read_rows("empty", 0, 0).shape == (0, 4)
     rows = opened.rows_float32("b", 1, 3)
     assert rows.dtype == torch.float32
     assert torch.equal(rows, torch.ones(2))
