@@ -9,8 +9,8 @@ import numpy as np
 
 from runtime.architectures import architecture_of, layout
 from runtime.architectures.base import Conditions, Grid, Tokens
-from runtime.backend import Array, Network
 from runtime.errors import BackendError
+from runtime.hosts.onnx_network import Array, Network
 from runtime.solver import MomentumField
 
 if TYPE_CHECKING:

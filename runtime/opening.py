@@ -9,9 +9,9 @@ from engines.bundle import Bundle, open_bundle
 from engines.errors import BundleError
 from engines.locate import locate, serves
 from engines.schema import SOURCE_TARGET
-from runtime.backend import default_threads
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.interface import Host
+from runtime.hosts.onnx_network import default_threads
 
 HOSTS = ("python", "native")
 BACKENDS = ("tensorrt", "onnxruntime")
@@ -74,7 +74,7 @@ def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_v
         raise RequestError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
     ordinal = None
     if device is not None:
-        from runtime.onnx_cuda import ordinal_of
+        from runtime.hosts.onnx_cuda import ordinal_of
 
         ordinal = ordinal_of(device)
     name, root = bundle.name, bundle.root

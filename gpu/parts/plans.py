@@ -66,7 +66,7 @@ def _build(source: Path, out: Path) -> Path:
 
 def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bool:
     """Deserialise every plan by itself, on the runtime's device; whether all of them did."""
-    from runtime.cuda.plans import load_plan
+    from runtime.cuda.plans.loading import load_plan
     from runtime.errors import BackendError
 
     loaded = {}

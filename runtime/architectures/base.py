@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.architectures import layout
 from runtime.architectures.conditioning import Levels
-from runtime.backend import Array
+from runtime.hosts.onnx_network import Array
 
 if TYPE_CHECKING:
     from engines.manifest import Manifest

@@ -12,7 +12,7 @@ import numpy as np
 from runtime.architectures import layout
 from runtime.architectures.base import Architecture, Grid, Run, Tokens, nothing
 from runtime.architectures.conditioning import Levels, scaled_bfloat16
-from runtime.backend import Array
+from runtime.hosts.onnx_network import Array
 
 if TYPE_CHECKING:
     from runtime.text import TokenIds

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.architectures import architecture_of
-from runtime.cuda.buffers import BACKBONE
-from runtime.cuda.embeddings import DeviceEmbeddings, Embeddings, HostEmbeddings, prompt_digest
-from runtime.cuda.encoding import Encoder, Prompts
-from runtime.cuda.extents import check_extents, extents_of
-from runtime.cuda.feeding import Feeding, field_ports
+from runtime.cuda.execution.batch import Painter
+from runtime.cuda.execution.encoding import Encoder, Prompts
+from runtime.cuda.execution.feeding import Feeding, field_ports
+from runtime.cuda.execution.marks import Marks
 from runtime.cuda.interface import Device
-from runtime.cuda.marks import Marks
-from runtime.cuda.painting import Painter
-from runtime.cuda.residents import Loader, Residents
+from runtime.cuda.memory.buffers import BACKBONE
+from runtime.cuda.memory.encodings import DeviceEmbeddings, Embeddings, HostEmbeddings, prompt_digest
+from runtime.cuda.memory.extents import check_extents, extents_of
+from runtime.cuda.memory.residents import Loader, Residents
 from runtime.errors import BackendError
 from runtime.hosts.interface import (
     CLOSED,

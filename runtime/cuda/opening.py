@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from engines.bundle import Bundle
 from engines.tensorrt import Toolkit
 from runtime.cuda.checks import check_device, check_trusted
-from runtime.cuda.engine import TensorRTEngine
 from runtime.cuda.host import EMBEDDINGS, CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
-from runtime.cuda.plans import SHARED, PlanLibrary, load_plan
-from runtime.cuda.residents import Loader
-from runtime.cuda.runtime_cache import RuntimeCache, cache_path
+from runtime.cuda.memory.residents import Loader
+from runtime.cuda.plans.engine import TensorRTEngine
+from runtime.cuda.plans.loading import SHARED, PlanLibrary, load_plan
+from runtime.cuda.plans.runtime_cache import RuntimeCache, cache_path
 from runtime.text import load_tokenizers
 
 
@@ -34,7 +34,7 @@ def open_cuda(
     toolkit = check_trusted(bundle)
     manifest = bundle.manifest
     tokenizers = load_tokenizers(bundle)
-    from runtime.cuda.device import open_device
+    from runtime.cuda.device.gpu import open_device
 
     device = open_device(ordinal)
     try:

@@ -10,7 +10,6 @@ import numpy as np
 
 from runtime import noise, solver
 from runtime.architectures.base import Conditions, Tokens
-from runtime.backend import Network, describe, open_onnxruntime
 from runtime.errors import BackendError
 from runtime.hosts.interface import (
     CLOSED,
@@ -24,6 +23,7 @@ from runtime.hosts.interface import (
     step_of,
     weight_bytes,
 )
+from runtime.hosts.onnx_network import Network, describe, open_onnxruntime
 from runtime.networks import Networks
 from runtime.result import Generation, OnStep, Picture, Settings
 from runtime.text import PromptTokenizer, load_tokenizers

@@ -20,8 +20,8 @@ from engines.locate import ENVIRONMENT
 from engines.writer import write_bundle
 from foundation.errors import ArcFlowError
 from runtime import noise, solver
-from runtime.backend import Array, Network, OnnxRuntimeNetwork
 from runtime.errors import BackendError, RequestError
+from runtime.hosts.onnx_network import Array, Network, OnnxRuntimeNetwork
 from runtime.hosts.python import PythonHost
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step

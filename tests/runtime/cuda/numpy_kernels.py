@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from runtime import noise, solver
 from runtime.architectures import layout
-from runtime.cuda import geometry
+from runtime.cuda.device import geometry
 from runtime.cuda.interface import Advance, Unpack
 
 _WIDE = np.uint32(16)
@@ -22,7 +22,7 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 class NumpyKernels:
-    """The methods of `runtime.cuda.launch.Kernels` over arrays that ``array(address, shape, dtype)`` gives."""
+    """The methods of `runtime.cuda.device.launch.Kernels` over arrays that ``array(address, shape, dtype)`` gives."""
 
     def __init__(self, array: Callable[[int, tuple[int, ...], Any], NDArray[Any]]) -> None:
         self._array = array

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from runtime import noise
-from runtime.cuda.device import CudaDevice, open_device
-from runtime.cuda.driver import describe_device, load_driver
+from runtime.cuda.device.driver import describe_device, load_driver
+from runtime.cuda.device.gpu import CudaDevice, open_device
+from runtime.cuda.device.graphs import MOST
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, DeviceMemoryError
-from runtime.cuda.graphs import MOST
 from runtime.cuda.interface import Unpack
 from tests.runtime.cuda import parity
 from tests.runtime.cuda.parity import get, put

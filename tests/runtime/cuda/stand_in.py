@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from runtime.cuda.device.geometry import TYPES
+from runtime.cuda.device.launch import Kernels
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, memory_error
-from runtime.cuda.geometry import TYPES
 from runtime.cuda.interface import Advance, DeviceInfo, Unpack
-from runtime.cuda.launch import Kernels
 from tests.runtime.cuda import host_library
 from tests.runtime.cuda.numpy_kernels import NumpyKernels
 

@@ -18,10 +18,11 @@ from engines.machine import this_machine
 from engines.schema import ShapeRange
 from export.tensorrt.plans import network_profiles
 from export.tensorrt.profiles import choose_shapes
-from runtime.cuda import checks, device, opening
+from runtime.cuda import checks, opening
+from runtime.cuda.device import gpu as device
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.cuda.host import CudaHost
-from runtime.cuda.plans import SHARED
+from runtime.cuda.plans.loading import SHARED
 from runtime.errors import BackendError, RequestError
 from runtime.pipeline import Pipeline
 from tests.runtime.cuda import plan_bundle
