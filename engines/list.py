@@ -10,9 +10,8 @@ from pathlib import Path
 
 from engines.bundle import Bundle, open_bundle
 from engines.errors import BundleError, TrustError
-from engines.locate import ENVIRONMENT, available
-from engines.manifest import Limits, Range
-from engines.names import BundleName
+from engines.locate import ENVIRONMENT, BundleName, available
+from engines.schema import Limits, Range
 from engines.staleness import compare
 from foundation.cli import ArgumentParser, run
 

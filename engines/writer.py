@@ -17,9 +17,11 @@ from pathlib import Path
 import msgspec
 
 from engines.bundle import Bundle, inspect
+from engines.checks import check_manifest, unsafe_path
 from engines.errors import BundleError
 from engines.files import check_digest, digest_file
-from engines.manifest import MANIFEST_NAME, FileEntry, Manifest, check_manifest, render_manifest, unsafe_path
+from engines.manifest import render_manifest
+from engines.schema import MANIFEST_NAME, FileEntry, Manifest
 from foundation.files import atomic_directory, sha256_file
 
 _CHUNK = 1 << 20

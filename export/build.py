@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.locate import BUILT_IN
-from engines.names import BundleName
+from engines.locate import BUILT_IN, BundleName
 from export.precision import Precision
 from export.sources.models import ModelSpec, choose, choose_precision
 from export.sources.options import add_source_options, source_options
@@ -155,7 +154,7 @@ def _parser() -> ArgumentParser:
 
 def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Wanted:
     """What the arguments ask for. Raises an ArcFlowError."""
-    from engines.manifest import ONNX_TARGETS
+    from engines.schema import ONNX_TARGETS
     from export.errors import ExportError
     from export.students.request import Wanted
     from export.tensorrt.profiles import choose_shapes

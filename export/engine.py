@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.bundle import open_bundle
-from engines.locate import BUILT_IN
-from engines.names import BundleName
+from engines.locate import BUILT_IN, BundleName
 from export.folders.locks import alone
 from export.folders.places import check_out
 from export.tensorrt.build import DEFAULT_OPT_LEVEL

@@ -21,7 +21,7 @@ from runtime.errors import BackendError
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from engines.manifest import TokenizerSpec
+    from engines.schema import TokenizerSpec
 
 _UNTYPEABLE = "\0special\0"
 """Put before a special token's name wherever text could match it; a prompt cannot hold it (requests with NUL are

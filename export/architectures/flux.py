@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import Latent, Limits, Range
+from engines.schema import Latent, Limits, Range
 from export.sources.configs import read_json, read_vae_config, vae_factor
 from export.sources.tokenizers import TokenizerFile, tokenizer_file
 from export.tensorrt.profiles import choose_shapes, dimension_ranges

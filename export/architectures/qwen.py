@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import Latent, Limits, Range
+from engines.schema import Latent, Limits, Range
 from export.errors import ExportError
 from export.networks.qwen_config import qwen_vae_factor, read_qwen_vae_config
 from export.sources.tokenizers import TokenizerFile, tokenizer_file

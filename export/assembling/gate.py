@@ -19,7 +19,7 @@ from export.students.request import Attention, Request, Sources
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from engines.manifest import Gate, Latent
+    from engines.schema import Gate, Latent
     from export.assembling.record import Exported
     from export.networks.base import Network
 

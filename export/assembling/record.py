@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from foundation.files import sha256_file
 
 if TYPE_CHECKING:

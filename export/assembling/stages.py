@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.assembling.record import RECORD, Exported, Record, read_record, tool_versions
 from export.folders.keys import key_of, stage_folder
 from export.networks.base import BACKBONE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.networks.base import BACKBONE
 from export.precision import compute_dtype, opset
 from export.students.request import Sources

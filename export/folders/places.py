@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from engines.bundle import is_folder
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from export.errors import ExportError
 
 

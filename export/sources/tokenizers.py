@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from engines.manifest import TokenizerSpec
+from engines.schema import TokenizerSpec
 from export.errors import ExportError
 from export.sources.configs import read_json
 

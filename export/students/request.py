@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from engines.manifest import ONNX_TARGETS
+from engines.schema import ONNX_TARGETS
 from export import architectures
 from export.errors import CalibrationError, ExportError
 from export.folders.places import check_out
@@ -25,7 +25,7 @@ from export.sources.tokenizers import TokenizerFile
 
 if TYPE_CHECKING:
     from arcflow.students import Coverage
-    from engines.manifest import Latent, Limits
+    from engines.schema import Latent, Limits
     from export.fp8.calibration import Calibration
     from export.tensorrt.profiles import Shapes
     from export.tensorrt.targets import Target

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import ShapeRange
+from engines.schema import ShapeRange
 from export.tensorrt.builder_log import BuilderLog
 from export.tensorrt.errors import EngineError
 from export.tensorrt.flavours import Toolkit

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.bundle import Bundle
-from engines.manifest import Manifest, source_digest
+from engines.manifest import source_digest
+from engines.schema import Manifest
 from export.precision import Precision
 from export.tensorrt.build import DEFAULT_OPT_LEVEL, Options
 from export.tensorrt.errors import EngineError

@@ -123,7 +123,7 @@ def _current(printer: Printer, toolkit: Any, source: Path) -> None:
 
 def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
     """Build one network for the GPU that is here and load it: the answer, and what TensorRT said against it."""
-    from engines.tensorrt_log import listening
+    from engines.tensorrt import listening
 
     trt = toolkit.trt
     with listening(toolkit.logger) as log:

@@ -1,18 +1,26 @@
-"""From a bundle of plans to a host on a GPU: trust first, then TensorRT, the GPU, and the plans themselves."""
+"""From a bundle of plans to a host on a GPU: trust first, then TensorRT, the GPU, and the plans themselves.
+
+What may not be loaded is rejected before TensorRT sees a byte of it; each rejection says what to do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from engines.bundle import Bundle
-from engines.tensorrt import Toolkit
-from runtime.cuda.checks import check_device, check_trusted
+from engines.machine import Machine
+from engines.schema import Engine
+from engines.staleness import require_fresh
+from engines.tensorrt import INSTALL, Toolkit, cuda_of, load
+from engines.trust import require_ours
+from runtime.cuda.errors import DeviceError
 from runtime.cuda.host import EMBEDDINGS, CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
 from runtime.cuda.memory.residents import Loader
 from runtime.cuda.plans.engine import TensorRTEngine
 from runtime.cuda.plans.loading import SHARED, PlanLibrary, load_plan
 from runtime.cuda.plans.runtime_cache import RuntimeCache, cache_path
+from runtime.errors import BackendError
 from runtime.text import load_tokenizers
 
 
@@ -26,9 +34,9 @@ def open_cuda(
 ) -> CudaHost:
     """Load an opened bundle of plans on GPU ``ordinal``.
 
-    low_vram: text encoders leave the GPU when they are done, and the backbone while they are there; a prompt that was
-    not seen before then costs their loading. embeddings: encodings of prompts that are kept at least. foreign_gpu: try
-    plans for another compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
+    low_vram: text encoders leave the GPU when they are done, and the backbone while they are there; a new prompt then
+    costs their loading. embeddings: encodings of prompts that are cached at least. foreign_gpu: try plans for another
+    compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
     DeviceMemoryError, BackendError, BundleError.
     """
     toolkit = check_trusted(bundle)
@@ -52,9 +60,48 @@ def open_cuda(
         backend=describe(toolkit, device.info),
         low_vram=low_vram,
         embeddings=embeddings,
-        after=lambda: _save(cache),
+        after=cache.save,
         closing=cache.close,
     )
+
+
+def check_trusted(bundle: Bundle) -> Toolkit:
+    """The TensorRT for the bundle's plans, which this machine built. No GPU is needed for this.
+
+    Raises TrustError for plans from elsewhere, FlavourError where their TensorRT is missing, BackendError for a bundle
+    without plans.
+    """
+    engine = _engine(bundle)
+    require_ours(bundle.manifest)
+    return load(engine.flavour)
+
+
+def check_device(bundle: Bundle, toolkit: Toolkit, info: DeviceInfo, *, foreign_gpu: bool = False) -> None:
+    """Raise unless the plans are for this GPU, this TensorRT, this driver, and of the ONNX that lies beside them.
+
+    foreign_gpu: leave it to TensorRT whether it takes plans for another compute capability.
+    Raises StaleBundleError with all that differs and the command that mends it; DeviceError for an old driver.
+    """
+    engine = _engine(bundle)
+    capabilities = tuple(engine.compute_capabilities) if foreign_gpu else (info.capability,)
+    require_fresh(bundle, Machine(gpus=capabilities, flavours={toolkit.flavour: toolkit.version}))
+    needed, found = cuda_of(toolkit.flavour), info.driver.partition(".")[0]
+    if needed is not None and found.isdigit() and int(found) < needed:
+        raise DeviceError(
+            f"the driver of {info.name} knows CUDA {info.driver}, and {toolkit.flavour} {toolkit.version} is for CUDA "
+            f"{needed}: update the driver, or install the TensorRT for CUDA {found} ({INSTALL[toolkit.flavour]})"
+        )
+
+
+def _engine(bundle: Bundle) -> Engine:
+    manifest = bundle.manifest
+    plain = [name for name, network in manifest.networks.items() if network.format != "plan"]
+    if manifest.engine is None or plain:
+        raise BackendError(
+            f"{bundle.root} holds ONNX files, and TensorRT runs plans: build them with python -m export.engine "
+            f"{bundle.root} --target TARGET, or leave --backend out"
+        )
+    return manifest.engine
 
 
 def describe(toolkit: Toolkit, info: DeviceInfo) -> str:
@@ -110,7 +157,3 @@ class PlanLoader:
         if self._keep:
             self._verified[path] = view
         return view
-
-
-def _save(cache: RuntimeCache) -> None:
-    cache.save()

@@ -17,7 +17,7 @@ from engines.errors import BundleError
 from foundation.errors import ArcFlowError
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.interface import CLOSED, weight_bytes
-from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
+from runtime.result import Generation, OnStep, Pixels, Preview, Settings, Step
 from runtime.text import PromptTokenizer, load_tokenizers
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NativeHost:
             raise BackendError(CLOSED)
         frames: list[dict[int, Preview]] = [{} for _ in range(request.total)]
 
-        def keep(image: int, frame: int, sigma: float, pixels: Picture) -> None:
+        def keep(image: int, frame: int, sigma: float, pixels: Pixels) -> None:
             frames[image][frame] = Preview(sigma, pixels)
 
         try:

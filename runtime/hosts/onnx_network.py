@@ -8,26 +8,23 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from runtime.architectures.base import Array
 from runtime.errors import BackendError
 
 if TYPE_CHECKING:
-    from engines.manifest import Network as NetworkSpec
+    from engines.schema import Network
     from runtime.hosts.onnx_cuda import Placement
-
-Array = NDArray[Any]
 
 _CPU = "CPUExecutionProvider"
 _MAX_DEFAULT_THREADS = 8
 
 
-class Network(Protocol):
-    """One loaded network."""
+class LoadedNetwork(Protocol):
+    """A network that is ready to run."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, for inputs by name; raises BackendError."""
-        ...
 
 
 class OnnxRuntimeNetwork:
@@ -42,7 +39,7 @@ class OnnxRuntimeNetwork:
         self,
         name: str,
         model: bytes,
-        spec: NetworkSpec,
+        spec: Network,
         threads: int,
         data: Mapping[str, memoryview] | None = None,
         gpu: int | None = None,
@@ -122,21 +119,7 @@ class OnnxRuntimeNetwork:
             raise BackendError(f"the {self.name} network has {kind} {actual}; the bundle's manifest says {expected}")
 
 
-def open_onnxruntime(
-    name: str, model: bytes, spec: NetworkSpec, threads: int, data: Mapping[str, memoryview], device: str = "cpu"
-) -> OnnxRuntimeNetwork:
-    """A network in ONNX Runtime on "cpu", "cuda" or "cuda:N".
-
-    Raises RequestError for another device, BackendError where the network cannot be loaded there.
-    """
-    if device == "cpu":
-        return OnnxRuntimeNetwork(name, model, spec, threads, data)
-    from runtime.hosts.onnx_cuda import ordinal_of
-
-    return OnnxRuntimeNetwork(name, model, spec, threads, data, ordinal_of(device))
-
-
-def describe(networks: Iterable[Network]) -> str:
+def describe(networks: Iterable[LoadedNetwork]) -> str:
     """What runs those networks, for a person: "ONNX Runtime 1.32.0, CPUExecutionProvider".
 
     Of a GPU, how many nodes it took, and how many of the shapes' arithmetic it left to the CPU.

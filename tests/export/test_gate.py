@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engines.manifest import Latent
+from engines.schema import Latent
 from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.manifest import NETWORKS, Limits, Range
+from engines.schema import NETWORKS, Limits, Range
 from export.architectures import flux, qwen
 from export.assembling.parity import relative_error
 from export.errors import ExportError

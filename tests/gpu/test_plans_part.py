@@ -14,7 +14,7 @@ from engines import tensorrt
 from gpu.catalogue import Options
 from gpu.parts import plans
 from gpu.records import Printer
-from runtime.cuda import checks
+from runtime.cuda import opening
 from runtime.cuda.device import gpu as device
 from runtime.errors import BackendError
 from tests.runtime import small_bundle
@@ -35,7 +35,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     loaded = toolkit()
     monkeypatch.setattr(device, "open_device", open_device)
-    monkeypatch.setattr(checks, "load", lambda flavour: loaded)
+    monkeypatch.setattr(opening, "load", lambda flavour: loaded)
     monkeypatch.setattr(tensorrt, "load", lambda flavour: loaded)
     for module in (gpu.device, plans):
         monkeypatch.setattr(module, "need_gpu", lambda: None)

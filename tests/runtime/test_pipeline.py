@@ -20,8 +20,9 @@ from engines.locate import ENVIRONMENT
 from engines.writer import write_bundle
 from foundation.errors import ArcFlowError
 from runtime import noise, solver
+from runtime.architectures.base import Array
 from runtime.errors import BackendError, RequestError
-from runtime.hosts.onnx_network import Array, Network, OnnxRuntimeNetwork
+from runtime.hosts.onnx_network import LoadedNetwork, OnnxRuntimeNetwork
 from runtime.hosts.python import PythonHost
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
@@ -34,7 +35,7 @@ PROMPT = "a dark ankle boot"
 class Counting:
     """A network that notes the batch of each call, and may alter the outputs."""
 
-    def __init__(self, network: Network, alter: Any = None) -> None:
+    def __init__(self, network: LoadedNetwork, alter: Any = None) -> None:
         self.network = network
         self.alter = alter
         self.calls: list[int] = []
@@ -187,12 +188,12 @@ def test_previews_cost_no_evaluation_and_change_nothing(small: Path) -> None:
     assert not np.array_equal(made.previews[0][0].image, made.previews[1][0].image)
 
 
-def test_previews_approach_the_picture(pipeline: Pipeline) -> None:
+def test_previews_approach_the_image(pipeline: Pipeline) -> None:
     made = pipeline.generate(PROMPT, previews=64, nfe=1)
     last = made.previews[0][-1].image.astype(float)
     first = made.previews[0][0].image.astype(float)
-    picture = made.images[0].astype(float)
-    assert abs(last - picture).mean() < 0.25 * abs(first - picture).mean()
+    image = made.images[0].astype(float)
+    assert abs(last - image).mean() < 0.25 * abs(first - image).mean()
 
 
 def test_a_long_prompt_is_a_warning(pipeline: Pipeline) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from engines.manifest import Manifest, Port
+from engines.schema import Manifest, Port
 from runtime.cuda.memory.arena import Need
 from runtime.cuda.memory.extents import BYTES, Extents, shape_of, size_of
 

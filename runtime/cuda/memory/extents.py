@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engines.manifest import Manifest, Network, Port
+from engines.schema import Manifest, Network, Port
 from runtime.errors import BackendError, RequestError
 
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
@@ -22,6 +22,10 @@ class Span:
 
     least: int
     most: int
+
+    def clip(self, value: int) -> int:
+        """The allowed value that is nearest to ``value``."""
+        return min(max(value, self.least), self.most)
 
 
 Extents = Mapping[str, Mapping[str, Span]]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from engines.manifest import Manifest
+from engines.schema import Manifest
 from runtime.cuda.errors import mebibytes
 from runtime.cuda.interface import Bound, Device, Engine, Evaluation
 from runtime.cuda.memory.arena import ArenaPlan, plan_arena

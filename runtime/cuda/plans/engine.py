@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from engines.tensorrt_log import TensorRTLog, listening
+from engines.tensorrt import TensorRTLog, listening
 from runtime.cuda.errors import memory_error
 from runtime.cuda.interface import Bound, Device, Evaluation
 from runtime.cuda.plans.loading import LoadedPlan, is_about_memory

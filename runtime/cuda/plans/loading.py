@@ -11,9 +11,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from engines.manifest import Network, Port
-from engines.tensorrt import Toolkit
-from engines.tensorrt_log import listening
+from engines.schema import Network, Port
+from engines.tensorrt import Toolkit, listening
 from runtime.cuda.errors import DeviceMemoryError, mebibytes
 from runtime.errors import BackendError
 

@@ -11,8 +11,7 @@ import hmac
 from pathlib import Path
 from typing import Any
 
-from engines.tensorrt import RTX, Toolkit
-from engines.tensorrt_log import listening
+from engines.tensorrt import RTX, Toolkit, listening
 from engines.trust import seal
 from foundation.errors import ArcFlowError
 from foundation.files import atomic_file

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.manifest import Manifest, Schedule
+from engines.schema import Manifest, Schedule
 from runtime.architectures import conditioning
 from runtime.architectures.base import Grid
-from runtime.architectures.flux import Flux, FluxConditions
+from runtime.architectures.flux import Flux
 from tests.runtime.small_bundle import manifest
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "conditioning.json").read_text(encoding="utf-8"))
@@ -35,8 +35,10 @@ def test_a_flux_backbone_is_fed_what_it_was_trained_with(dtype: Any, timestep: f
     """What diffusers' pipeline makes of the second of two noise levels, and of FLUX.1-dev's guidance."""
     made: Manifest = manifest(schedule=Schedule(3.2, 3.5, 2, 1.0, dtype))
     architecture = Flux(made)
-    text = FluxConditions(np.zeros((2, 8), np.float32), np.zeros((2, 5, 8), np.float32))
-    fed = architecture.backbone_inputs(np.zeros((2, 4, 16), np.float32), 16 / 21, 3.5, text, Grid(2, 2))
+    fed = {
+        "timestep": architecture.as_trained(np.full(2, 16 / 21)),
+        **architecture.constants([5, 5], 5, 3.5, Grid(2, 2)),
+    }
     for name, expected in (("timestep", timestep), ("guidance", guidance)):
         assert fed[name].dtype == np.float32 and fed[name].shape == (2,)
         assert fed[name] * np.float32(1000) == pytest.approx(expected, rel=1e-6)

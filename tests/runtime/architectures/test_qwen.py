@@ -16,14 +16,14 @@ import torch
 
 from engines.bundle import Bundle
 from engines.errors import BundleError
-from engines.manifest import Range
+from engines.schema import Manifest, Range
 from runtime import noise, solver
 from runtime.architectures import layout
-from runtime.hosts.onnx_network import Network
-from runtime.hosts.python import PythonHost
-from runtime.networks import Networks
+from runtime.architectures.base import SEQUENCE, Conditions
+from runtime.hosts.onnx_network import LoadedNetwork
+from runtime.hosts.python import Networks, PythonHost
 from runtime.pipeline import Pipeline
-from runtime.text import PromptTokenizer
+from runtime.text import PromptTokenizer, TokenIds
 from tests.export.pipelines import Sources
 from tests.export.qwen_export import Exported
 from tests.runtime import qwen_bundle
@@ -106,7 +106,7 @@ class _MeanVelocity(torch.nn.Module):
 @pytest.mark.parametrize(
     ("nfe", "width", "height"), [(2, 48, 80), (1, 32, 32), (3, 80, 16)], ids=["odd grid", "one evaluation", "one row"]
 )
-def test_latents_and_pictures_are_those_of_diffusers(
+def test_latents_and_images_are_those_of_diffusers(
     made: Made, diffusers_pipeline: Any, nfe: int, width: int, height: int
 ) -> None:
     """Three prompts of three lengths: one batch in diffusers, two of different text lengths in the runtime."""
@@ -122,10 +122,10 @@ def test_latents_and_pictures_are_those_of_diffusers(
     latents = diffusers_pipeline._unpack_latents(packed, height, width, 8)[:, :, 0].numpy()
     error = np.linalg.norm(ours.latents - latents) / np.linalg.norm(latents)
     assert error < 1e-5
-    pictures = diffusers_pipeline(
+    images = diffusers_pipeline(
         PROMPTS, height=height, width=width, latents=torch.from_numpy(start), output_type="pil", **options
     ).images
-    difference = np.stack(ours.images).astype(int) - np.stack([np.asarray(p) for p in pictures]).astype(int)
+    difference = np.stack(ours.images).astype(int) - np.stack([np.asarray(p) for p in images]).astype(int)
     assert abs(difference).max() <= 1
     assert not ours.warnings
 
@@ -137,28 +137,36 @@ def test_the_prompt_and_the_grid_matter(made: Made) -> None:
     assert np.linalg.norm(first - other) / np.linalg.norm(first) > 1e-3
 
 
-def test_a_picture_does_not_depend_on_its_company(made: Made) -> None:
+def test_an_image_does_not_depend_on_its_company(made: Made) -> None:
     """Padding and batches leave no trace beyond the last digits."""
     together = made.pipeline.generate(PROMPTS, seed=SEED, num_images=2, width=32, height=48)
     alone = made.pipeline.generate(PROMPTS[1], seed=SEED + 2, num_images=2, width=32, height=48)
     np.testing.assert_allclose(together.latents[2:4], alone.latents, rtol=1e-4, atol=1e-5)
 
 
-def _networks(made: Made) -> Mapping[str, Network]:
+def _networks(made: Made) -> Mapping[str, LoadedNetwork]:
     host = made.pipeline.host
     assert isinstance(host, PythonHost) and host.networks is not None
     return host.networks._networks
 
 
+def _encode(manifest: Manifest, networks: Mapping[str, LoadedNetwork], tokens: TokenIds) -> Conditions:
+    opened = Networks(manifest, networks)
+    return opened.architecture.encode(opened.run, {"text": tokens})
+
+
+def _mask(conditions: Conditions) -> Any:
+    return np.arange(conditions.values[SEQUENCE].shape[1]) < conditions.tokens[:, None]
+
+
 def test_conditions_are_those_of_encode_prompt(made: Made, diffusers_pipeline: Any) -> None:
-    networks = Networks(made.bundle.manifest, _networks(made))
-    conditions = networks.encode({"text": made.pipeline.host.tokenizers["text"](PROMPTS)})
+    conditions = _encode(made.bundle.manifest, _networks(made), made.pipeline.host.tokenizers["text"](PROMPTS))
     with torch.no_grad():
         sequence, mask = diffusers_pipeline.encode_prompt(PROMPTS)
-    np.testing.assert_allclose(conditions.sequence, sequence.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(conditions.mask, mask.numpy())
+    np.testing.assert_allclose(conditions.values[SEQUENCE], sequence.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(_mask(conditions), mask.numpy())
     short = conditions.rows([1])
-    assert short.mask.shape[1] == max(int(mask[1].sum()), qwen_bundle.LIMITS.text_tokens.min)
+    assert short.values[SEQUENCE].shape[1] == max(int(mask[1].sum()), qwen_bundle.LIMITS.text_tokens.min)
 
 
 def test_the_text_network_is_told_what_is_padding(made: Made) -> None:
@@ -172,7 +180,7 @@ def test_the_text_network_is_told_what_is_padding(made: Made) -> None:
 
     networks = {**_networks(made), "text": Listening()}
     tokens = made.pipeline.host.tokenizers["text"](PROMPTS)
-    Networks(made.bundle.manifest, networks).encode({"text": tokens})
+    _encode(made.bundle.manifest, networks, tokens)
     assert [len(inputs["input_ids"]) for inputs in fed] == [2, 1]
     for name, values in (("input_ids", tokens.ids), ("attention_mask", tokens.mask)):
         np.testing.assert_array_equal(np.concatenate([inputs[name] for inputs in fed]), values)
@@ -182,13 +190,9 @@ def test_text_is_never_shorter_than_the_bundle_takes(made: Made) -> None:
     limits = msgspec.structs.replace(made.bundle.manifest.limits, text_tokens=Range(40, 40, 48))
     manifest = msgspec.structs.replace(made.bundle.manifest, limits=limits)
     wide = Pipeline(PythonHost(manifest, _networks(made), made.pipeline.host.tokenizers))
-    conditions = (
-        Networks(manifest, _networks(made))
-        .encode({"text": made.pipeline.host.tokenizers["text"](PROMPTS[:2])})
-        .rows([1])
-    )
-    assert conditions.sequence.shape[1] == conditions.mask.shape[1] == 40
-    assert not conditions.sequence[conditions.mask == 0].any()
+    conditions = _encode(manifest, _networks(made), made.pipeline.host.tokenizers["text"](PROMPTS[:2])).rows([1])
+    assert conditions.values[SEQUENCE].shape[1] == 40
+    assert not conditions.values[SEQUENCE][_mask(conditions) == 0].any()
     ours, plain = (p.generate(PROMPTS[1], width=32, height=32).latents for p in (wide, made.pipeline))
     np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
 

@@ -49,11 +49,11 @@ def test_stages_and_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert result["runs"] == 3
     assert result["peak_bytes"]["host"] > 1 << 26
     assert result["digest"] == Pipeline.open(COMMITTED).manifest.digest
-    with Image.open(tmp_path / "t.png") as picture:
-        assert picture.size[0] == 1200
+    with Image.open(tmp_path / "t.png") as image:
+        assert image.size[0] == 1200
 
 
-def test_more_evaluations_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_evaluations_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, result = bench(["--nfe", "3", "--num-images", "2", "--width", "64"], tmp_path, capsys)
     assert sum(stage["name"].startswith("evaluation") for stage in result["stages_s"]) == 3
     assert (result["images"], result["width"], result["height"]) == (2, 64, 32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engines.bundle import Bundle
-from engines.manifest import Network
+from engines.schema import Network
 from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Bound, Evaluation
 from runtime.errors import BackendError

@@ -17,7 +17,7 @@ from runtime import generate
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
 from runtime.hosts import onnx_cuda
-from runtime.hosts.onnx_network import OnnxRuntimeNetwork, describe, open_onnxruntime
+from runtime.hosts.onnx_network import OnnxRuntimeNetwork, describe
 from runtime.pipeline import Pipeline
 
 CPU, CUDA = onnx_cuda.CPU, onnx_cuda.CUDA
@@ -27,7 +27,7 @@ HAS_CUDA = CUDA in onnxruntime.get_available_providers()
 def load(folder: Path, device: str, name: str = "t5") -> OnnxRuntimeNetwork:
     bundle = open_bundle(folder, contents="when used")
     spec = bundle.manifest.networks[name]
-    return open_onnxruntime(name, bundle.read(spec.file), spec, 1, {}, device)
+    return OnnxRuntimeNetwork(name, bundle.read(spec.file), spec, 1, {}, onnx_cuda.ordinal_of(device))
 
 
 class Session:

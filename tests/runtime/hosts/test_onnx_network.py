@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from engines.manifest import Network, Port
+from engines.schema import Network, Port
 from runtime.errors import BackendError
 from runtime.hosts.onnx_network import OnnxRuntimeNetwork
 

@@ -122,7 +122,7 @@ def test_factors_are_both_or_none() -> None:
         geometry.check_unpack(Unpack(0x100, 0x200, 1, 2, 2, 300, 1, [1.0] * 300, [1.0] * 300))
 
 
-def test_pictures_that_the_kernel_does_not_take() -> None:
+def test_images_that_the_kernel_does_not_take() -> None:
     geometry.check_pixels((1, 8, 8), 0x100, 0x200)
     with pytest.raises(DeviceError, match="multiples of 16"):
         geometry.check_pixels((1, 8, 8), 0x104, 0x200)

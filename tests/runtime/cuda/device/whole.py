@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engines.bundle import open_bundle
-from engines.manifest import Network
+from engines.schema import Network
 from runtime.cuda.device.gpu import CudaDevice, open_device
 from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Bound, Evaluation

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engines.manifest import Range, ShapeRange
-from engines.schema import Engine, Manifest
+from engines.schema import Engine, Manifest, Range, ShapeRange
 from runtime.cuda.memory.arena import plan_arena
 from runtime.cuda.memory.buffers import BACKBONE, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
 from runtime.cuda.memory.extents import check_extents, extents_of, shape_of

@@ -1,4 +1,4 @@
-"""Encodings that are kept: what was put in comes out, the least recently used goes first, memory stays as planned."""
+"""Cached encodings: what was put in comes out, the least recently used goes first, memory stays as planned."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from runtime.cuda.memory.encodings import DeviceEmbeddings, Embeddings, HostEmbeddings, PartSize, prompt_digest
+from runtime.cuda.memory.encodings import CachedEncodings, DeviceEncodings, HostEncodings, PartSize
 from runtime.errors import BackendError
 from tests.runtime.cuda.stand_in import StandInDevice
 
 PARTS = {"pooled": PartSize(1, 64), "sequence": PartSize(4, 32)}
-KINDS = [DeviceEmbeddings, HostEmbeddings]
-Make = Callable[..., Embeddings]
+KINDS = [DeviceEncodings, HostEncodings]
+Make = Callable[..., CachedEncodings]
 
 
-def _put(device: StandInDevice, store: Embeddings, digest: str, value: int, tokens: int = 4) -> None:
+def _put(device: StandInDevice, store: CachedEncodings, prompt: str, value: int, tokens: int = 4) -> None:
     source = device.allocate(256, "test")
     device.upload(source, np.full(256, value, dtype=np.uint8))
-    store.put(digest, "pooled", source, 1)
-    store.put(digest, "sequence", source, tokens)
+    store.put(prompt, "pooled", source, 1)
+    store.put(prompt, "sequence", source, tokens)
     device.free(source)
 
 
-def _get(device: StandInDevice, store: Embeddings, digest: str, part: str) -> list[int]:
+def _get(device: StandInDevice, store: CachedEncodings, prompt: str, part: str) -> list[int]:
     target = device.allocate(256, "test")
     device.upload(target, np.zeros(256, dtype=np.uint8))
-    store.fetch(digest, part, target)
+    store.fetch(prompt, part, target)
     found = np.empty(256, dtype=np.uint8)
     device.download(target, found)
     device.free(target)
@@ -92,7 +92,7 @@ def test_more_tokens_than_there_is_room_for(kind: Make) -> None:
 
 def test_memory_is_taken_once_and_given_back() -> None:
     device = StandInDevice(1 << 20)
-    store = DeviceEmbeddings(device, PARTS, 5)
+    store = DeviceEncodings(device, PARTS, 5)
     assert store.device_bytes == device.memory_used() == 5 * 512
     for value in range(20):
         _put(device, store, str(value), value)
@@ -105,23 +105,8 @@ def test_memory_is_taken_once_and_given_back() -> None:
 def test_only_the_device_store_does_not_wait() -> None:
     device = StandInDevice(1 << 20)
     source = device.allocate(256, "test")
-    for store, waits in ((DeviceEmbeddings(device, PARTS, 2), 0), (HostEmbeddings(device, PARTS, 2), 1)):
+    for store, waits in ((DeviceEncodings(device, PARTS, 2), 0), (HostEncodings(device, PARTS, 2), 1)):
         before = device.waits
         store.put("a", "pooled", source, 1)
         store.fetch("a", "pooled", source)
         assert device.waits - before == waits
-
-
-def test_forgetting_makes_room() -> None:
-    device = StandInDevice(1 << 20)
-    store = DeviceEmbeddings(device, PARTS, 1)
-    for value in (1, 2):
-        _put(device, store, "a", value)
-        assert _get(device, store, "a", "pooled")[0] == value
-        store.clear()
-        assert store.missing(["a"]) == ["a"]
-
-
-def test_digests_are_of_the_text() -> None:
-    assert prompt_digest("é") != prompt_digest("e")
-    assert len(prompt_digest("a")) == 64
