@@ -5,6 +5,7 @@ What may not be loaded is rejected before TensorRT sees a byte of it; each rejec
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from engines.bundle import Bundle
@@ -18,8 +19,8 @@ from runtime.cuda.host import EMBEDDINGS, CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
 from runtime.cuda.memory.residents import Loader
 from runtime.cuda.plans.engine import TensorRTEngine
-from runtime.cuda.plans.loading import SHARED, PlanLibrary, load_plan
-from runtime.cuda.plans.runtime_cache import RuntimeCache, cache_path
+from runtime.cuda.plans.loading import SHARED, load_plan
+from runtime.cuda.plans.runtime_cache import RuntimeCache
 from runtime.errors import BackendError
 from runtime.text import load_tokenizers
 
@@ -47,17 +48,17 @@ def open_cuda(
     device = open_device(ordinal)
     try:
         check_device(bundle, toolkit, device.info, foreign_gpu=foreign_gpu)
-        cache = RuntimeCache(cache_path(bundle.root, toolkit, device.info.capability), toolkit)
-        plans = PlanLoader(bundle, toolkit, device, ordinal, cache, keep=low_vram)
+        cache = RuntimeCache(bundle.root, toolkit, device.info.capability)
+        loaders = plan_loaders(bundle, toolkit, device, ordinal, cache, keep=low_vram)
     except BaseException:
         device.close()
         raise
     return CudaHost(
         manifest,
         device,
-        plans.loaders(),
+        loaders,
         tokenizers,
-        backend=describe(toolkit, device.info),
+        backend=f"{toolkit.flavour} {toolkit.version}, {device.info.name} ({device.info.capability})",
         low_vram=low_vram,
         embeddings=embeddings,
         after=cache.save,
@@ -104,56 +105,21 @@ def _engine(bundle: Bundle) -> Engine:
     return manifest.engine
 
 
-def describe(toolkit: Toolkit, info: DeviceInfo) -> str:
-    """What runs the networks: "tensorrt-rtx 1.7.1.116, NVIDIA GeForce RTX 4090 (sm89)"."""
-    return f"{toolkit.flavour} {toolkit.version}, {info.name} ({info.capability})"
+def plan_loaders(
+    bundle: Bundle, toolkit: Toolkit, device: Device, ordinal: int, cache: RuntimeCache, *, keep: bool
+) -> Mapping[str, Loader]:
+    """What puts each network on the device; plans that another session of the process has loaded are shared.
 
+    keep: verified bytes stay mapped, so that a plan which is loaded again is not hashed again.
+    """
+    digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
+    verified = functools.cache(bundle.map) if keep else bundle.map
+    gpu = f"{device.info.name} ({device.info.capability})"
 
-class PlanLoader:
-    """Loads the plans of a bundle for one session; those that another session has loaded are shared."""
+    def load(name: str) -> TensorRTEngine:
+        spec = bundle.manifest.networks[name]
+        key = (digests[spec.file], toolkit.flavour, ordinal)
+        plan = SHARED.acquire(key, lambda: load_plan(name, verified(spec.file), spec, toolkit, gpu))
+        return TensorRTEngine(device, plan, cache, lambda: SHARED.release(key))
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        toolkit: Toolkit,
-        device: Device,
-        ordinal: int,
-        cache: RuntimeCache,
-        *,
-        keep: bool,
-        library: PlanLibrary = SHARED,
-    ) -> None:
-        """keep: verified bytes stay mapped, so that a plan which is loaded again is not hashed again."""
-        self._bundle = bundle
-        self._toolkit = toolkit
-        self._device = device
-        self._ordinal = ordinal
-        self._cache = cache
-        self._keep = keep
-        self._library = library
-        self._verified: dict[str, memoryview] = {}
-        self._digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-
-    def loaders(self) -> Mapping[str, Loader]:
-        """What puts each network on the device."""
-        return {name: (lambda name=name: self.load(name)) for name in self._bundle.manifest.networks}  # type: ignore[misc]
-
-    def load(self, name: str) -> TensorRTEngine:
-        """One network. Raises BundleError, BackendError, DeviceMemoryError."""
-        spec = self._bundle.manifest.networks[name]
-        key = (self._digests[spec.file], self._toolkit.flavour, self._ordinal)
-        info = self._device.info
-        plan = self._library.acquire(
-            key,
-            lambda: load_plan(name, self._verify(spec.file), spec, self._toolkit, f"{info.name} ({info.capability})"),
-        )
-        return TensorRTEngine(self._device, plan, self._cache, lambda: self._library.release(key))
-
-    def _verify(self, path: str) -> memoryview:
-        """The plan's bytes, mapped and hashed just now, or before where they are kept."""
-        if path in self._verified:
-            return self._verified[path]
-        view = self._bundle.map(path)
-        if self._keep:
-            self._verified[path] = view
-        return view
+    return {name: functools.partial(load, name) for name in bundle.manifest.networks}

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime.cuda.errors import DeviceError, DeviceMemoryError
+from runtime.cuda.errors import EXHAUSTED, DeviceError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
 
 CPU = "CPUExecutionProvider"
@@ -121,8 +121,7 @@ def explain(error: Exception, doing: str) -> BackendError:
     """ONNX Runtime's failure as ours. doing: what failed, "the backbone network failed on ..."."""
     if _OUT_OF_MEMORY.search(str(error)):
         return DeviceMemoryError(
-            f"{doing}: the GPU's memory is exhausted; ask for fewer or smaller images at once, or close what else "
-            "uses this GPU"
+            f"{doing}: {EXHAUSTED}; ask for fewer or smaller images at once, or close what else uses this GPU"
         )
     return BackendError(f"{doing}: {error}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.cuda.errors import CaptureRefusedError, DeviceError, DeviceMemoryError
+from runtime.cuda.errors import EXHAUSTED, LESS, CaptureRefusedError, DeviceError, DeviceMemoryError
 from runtime.cuda.interface import DeviceInfo
 
 MINIMUM_DRIVER = (13, 0)
@@ -12,6 +12,7 @@ MINIMUM_DRIVER = (13, 0)
 
 INSTALL = "pip install 'arcflow[cuda]'"
 ELSE = "or use a bundle for the target cpu"
+_NO_GPU = f"CUDA finds no GPU: see nvidia-smi and $CUDA_VISIBLE_DEVICES, {ELSE}"
 
 _OUT_OF_MEMORY = 2
 _NO_DEVICE = 100
@@ -54,10 +55,7 @@ class Driver:
         """The error for a status other than success."""
         named = self.describe(status)
         if status == _OUT_OF_MEMORY:
-            return DeviceMemoryError(
-                f"{what}: the GPU's memory is exhausted; ask for fewer or smaller images at once, use --low-vram, or "
-                "close what else uses this GPU"
-            )
+            return DeviceMemoryError(f"{what}: {EXHAUSTED}; {LESS}")
         if status in _CAPTURES:
             return CaptureRefusedError(f"{what}: a CUDA graph cannot hold it, {named}")
         if status in _LOST:
@@ -99,7 +97,7 @@ def load_driver() -> Driver:
         ) from error
     driver = Driver(api)
     if int(status) == _NO_DEVICE:
-        raise DeviceError(f"CUDA finds no GPU: see nvidia-smi and $CUDA_VISIBLE_DEVICES, {ELSE}")
+        raise DeviceError(_NO_GPU)
     if int(status) in _MISMATCHES:
         raise DeviceError(
             f"the NVIDIA driver is not installed well, {driver.describe(int(status))}: install it again or restart the "
@@ -114,7 +112,7 @@ def find_device(driver: Driver, ordinal: int) -> Any:
     """The GPU of that number. Raises DeviceError, with the numbers that there are."""
     count = driver("looking for GPUs", "cuDeviceGetCount")
     if count == 0:
-        raise DeviceError(f"CUDA finds no GPU: see nvidia-smi and $CUDA_VISIBLE_DEVICES, {ELSE}")
+        raise DeviceError(_NO_GPU)
     if not 0 <= ordinal < count:
         raise DeviceError(f"there is no GPU {ordinal}; this machine has {'0' if count == 1 else f'0 to {count - 1}'}")
     return driver("choosing the GPU", "cuDeviceGet", ordinal)

@@ -15,7 +15,7 @@ from runtime.cuda.device.kernels import kernel_image
 from runtime.cuda.device.launch import NAMES, Kernels
 from runtime.cuda.device.staging import Staging
 from runtime.cuda.errors import DeviceError, DeviceMemoryError, memory_error
-from runtime.cuda.interface import Advance, DeviceInfo, Unpack
+from runtime.cuda.interface import DeviceInfo
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: work on the process's default stream is none of ours.
 _PTX_END = b"\0"  # cuModuleLoadData reads PTX as far as a zero; a cubin says how long it is.
@@ -32,18 +32,19 @@ def open_device(ordinal: int = 0) -> CudaDevice:
     return CudaDevice(driver, ordinal)
 
 
-class CudaDevice:
-    """A GPU; made by :func:`open_device`. Used by one thread at a time, whose current context becomes this GPU's.
+class CudaDevice(Kernels):
+    """:class:`runtime.cuda.interface.Device` on a GPU, made by :func:`open_device`; every method raises DeviceError.
 
-    A mark inside :meth:`replay`'s work is passed anew by each replay: keep the marks of the run that was recorded and
-    read them after every one. refusals: why a key is not recorded, by key.
+    Used by one thread at a time, whose current context becomes this GPU's. A mark inside :meth:`replay`'s work is
+    passed anew by each replay: keep the marks of the run that was recorded and read them after every one. refusals:
+    why a key is not recorded, by key.
     """
 
     info: DeviceInfo
     stream: int
 
     def __init__(self, driver: Driver, ordinal: int) -> None:
-        """Most callers want :func:`open_device`. Raises DeviceError."""
+        """Most callers want :func:`open_device`."""
         self._driver = driver
         self._open = False
         self._sizes: dict[int, int] = {}
@@ -63,7 +64,6 @@ class CudaDevice:
         self._events = Events(driver, self._stream)
         self._recordings = Recordings(driver, self._stream, self._events)
         self._staging = Staging(driver, self._stream)
-        self._kernels = Kernels(self._launch)
         self.refusals = self._recordings.refusals
         try:
             self._load_kernels()
@@ -79,10 +79,7 @@ class CudaDevice:
     ) -> None:
         self.close()
 
-    # Memory
-
     def allocate(self, size: int, what: str) -> int:
-        """Memory of ``size`` bytes, aligned to 256; its content is undefined. Raises DeviceMemoryError."""
         self._enter("allocating memory")
         try:
             address = int(self._driver(f"allocating {what}", "cuMemAlloc", max(size, 1)))
@@ -92,7 +89,7 @@ class CudaDevice:
         return address
 
     def free(self, address: int) -> None:
-        """Give memory back; waits for the stream. Raises DeviceError for what was not allocated here."""
+        """Waits for the stream; DeviceError also for what was not allocated here."""
         self._enter("freeing memory")
         if address not in self._sizes:
             raise DeviceError(f"nothing was allocated at {address:#x}, or it was freed before")
@@ -101,20 +98,15 @@ class CudaDevice:
         del self._sizes[address]
 
     def memory_used(self) -> int:
-        """Bytes that are allocated now by this object."""
         return sum(self._sizes.values())
 
     def free_memory(self) -> tuple[int, int]:
-        """Free and all bytes of the GPU's memory, whoever uses them. Raises DeviceError."""
+        """Free and all bytes of the GPU's memory, whoever uses them."""
         self._enter("asking for free memory")
         free, total = self._driver("asking for free memory", "cuMemGetInfo")
         return int(free), int(total)
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        """Copy an array to the device; ``values`` may change as soon as this returns. Raises DeviceError.
-
-        Inside :meth:`replay`'s work the values of the recorded run are copied again each time.
-        """
         self._enter()
         if self._recordings.recording:
             self._recordings.upload(address, values)
@@ -123,63 +115,39 @@ class CudaDevice:
         self._staging.write(address, values)
 
     def download(self, address: int, values: NDArray[Any]) -> None:
-        """Copy from the device into a C-contiguous array; waits for the stream. Raises DeviceError."""
         self._enter("reading from the GPU")
         self._staging.read(address, values)
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Copy bytes on the device. Raises DeviceError."""
         self._enter()
         if size and target != source:
             self._driver("copying on the GPU", "cuMemcpyDtoDAsync", target, source, size, self._stream)
 
-    # Kernels
-
-    def advance(self, step: Advance) -> None:
-        """One step of the solver. Raises DeviceError where the kernels do not take its sizes."""
-        self._enter()
-        self._kernels.advance(step)
-
-    def normal(self, seed: int, count: int, out: int) -> None:
-        """The first ``count`` values of that seed's noise, float32 at ``out``."""
-        self._enter()
-        self._kernels.normal(seed, count, out)
-
-    def unpack(self, work: Unpack) -> None:
-        """Packed tokens to latents. Raises DeviceError for what the kernel does not take."""
-        self._enter()
-        self._kernels.unpack(work)
-
-    def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Float32 images [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
-        self._enter()
-        self._kernels.to_rgb8(images, pixels, shape)
-
     def find_nonfinite(self, values: int, count: int, found: int) -> None:
-        """Set the uint32 at ``found`` to 1 if one of ``count`` float32 values is infinite or NaN, else to 0."""
         self._enter()
         self._driver("clearing memory", "cuMemsetD32Async", found, 0, 1, self._stream)
-        self._kernels.find_nonfinite(values, count, found)
+        super().find_nonfinite(values, count, found)
 
-    # Order
+    def launch(self, name: str, blocks: int, threads: int, shared_bytes: int, arguments: int) -> None:
+        self._enter()
+        grid, block = (blocks, 1, 1), (threads, 1, 1)
+        call = (self._functions[name], *grid, *block, shared_bytes, self._stream, arguments, 0)
+        self._driver(f"launching {name}", "cuLaunchKernel", *call)
 
     def replay(self, key: Hashable, work: Callable[[], None]) -> str:
-        """Do ``work``; from the second call with the same key on as one CUDA graph. See the interface."""
         self._enter()
         return self._recordings.replay(key, work)
 
     def forget(self) -> None:
-        """Drop every recording, because memory that they use goes; waits for the stream. Raises DeviceError."""
+        """Waits for the stream."""
         self._enter()
         self._recordings.forget()
 
     def mark(self) -> DeviceEvent:
-        """The present end of the stream; ``seconds_since`` of it waits until it is passed. Raises DeviceError."""
         self._enter()
         return self._recordings.mark()
 
     def synchronize(self) -> None:
-        """Wait for the stream. Raises DeviceError where work on the GPU failed."""
         self._enter("waiting for the GPU")
         self._driver("waiting for the GPU", "cuStreamSynchronize", self._stream)
 
@@ -211,24 +179,6 @@ class CudaDevice:
             self._functions[name] = self._driver(
                 f"loading the kernel {name}", "cuModuleGetFunction", self._module, name.encode()
             )
-
-    def _launch(self, name: str, blocks: int, threads: int, shared_bytes: int, arguments: int) -> None:
-        function = self._functions[name]
-        self._driver(
-            f"launching {name}",
-            "cuLaunchKernel",
-            function,
-            blocks,
-            1,
-            1,
-            threads,
-            1,
-            1,
-            shared_bytes,
-            self._stream,
-            arguments,
-            0,
-        )
 
     def _enter(self, refused: str = "") -> None:
         """Make this GPU the thread's. refused: what is done, where it cannot be a part of a graph."""

@@ -1,4 +1,4 @@
-"""Kernels that TensorRT for RTX compiles on the GPU where it runs, kept beside the bundle for the next start.
+"""Kernels that TensorRT for RTX compiles on the GPU where it runs, cached beside the bundle for the next start.
 
 The file holds machine code, so it is sealed with this machine's key, as plans are; a file without our seal is not
 read. TensorRT itself checks that it fits the GPU, the driver and its own version. Built, not yet run on a GPU.
@@ -16,47 +16,19 @@ from engines.trust import seal
 from foundation.errors import ArcFlowError
 from foundation.files import atomic_file
 
-_HEADER = b"arcflow kernels 1 "
 _MOST = 1 << 30
 """Bytes: a file beyond this is not read."""
-
-
-def cache_path(bundle: Path, toolkit: Toolkit, capability: str) -> Path:
-    """Where the kernels of a bundle lie: beside its folder, which holds nothing but what its manifest lists."""
-    return bundle.parent / f".{bundle.name}.{toolkit.version}.{capability}.kernels"
-
-
-def read_sealed(path: Path) -> bytes | None:
-    """What :func:`write_sealed` wrote; None where there is nothing, or not from this machine's key."""
-    try:
-        if path.stat().st_size > _MOST:
-            return None
-        header, _, content = path.read_bytes().partition(b"\n")
-        expected = _HEADER + _seal(content).encode()
-    except (OSError, ArcFlowError):
-        return None
-    return content if hmac.compare_digest(header, expected) else None
-
-
-def write_sealed(path: Path, content: bytes) -> bool:
-    """Write ``content`` whole and sealed; False where that is not possible, which costs time and nothing else."""
-    try:
-        header = _HEADER + _seal(content).encode() + b"\n"
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(header + content)
-    except (OSError, ArcFlowError):  # A folder that is not ours to write in, or a key that must not be used.
-        return False
-    return True
 
 
 class RuntimeCache:
     """The kernels of all plans of one bundle; with the data-centre flavour, which compiles none, it does nothing."""
 
-    def __init__(self, path: Path, toolkit: Toolkit) -> None:
-        self._path = path
+    def __init__(self, bundle: Path, toolkit: Toolkit, capability: str) -> None:
+        """bundle: its folder, which holds nothing but what its manifest lists: the kernels lie beside it."""
+        self._path = bundle.parent / f".{bundle.name}.{toolkit.version}.{capability}.kernels"
         self._toolkit = toolkit
         self._cache: Any = None
-        self._kept = b""
+        self._saved = b""
         self._grown = False
 
     def make_context(self, trt_engine: Any) -> tuple[Any, Any]:
@@ -84,9 +56,9 @@ class RuntimeCache:
             return False
         self._grown = False
         content = bytes(memoryview(self._cache.serialize()))
-        if content == self._kept or not write_sealed(self._path, content):
+        if content == self._saved or not self._write(content):
             return False
-        self._kept = content
+        self._saved = content
         return True
 
     def close(self) -> None:
@@ -96,13 +68,33 @@ class RuntimeCache:
 
     def _load(self, config: Any) -> Any:
         cache = config.create_runtime_cache()
-        content = read_sealed(self._path)
+        content = self._read()
         if cache is not None and content:
             with listening(self._toolkit.logger):  # It may be of another driver: then it is compiled anew.
                 if cache.deserialize(content):
-                    self._kept = content
+                    self._saved = content
         return cache
 
+    def _read(self) -> bytes | None:
+        """What :meth:`_write` wrote; None where there is nothing, or not from this machine's key."""
+        try:
+            if self._path.stat().st_size > _MOST:
+                return None
+            header, _, content = self._path.read_bytes().partition(b"\n")
+            expected = _header(content)
+        except (OSError, ArcFlowError):
+            return None
+        return content if hmac.compare_digest(header, expected) else None
 
-def _seal(content: bytes) -> str:
-    return seal({"runtime cache": hashlib.sha256(content).hexdigest()})
+    def _write(self, content: bytes) -> bool:
+        """Write ``content`` whole and sealed; False where that is not possible, which costs time and nothing else."""
+        try:
+            with atomic_file(self._path) as temporary:
+                temporary.write_bytes(_header(content) + b"\n" + content)
+        except (OSError, ArcFlowError):  # A folder that is not ours to write in, or a key that must not be used.
+            return False
+        return True
+
+
+def _header(content: bytes) -> bytes:
+    return b"arcflow kernels 1 " + seal({"runtime cache": hashlib.sha256(content).hexdigest()}).encode()

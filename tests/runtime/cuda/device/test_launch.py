@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.cuda.device import geometry, launch
-from runtime.cuda.device.geometry import AdvancePlan, Variant, plan_advance
+from runtime.cuda.device import launch
 from runtime.cuda.device.kernels import NATIVE, sources
+from runtime.cuda.device.launch import AdvancePlan, Variant, plan_advance
 from runtime.cuda.errors import DeviceError
 from runtime.cuda.interface import Advance, Unpack
 from tests.runtime.cuda import host_library
@@ -69,19 +69,19 @@ def test_the_native_core_launches_the_same(
     assert plan_advance(*sizes) == expected
 
 
-@pytest.mark.parametrize("dtype", list(geometry.TYPES))
+@pytest.mark.parametrize("dtype", list(launch.TYPES))
 @pytest.mark.parametrize("field", ["means", "logweights", "loggammas", "x", "out"])
 def test_an_odd_address_takes_the_narrow_kernel(dtype: str, field: str) -> None:
-    suffix, _ = geometry.TYPES[dtype]
+    suffix, _ = launch.TYPES[dtype]
     step = dataclasses.replace(STEP, dtype=dtype)
-    assert geometry.advance_launch(step)[0] == f"arcflow_advance_{suffix}_modes16"
+    assert launch.advance_launch(step)[0] == f"arcflow_advance_{suffix}_modes16"
     step = dataclasses.replace(step, **{field: 0x404})
-    assert geometry.advance_launch(step)[0] == f"arcflow_advance_{suffix}_any"
+    assert launch.advance_launch(step)[0] == f"arcflow_advance_{suffix}_any"
 
 
 @pytest.mark.parametrize("modes", [1, 2, 8, 15, 17, 32])
 def test_another_number_of_modes_takes_the_kernel_for_any(modes: int) -> None:
-    assert geometry.advance_launch(dataclasses.replace(STEP, modes=modes))[0] == "arcflow_advance_f32"
+    assert launch.advance_launch(dataclasses.replace(STEP, modes=modes))[0] == "arcflow_advance_f32"
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_another_number_of_modes_takes_the_kernel_for_any(modes: int) -> None:
 )
 def test_a_step_that_the_solver_does_not_take(changes: dict[str, object], words: str) -> None:
     with pytest.raises(DeviceError, match=words):
-        geometry.advance_launch(dataclasses.replace(STEP, **changes))
+        launch.advance_launch(dataclasses.replace(STEP, **changes))
 
 
 def test_one_mode_has_no_rates() -> None:
-    assert geometry.advance_launch(dataclasses.replace(STEP, modes=1, loggammas=0))[0] == "arcflow_advance_f32"
+    assert launch.advance_launch(dataclasses.replace(STEP, modes=1, loggammas=0))[0] == "arcflow_advance_f32"
 
 
 @pytest.mark.parametrize(
@@ -110,28 +110,28 @@ def test_one_mode_has_no_rates() -> None:
 )
 def test_latents_that_the_kernel_does_not_take(shape: tuple[int, int, int, int, int], factors: int) -> None:
     with pytest.raises(DeviceError):
-        geometry.check_unpack(Unpack(0x100, 0x200, *shape, [1.0] * factors, [1.0] * factors))
+        launch.check_unpack(Unpack(0x100, 0x200, *shape, [1.0] * factors, [1.0] * factors))
 
 
 def test_factors_are_both_or_none() -> None:
     both = Unpack(0x100, 0x200, 1, 2, 2, 16, 2, [1.0] * 16, [1.0] * 16)
-    geometry.check_unpack(both)
+    launch.check_unpack(both)
     with pytest.raises(DeviceError, match="16 scalings and 0 shifts"):
-        geometry.check_unpack(dataclasses.replace(both, shift=()))
+        launch.check_unpack(dataclasses.replace(both, shift=()))
     with pytest.raises(DeviceError, match="at most 256"):
-        geometry.check_unpack(Unpack(0x100, 0x200, 1, 2, 2, 300, 1, [1.0] * 300, [1.0] * 300))
+        launch.check_unpack(Unpack(0x100, 0x200, 1, 2, 2, 300, 1, [1.0] * 300, [1.0] * 300))
 
 
 def test_images_that_the_kernel_does_not_take() -> None:
-    geometry.check_pixels((1, 8, 8), 0x100, 0x200)
+    launch.check_pixels((1, 8, 8), 0x100, 0x200)
     with pytest.raises(DeviceError, match="multiples of 16"):
-        geometry.check_pixels((1, 8, 8), 0x104, 0x200)
+        launch.check_pixels((1, 8, 8), 0x104, 0x200)
     with pytest.raises(DeviceError, match="out of range"):
-        geometry.check_pixels((1, 8, 0), 0x100, 0x200)
+        launch.check_pixels((1, 8, 0), 0x100, 0x200)
 
 
 def test_a_grid_fills_any_gpu_and_no_more() -> None:
-    assert [geometry.blocks_for(work) for work in (1, 256, 257, 1 << 40)] == [1, 1, 2, 65_536]
+    assert [launch.blocks_for(work) for work in (1, 256, 257, 1 << 40)] == [1, 1, 2, 65_536]
 
 
 def test_names_and_factors_are_those_of_the_source() -> None:
@@ -139,7 +139,7 @@ def test_names_and_factors_are_those_of_the_source() -> None:
     text = source.decode()
     found = set(re.findall(r"ARCFLOW_ADVANCE\((arcflow_\w+),", text)) | set(re.findall(r"\n {4}(arcflow_\w+)\(", text))
     assert found == set(launch.NAMES)
-    assert f"_modes{geometry.FIXED_MODES}, float, 4, 4, {geometry.FIXED_MODES})" in text
-    assert f"kFixedModes = {geometry.FIXED_MODES};" in (NATIVE / "cuda" / "plan.hpp").read_text(encoding="utf-8")
-    assert f"kMaxFactors = {geometry.MAX_FACTORS};" in headers["cuda/elements.cuh"].decode()
-    assert ctypes.sizeof(launch.Factors) == 4 + 2 * 4 * geometry.MAX_FACTORS
+    assert f"_modes{launch.FIXED_MODES}, float, 4, 4, {launch.FIXED_MODES})" in text
+    assert f"kFixedModes = {launch.FIXED_MODES};" in (NATIVE / "cuda" / "plan.hpp").read_text(encoding="utf-8")
+    assert f"kMaxFactors = {launch.MAX_FACTORS};" in headers["cuda/elements.cuh"].decode()
+    assert ctypes.sizeof(launch.Factors) == 4 + 2 * 4 * launch.MAX_FACTORS
