@@ -16,11 +16,11 @@ from runtime.cuda.memory.buffers import (
     FOUND,
     PIXELS,
     STATE,
-    TIMESTEP_STRIDE,
     TIMESTEPS,
     VAE,
     X,
     port_buffer,
+    timestep_stride,
 )
 from runtime.cuda.memory.extents import shape_of
 from runtime.cuda.memory.residents import Group
@@ -56,7 +56,7 @@ class DeviceBatch(Batch):
         self._values = grid.tokens * manifest.momentum.packed_channels
         """Values of the state of one image."""
         self._field_type = field_type(manifest)
-        self._stride = -(-max(TIMESTEP_STRIDE, self._count * 4) // TIMESTEP_STRIDE) * TIMESTEP_STRIDE
+        self._stride = timestep_stride(self._count)
         rows, columns = grid.rows * manifest.latent.patch, grid.columns * manifest.latent.patch
         latents = (self._count, manifest.latent.channels, rows, columns)
         images = (self._count, 3, settings.height, settings.width)

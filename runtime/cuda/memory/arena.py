@@ -51,7 +51,7 @@ def plan_arena(needs: Sequence[Need]) -> ArenaPlan:
     for need in needs:
         if need.size < 0 or need.last < need.first:
             raise BackendError(f"a buffer cannot be like this: {need}")
-    sizes = {need.name: _aligned(need.size) for need in needs}
+    sizes = {need.name: aligned(need.size) for need in needs}
     placed: list[Need] = []
     offsets: dict[str, int] = {}
     for need in sorted(needs, key=lambda need: (-need.size, need.first, need.name)):
@@ -85,5 +85,6 @@ def _load(needs: Sequence[Need], sizes: Mapping[str, int]) -> dict[int, int]:
     }
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """``size`` up to a multiple of 256."""
     return -(-size // ALIGNMENT) * ALIGNMENT

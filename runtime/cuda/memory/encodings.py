@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.cuda.interface import Device
+from runtime.cuda.memory.arena import aligned
 from runtime.errors import BackendError
 
 
@@ -104,7 +105,7 @@ class DeviceEncodings(CachedEncodings):
         size = 0
         for name, part in parts.items():
             self._offsets[name] = size
-            size += -(-part.size // 256) * 256
+            size += aligned(part.size)
         self._slot_bytes = max(size, 256)
         self._address = device.allocate(self._slot_bytes * most, "encodings of prompts")
         self._free = list(reversed(range(most)))

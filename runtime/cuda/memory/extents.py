@@ -13,7 +13,7 @@ from runtime.errors import BackendError, RequestError
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 """Bytes of one value, by the manifest's types."""
 
-_MULTIPLE = re.compile(r"(\d+)\*(\w+)")
+_MULTIPLE = re.compile(r"(?:(\d+)\*)?(\w+)")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
         "columns": columns,
         "image_tokens": Span(rows.least * columns.least // per_token, rows.most * columns.most // per_token),
     }
-    return {name: {**shared, "text_tokens": _text_span(manifest, name)} for name in manifest.networks}
+    text = Span(limits.text_tokens.min, limits.text_tokens.max)
+    # An encoder also takes text tokens that the backbone does not get.
+    own = {name: Span(1, tokenizer.max_tokens) for name, tokenizer in manifest.tokenizers.items()}
+    return {name: {**shared, "text_tokens": own.get(name, text)} for name in manifest.networks}
 
 
 def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], except_for: Sequence[str] = ()) -> None:
@@ -70,21 +73,21 @@ def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], exce
 
 def shape_of(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
     """A port's shape, its symbolic dimensions replaced; "4*rows" is four times "rows". Raises BackendError."""
-    return tuple(dim if isinstance(dim, int) else _value(port, dim, dims) for dim in port.shape)
+
+    def value(dim: int | str) -> int:
+        if isinstance(dim, int):
+            return dim
+        match = _MULTIPLE.fullmatch(dim)
+        if match is None or match[2] not in dims:
+            raise BackendError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
+        return int(match[1] or 1) * dims[match[2]]
+
+    return tuple(map(value, port.shape))
 
 
 def size_of(port: Port, shape: Sequence[int]) -> int:
     """Bytes of a port of that shape."""
     return math.prod(shape) * BYTES[port.dtype]
-
-
-def _value(port: Port, dim: str, dims: Mapping[str, int]) -> int:
-    if dim in dims:
-        return dims[dim]
-    match = _MULTIPLE.fullmatch(dim)
-    if match is None or match[2] not in dims:
-        raise BackendError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
-    return int(match[1]) * dims[match[2]]
 
 
 def _of_profile(manifest: Manifest, name: str, network: Network) -> dict[str, Span]:
@@ -98,9 +101,3 @@ def _of_profile(manifest: Manifest, name: str, network: Network) -> dict[str, Sp
             if isinstance(dim, str):
                 spans[dim] = Span(low, high)
     return spans
-
-
-def _text_span(manifest: Manifest, name: str) -> Span:
-    """Text tokens of a network: an encoder also takes those that the backbone does not get."""
-    tokenizer, limits = manifest.tokenizers.get(name), manifest.limits.text_tokens
-    return Span(limits.min, limits.max) if tokenizer is None else Span(1, tokenizer.max_tokens)

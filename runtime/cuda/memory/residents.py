@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from engines.schema import Manifest
+from engines.schema import Manifest, Port
 from runtime.cuda.errors import mebibytes
 from runtime.cuda.interface import Bound, Device, Engine, Evaluation
 from runtime.cuda.memory.arena import ArenaPlan, plan_arena
@@ -84,21 +84,21 @@ class Group:
     def evaluation(self, name: str, inputs: Shapes, outputs: Shapes) -> Evaluation:
         """A network at those shapes, in its own buffers. Raises BackendError where a shape has no room."""
         spec = self._manifest.networks[name]
-        bound = [
-            {port.name: self._bound(name, port.name, size_of(port, shapes[port.name]), shapes) for port in ports}
+        taken, given = (
+            {port.name: self._bound(name, port, shapes[port.name]) for port in ports}
             for ports, shapes in ((spec.inputs, inputs), (spec.outputs, outputs))
-        ]
-        return self._engines[name].bind(bound[0], bound[1], self.address(scratch_buffer(name)))
+        )
+        return self._engines[name].bind(taken, given, self.address(scratch_buffer(name)))
 
-    def _bound(self, network: str, port: str, size: int, shapes: Shapes) -> Bound:
-        buffer = port_buffer(network, port)
+    def _bound(self, network: str, port: Port, shape: tuple[int, ...]) -> Bound:
+        buffer, size = port_buffer(network, port.name), size_of(port, shape)
         room = 0 if self.plan is None else self.plan.sizes[buffer]
         if size > room:
             raise BackendError(
-                f"{port!r} of the {network} network takes {mebibytes(size)} as {list(shapes[port])}; its buffer has "
+                f"{port.name!r} of the {network} network takes {mebibytes(size)} as {list(shape)}; its buffer has "
                 f"{mebibytes(room)}"
             )
-        return Bound(self.address(buffer), shapes[port])
+        return Bound(self.address(buffer), shape)
 
 
 class Residents:
@@ -116,8 +116,8 @@ class Residents:
     ) -> None:
         """low_vram: a group at a time. forget: drops what uses a group's memory, before it goes."""
         encoders = [name for name in manifest.networks if name in manifest.tokenizers]
-        painters = [BACKBONE, VAE]
-        names = [[name] for name in encoders] + [painters] if low_vram else [[*encoders, *painters]]
+        rest = [BACKBONE, VAE]
+        names = [[name] for name in encoders] + [rest] if low_vram else [[*encoders, *rest]]
         self.encoders = tuple(encoders)
         self.peak = 0
         self._device = device
@@ -149,7 +149,6 @@ class Residents:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that are on the device now."""
         return sum(group.weight_bytes for group in self._groups)
 
     @property
