@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines.bundle import Bundle, open_bundle
+from engines.bundle import open_bundle
 from engines.errors import BundleError, TrustError
 from engines.locate import ENVIRONMENT, BundleName, available
 from engines.schema import Limits, Range
@@ -71,14 +71,9 @@ def describe(name: BundleName, path: Path, quick: bool = False) -> Row:
         differences = compare(bundle).differences
     except TrustError as error:  # The machine's key is not fit for use: nothing can be told of any plan.
         differences = (str(error),)
+    status, why = "stale" if differences else "listed" if quick else "verified", "; ".join(differences)
     if bundle.name != name:
-        why = f"it holds {bundle.name}: rename the folder"
-        return _row(name, bundle, path, "damaged", why)
-    status = "stale" if differences else "listed" if quick else "verified"
-    return _row(name, bundle, path, status, "; ".join(differences))
-
-
-def _row(name: BundleName, bundle: Bundle, path: Path, status: str, why: str) -> Row:
+        status, why = "damaged", f"it holds {bundle.name}: rename the folder"
     manifest, engine = bundle.manifest, bundle.manifest.engine
     return Row(
         name=str(name),

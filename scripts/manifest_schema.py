@@ -14,21 +14,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-from msgspec.inspect import (
-    BoolType,
-    DictType,
-    Field,
-    FloatType,
-    IntType,
-    ListType,
-    LiteralType,
-    NoneType,
-    StrType,
-    StructType,
-    Type,
-    UnionType,
-    type_info,
-)
+from msgspec import inspect as kinds
+from msgspec.inspect import DictType, FloatType, IntType, ListType, LiteralType, StrType, StructType, Type, UnionType
 
 from engines import schema
 
@@ -115,13 +102,11 @@ _COUNTS = {None: (1, 1), "+": (1, None), "*": (0, None), "?": (0, 1)}
 
 def render(root: type[msgspec.Struct] = schema.Manifest) -> Mapping[str, str]:
     """The generated files by name, not formatted. Raises NotImplementedError for a type that C++ has no reader for."""
-    parts = list(_parts(type_info(root)))
+    parts = list(_parts(kinds.type_info(root)))
     structs = list({part.cls: part for part in parts if isinstance(part, StructType)}.values())
     used = {part.pattern for part in parts if isinstance(part, StrType)}
     patterns = {pattern: f"k{name}" for pattern, name in _aliases() if pattern in used}
-    signatures = {
-        table: f"std::vector<std::string> {name}(std::string_view name)" for table, (name, _) in _TABLES.items()
-    }
+    signatures = {key: f"std::vector<std::string> {name}(std::string_view name)" for key, (name, _) in _TABLES.items()}
     constants = [f"constexpr {name} = {_literal(getattr(schema, source))};" for source, name in _CONSTANTS.items()]
     header = {
         "constants": "\n".join(constants),
@@ -202,7 +187,7 @@ def _type(node: Type) -> str:
             return "std::int64_t"
         case FloatType():
             return "double"
-        case BoolType():
+        case kinds.BoolType():
             return "bool"
         case ListType(item_type=item):
             return f"std::vector<{_type(item)}>"
@@ -212,7 +197,7 @@ def _type(node: Type) -> str:
             return cls.__name__
         case UnionType(types=(IntType(), StrType())):
             return "Dimension"
-        case UnionType(types=(inner, NoneType())):
+        case UnionType(types=(inner, kinds.NoneType())):
             return f"std::optional<{_type(inner)}>"
     raise NotImplementedError(f"C++ has no type for {node}")
 
@@ -234,7 +219,7 @@ def _reader(node: Type, patterns: Mapping[str, str]) -> str:
             return "real"
         case FloatType(gt=0, ge=None, lt=None, le=None, multiple_of=None):
             return "positive"
-        case BoolType():
+        case kinds.BoolType():
             return "boolean"
         case ListType(item_type=item, min_length=None, max_length=None):
             return f"list_of({_reader(item, patterns)})"
@@ -247,12 +232,12 @@ def _reader(node: Type, patterns: Mapping[str, str]) -> str:
             return _snake(cls.__name__)
         case UnionType(types=(IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)), StrType())):
             return f"dimension({least}, {_bound(most)})"
-        case UnionType(types=(StructType() as inner, NoneType())):
+        case UnionType(types=(StructType() as inner, kinds.NoneType())):
             return f"nullable({_reader(inner, patterns)})"
     raise NotImplementedError(f"C++ has no reader for {node}")
 
 
-def _initial(field: Field) -> str:
+def _initial(field: kinds.Field) -> str:
     """The value of a field that was not read: its default, or the least there is of a number."""
     match field.type, field.default:
         case ((StrType() | LiteralType() | IntType(ge=None)), (str() | int() as value)) if value != "":
@@ -261,7 +246,7 @@ def _initial(field: Field) -> str:
             return f" = {value if isinstance(value, int) else least}"
         case FloatType(gt=least), value:
             return f" = {value if isinstance(value, float) else 0.0 if least is None else 1.0}"
-        case BoolType(), _:
+        case kinds.BoolType(), _:
             return " = false"
     return ""
 
@@ -292,7 +277,7 @@ def _bound(most: int) -> str:
     return {schema.COUNT_MAX: "kCountMax", (1 << 63) - 1: "INT64_MAX"}.get(most, str(most))
 
 
-def _member(field: Field) -> str:
+def _member(field: kinds.Field) -> str:
     return _MEMBERS.get(field.name, field.name)
 
 

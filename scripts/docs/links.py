@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -40,6 +39,12 @@ class Link:
     path: str
     anchor: str
 
+    @classmethod
+    def read(cls, target: str) -> Link:
+        """The link to ``target``, as Markdown has it."""
+        path, _, anchor = target.partition("#")
+        return cls(path, anchor)
+
     @property
     def is_local(self) -> bool:
         """Whether it leads to a file, not to another site."""
@@ -48,7 +53,7 @@ class Link:
 
 def links_of(markdown: str) -> list[Link]:
     """The links of a page, those in code apart."""
-    return [Link(*_split(match)) for match in _LINK.findall(_CODE.sub("", _FENCE.sub("", markdown)))]
+    return [Link.read(match) for match in _LINK.findall(_CODE.sub("", _FENCE.sub("", markdown)))]
 
 
 def anchors_of(markdown: str) -> set[str]:
@@ -68,8 +73,8 @@ def slug(heading: str) -> str:
 
 def pages() -> dict[str, str]:
     """Every page that is a file: its path in the repository, and its path on the site."""
-    own = {path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / DOCS).as_posix() for path in _markdown()}
-    return {**own, **INCLUDED}
+    own = (path.relative_to(ROOT).as_posix() for path in sorted((ROOT / DOCS).rglob("*.md")))
+    return {**{path: site_path(path) for path in own}, **INCLUDED}
 
 
 def target_of(page: str, link: Link) -> str:
@@ -89,7 +94,7 @@ def rewritten(markdown: str, page: str) -> str:
     here = PurePosixPath(site_path(page)).parent
 
     def replace(match: re.Match[str]) -> str:
-        link = Link(*_split(match[1]))
+        link = Link.read(match[1])
         if not link.is_local or not link.path:
             return match[1]
         path = os.path.relpath(site_path(target_of(page, link)), here)
@@ -100,12 +105,3 @@ def rewritten(markdown: str, page: str) -> str:
         pieces += [_LINK.sub(replace, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*pieces, _LINK.sub(replace, markdown[end:])])
-
-
-def _split(target: str) -> tuple[str, str]:
-    path, _, anchor = target.partition("#")
-    return path, anchor
-
-
-def _markdown() -> Iterator[Path]:
-    yield from sorted((ROOT / DOCS).rglob("*.md"))

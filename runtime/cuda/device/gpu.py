@@ -9,8 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from runtime.cuda.device.driver import Driver, describe_device, find_device, load_driver
-from runtime.cuda.device.events import DeviceEvent, Events
-from runtime.cuda.device.graphs import Recordings
+from runtime.cuda.device.graphs import DeviceEvent, Events, Recordings
 from runtime.cuda.device.kernels import kernel_image
 from runtime.cuda.device.launch import NAMES, Kernels
 from runtime.cuda.device.staging import Staging

@@ -1,4 +1,4 @@
-"""The native core's CUDA kernels as code for one GPU: compiled once a machine, then kept in the user's cache."""
+"""The native core's CUDA kernels as code for one GPU: compiled once a machine, then taken from the user's cache."""
 
 from __future__ import annotations
 
@@ -43,17 +43,12 @@ def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capabil
         if (sent := _of_any_compiler(name, source, headers, capability)) is not None:
             return sent
         raise
-    if path is not None and (kept := _read(path)) is not None:
-        return kept
+    if path is not None and (cached := _read(path)) is not None:
+        return cached
     image = nvrtc.compile_image(Path(name).name, source, headers, capability)
     if path is not None:
         _write(path, image)
     return image
-
-
-def image_path(capability: int) -> Path | None:
-    """Where :func:`kernel_image` keeps that code; None for no cache. Code of other sources may lie beside it."""
-    return _path(SOURCE, *sources(), capability)
 
 
 def sources() -> tuple[bytes, Mapping[str, bytes]]:
@@ -99,7 +94,7 @@ def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int
 
 
 def _read(path: Path) -> bytes | None:
-    """What was kept, or None: not there, damaged, or where another user could have put it (it is code)."""
+    """What is cached, or None: not there, damaged, or where another user could have put it (it is code)."""
     try:
         for one in (path.parent, path):
             if not _is_ours(one):
@@ -112,7 +107,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, image: bytes) -> None:
-    """Keep it, if that is possible: whole or not at all."""
+    """Cache it, if that is possible: whole or not at all."""
     with suppress(OSError, ArcFlowError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

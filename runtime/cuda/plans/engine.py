@@ -6,11 +6,13 @@ Built, not yet run on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from engines.tensorrt import TensorRTLog, listening
 from runtime.cuda.errors import memory_error
 from runtime.cuda.interface import Bound, Device, Evaluation
+from runtime.cuda.memory.arena import ALIGNMENT
 from runtime.cuda.plans.loading import LoadedPlan, is_about_memory
 from runtime.cuda.plans.runtime_cache import RuntimeCache
 from runtime.errors import BackendError
@@ -18,9 +20,7 @@ from runtime.errors import BackendError
 _MOST = 16
 """Contexts of one plan: each takes memory of its own, and requests of many sizes could ask for any number."""
 
-_ALIGNMENT = 256
-"""Bytes, of addresses, that TensorRT asks for."""
-
+_Ports = Mapping[str, Bound]
 _Key = tuple[tuple[tuple[str, Bound], ...], tuple[tuple[str, Bound], ...], int]
 
 
@@ -38,7 +38,7 @@ class TensorRTEngine:
         self._release = release
         self._evaluations: dict[_Key, TensorRTEvaluation] = {}
 
-    def bind(self, inputs: Mapping[str, Bound], outputs: Mapping[str, Bound], scratch: int) -> Evaluation:
+    def bind(self, inputs: _Ports, outputs: _Ports, scratch: int) -> Evaluation:
         """An evaluation at these addresses and shapes; not while a CUDA graph is recorded.
 
         Raises BackendError where shapes do not fit the profile, DeviceMemoryError.
@@ -69,20 +69,14 @@ class TensorRTEngine:
         self._evaluations.clear()
 
     def _make(
-        self,
-        plan: LoadedPlan,
-        log: TensorRTLog,
-        inputs: Mapping[str, Bound],
-        outputs: Mapping[str, Bound],
-        scratch: int,
+        self, plan: LoadedPlan, log: TensorRTLog, inputs: _Ports, outputs: _Ports, scratch: int
     ) -> TensorRTEvaluation:
         context, owner = self._cache.make_context(plan.trt_engine)
         if context is None:
             self._fail(log, "its execution context cannot be made")
         # A plan of ours has one profile, which is also a context's first.
-        if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(
-            0, self._device.stream
-        ):
+        stream = self._device.stream
+        if context.active_optimization_profile != 0 and not context.set_optimization_profile_async(0, stream):
             self._fail(log, "its profile cannot be chosen")
         if self.activation_bytes:
             context.set_device_memory(scratch, self.activation_bytes)
@@ -94,7 +88,7 @@ class TensorRTEngine:
             if shape != bound.shape:
                 self._fail(log, f"{name!r} has the shape {list(shape)} in the plan, not {list(bound.shape)}")
         for name, bound in (*inputs.items(), *outputs.items()):
-            if bound.address % _ALIGNMENT or not context.set_tensor_address(name, bound.address):
+            if bound.address % ALIGNMENT or not context.set_tensor_address(name, bound.address):
                 self._fail(log, f"{name!r} cannot be bound at {bound.address:#x}")
         return TensorRTEvaluation(self, context, owner)
 
@@ -114,15 +108,17 @@ class TensorRTEngine:
                 self._fail(log, "its evaluation cannot be put on the stream")
 
 
+@dataclass(frozen=True)
 class TensorRTEvaluation:
-    """A context whose shapes and addresses stay, so that a CUDA graph may hold its work."""
+    """A context whose shapes and addresses stay, so that a CUDA graph may hold its work.
 
-    def __init__(self, engine: TensorRTEngine, context: Any, owner: Any) -> None:
-        """owner: what TensorRT needs as long as the context."""
-        self._engine = engine
-        self._context = context
-        self._owner = owner
+    owner: what TensorRT needs as long as the context.
+    """
+
+    engine: TensorRTEngine
+    context: Any
+    owner: Any
 
     def enqueue(self) -> None:
-        """Put it on the device's stream."""
-        self._engine.enqueue(self._context)
+        """Put it on the device's stream. Raises BackendError."""
+        self.engine.enqueue(self.context)

@@ -43,6 +43,10 @@ SCENARIOS = (
 )
 
 
+def _image_path() -> Path | None:
+    return kernels._path(kernels.SOURCE, *kernels.sources(), 90)
+
+
 @functools.cache
 def _driver() -> Path:
     """The folder of the played libcuda.so.1; the kernels' code for it lies in the cache."""
@@ -161,7 +165,7 @@ def test_code_that_the_driver_does_not_take(played: Run, tmp_path: Path, monkeyp
     import hashlib
 
     monkeypatch.setenv(kernels.ENVIRONMENT, str(tmp_path))
-    kept = kernels.image_path(90)
+    kept = _image_path()
     assert kept is not None
     kept.parent.mkdir(mode=0o700)
     wrong = b"no machine code"
