@@ -22,14 +22,11 @@ INCLUDED = {
 }
 """Files outside docs/ that are pages of the site, with their names there."""
 
-GENERATED = ("reference/commands.md", "reference/c.md")
-"""Pages that are made when the site is built: no file of the repository holds them."""
+FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
+"""A block of code."""
 
-_FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
-_HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
-_ANCHOR = re.compile(r"\{#([\w-]+)\}")
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,7 @@ class Link:
 
 def links_of(markdown: str) -> list[Link]:
     """The links of a page, those in code apart."""
-    return [Link.read(match) for match in _LINK.findall(_CODE.sub("", _FENCE.sub("", markdown)))]
-
-
-def anchors_of(markdown: str) -> set[str]:
-    """The names by which a page's headings can be linked to."""
-    names = set()
-    for heading in _HEADING.findall(_FENCE.sub("", markdown)):
-        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        explicit = _ANCHOR.search(text)
-        names.add(explicit[1] if explicit else slug(text))
-    return names
-
-
-def slug(heading: str) -> str:
-    """The anchor of a heading: small letters and digits, dashes for spaces."""
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
+    return [Link.read(match) for match in _LINK.findall(_CODE.sub("", FENCE.sub("", markdown)))]
 
 
 def pages() -> dict[str, str]:
@@ -101,7 +83,7 @@ def rewritten(markdown: str, page: str) -> str:
         return f"{path}#{link.anchor}" if link.anchor else path
 
     pieces, end = [], 0
-    for fence in _FENCE.finditer(markdown):
+    for fence in FENCE.finditer(markdown):
         pieces += [_LINK.sub(replace, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*pieces, _LINK.sub(replace, markdown[end:])])

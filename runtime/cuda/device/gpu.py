@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from runtime.cuda.device.driver import Driver, describe_device, find_device, load_driver
-from runtime.cuda.device.graphs import DeviceEvent, Events, Recordings
+from runtime.cuda.device.graphs import DeviceEvent, Recordings
 from runtime.cuda.device.kernels import kernel_image
 from runtime.cuda.device.launch import NAMES, Kernels
 from runtime.cuda.device.staging import Staging
@@ -26,9 +26,7 @@ def open_device(ordinal: int = 0) -> CudaDevice:
     It works in the GPU's primary context, which torch and ONNX Runtime use as well. Raises DeviceError where there is
     no driver, an old one or no such GPU; DeviceMemoryError.
     """
-    driver = load_driver()
-    find_device(driver, ordinal)
-    return CudaDevice(driver, ordinal)
+    return CudaDevice(load_driver(), ordinal)
 
 
 class CudaDevice(Kernels):
@@ -60,8 +58,7 @@ class CudaDevice(Kernels):
             driver.quietly("cuDevicePrimaryCtxRelease", self._device)
             raise
         self._open = True
-        self._events = Events(driver, self._stream)
-        self._recordings = Recordings(driver, self._stream, self._events)
+        self._recordings = Recordings(driver, self._stream)
         self._staging = Staging(driver, self._stream)
         self.refusals = self._recordings.refusals
         try:
@@ -160,7 +157,6 @@ class CudaDevice(Kernels):
         tell("cuStreamSynchronize", self._stream)
         self._recordings.close()
         self._staging.close()
-        self._events.close()
         for address in self._sizes:
             tell("cuMemFree", address)
         self._sizes.clear()
@@ -175,9 +171,8 @@ class CudaDevice(Kernels):
         image = kernel_image(int(self.info.capability.removeprefix("sm"))) + _PTX_END
         self._module = self._driver("loading the kernels", "cuModuleLoadData", image)
         for name in NAMES:
-            self._functions[name] = self._driver(
-                f"loading the kernel {name}", "cuModuleGetFunction", self._module, name.encode()
-            )
+            what = f"loading the kernel {name}"
+            self._functions[name] = self._driver(what, "cuModuleGetFunction", self._module, name.encode())
 
     def _enter(self, refused: str = "") -> None:
         """Make this GPU the thread's. refused: what is done, where it cannot be a part of a graph."""

@@ -26,7 +26,7 @@ class DeviceEvent:
 
     def __init__(self, driver: Driver, handle: Any, pool: list[Any]) -> None:
         self._driver = driver
-        self._handle = handle
+        self.handle = handle
         self._pool = pool
 
     def seconds_since(self, earlier: Any) -> float:
@@ -35,43 +35,12 @@ class DeviceEvent:
         Raises DeviceError where one of them was never put on the stream, or work on the GPU failed.
         """
         for event in (earlier, self):
-            self._driver("waiting for a point on the stream", "cuEventSynchronize", event._handle)
-        milliseconds = self._driver("measuring time", "cuEventElapsedTime", earlier._handle, self._handle)
+            self._driver("waiting for a point on the stream", "cuEventSynchronize", event.handle)
+        milliseconds = self._driver("measuring time", "cuEventElapsedTime", earlier.handle, self.handle)
         return float(milliseconds) / 1e3
 
     def __del__(self) -> None:
-        self._pool.append(self._handle)
-
-
-class Events:
-    """Makes points on one stream; their handles are used again."""
-
-    def __init__(self, driver: Driver, stream: Any) -> None:
-        self._driver = driver
-        self._stream = stream
-        self._pool: list[Any] = []
-
-    def reserve(self, count: int) -> None:
-        """Have that many handles at hand, since none may be made while a graph is recorded. Raises DeviceError."""
-        while len(self._pool) < count:
-            self._pool.append(self._driver("making an event", "cuEventCreate", 0))
-
-    def mark(self, *, recording: bool) -> DeviceEvent:
-        """The present end of the stream. Raises DeviceError."""
-        if not recording:
-            self.reserve(1)
-        handle = self._pool.pop() if self._pool else self._driver("making an event", "cuEventCreate", 0)
-        event = DeviceEvent(self._driver, handle, self._pool)
-        if recording:
-            self._driver("recording an event", "cuEventRecordWithFlags", handle, self._stream, _EXTERNAL)
-        else:
-            self._driver("recording an event", "cuEventRecord", handle, self._stream)
-        return event
-
-    def close(self) -> None:
-        """Destroy what is not in use."""
-        while self._pool:
-            self._driver.quietly("cuEventDestroy", self._pool.pop())
+        self._pool.append(self.handle)
 
 
 @dataclass
@@ -97,10 +66,11 @@ class Recordings:
     is recorded.
     """
 
-    def __init__(self, driver: Driver, stream: Any, events: Events) -> None:
+    def __init__(self, driver: Driver, stream: Any) -> None:
         self._driver = driver
         self._stream = stream
-        self._events = events
+        self._events: list[Any] = []
+        """Handles of points that are in no use: none may be made while a graph is recorded."""
         self._known: dict[Hashable, _Needs | _Recording] = {}  # The key that was used last stands last.
         self._counting: _Needs | None = None
         self._open: _Recording | None = None
@@ -144,11 +114,16 @@ class Recordings:
         return done
 
     def mark(self) -> DeviceEvent:
-        """An event at the stream's end. Raises DeviceError."""
+        """The present end of the stream. Raises DeviceError."""
         if self._counting is not None:
             self._counting.marks += 1
-        event = self._events.mark(recording=self.recording)
-        if self._open is not None:
+        if not self._events:
+            self._reserve(1)
+        event = DeviceEvent(self._driver, self._events.pop(), self._events)
+        if self._open is None:
+            self._driver("recording an event", "cuEventRecord", event.handle, self._stream)
+        else:
+            self._driver("recording an event", "cuEventRecordWithFlags", event.handle, self._stream, _EXTERNAL)
             self._open.events.append(event)
         return event
 
@@ -171,22 +146,29 @@ class Recordings:
     def forget(self) -> None:
         """Drop all graphs, and what is known of keys; waits for the stream. Raises DeviceError."""
         self.refuse("dropping recordings")
+        if any(isinstance(one, _Recording) for one in self._known.values()):
+            self._driver("waiting for the GPU", "cuStreamSynchronize", self._stream)
+        self._drop()
+
+    def close(self) -> None:
+        """Drop all graphs and points; the stream must be idle."""
+        self._drop()
+        while self._events:
+            self._driver.quietly("cuEventDestroy", self._events.pop())
+
+    def _reserve(self, count: int) -> None:
+        while len(self._events) < count:
+            self._events.append(self._driver("making an event", "cuEventCreate", 0))
+
+    def _drop(self) -> None:
         dropped = list(self._known.values())
         self._known.clear()
-        if any(isinstance(one, _Recording) for one in dropped):
-            self._driver("waiting for the GPU", "cuStreamSynchronize", self._stream)
         for one in dropped:
             self._destroy(one)
 
-    def close(self) -> None:
-        """Drop all graphs; the stream must be idle."""
-        for one in self._known.values():
-            self._destroy(one)
-        self._known.clear()
-
     def _record(self, needs: _Needs, work: Callable[[], None]) -> _Recording:
         memory = PinnedMemory(self._driver, needs.uploaded) if needs.uploaded else None
-        self._events.reserve(needs.marks)
+        self._reserve(needs.marks)
         recording = _Recording(None, memory, [])
         try:
             graph = self._capture(recording, work)
@@ -204,7 +186,8 @@ class Recordings:
 
     def _capture(self, recording: _Recording, work: Callable[[], None]) -> Any:
         """The graph of ``work``. The stream does not record any more when this returns or raises."""
-        self._driver("recording a CUDA graph", "cuStreamBeginCapture", self._stream, self._mode())
+        mode = self._driver.api.CUstreamCaptureMode(_THREAD_LOCAL)
+        self._driver("recording a CUDA graph", "cuStreamBeginCapture", self._stream, mode)
         self._open, self._filled = recording, 0
         try:
             work()
@@ -216,9 +199,6 @@ class Recordings:
             raise
         self._open = None
         return self._driver("recording a CUDA graph", "cuStreamEndCapture", self._stream)
-
-    def _mode(self) -> Any:
-        return self._driver.api.CUstreamCaptureMode(_THREAD_LOCAL)
 
     def _keep(self, key: Hashable, state: _Needs | _Recording) -> None:
         self._known[key] = state

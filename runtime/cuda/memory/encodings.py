@@ -28,24 +28,36 @@ class PartSize:
         return self.tokens * self.token_bytes
 
 
+@dataclass
+class _Entry:
+    """A prompt's place in the cache, and the tokens of the parts that were put in."""
+
+    slot: int
+    tokens: dict[str, int]
+
+
 class CachedEncodings(ABC):
     """Encodings by prompt. parts: by name; a prompt's is whole when each of its parts was put in."""
+
+    device_bytes = 0
+    """Bytes of the device's memory that are held for them."""
 
     def __init__(self, device: Device, parts: Mapping[str, PartSize], most: int) -> None:
         """most: encodings that are cached. Raises BackendError for none."""
         if most < 1:
             raise BackendError(f"{most} encodings of prompts cannot be cached; one at least is needed")
-        self.most = most
+        self._most = most
         self._device = device
         self._parts = parts
-        self._tokens: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._free = list(reversed(range(most)))
+        self._known: OrderedDict[str, _Entry] = OrderedDict()
 
     def missing(self, prompts: Iterable[str]) -> list[str]:
         """Those of ``prompts``, each once, that are not here whole; the others become the most recently used."""
         absent = []
         for prompt in dict.fromkeys(prompts):
-            if self._tokens.get(prompt, {}).keys() == self._parts.keys():
-                self._tokens.move_to_end(prompt)
+            if prompt in self._known and self._known[prompt].tokens.keys() == self._parts.keys():
+                self._known.move_to_end(prompt)
             else:
                 absent.append(prompt)
         return absent
@@ -55,44 +67,36 @@ class CachedEncodings(ABC):
 
         Raises BackendError for more tokens than the part may have.
         """
-        if not 0 <= tokens <= self._parts[part].tokens:
-            raise BackendError(f"{tokens} tokens for {part!r}; at most {self._parts[part].tokens} are cached")
-        if prompt not in self._tokens:
-            while len(self._tokens) >= self.most:
-                old, _ = self._tokens.popitem(last=False)
-                self._remove(old)
-            self._tokens[prompt] = {}
-        self._tokens.move_to_end(prompt)
-        self._write(prompt, part, address, tokens * self._parts[part].token_bytes)
-        self._tokens[prompt][part] = tokens  # Not before: what is interrupted is not whole.
+        kind = self._parts[part]
+        if not 0 <= tokens <= kind.tokens:
+            raise BackendError(f"{tokens} tokens for {part!r}; at most {kind.tokens} are cached")
+        if prompt not in self._known:
+            slot = self._free.pop() if self._free else self._known.popitem(last=False)[1].slot
+            self._known[prompt] = _Entry(slot, {})
+        self._known.move_to_end(prompt)
+        entry = self._known[prompt]
+        if tokens:
+            self._write(entry.slot, part, address, tokens * kind.token_bytes)
+        entry.tokens[part] = tokens  # Not before: what is interrupted is not whole.
 
     def tokens(self, prompt: str, part: str) -> int:
         """How many tokens of the part there are. Raises KeyError where it is not here."""
-        return self._tokens[prompt][part]
+        return self._known[prompt].tokens[part]
 
     def fetch(self, prompt: str, part: str, address: int) -> None:
         """Put a part on the device at ``address``."""
-        self._read(prompt, part, address, self.tokens(prompt, part) * self._parts[part].token_bytes)
+        if tokens := self.tokens(prompt, part):
+            self._read(self._known[prompt].slot, part, address, tokens * self._parts[part].token_bytes)
 
     def close(self) -> None:
         """Forget all and give the memory back."""
-        for prompt in self._tokens:
-            self._remove(prompt)
-        self._tokens.clear()
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of the device's memory that are held for them."""
-        return 0
+        self._known.clear()
 
     @abstractmethod
-    def _write(self, prompt: str, part: str, address: int, size: int) -> None: ...
+    def _write(self, slot: int, part: str, address: int, size: int) -> None: ...
 
     @abstractmethod
-    def _read(self, prompt: str, part: str, address: int, size: int) -> None: ...
-
-    @abstractmethod
-    def _remove(self, prompt: str) -> None: ...
+    def _read(self, slot: int, part: str, address: int, size: int) -> None: ...
 
 
 class DeviceEncodings(CachedEncodings):
@@ -107,35 +111,23 @@ class DeviceEncodings(CachedEncodings):
             self._offsets[name] = size
             size += aligned(part.size)
         self._slot_bytes = max(size, 256)
-        self._address = device.allocate(self._slot_bytes * most, "encodings of prompts")
-        self._free = list(reversed(range(most)))
-        self._slots: dict[str, int] = {}
-
-    @property
-    def device_bytes(self) -> int:
-        return self._slot_bytes * self.most if self._address else 0
+        self.device_bytes = self._slot_bytes * most
+        self._address = device.allocate(self.device_bytes, "encodings of prompts")
 
     def close(self) -> None:
         super().close()
-        if self._address:
+        if self.device_bytes:
             self._device.free(self._address)
-            self._address = 0
+            self.device_bytes = 0
 
-    def _write(self, prompt: str, part: str, address: int, size: int) -> None:
-        if prompt not in self._slots:
-            self._slots[prompt] = self._free.pop()
-        if size:
-            self._device.copy(self._place(prompt, part), address, size)
+    def _write(self, slot: int, part: str, address: int, size: int) -> None:
+        self._device.copy(self._place(slot, part), address, size)
 
-    def _read(self, prompt: str, part: str, address: int, size: int) -> None:
-        if size:
-            self._device.copy(address, self._place(prompt, part), size)
+    def _read(self, slot: int, part: str, address: int, size: int) -> None:
+        self._device.copy(address, self._place(slot, part), size)
 
-    def _remove(self, prompt: str) -> None:
-        self._free.append(self._slots.pop(prompt))
-
-    def _place(self, prompt: str, part: str) -> int:
-        return self._address + self._slots[prompt] * self._slot_bytes + self._offsets[part]
+    def _place(self, slot: int, part: str) -> int:
+        return self._address + slot * self._slot_bytes + self._offsets[part]
 
 
 class HostEncodings(CachedEncodings):
@@ -144,21 +136,16 @@ class HostEncodings(CachedEncodings):
     def __init__(self, device: Device, parts: Mapping[str, PartSize], most: int) -> None:
         """Takes no memory yet."""
         super().__init__(device, parts, most)
-        self._values: dict[str, dict[str, NDArray[np.uint8]]] = {}
+        self._values: dict[tuple[int, str], NDArray[np.uint8]] = {}
 
     def grow(self, most: int) -> None:
         """Cache at least so many from now on: all prompts of a request, for their encoder is there once only."""
-        self.most = max(self.most, most)
+        self._free += range(self._most, most)
+        self._most = max(self._most, most)
 
-    def _write(self, prompt: str, part: str, address: int, size: int) -> None:
-        values = np.empty(size, dtype=np.uint8)
-        if size:
-            self._device.download(address, values)
-        self._values.setdefault(prompt, {})[part] = values
+    def _write(self, slot: int, part: str, address: int, size: int) -> None:
+        self._values[slot, part] = np.empty(size, dtype=np.uint8)
+        self._device.download(address, self._values[slot, part])
 
-    def _read(self, prompt: str, part: str, address: int, size: int) -> None:
-        if size:
-            self._device.upload(address, self._values[prompt][part])
-
-    def _remove(self, prompt: str) -> None:
-        self._values.pop(prompt, None)
+    def _read(self, slot: int, part: str, address: int, size: int) -> None:
+        self._device.upload(address, self._values[slot, part])
