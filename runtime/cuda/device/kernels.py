@@ -37,16 +37,20 @@ def kernel_image(capability: int) -> bytes:
 
 def cached_image(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes:
     """Any CUDA C++ as :func:`kernel_image` gives the kernels. name: of the source, for messages; headers: by name."""
+    folder, key = cache_folder(), _key(name, source, headers, capability)
     try:
-        path = _path(name, source, headers, capability)
+        _, (major, minor) = nvrtc.compiler()
     except DeviceError:
-        if (sent := _of_any_compiler(name, source, headers, capability)) is not None:
+        # What lies in the cache for these sources was compiled elsewhere.
+        found = sorted(folder.glob(f"{key}-*.bin")) if folder else []
+        if sent := next(filter(None, map(_read, found)), None):
             return sent
         raise
-    if path is not None and (cached := _read(path)) is not None:
+    path = folder / f"{key}-{major}.{minor}.bin" if folder else None
+    if path and (cached := _read(path)):
         return cached
     image = nvrtc.compile_image(Path(name).name, source, headers, capability)
-    if path is not None:
+    if path:
         _write(path, image)
     return image
 
@@ -73,19 +77,6 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _path(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> Path | None:
-    _, version = nvrtc.compiler()
-    folder, key = cache_folder(), _key(name, source, headers, capability)
-    return None if folder is None else folder / f"{key}-{version[0]}.{version[1]}.bin"
-
-
-def _of_any_compiler(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> bytes | None:
-    """What lies in the cache for these sources, where there is no compiler: it was compiled elsewhere."""
-    folder = cache_folder()
-    found = [] if folder is None else sorted(folder.glob(f"{_key(name, source, headers, capability)}-*.bin"))
-    return next((image for path in found if (image := _read(path)) is not None), None)
-
-
 def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int) -> str:
     digest = hashlib.sha256(repr((nvrtc.OPTIONS, capability)).encode())
     for part, text in {name: source, **headers}.items():
@@ -96,9 +87,8 @@ def _key(name: str, source: bytes, headers: Mapping[str, bytes], capability: int
 def _read(path: Path) -> bytes | None:
     """What is cached, or None: not there, damaged, or where another user could have put it (it is code)."""
     try:
-        for one in (path.parent, path):
-            if not _is_ours(one):
-                return None
+        if not (_is_ours(path.parent) and _is_ours(path)):
+            return None
         content = path.read_bytes()
     except OSError:
         return None

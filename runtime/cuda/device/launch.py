@@ -159,14 +159,16 @@ def check_aligned(what: str, *addresses: int) -> None:
 
 
 class Kernels(ABC):
-    """The kernels of :class:`runtime.cuda.interface.Device`, for a device that can launch one."""
+    """The kernels of :class:`runtime.cuda.interface.Device`, for a device that can launch one.
+
+    Every method raises DeviceError for sizes or addresses that its kernel does not take.
+    """
 
     @abstractmethod
     def launch(self, name: str, blocks: int, threads: int, shared_bytes: int, arguments: int) -> None:
         """Put a kernel on the stream. arguments: the address of an array of addresses, read before this returns."""
 
     def advance(self, step: Advance) -> None:
-        """One step of the solver. Raises DeviceError where the kernels do not take its sizes."""
         name, plan = advance_launch(step)
         # One mode has no rates.
         addresses = (step.means, step.logweights, step.loggammas or step.logweights, step.x, step.out)
@@ -185,12 +187,10 @@ class Kernels(ABC):
         )
 
     def normal(self, seed: int, count: int, out: int) -> None:
-        """The first ``count`` values of a seed's noise."""
         if count:
             self._over("arcflow_normal", count, *map(ctypes.c_ulonglong, (seed, 0, count)), ctypes.c_void_p(out))
 
     def unpack(self, work: Unpack) -> None:
-        """Packed tokens to latents. Raises DeviceError for a shape or factors that the kernel does not take."""
         check_unpack(work)
         self._over(
             "arcflow_unpack",
@@ -202,7 +202,6 @@ class Kernels(ABC):
         )
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
-        """Images to bytes. Raises DeviceError for a shape or addresses that the kernel does not take."""
         check_pixels(shape, images, pixels)
         batch, height, width = shape
         plane = height * width
@@ -210,7 +209,7 @@ class Kernels(ABC):
         self._over("arcflow_to_rgb8", batch * -(-plane // 4), *addresses, *sizes)
 
     def find_nonfinite(self, values: int, count: int, found: int) -> None:
-        """Set the uint32 at ``found``, which is 0, to 1 where a value is not finite. Raises DeviceError."""
+        """The uint32 at ``found`` is 0 before."""
         check_aligned("values", values)
         arguments = (ctypes.c_void_p(values), ctypes.c_ulonglong(count), ctypes.c_void_p(found))
         if count:

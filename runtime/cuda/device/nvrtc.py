@@ -41,16 +41,8 @@ def compile_image(name: str, source: bytes, headers: Mapping[str, bytes], capabi
     target = f"--gpu-architecture={f'sm_{capability}' if direct else f'compute_{max(older)}'}"
     options = [option.encode() for option in (*OPTIONS, target)]
     names = [header.encode() for header in headers]
-    program = _call(
-        nvrtc,
-        "compiling the kernels",
-        "nvrtcCreateProgram",
-        source,
-        name.encode(),
-        len(names),
-        [*headers.values()],
-        names,
-    )
+    given = (source, name.encode(), len(names), [*headers.values()], names)
+    program = _call(nvrtc, "compiling the kernels", "nvrtcCreateProgram", *given)
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if int(status):

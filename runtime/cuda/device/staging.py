@@ -66,14 +66,8 @@ class Staging:
             memory = self._chunks[self._current][0]
             piece = min(source.size - done, CHUNK - self._used)
             memory.bytes[self._used : self._used + piece] = source[done : done + piece]
-            self._driver(
-                "copying to the GPU",
-                "cuMemcpyHtoDAsync",
-                address + done,
-                memory.address + self._used,
-                piece,
-                self._stream,
-            )
+            place = memory.address + self._used
+            self._driver("copying to the GPU", "cuMemcpyHtoDAsync", address + done, place, piece, self._stream)
             self._used = rounded(self._used + piece)
             done += piece
 

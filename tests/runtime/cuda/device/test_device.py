@@ -43,10 +43,6 @@ SCENARIOS = (
 )
 
 
-def _image_path() -> Path | None:
-    return kernels._path(kernels.SOURCE, *kernels.sources(), 90)
-
-
 @functools.cache
 def _driver() -> Path:
     """The folder of the played libcuda.so.1; the kernels' code for it lies in the cache."""
@@ -165,12 +161,10 @@ def test_code_that_the_driver_does_not_take(played: Run, tmp_path: Path, monkeyp
     import hashlib
 
     monkeypatch.setenv(kernels.ENVIRONMENT, str(tmp_path))
-    kept = _image_path()
-    assert kept is not None
-    kept.parent.mkdir(mode=0o700)
+    kernels.kernel_image(90)
+    (cached,) = (tmp_path / "kernels").iterdir()
     wrong = b"no machine code"
-    kept.write_bytes(hashlib.sha256(wrong).digest() + wrong)
-    kept.chmod(0o600)
+    cached.write_bytes(hashlib.sha256(wrong).digest() + wrong)
     said = played("opening", **{kernels.ENVIRONMENT: str(tmp_path)})
     assert said.startswith("loading the kernels: the driver does not take the kernels, ")
     assert said.endswith("update the NVIDIA driver")
