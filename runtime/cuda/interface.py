@@ -162,7 +162,7 @@ class Engine(Protocol):
     def bind(self, inputs: Mapping[str, Bound], outputs: Mapping[str, Bound], scratch: int) -> Evaluation:
         """An evaluation at these addresses and shapes, with ``activation_bytes`` of scratch memory at ``scratch``.
 
-        Kept and used again for equal arguments. Raises BackendError where shapes do not fit the profile.
+        Cached for equal arguments. Raises BackendError where shapes do not fit the profile.
         """
 
     def close(self) -> None:

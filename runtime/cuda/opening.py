@@ -49,7 +49,7 @@ def open_cuda(
     try:
         check_device(bundle, toolkit, device.info, foreign_gpu=foreign_gpu)
         cache = RuntimeCache(bundle.root, toolkit, device.info.capability)
-        loaders = plan_loaders(bundle, toolkit, device, ordinal, cache, keep=low_vram)
+        loaders = plan_loaders(bundle, toolkit, device, ordinal, cache, remember=low_vram)
     except BaseException:
         device.close()
         raise
@@ -106,14 +106,14 @@ def _engine(bundle: Bundle) -> Engine:
 
 
 def plan_loaders(
-    bundle: Bundle, toolkit: Toolkit, device: Device, ordinal: int, cache: RuntimeCache, *, keep: bool
+    bundle: Bundle, toolkit: Toolkit, device: Device, ordinal: int, cache: RuntimeCache, *, remember: bool
 ) -> Mapping[str, Loader]:
     """What puts each network on the device; plans that another session of the process has loaded are shared.
 
-    keep: verified bytes stay mapped, so that a plan which is loaded again is not hashed again.
+    remember: verified bytes stay mapped, so that a plan which is loaded again is not hashed again.
     """
     digests = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-    verified = functools.cache(bundle.map) if keep else bundle.map
+    verified = functools.cache(bundle.map) if remember else bundle.map
     gpu = f"{device.info.name} ({device.info.capability})"
 
     def load(name: str) -> TensorRTEngine:

@@ -269,6 +269,7 @@ def test_plans_are_not_for_the_cpu(tmp_path: Path) -> None:
     for choice in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"backend": "onnxruntime", "device": "cuda"}):
         with pytest.raises(BackendError, match="holds TensorRT plans, which run on a GPU by TensorRT alone") as caught:
             Pipeline.open(folder, **choice)  # type: ignore[arg-type]
+        assert "leave backend and device out" in str(caught.value)
         assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
 
 
@@ -280,8 +281,10 @@ def test_plans_that_no_machine_vouches_for(tmp_path: Path) -> None:
 
 def test_a_bundle_that_plans_are_built_from(tmp_path: Path) -> None:
     folder = small_bundle.build(tmp_path / "tiny-fp16-onnx", precision="fp16", target="onnx").root
-    with pytest.raises(BackendError, match=r"is for target 'onnx' \(ONNX files for building plans\)"):
+    with pytest.raises(BackendError, match=r"is for target 'onnx' \(ONNX files for building plans\)") as caught:
         Pipeline.open(folder)
+    for advice in (f"export.engine {folder} --target TARGET", "--device cuda", "4 bytes of main memory a weight"):
+        assert advice in str(caught.value)
 
 
 def test_onnx_files_are_no_plans(small: Path) -> None:

@@ -99,7 +99,7 @@ class Recordings:
                 work()
             finally:
                 self._counting = None
-            self._keep(key, needs)
+            self._cache(key, needs)
             return "eager"
         done = "replayed"
         if isinstance(known, _Needs):
@@ -109,7 +109,7 @@ class Recordings:
                 self.refusals[key] = str(error)
                 work()
                 return "eager"
-        self._keep(key, known)
+        self._cache(key, known)
         self._driver("replaying a CUDA graph", "cuGraphLaunch", known.graph, self._stream)
         return done
 
@@ -200,7 +200,7 @@ class Recordings:
         self._open = None
         return self._driver("recording a CUDA graph", "cuStreamEndCapture", self._stream)
 
-    def _keep(self, key: Hashable, state: _Needs | _Recording) -> None:
+    def _cache(self, key: Hashable, state: _Needs | _Recording) -> None:
         self._known[key] = state
         while len(self._known) > MOST:
             oldest = self._known.pop(next(iter(self._known)))
