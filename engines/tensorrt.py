@@ -62,7 +62,6 @@ class TensorRTLog:
         return " ".join(_POSITIONS.sub("", first).split())
 
     def error(self, message: str) -> None:
-        """Keep an error."""
         if len(self.errors) < _KEPT:
             self.errors.append(message)
 

@@ -19,7 +19,7 @@ from runtime.cuda.host import EMBEDDINGS, CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
 from runtime.cuda.memory.residents import Loader
 from runtime.cuda.plans.engine import TensorRTEngine
-from runtime.cuda.plans.loading import SHARED, load_plan
+from runtime.cuda.plans.loading import load_plan, shared_plan
 from runtime.cuda.plans.runtime_cache import RuntimeCache
 from runtime.errors import BackendError
 from runtime.text import load_tokenizers
@@ -119,7 +119,7 @@ def plan_loaders(
     def load(name: str) -> TensorRTEngine:
         spec = bundle.manifest.networks[name]
         key = (digests[spec.file], toolkit.flavour, ordinal)
-        plan = SHARED.acquire(key, lambda: load_plan(name, verified(spec.file), spec, toolkit, gpu))
-        return TensorRTEngine(device, plan, cache, lambda: SHARED.release(key))
+        plan = shared_plan(key, lambda: load_plan(name, verified(spec.file), spec, toolkit, gpu))
+        return TensorRTEngine(device, plan, cache)
 
     return {name: functools.partial(load, name) for name in bundle.manifest.networks}

@@ -41,7 +41,6 @@ class CudaDevice(Kernels):
     stream: int
 
     def __init__(self, driver: Driver, ordinal: int) -> None:
-        """Most callers want :func:`open_device`."""
         self._driver = driver
         self._open = False
         self._sizes: dict[int, int] = {}
@@ -95,12 +94,6 @@ class CudaDevice(Kernels):
 
     def memory_used(self) -> int:
         return sum(self._sizes.values())
-
-    def free_memory(self) -> tuple[int, int]:
-        """Free and all bytes of the GPU's memory, whoever uses them."""
-        self._enter("asking for free memory")
-        free, total = self._driver("asking for free memory", "cuMemGetInfo")
-        return int(free), int(total)
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         self._enter()

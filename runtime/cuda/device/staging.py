@@ -28,7 +28,6 @@ class PinnedMemory:
     """Pinned memory of ``size`` bytes: its ``address``, and ``bytes``, the same as an array of uint8."""
 
     def __init__(self, driver: Driver, size: int) -> None:
-        """Raises DeviceMemoryError."""
         self._driver = driver
         self.size = size
         try:

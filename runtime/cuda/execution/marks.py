@@ -14,8 +14,6 @@ from runtime.timing import Span, Stopwatch
 
 @dataclass(frozen=True)
 class Marked:
-    """A stage between two points on the stream."""
-
     stage: str
     start: Event
     end: Event
@@ -65,7 +63,6 @@ class Marks:
         return done
 
     def forget(self) -> None:
-        """Drop every recording."""
         self._device.forget()
         self._recorded.clear()
 

@@ -29,15 +29,13 @@ class Need:
 class ArenaPlan:
     """Where each buffer lies. size: bytes of the arena, its peak. apart: bytes that the buffers would take unshared.
 
-    offsets: in bytes, multiples of 256. sizes: of each buffer, rounded up to that. least: no plan can take less, for
-    that much is needed in one step.
+    offsets: in bytes, multiples of 256. sizes: of each buffer, rounded up to that.
     """
 
     offsets: Mapping[str, int]
     sizes: Mapping[str, int]
     size: int
     apart: int
-    least: int
 
 
 def plan_arena(needs: Sequence[Need]) -> ArenaPlan:
@@ -62,7 +60,6 @@ def plan_arena(needs: Sequence[Need]) -> ArenaPlan:
         sizes=sizes,
         size=max((offsets[name] + size for name, size in sizes.items()), default=0),
         apart=sum(sizes.values()),
-        least=max(_load(needs, sizes).values(), default=0),
     )
 
 
@@ -75,14 +72,6 @@ def _lowest(need: Need, placed: Sequence[Need], offsets: Mapping[str, int], size
             break
         offset = max(offset, start + size)
     return offset
-
-
-def _load(needs: Sequence[Need], sizes: Mapping[str, int]) -> dict[int, int]:
-    """Bytes that are needed at once, by step; steps in which nothing begins cannot be the fullest."""
-    return {
-        step: sum(sizes[need.name] for need in needs if need.first <= step <= need.last)
-        for step in {need.first for need in needs}
-    }
 
 
 def aligned(size: int) -> int:

@@ -22,7 +22,6 @@ ZERO_TOKENS = 32
 
 
 def port_buffer(network: str, port: str) -> str:
-    """The name of the buffer that holds a port."""
     return f"{network}/{port}"
 
 
@@ -32,7 +31,6 @@ def timestep_stride(batch: int) -> int:
 
 
 def scratch_buffer(network: str) -> str:
-    """The name of a network's scratch memory."""
     return f"{network}/scratch"
 
 

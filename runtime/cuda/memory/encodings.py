@@ -24,7 +24,6 @@ class PartSize:
 
     @property
     def size(self) -> int:
-        """Bytes at most."""
         return self.tokens * self.token_bytes
 
 

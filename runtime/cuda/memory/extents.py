@@ -86,7 +86,6 @@ def shape_of(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def size_of(port: Port, shape: Sequence[int]) -> int:
-    """Bytes of a port of that shape."""
     return math.prod(shape) * BYTES[port.dtype]
 
 

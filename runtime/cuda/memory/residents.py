@@ -43,12 +43,10 @@ class Group:
 
     @property
     def loaded(self) -> bool:
-        """Whether they are on the device."""
         return self.plan is not None
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights that are on the device."""
         return sum(engine.weight_bytes for engine in self._engines.values())
 
     def load(self) -> None:

@@ -5,7 +5,7 @@ Built, not yet run on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -27,15 +27,13 @@ _Key = tuple[tuple[tuple[str, Bound], ...], tuple[tuple[str, Bound], ...], int]
 class TensorRTEngine:
     """See :class:`runtime.cuda.interface.Engine`."""
 
-    def __init__(self, device: Device, plan: LoadedPlan, cache: RuntimeCache, release: Callable[[], None]) -> None:
-        """release: called once by :meth:`close`, when no context is left."""
+    def __init__(self, device: Device, plan: LoadedPlan, cache: RuntimeCache) -> None:
         self.name = plan.name
         self.weight_bytes = plan.weight_bytes
         self.activation_bytes = plan.activation_bytes
         self._device = device
         self._plan: LoadedPlan | None = plan
         self._cache = cache
-        self._release = release
         self._evaluations: dict[_Key, TensorRTEvaluation] = {}
 
     def bind(self, inputs: _Ports, outputs: _Ports, scratch: int) -> Evaluation:
@@ -60,7 +58,6 @@ class TensorRTEngine:
         if self._plan is not None:
             self._drop()
             self._plan = None
-            self._release()
 
     def _drop(self) -> None:
         """Let go of all contexts, and of the graphs that use them."""

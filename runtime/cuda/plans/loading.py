@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from engines.schema import Network, Port
 from engines.tensorrt import Toolkit, listening
@@ -19,6 +20,11 @@ from runtime.errors import BackendError
 _ABOUT_MEMORY = re.compile(r"out ?of ?memory|memory allocation|cudaMalloc|bad_alloc", re.IGNORECASE)
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64", "int32": "INT32"}
 """TensorRT's names of the manifest's types."""
+
+SHARED: WeakValueDictionary[Hashable, LoadedPlan] = WeakValueDictionary()
+"""The plans that are loaded now."""
+
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -71,43 +77,20 @@ def load_plan(name: str, plan: memoryview, spec: Network, toolkit: Toolkit, gpu:
     )
 
 
-class PlanLibrary:
-    """The plans that a process has loaded, by key, each with the number of its users. Safe for several threads."""
+def shared_plan(key: Hashable, load: Callable[[], LoadedPlan]) -> LoadedPlan:
+    """The plan of that key, loaded where no session of the process has it: weights are on a GPU once.
 
-    def __init__(self) -> None:
-        self._plans: dict[Hashable, LoadedPlan] = {}
-        self._users: dict[Hashable, int] = {}
-        self._lock = threading.Lock()
-
-    def acquire(self, key: Hashable, load: Callable[[], LoadedPlan]) -> LoadedPlan:
-        """The plan of that key, loaded where nobody has it yet; give it back with :meth:`release`."""
-        with self._lock:
-            if key not in self._plans:
-                self._plans[key] = load()
-                self._users[key] = 0
-            self._users[key] += 1
-            return self._plans[key]
-
-    def release(self, key: Hashable) -> None:
-        """One user less; the last one unloads the plan. Contexts of it must be gone."""
-        with self._lock:
-            self._users[key] -= 1
-            if not self._users[key]:
-                del self._users[key], self._plans[key]
-
-    def users(self, key: Hashable) -> int:
-        """Sessions that use the plan now."""
-        with self._lock:
-            return self._users.get(key, 0)
+    It is unloaded when the last one lets go of it; contexts of it must be gone before.
+    """
+    with _LOADING:
+        if (plan := SHARED.get(key)) is None:
+            plan = SHARED[key] = load()
+        return plan
 
 
 def is_about_memory(error: str) -> bool:
     """Whether what TensorRT says means that the GPU's memory is exhausted."""
     return _ABOUT_MEMORY.search(error) is not None
-
-
-SHARED = PlanLibrary()
-"""The process's one: weights are on a GPU once, however many pipelines use them."""
 
 
 def _weight_bytes(trt: Any, engine: Any, plan_bytes: int) -> int:

@@ -50,19 +50,16 @@ class RuntimeCache:
         self._grown = True
         return trt_engine.create_execution_context(config), config
 
-    def save(self) -> bool:
-        """Write what was compiled since it was last written; whether something was written."""
+    def save(self) -> None:
+        """Write what was compiled since it was last written."""
         if self._cache is None or not self._grown:
-            return False
+            return
         self._grown = False
         content = bytes(memoryview(self._cache.serialize()))
-        if content == self._saved or not self._write(content):
-            return False
-        self._saved = content
-        return True
+        if content != self._saved and self._write(content):
+            self._saved = content
 
     def close(self) -> None:
-        """Save, and let go of what TensorRT holds."""
         self.save()
         self._cache = None
 

@@ -88,7 +88,7 @@ def test_weights_are_loaded_once_a_process(gpus: list[StandInDevice], folder: Pa
     digest = second.manifest.files[0].sha256
     del first, second
     gc.collect()
-    assert SHARED.users((digest, "tensorrt-rtx", 0)) == 0
+    assert (digest, "tensorrt-rtx", 0) not in SHARED
     _open(folder).close()
     assert FakeTensorRT.loads == 8, "the last session unloaded them"
 
