@@ -114,14 +114,7 @@ class CudaHost:
         weights, embeddings: held now. buffers: the arena, which is the peak of what buffers need at once; apart: what
         they would take if none shared its place. peak: weights and buffers together, at most so far.
         """
-        plans = self._residents.plans
-        return {
-            "weights": self._residents.weight_bytes,
-            "buffers": sum(plan.size for plan in plans),
-            "apart": sum(plan.apart for plan in plans),
-            "embeddings": self._encodings.device_bytes,
-            "peak": self._residents.peak,
-        }
+        return {**self._residents.memory(), "embeddings": self._encodings.device_bytes}
 
     def close(self) -> None:
         """Give everything on the device back; the pipeline must not be used any more. May be called twice."""

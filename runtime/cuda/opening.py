@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from engines.bundle import Bundle
 from engines.machine import Machine
-from engines.schema import Engine
 from engines.staleness import require_fresh
 from engines.tensorrt import INSTALL, Toolkit, cuda_of, load
 from engines.trust import require_ours
@@ -40,16 +39,21 @@ def open_cuda(
     compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
     DeviceMemoryError, BackendError, BundleError.
     """
-    toolkit = check_trusted(bundle)
-    manifest = bundle.manifest
+    manifest, engine = bundle.manifest, bundle.manifest.engine
+    if engine is None:
+        raise BackendError(f"{bundle.root} holds no plans: build them with python -m export.engine {bundle.root}")
+    require_ours(manifest)
+    toolkit = load(engine.flavour)
     tokenizers = load_tokenizers(bundle)
     from runtime.cuda.device.gpu import open_device
 
     device = open_device(ordinal)
     try:
-        check_device(bundle, toolkit, device.info, foreign_gpu=foreign_gpu)
+        # Whether plans for another compute capability are taken is left to TensorRT.
+        capabilities = tuple(engine.compute_capabilities) if foreign_gpu else (device.info.capability,)
+        _check_device(bundle, toolkit, device.info, capabilities)
         cache = RuntimeCache(bundle.root, toolkit, device.info.capability)
-        loaders = plan_loaders(bundle, toolkit, device, ordinal, cache, remember=low_vram)
+        loaders = _plan_loaders(bundle, toolkit, device, ordinal, cache, remember=low_vram)
     except BaseException:
         device.close()
         raise
@@ -66,25 +70,11 @@ def open_cuda(
     )
 
 
-def check_trusted(bundle: Bundle) -> Toolkit:
-    """The TensorRT for the bundle's plans, which this machine built. No GPU is needed for this.
+def _check_device(bundle: Bundle, toolkit: Toolkit, info: DeviceInfo, capabilities: tuple[str, ...]) -> None:
+    """Raise unless the plans are for such a GPU, this TensorRT, this driver, and of the ONNX that lies beside them.
 
-    Raises TrustError for plans from elsewhere, FlavourError where their TensorRT is missing, BackendError for a bundle
-    without plans.
-    """
-    engine = _engine(bundle)
-    require_ours(bundle.manifest)
-    return load(engine.flavour)
-
-
-def check_device(bundle: Bundle, toolkit: Toolkit, info: DeviceInfo, *, foreign_gpu: bool = False) -> None:
-    """Raise unless the plans are for this GPU, this TensorRT, this driver, and of the ONNX that lies beside them.
-
-    foreign_gpu: leave it to TensorRT whether it takes plans for another compute capability.
     Raises StaleBundleError with all that differs and the command that mends it; DeviceError for an old driver.
     """
-    engine = _engine(bundle)
-    capabilities = tuple(engine.compute_capabilities) if foreign_gpu else (info.capability,)
     require_fresh(bundle, Machine(gpus=capabilities, flavours={toolkit.flavour: toolkit.version}))
     needed, found = cuda_of(toolkit.flavour), info.driver.partition(".")[0]
     if needed is not None and found.isdigit() and int(found) < needed:
@@ -94,18 +84,7 @@ def check_device(bundle: Bundle, toolkit: Toolkit, info: DeviceInfo, *, foreign_
         )
 
 
-def _engine(bundle: Bundle) -> Engine:
-    manifest = bundle.manifest
-    plain = [name for name, network in manifest.networks.items() if network.format != "plan"]
-    if manifest.engine is None or plain:
-        raise BackendError(
-            f"{bundle.root} holds ONNX files, and TensorRT runs plans: build them with python -m export.engine "
-            f"{bundle.root} --target TARGET, or leave --backend out"
-        )
-    return manifest.engine
-
-
-def plan_loaders(
+def _plan_loaders(
     bundle: Bundle, toolkit: Toolkit, device: Device, ordinal: int, cache: RuntimeCache, *, remember: bool
 ) -> Mapping[str, Loader]:
     """What puts each network on the device; plans that another session of the process has loaded are shared.

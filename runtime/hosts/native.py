@@ -141,11 +141,9 @@ def _raise(error: Exception) -> NoReturn:
     kinds: dict[int, type[ArcFlowError]] = {
         _errors.INVALID_ARGUMENT: RequestError,
         _errors.BUNDLE_REJECTED: BundleError,
-        _errors.BACKEND_UNAVAILABLE: BackendError,
-        _errors.OUT_OF_MEMORY: BackendError,
-        _errors.CANCELLED: BackendError,
-        _errors.DEADLINE_EXCEEDED: BackendError,
     }
+    running = (_errors.BACKEND_UNAVAILABLE, _errors.OUT_OF_MEMORY, _errors.CANCELLED, _errors.DEADLINE_EXCEEDED)
+    kinds |= dict.fromkeys(running, BackendError)
     if code not in kinds:
         raise error
     raise kinds[code](str(error)) from error

@@ -100,7 +100,7 @@ class Group:
 
 
 class Residents:
-    """The groups of a bundle. peak: bytes of weights and buffers on the device at most so far."""
+    """The groups of a bundle."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Residents:
         rest = [BACKBONE, VAE]
         names = [[name] for name in encoders] + [rest] if low_vram else [[*encoders, *rest]]
         self.encoders = tuple(encoders)
-        self.peak = 0
+        self._peak = 0
         self._device = device
         self._forget = forget
         self._groups = [Group(device, manifest, extents, group, loaders) for group in names]
@@ -130,7 +130,7 @@ class Residents:
                 if group.loaded:
                     self.release(group)
             wanted.load()
-        self.peak = max(self.peak, self.weight_bytes + self._device.memory_used())
+        self._peak = max(self._peak, self.memory()["weights"] + self._device.memory_used())
         return wanted
 
     def release(self, group: Group) -> None:
@@ -145,11 +145,12 @@ class Residents:
             if group.loaded:
                 self.release(group)
 
-    @property
-    def weight_bytes(self) -> int:
-        return sum(group.weight_bytes for group in self._groups)
-
-    @property
-    def plans(self) -> tuple[ArenaPlan, ...]:
-        """The arenas that are allocated now."""
-        return tuple(group.plan for group in self._groups if group.plan is not None)
+    def memory(self) -> dict[str, int]:
+        """Bytes: weights, buffers and what they would take apart now; the peak of weights and all that is allocated."""
+        plans = [group.plan for group in self._groups if group.plan is not None]
+        return {
+            "weights": sum(group.weight_bytes for group in self._groups),
+            "buffers": sum(plan.size for plan in plans),
+            "apart": sum(plan.apart for plan in plans),
+            "peak": self._peak,
+        }
