@@ -111,7 +111,7 @@ def render(root: type[msgspec.Struct] = schema.Manifest) -> Mapping[str, str]:
     header = {
         "constants": "\n".join(constants),
         "functions": "\n".join(f"{signature};" for signature in signatures.values()),
-        "structs": "\n\n".join(map(_struct, structs)),
+        "structs": "\n\n".join(_struct(struct, patterns) for struct in structs),
     }
     source = {
         "patterns": "\n".join(f"constexpr Pattern {name}{{{runs(pattern)}}};" for pattern, name in patterns.items()),
@@ -154,8 +154,8 @@ def _aliases() -> Iterator[tuple[str, str]]:
                 yield meta.pattern, name
 
 
-def _struct(struct: StructType) -> str:
-    fields = "".join(f"{_type(field.type)} {_member(field)}{_initial(field)};\n" for field in struct.fields)
+def _struct(struct: StructType, patterns: Mapping[str, str]) -> str:
+    fields = "".join(f"{_cxx(field.type, patterns)[0]} {_member(field)}{_initial(field)};\n" for field in struct.fields)
     return f"// {(struct.cls.__doc__ or '').splitlines()[0]}\nstruct {struct.cls.__name__} {{\n{fields}}};"
 
 
@@ -166,7 +166,7 @@ def _function(struct: StructType, patterns: Mapping[str, str]) -> str:
         raise NotImplementedError(f"{name} lets unknown fields pass")
     members = (
         f'{"needed" if field.required else "defaulted"}("{field.encode_name}", &{name}::{_member(field)}, '
-        f"{_reader(field.type, patterns)})"
+        f"{_cxx(field.type, patterns)[1]})"
         for field in struct.fields
     )
     return f"{name} {_snake(name)}(FieldReader& in, At at) {{\nreturn object(in, at, {', '.join(members)});\n}}"
@@ -178,62 +178,41 @@ def _rows(table: str) -> str:
     return f"{''.join(known)}return {_TABLES[table][1]};\n"
 
 
-def _type(node: Type) -> str:
-    """How C++ keeps a value."""
-    match node:
-        case StrType() | LiteralType() | IntType(ge=None):  # An integer of any size is kept as its digits.
-            return "std::string"
-        case IntType():
-            return "std::int64_t"
-        case FloatType():
-            return "double"
-        case kinds.BoolType():
-            return "bool"
-        case ListType(item_type=item):
-            return f"std::vector<{_type(item)}>"
-        case DictType(value_type=value):
-            return f"std::map<std::string, {_type(value)}>"
-        case StructType(cls=cls):
-            return cls.__name__
-        case UnionType(types=(IntType(), StrType())):
-            return "Dimension"
-        case UnionType(types=(inner, kinds.NoneType())):
-            return f"std::optional<{_type(inner)}>"
-    raise NotImplementedError(f"C++ has no type for {node}")
-
-
-def _reader(node: Type, patterns: Mapping[str, str]) -> str:
-    """The reader of readers.hpp that takes what msgspec takes for ``node``."""
+def _cxx(node: Type, patterns: Mapping[str, str]) -> tuple[str, str]:
+    """How C++ keeps a value, and the reader of readers.hpp that takes what msgspec takes for ``node``."""
     match node:
         case StrType(min_length=None, max_length=None, pattern=None):
-            return "text"
+            return "std::string", "text"
         case StrType(min_length=None, max_length=None, pattern=str(pattern)) if pattern in patterns:
-            return f"matching({patterns[pattern]})"
+            return "std::string", f"matching({patterns[pattern]})"
         case LiteralType(values=values) if all(isinstance(value, str) for value in values):
-            return f"one_of({{{_list(values)}}})"
+            return "std::string", f"one_of({{{_list(values)}}})"
         case IntType(gt=None, lt=None, multiple_of=None, ge=None, le=None):
-            return "any_integer"
+            return "std::string", "any_integer"  # As its digits.
         case IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)):
-            return f"integer({least}, {_bound(most)})"
+            return "std::int64_t", f"integer({least}, {_bound(most)})"
         case FloatType(gt=None, ge=None, lt=None, le=None, multiple_of=None):
-            return "real"
+            return "double", "real"
         case FloatType(gt=0, ge=None, lt=None, le=None, multiple_of=None):
-            return "positive"
+            return "double", "positive"
         case kinds.BoolType():
-            return "boolean"
+            return "bool", "boolean"
         case ListType(item_type=item, min_length=None, max_length=None):
-            return f"list_of({_reader(item, patterns)})"
+            kind, reader = _cxx(item, patterns)
+            return f"std::vector<{kind}>", f"list_of({reader})"
         case DictType(
             key_type=StrType(min_length=None, max_length=None, pattern=None), value_type=value,
             min_length=None, max_length=None,
         ):  # fmt: skip
-            return f"map_of({_reader(value, patterns)})"
+            kind, reader = _cxx(value, patterns)
+            return f"std::map<std::string, {kind}>", f"map_of({reader})"
         case StructType(cls=cls, tag=None, array_like=False):
-            return _snake(cls.__name__)
+            return cls.__name__, _snake(cls.__name__)
         case UnionType(types=(IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)), StrType())):
-            return f"dimension({least}, {_bound(most)})"
+            return "Dimension", f"dimension({least}, {_bound(most)})"
         case UnionType(types=(StructType() as inner, kinds.NoneType())):
-            return f"nullable({_reader(inner, patterns)})"
+            kind, reader = _cxx(inner, patterns)
+            return f"std::optional<{kind}>", f"nullable({reader})"
     raise NotImplementedError(f"C++ has no reader for {node}")
 
 
