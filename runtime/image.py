@@ -59,10 +59,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             settings = json.loads(image.info["arcflow"])
+        if not isinstance(settings, dict):
+            raise ValueError("settings are an object")
     except (OSError, KeyError, ValueError) as error:
         raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it") from error
-    if not isinstance(settings, dict):
-        raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it")
     return settings
 
 

@@ -14,7 +14,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,16 +54,27 @@ def ordinal_of(device: str) -> int | None:
     return int(found[1] or 0)
 
 
-def providers(ordinal: int) -> list[tuple[str, dict[str, str]] | str]:
-    """What a session is created with. Raises DeviceError where the CUDA provider cannot start here."""
+def start(name: str, model: bytes, options: Any, ordinal: int) -> tuple[Any, Placement]:
+    """A session on that GPU, and where its nodes are. Raises DeviceError where the CUDA provider cannot start here."""
+    import onnxruntime
+
     check_provider(ordinal)
-    options = {
+    asked = {
         "device_id": str(ordinal),
         "arena_extend_strategy": "kSameAsRequested",  # No more of the GPU than is used.
         "cudnn_conv_algo_search": "HEURISTIC",  # A search by timing could choose, and draw, differently each time.
         "use_tf32": "0",  # A float32 bundle is computed in float32.
     }
-    return [(CUDA, options), CPU]
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Without a log of its own: what matters of it is found out and raised.
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[(CUDA, asked), CPU], enable_fallback=0)
+    finally:
+        onnxruntime.set_default_logger_severity(_LOG_WARNING)  # The package's own default; it cannot be asked for.
+    return session, placement(name, session)
 
 
 def check_provider(ordinal: int) -> None:
@@ -79,18 +90,6 @@ def check_provider(ordinal: int) -> None:
     _check_driver(ordinal, getattr(onnxruntime, "cuda_version", ""))
     if missing:
         raise DeviceError(f"ONNX Runtime's {CUDA} cannot start: {missing} cannot be loaded; install them: {INSTALL}")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No log of ONNX Runtime's own while a session is made: what matters of it is found out and raised."""
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(_LOG_FATAL)
-    try:
-        yield
-    finally:
-        onnxruntime.set_default_logger_severity(_LOG_WARNING)  # The package's own default; it cannot be asked for.
 
 
 def placement(name: str, session: Any) -> Placement:

@@ -97,13 +97,7 @@ class OnnxRuntimeNetwork:
             return session
         from runtime.hosts import onnx_cuda
 
-        wanted = onnx_cuda.providers(self._gpu)
-        options.use_deterministic_compute = True
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        with onnx_cuda.quiet():
-            session = onnxruntime.InferenceSession(model, options, providers=wanted, enable_fallback=0)
-        self.placement = onnx_cuda.placement(self.name, session)
+        session, self.placement = onnx_cuda.start(self.name, model, options, self._gpu)
         return session
 
     def _error(self, doing: str, error: Exception) -> BackendError:
