@@ -83,10 +83,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     """Lines with the columns aligned, and under a row what is wrong with it."""
     if not rows:
         return []
-    cells = [list(_COLUMNS)]
-    cells += [
-        [f"{int(row[key]) / 1e6:,.1f} MB" if key == "size" else str(row[key]) for key in _COLUMNS] for row in rows
-    ]
+    shown = ({**row, "size": f"{int(row['size']) / 1e6:,.1f} MB"} for row in rows)
+    cells = [list(_COLUMNS), *([str(row[key]) for key in _COLUMNS] for row in shown)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line, why in zip(cells, ["", *(row["why"] for row in rows)], strict=True):
