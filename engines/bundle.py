@@ -11,8 +11,9 @@ from typing import Literal
 
 from engines.errors import BundleError, BundleNotFoundError, ManifestError
 from engines.files import check_digest, check_kind, digest_file, hint, map_file, read_file, read_manifest
-from engines.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
-from engines.names import BundleName
+from engines.locate import BundleName
+from engines.manifest import parse_manifest
+from engines.schema import MANIFEST_NAME, FileEntry, Manifest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engines.errors import BundleError, ManifestError
-from engines.names import rebuild_hint
+from engines.locate import rebuild_hint
 from engines.schema import MANIFEST_NAME, FileEntry
 
 _MANIFEST_MAX = 16 << 20

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engines.bundle import Bundle, open_bundle
+from engines.bundle import open_bundle
 from engines.errors import BundleError, TrustError
-from engines.locate import ENVIRONMENT, available
-from engines.manifest import Limits, Range
-from engines.names import BundleName
+from engines.locate import ENVIRONMENT, BundleName, available
+from engines.schema import Limits, Range
 from engines.staleness import compare
 from foundation.cli import ArgumentParser, run
 
@@ -30,20 +28,8 @@ Bundles are looked for in the folders of ${ENVIRONMENT}, then in the package's o
 _COLUMNS = ("name", "architecture", "precision", "target", "size", "engine", "limits", "status", "path")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A bundle that was found. size: bytes; engine: flavour and version; why: what is stale or damaged, or ""."""
-
-    name: str
-    architecture: str
-    precision: str
-    target: str
-    size: int
-    engine: str
-    limits: str
-    status: str
-    why: str
-    path: str
+Row = dict[str, str | int]
+"""A bundle that was found, by column, and ``why``: what is stale or damaged, or ""."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     rows = [describe(name, path, arguments.quick) for name, path in sorted(available().items())]
     if arguments.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
         sys.stdout.writelines(_table(rows) or ["no bundles; to make one, run: python -m export.build\n"])
     return 0
@@ -64,35 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(name: BundleName, path: Path, quick: bool = False) -> Row:
     """What the list says of the bundle in the folder ``path``, called ``name``."""
+    row: Row = {"name": str(name), "architecture": "", "precision": name.precision, "target": name.target, "size": 0}
+    row |= {"engine": "", "limits": "", "status": "damaged", "why": "", "path": str(path)}
     try:
         bundle = open_bundle(path, contents="when used" if quick else "now")
     except BundleError as error:
-        return Row(str(name), "", name.precision, name.target, 0, "", "", "damaged", str(error), str(path))
+        return {**row, "why": str(error)}
     try:
         differences = compare(bundle).differences
     except TrustError as error:  # The machine's key is not fit for use: nothing can be told of any plan.
         differences = (str(error),)
-    if bundle.name != name:
-        why = f"it holds {bundle.name}: rename the folder"
-        return _row(name, bundle, path, "damaged", why)
-    status = "stale" if differences else "listed" if quick else "verified"
-    return _row(name, bundle, path, status, "; ".join(differences))
-
-
-def _row(name: BundleName, bundle: Bundle, path: Path, status: str, why: str) -> Row:
     manifest, engine = bundle.manifest, bundle.manifest.engine
-    return Row(
-        name=str(name),
-        architecture=manifest.architecture,
-        precision=manifest.precision,
-        target=manifest.target,
-        size=bundle.size,
-        engine="" if engine is None else f"{engine.flavour} {engine.version}",
-        limits=_limits(manifest.limits),
-        status=status,
-        why=why,
-        path=str(path),
-    )
+    row |= {"architecture": manifest.architecture, "precision": manifest.precision, "target": manifest.target}
+    row |= {"size": bundle.size, "limits": _limits(manifest.limits)}
+    row["engine"] = "" if engine is None else f"{engine.flavour} {engine.version}"
+    if bundle.name != name:
+        return {**row, "why": f"it holds {bundle.name}: rename the folder"}
+    status = "stale" if differences else "listed" if quick else "verified"
+    return {**row, "status": status, "why": "; ".join(differences)}
 
 
 def _limits(limits: Limits) -> str:
@@ -108,13 +83,12 @@ def _table(rows: Sequence[Row]) -> list[str]:
     """Lines with the columns aligned, and under a row what is wrong with it."""
     if not rows:
         return []
-    cells = [
-        [f"{row.size / 1e6:,.1f} MB" if key == "size" else str(getattr(row, key)) for key in _COLUMNS] for row in rows
-    ]
-    widths = [max(len(line[i]) for line in [list(_COLUMNS), *cells]) for i in range(len(_COLUMNS))]
+    shown = ({**row, "size": f"{int(row['size']) / 1e6:,.1f} MB"} for row in rows)
+    cells = [list(_COLUMNS), *([str(row[key]) for key in _COLUMNS] for row in shown)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for line, why in [(list(_COLUMNS), ""), *zip(cells, (row.why for row in rows), strict=True)]:
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    for line, why in zip(cells, ["", *(row["why"] for row in rows)], strict=True):
+        lines.append("  ".join(map(str.ljust, line, widths)).rstrip() + "\n")
         if why:
             lines.append(f"    {why}\n")
     return lines

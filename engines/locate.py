@@ -1,4 +1,4 @@
-"""Finding a bundle by model, precision and target.
+"""How a bundle is called, ``<model>-<precision>-<target>``, and finding one by these parts.
 
 Bundles are looked for in the folders of $ARCFLOW_ENGINES, then in the package's own; of equal names the first counts.
 Where precision or target are left open, this decides, by name alone:
@@ -15,12 +15,13 @@ A target that was asked for is taken literally, but for ``rtx``, whose plans als
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from engines.checks import capabilities
 from engines.errors import BundleNotFoundError
-from engines.names import BundleName, parse_name
 
 ENVIRONMENT = "ARCFLOW_ENGINES"
 """Environment variable with more folders of bundles (separated as in PATH); they come before the built-in one."""
@@ -34,6 +35,34 @@ _TARGETS = ("cpu", "sm120", "sm100", "sm90", "sm89", "sm86", "sm80", "rtx", "onn
 _CPU_PRECISIONS = ("fp32", "fp16", "fp8")
 _GPU_PRECISIONS = ("bf16", "fp16", "fp8", "fp32")
 _WITHOUT_FP8 = ("sm80", "sm86")
+
+_NAME = re.compile(r"(?P<model>[a-z0-9][a-z0-9._-]*)-(?P<precision>[a-z0-9]+)-(?P<target>[a-z0-9_]+)")
+
+
+@dataclass(frozen=True, order=True)
+class BundleName:
+    """Model, precision and target of a bundle; ``str()`` gives the folder's name."""
+
+    model: str
+    precision: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.precision}-{self.target}"
+
+
+def parse_name(folder: str) -> BundleName | None:
+    """The parts of a bundle folder's name, or None where it is not one. The model alone may hold dashes."""
+    match = _NAME.fullmatch(folder)
+    return BundleName(**match.groupdict()) if match else None
+
+
+def rebuild_hint(folder: str) -> str:
+    """The command that makes the bundle of that folder name anew, as the end of an error message."""
+    name = parse_name(folder)
+    if name is None:
+        return "build it again with: python -m export.build"
+    return f"run: python -m export.build --model {name.model} --precision {name.precision} --target {name.target}"
 
 
 def default_roots() -> tuple[Path, ...]:

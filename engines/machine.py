@@ -12,11 +12,11 @@ _DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
 
-_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
     "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
 }
-"""Python distributions that carry a flavour; their version is TensorRT's own."""
+"""Python distributions that carry a flavour, some for one major version of CUDA; their version is TensorRT's own."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """What is here, asked once a process: the driver for its GPUs, Python's metadata for TensorRT."""
-    flavours = {name: found for name in _DISTRIBUTIONS if (found := _installed(name)) is not None}
+    installed = {flavour: filter(None, map(version_of, names)) for flavour, names in DISTRIBUTIONS.items()}
+    flavours = {flavour: found for flavour, versions in installed.items() if (found := next(versions, None))}
     return Machine(gpus=_gpus(), flavours=flavours)
 
 
-def _installed(flavour: str) -> str | None:
-    for distribution in _DISTRIBUTIONS[flavour]:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
+def version_of(distribution: str) -> str | None:
+    """The version of an installed Python distribution."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def _gpus() -> tuple[str, ...]:

@@ -8,62 +8,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from engines.checks import check_manifest, unsafe_path
+from engines.checks import check_manifest
 from engines.errors import ManifestError, SchemaVersionError
-from engines.schema import (
-    KIND,
-    MANIFEST_NAME,
-    NETWORKS,
-    ONNX_TARGETS,
-    SCHEMA_VERSION,
-    TOKENIZERS,
-    Engine,
-    FileEntry,
-    Gate,
-    GateResult,
-    Latent,
-    Limits,
-    Manifest,
-    Momentum,
-    Network,
-    ParityResult,
-    Port,
-    Quantisation,
-    Range,
-    Schedule,
-    ShapeRange,
-    TokenizerSpec,
-)
-
-__all__ = [
-    "KIND",
-    "MANIFEST_NAME",
-    "NETWORKS",
-    "ONNX_TARGETS",
-    "SCHEMA_VERSION",
-    "TOKENIZERS",
-    "Engine",
-    "FileEntry",
-    "Gate",
-    "GateResult",
-    "Latent",
-    "Limits",
-    "Manifest",
-    "Momentum",
-    "Network",
-    "ParityResult",
-    "Port",
-    "Quantisation",
-    "Range",
-    "Schedule",
-    "ShapeRange",
-    "TokenizerSpec",
-    "check_manifest",
-    "parse_manifest",
-    "render_manifest",
-    "source_digest",
-    "unsafe_path",
-]
+from engines.schema import KIND, MANIFEST_NAME, SCHEMA_VERSION, Manifest
 
 _DAMAGED = "is damaged or is not a bundle's manifest"
 _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')

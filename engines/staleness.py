@@ -12,11 +12,14 @@ from pathlib import Path
 
 from engines.bundle import Bundle, inspect, is_folder
 from engines.errors import BundleError, StaleBundleError
+from engines.locate import BundleName, rebuild_hint
 from engines.machine import Machine, this_machine
-from engines.manifest import Engine, Manifest, source_digest
-from engines.names import BundleName, rebuild_hint
-from engines.schema import SOURCE_TARGET
+from engines.manifest import source_digest
+from engines.schema import SOURCE_TARGET, Engine, Manifest
 from engines.trust import why_not_ours
+
+_Finding = tuple[str | None, str | None]
+"""What differs, and what could not be compared."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,17 @@ def compare(bundle: Bundle, machine: Machine | None = None) -> Findings:
 
     A bundle without plans has nothing that could differ. Raises TrustError where the machine's key must not be used.
     """
-    manifest, engine = bundle.manifest, bundle.manifest.engine
+    engine = bundle.manifest.engine
     if engine is None:
         return Findings((), ())
     here = this_machine() if machine is None else machine
-    parts = (
-        _compare_seal(manifest),
+    found = (
+        (why_not_ours(bundle.manifest), None),
         _compare_toolkit(engine, here),
         _compare_gpus(engine, here),
-        _compare_source(bundle),
+        _compare_source(bundle, engine),
     )
-    return Findings(
-        differences=tuple(text for part in parts for text in part.differences),
-        notes=tuple(text for part in parts for text in part.notes),
-    )
+    return Findings(tuple(text for text, _ in found if text), tuple(text for _, text in found if text))
 
 
 def require_fresh(bundle: Bundle, machine: Machine | None = None) -> Findings:
@@ -79,40 +79,35 @@ def _rebuild(bundle: Bundle) -> str:
     return rebuild_hint(str(bundle.name))
 
 
-def _compare_seal(manifest: Manifest) -> Findings:
-    reason = why_not_ours(manifest)
-    return Findings(() if reason is None else (reason,), ())
-
-
-def _compare_toolkit(engine: Engine, machine: Machine) -> Findings:
+def _compare_toolkit(engine: Engine, machine: Machine) -> _Finding:
     built = f"{engine.flavour} {engine.version}"
     found = machine.flavours.get(engine.flavour)
     if found is not None:
-        return Findings(() if found == engine.version else (f"built with {built}, {found} is installed",), ())
+        return None if found == engine.version else f"built with {built}, {found} is installed", None
     if not machine.flavours:
-        return Findings((), (f"TensorRT is not installed: {built} was not compared",))
+        return None, f"TensorRT is not installed: {built} was not compared"
     others = ", ".join(f"{name} {version}" for name, version in sorted(machine.flavours.items()))
-    return Findings((f"built with {built}, which cannot be read by {others}",), ())
+    return f"built with {built}, which cannot be read by {others}", None
 
 
-def _compare_gpus(engine: Engine, machine: Machine) -> Findings:
+def _compare_gpus(engine: Engine, machine: Machine) -> _Finding:
     built = ", ".join(engine.compute_capabilities)
     if not machine.gpus:
-        return Findings((), (f"there is no GPU: {built} was not compared",))
+        return None, f"there is no GPU: {built} was not compared"
     if set(machine.gpus) & set(engine.compute_capabilities):
-        return Findings((), ())
-    return Findings((f"built for {built}, the GPU is {', '.join(sorted(set(machine.gpus)))}",), ())
+        return None, None
+    return f"built for {built}, the GPU is {', '.join(sorted(set(machine.gpus)))}", None
 
 
-def _compare_source(bundle: Bundle) -> Findings:
-    folder, engine = source_folder(bundle), bundle.manifest.engine
-    if engine is None or not is_folder(folder):
-        return Findings((), (f"there is no {folder.name} beside it: its ONNX was not compared",))
+def _compare_source(bundle: Bundle, engine: Engine) -> _Finding:
+    folder = source_folder(bundle)
+    if not is_folder(folder):
+        return None, f"there is no {folder.name} beside it: its ONNX was not compared"
     try:
         source = inspect(folder.resolve()).manifest
     except BundleError as error:
-        return Findings((), (f"{folder.name} is not whole, its ONNX was not compared: {error}",))
+        return None, f"{folder.name} is not whole, its ONNX was not compared: {error}"
     digests, parents = onnx_digests(source), bundle.manifest.parents
     changed = [f"the ONNX of {name}" for name in sorted(engine.onnx) if digests.get(name) != engine.onnx[name]]
     changed += [f"the {name}" for name in sorted(parents) if source.parents.get(name, parents[name]) != parents[name]]
-    return Findings((f"built from another source than {folder.name}: {', '.join(changed)}",) if changed else (), ())
+    return f"built from another source than {folder.name}: {', '.join(changed)}" if changed else None, None

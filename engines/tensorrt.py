@@ -9,17 +9,17 @@ from __future__ import annotations
 import ctypes
 import importlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from engines.errors import FlavourError
-from engines.tensorrt_log import make_logger
+from engines.machine import DISTRIBUTIONS, version_of
 
 DATA_CENTRE = "tensorrt"
 RTX = "tensorrt-rtx"
@@ -38,11 +38,68 @@ _LIBRARIES = ("libtensorrt_rtx.so.", "libtensorrt_onnxparser_rtx.so.")
 _CARRIER = "onnxruntime_ep_nv_tensorrt_rtx"
 """The package whose wheel carries the libraries of TensorRT for RTX; it is found, not imported."""
 
-_FOR_CUDA: Mapping[str, Mapping[str, int]] = {
-    DATA_CENTRE: {"tensorrt-cu13": 13, "tensorrt-cu13-bindings": 13, "tensorrt-cu12": 12, "tensorrt-cu12-bindings": 12},
-    RTX: {"tensorrt-rtx-cu13-bindings": 13, "tensorrt-rtx-cu12-bindings": 12},
-}
-"""Python distributions that are for one major version of CUDA."""
+_KEPT = 20
+"""Errors and warnings kept of each kind; the rest is counted only."""
+
+_NOISE = re.compile(r"catchCudaError|^\s*$")
+"""Errors that follow another one wherever there is no GPU, and say nothing of their own."""
+
+_POSITIONS = re.compile(r"^IBuilder::\w+: |Error Code \d+: |Myelin \(|\[[\w.]+:\d+: \w+\] | In \w+ at /_src/\S+")
+
+
+@dataclass
+class TensorRTLog:
+    """What was said during one piece of work. errors, warnings: the first of each; warning_count: of all of them."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    warning_count: int = 0
+
+    @property
+    def reason(self) -> str:
+        """The first error, on one line and without TensorRT's own source positions."""
+        first = next((error for error in self.errors if not _NOISE.search(error)), "it gave no reason")
+        return " ".join(_POSITIONS.sub("", first).split())
+
+    def error(self, message: str) -> None:
+        if len(self.errors) < _KEPT:
+            self.errors.append(message)
+
+    def warning(self, message: str) -> None:
+        """Count a warning, and keep it if it is among the first."""
+        self.warning_count += 1
+        if len(self.warnings) < _KEPT:
+            self.warnings.append(message)
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger for TensorRT, which wants one for the life of the process; its ``sink`` is a TensorRTLog or None."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.sink: TensorRTLog | None = None
+
+        def log(self, severity: Any, message: str) -> None:
+            if self.sink is None:
+                return
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.sink.error(message)
+            elif severity == trt.ILogger.Severity.WARNING:
+                self.sink.warning(message)
+
+    return Logger()
+
+
+@contextmanager
+def listening(logger: Any) -> Iterator[TensorRTLog]:
+    """What ``logger`` hears inside; whoever listened before listens again afterwards."""
+    before, log = logger.sink, TensorRTLog()
+    logger.sink = log
+    try:
+        yield log
+    finally:
+        logger.sink = before
 
 
 @dataclass(frozen=True)
@@ -81,13 +138,8 @@ def load(flavour: str) -> Toolkit:
 
 def cuda_of(flavour: str) -> int | None:
     """The major version of CUDA that the installed flavour is for; None where Python's metadata does not tell."""
-    for distribution, cuda in _FOR_CUDA[flavour].items():
-        try:
-            version(distribution)
-        except PackageNotFoundError:
-            continue
-        return cuda
-    return None
+    tagged = ((name, re.search(r"-cu(\d+)", name)) for name in DISTRIBUTIONS[flavour])
+    return next((int(tag[1]) for name, tag in tagged if tag and version_of(name)), None)
 
 
 def _load_rtx() -> ModuleType:

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from engines.errors import TrustError
-from engines.names import BundleName, rebuild_hint
+from engines.locate import BundleName, rebuild_hint
 from engines.schema import Manifest
 
 ENVIRONMENT = "ARCFLOW_KEYS"
@@ -62,31 +62,26 @@ def sealed(manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, engine=engine)
 
 
-def is_ours(manifest: Manifest) -> bool:
-    """Whether this machine built the plans of the bundle (a bundle without plans has no code in it, so: yes).
+def why_not_ours(manifest: Manifest) -> str | None:
+    """What is wrong with the seal of the plans, in half a sentence; None where this machine built them.
 
-    No key is made. Raises TrustError where the key is there and must not be used.
+    None too for a bundle without plans, which has no code in it. No key is made. Raises TrustError where the key is
+    there and must not be used.
     """
     if manifest.engine is None:
-        return True
-    key = _read_key()
-    return key is not None and hmac.compare_digest(_seal(key, plan_digests(manifest)), manifest.engine.seal)
-
-
-def why_not_ours(manifest: Manifest) -> str | None:
-    """What is wrong with the seal of the plans, in half a sentence; None where this machine built them."""
-    if manifest.engine is None or is_ours(manifest):
         return None
-    key = _read_key()
-    if not manifest.engine.seal:
+    key, found = _read_key(), manifest.engine.seal
+    if not found:
         return "its plans have no seal: no machine vouches for them"
-    if key is None or manifest.engine.seal.split(":")[0] != _key_id(key):
+    if key is None or found.split(":")[0] != _key_id(key):
         return "its plans were built on another machine (plans are code: they run only where they were built)"
-    return "the seal of its plans is broken: they are not those that were built here"
+    if not hmac.compare_digest(_seal(key, plan_digests(manifest)), found):
+        return "the seal of its plans is broken: they are not those that were built here"
+    return None
 
 
 def require_ours(manifest: Manifest) -> None:
-    """Raise TrustError unless :func:`is_ours`; to be called before any plan is handed to TensorRT."""
+    """Raise TrustError for plans that are not this machine's; to be called before any is handed to TensorRT."""
     reason = why_not_ours(manifest)
     if reason is not None:
         name = BundleName(manifest.model, manifest.precision, manifest.target)

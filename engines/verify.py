@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.bundle import is_folder, open_bundle
 from engines.locate import find
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from engines.staleness import require_fresh
 from foundation.cli import ArgumentParser, run
 

@@ -11,15 +11,18 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from engines.bundle import Bundle, inspect
+from engines.checks import check_manifest, unsafe_path
 from engines.errors import BundleError
 from engines.files import check_digest, digest_file
-from engines.manifest import MANIFEST_NAME, FileEntry, Manifest, check_manifest, render_manifest, unsafe_path
+from engines.manifest import render_manifest
+from engines.schema import MANIFEST_NAME, FileEntry, Manifest
 from foundation.files import atomic_directory, sha256_file
 
 _CHUNK = 1 << 20
@@ -80,13 +83,12 @@ class _Placed:
 def _place(root: Path, path: str, content: Path | bytes, take: bool, expected: str | None) -> _Placed:
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    linked = take and isinstance(content, Path) and _link(content, target)
     if isinstance(content, bytes):
         target.write_bytes(content)
-        digest, linked = hashlib.sha256(content).hexdigest(), False
-    elif take and _link(content, target):
-        digest, linked = sha256_file(target), True
+        digest = hashlib.sha256(content).hexdigest()
     else:
-        digest, linked = _copy(content, target), False
+        digest = sha256_file(target) if linked else _copy(content, target)
     if expected not in (None, digest):
         where = content if isinstance(content, Path) else "what was given"
         raise BundleError(
@@ -130,15 +132,10 @@ def _link(source: Path, target: Path) -> bool:
 def _clear_leftovers(folder: Path, sources: Mapping[str, Path]) -> None:
     """Remove what a killed writer of the same bundle left beside it: the folders in which ``sources`` have a name."""
     for leftover in folder.parent.glob(f".{folder.name}.*"):
-        if any(_same_file(leftover / path, source) for path, source in sources.items()):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _same_file(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
+        for path, source in sources.items():
+            with suppress(OSError):
+                if (leftover / path).samefile(source):
+                    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _remove(sources: Iterable[Path], folder: Path) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from engines.locate import BUILT_IN
-from engines.names import BundleName
+from engines.locate import BUILT_IN, BundleName
 from export.assembling.wanted import Attention, Wanted
 from export.precision import Precision
 from export.sources.models import ModelSpec, choose, choose_precision
@@ -154,7 +153,7 @@ def _parser() -> ArgumentParser:
 
 def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Wanted:
     """What the arguments ask for. Raises an ArcFlowError."""
-    from engines.manifest import ONNX_TARGETS
+    from engines.schema import ONNX_TARGETS
     from export.errors import ExportError
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS

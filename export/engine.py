@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.bundle import open_bundle
-from engines.locate import BUILT_IN
+from engines.locate import BUILT_IN, BundleName
 from engines.manifest import source_digest
-from engines.names import BundleName
 from export.errors import EngineError
 from export.folders.locks import alone
 from export.folders.places import Needs, check_out, check_place, one_after_the_other

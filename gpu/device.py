@@ -8,12 +8,12 @@ from gpu.catalogue import Options
 from gpu.records import SkipPartError
 
 if TYPE_CHECKING:
-    from runtime.cuda.device import CudaDevice
+    from runtime.cuda.device.gpu import CudaDevice
 
 
 def need_gpu() -> None:
     """Raise SkipPartError where the driver finds no GPU: nothing can be measured. What fails after this is a fault."""
-    from runtime.cuda.driver import find_device, load_driver
+    from runtime.cuda.device.driver import find_device, load_driver
     from runtime.cuda.errors import DeviceError
 
     try:
@@ -25,7 +25,7 @@ def need_gpu() -> None:
 def open_gpu() -> CudaDevice:
     """The first GPU as the runtime opens it. Raises SkipPartError, DeviceError."""
     need_gpu()
-    from runtime.cuda.device import open_device
+    from runtime.cuda.device.gpu import open_device
 
     return open_device(0)
 

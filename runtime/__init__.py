@@ -16,36 +16,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runtime.errors import BackendError as BackendError
-    from runtime.errors import RequestError as RequestError
-    from runtime.pipeline import Pipeline as Pipeline
-    from runtime.request import Request as Request
-    from runtime.result import Generation as Generation
-    from runtime.result import Preview as Preview
-    from runtime.result import Settings as Settings
-    from runtime.result import Step as Step
+    from runtime.errors import BackendError, RequestError
+    from runtime.pipeline import Pipeline
+    from runtime.request import Request
+    from runtime.result import Generation, Preview, Settings, Step
 
-_HOMES = {
-    "BackendError": "runtime.errors",
-    "Generation": "runtime.result",
-    "Pipeline": "runtime.pipeline",
-    "Preview": "runtime.result",
-    "Request": "runtime.request",
-    "RequestError": "runtime.errors",
-    "Settings": "runtime.result",
-    "Step": "runtime.result",
-}
+__all__ = ["BackendError", "Generation", "Pipeline", "Preview", "Request", "RequestError", "Settings", "Step"]
 
-__all__ = sorted(_HOMES)
+_HOMES = {"BackendError": "errors", "Pipeline": "pipeline", "Request": "request", "RequestError": "errors"}
+"""Modules of the names; the others are in ``result``."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(f"runtime.{_HOMES.get(name, 'result')}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

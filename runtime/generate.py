@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _FOLDER = Path("arcflow-out")
 _SLUG_CHARACTERS = 48
-_OPTIONS = ("seed", "nfe", "num_images", "width", "height", "previews")
+_OF_OPENING = ("precision", "target", "threads", "host", "backend", "device", "low_vram")
+_OF_REQUEST = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
   python -m runtime.generate "a dark ankle boot"
   python -m runtime.generate "photo of a light t-shirt" --seed 7 --num-images 4 --scale 8
@@ -69,17 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         check_name(out)
     with clock.stage("open"):
-        pipeline = Pipeline.open(
-            arguments.model,
-            precision=arguments.precision,
-            target=arguments.target,
-            threads=arguments.threads,
-            host=arguments.host,
-            backend=arguments.backend,
-            device=arguments.device,
-            low_vram=arguments.low_vram,
-        )
-    options = {name: getattr(arguments, name) for name in _OPTIONS}
+        pipeline = Pipeline.open(arguments.model, **{name: getattr(arguments, name) for name in _OF_OPENING})
+    options = {name: getattr(arguments, name) for name in _OF_REQUEST}
     # What would fail after the work fails before it.
     request = check_request(pipeline.manifest, arguments.prompt, **options)
     check_scale(request.width, request.height, arguments.scale)

@@ -13,18 +13,18 @@ import numpy as np
 from foundation.files import atomic_file
 from runtime import png
 from runtime.errors import RequestError
-from runtime.png import Picture
+from runtime.png import Pixels
 
 MAX_SCALE = 64
 MAX_SIDE = 16_384
 """Pixels: the longest side of an image after enlarging."""
 
 
-def enlarge(picture: Picture, scale: int) -> Picture:
-    """``picture`` with every pixel repeated ``scale`` times both ways (nearest neighbour). Raises RequestError."""
-    height, width, _ = picture.shape
+def enlarge(pixels: Pixels, scale: int) -> Pixels:
+    """``pixels`` with every pixel repeated ``scale`` times both ways (nearest neighbour). Raises RequestError."""
+    height, width, _ = pixels.shape
     check_scale(width, height, scale)
-    return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+    return np.ascontiguousarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def check_scale(width: int, height: int, scale: int) -> None:
@@ -36,13 +36,13 @@ def check_scale(width: int, height: int, scale: int) -> None:
         raise RequestError(f"scale {scale} makes a side of {side} px; at most {MAX_SIDE} are allowed")
 
 
-def encode_png(picture: Picture, settings: Mapping[str, Any]) -> bytes:
+def encode_png(pixels: Pixels, settings: Mapping[str, Any]) -> bytes:
     """The PNG of uint8 [H, W, 3] with ``settings`` in two text chunks: ``parameters`` to read, ``arcflow`` in JSON.
 
     The same image and settings give the same bytes, here and in C++ (with one release of zlib): see runtime/png.py.
     """
     return png.encode(
-        picture, {"parameters": describe(settings), "arcflow": json.dumps(settings, sort_keys=True, allow_nan=False)}
+        pixels, {"parameters": describe(settings), "arcflow": json.dumps(settings, sort_keys=True, allow_nan=False)}
     )
 
 
@@ -59,10 +59,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             settings = json.loads(image.info["arcflow"])
+        if not isinstance(settings, dict):
+            raise ValueError("settings are an object")
     except (OSError, KeyError, ValueError) as error:
         raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it") from error
-    if not isinstance(settings, dict):
-        raise RequestError(f"{path} is not a PNG with ArcFlow's settings in it")
     return settings
 
 

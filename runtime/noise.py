@@ -1,14 +1,7 @@
 """The noise an image starts from: counter-based, so that every runtime of ArcFlow can make the same values.
 
-The definition, for a C++ or CUDA twin to follow:
-
-1. An image has a 64-bit seed ``s``; element ``i`` is its row-major index in the packed array [image_tokens, channels].
-2. Philox4x32 with 10 rounds (Salmon et al., SC 2011), key ``(s mod 2^32, s div 2^32)`` and counter
-   ``(i mod 2^32, i div 2^32, 0, 0)``, gives the 32-bit words r0, r1, r2, r3.
-3. ``a = (r0 + 2^32 r1) >> 11``, ``b = (r2 + 2^32 r3) >> 11`` (53 bits each); ``u1 = (a + 0.5) 2^-53``,
-   ``u2 = (b + 0.5) 2^-53`` in float64, rounded to nearest even, so 0 < u1 <= 1.
-4. ``z = sqrt(-2 ln u1) cos(2 pi u2)`` in float64 (Box-Muller, its first value only), rounded to float32.
-5. Image ``j`` of a request with seed ``s`` has the seed ``(s + j) mod 2^64``.
+The definition, which is a part of the format, is in DESIGN.md ("Noise"): Philox4x32 with ten rounds (Salmon et al., SC
+2011) over the index of an element, then the first value of Box-Muller in float64, rounded to float32.
 
 Each element depends on the seed and on its own index alone: not on the image's size, the batch, or the machine.
 The last bit of a float64 logarithm or cosine may differ between libraries; it survives the rounding to float32

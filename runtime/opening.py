@@ -9,9 +9,9 @@ from engines.bundle import Bundle, open_bundle
 from engines.errors import BundleError
 from engines.locate import locate, serves
 from engines.schema import SOURCE_TARGET
-from runtime.backend import default_threads
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.interface import Host
+from runtime.hosts.onnx_network import default_threads
 
 HOSTS = ("python", "native")
 BACKENDS = ("tensorrt", "onnxruntime")
@@ -21,7 +21,6 @@ _MAX_THREADS = 1024
 
 def open_host(
     source: str | Path,
-    *,
     precision: str | None,
     target: str | None,
     threads: int | None,
@@ -43,14 +42,14 @@ def open_host(
         from runtime.hosts.native import open_native
 
         return open_native(bundle, threads=count)
-    ordinal = _check_choice(bundle, backend, device, low_vram)
+    gpu = _check_choice(bundle, backend, device, low_vram)
     if bundle.manifest.engine is not None:
         from runtime.cuda.opening import open_cuda
 
-        return open_cuda(bundle, ordinal=ordinal or 0, low_vram=low_vram)
+        return open_cuda(bundle, ordinal=gpu or 0, low_vram=low_vram)
     from runtime.hosts.python import open_python
 
-    return open_python(bundle, threads=count, device=device or _CPU)
+    return open_python(bundle, threads=count, gpu=gpu)
 
 
 def find_bundle(source: str | Path, precision: str | None, target: str | None) -> Bundle:
@@ -72,16 +71,23 @@ def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_v
     """The number of the GPU that runs ``bundle``, None for the CPU. Raises RequestError, BackendError."""
     if backend is not None and backend not in BACKENDS:
         raise RequestError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
-    ordinal = None
+    gpu = None
     if device is not None:
-        from runtime.onnx_cuda import ordinal_of
+        from runtime.hosts.onnx_cuda import ordinal_of
 
-        ordinal = ordinal_of(device)
+        gpu = ordinal_of(device)
     name, root = bundle.name, bundle.root
+    on_cpu = (
+        f"python -m export.build --model {name.model} --precision fp32 --target {_CPU} (4 bytes of main memory a "
+        "weight; fp16 takes 2)"
+    )
     if bundle.manifest.engine is not None:
         if backend == "onnxruntime" or device == _CPU:
-            raise BackendError(f"{root} holds TensorRT plans, which run on a GPU by TensorRT alone; {_instead(bundle)}")
-        return ordinal or 0
+            raise BackendError(
+                f"{root} holds TensorRT plans, which run on a GPU by TensorRT alone: leave backend and device out, or "
+                f"build a bundle for the CPU: {on_cpu}"
+            )
+        return gpu or 0
     if backend == "tensorrt":
         raise BackendError(
             f"{root} holds ONNX files, and TensorRT runs plans: name a bundle of plans (--target sm89, ...), or build "
@@ -89,14 +95,13 @@ def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_v
         )
     if low_vram:
         raise RequestError("low_vram is for TensorRT plans; leave it out")
-    if name.target == SOURCE_TARGET and ordinal is None:
-        raise BackendError(f"{root} is for target {name.target!r} (ONNX files for building plans); {_instead(bundle)}")
-    return ordinal
-
-
-def _instead(bundle: Bundle) -> str:
-    instead = f"python -m export.build --model {bundle.name.model} --precision fp32 --target {_CPU}"
-    return f"on the CPU {_CPU!r} bundles run: name one of those (--target {_CPU}), or build one: {instead}"
+    if name.target == SOURCE_TARGET and gpu is None:
+        raise BackendError(
+            f"{root} is for target {name.target!r} (ONNX files for building plans): build plans for your GPU with "
+            f"python -m export.engine {root} --target TARGET, run it by ONNX Runtime on a GPU with --device cuda, or "
+            f"build a bundle for the CPU: {on_cpu}"
+        )
+    return gpu
 
 
 def _is_path(source: str) -> bool:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Literal
 from runtime.architectures import architecture_of
 from runtime.hosts.interface import Host
 from runtime.request import check_request
-from runtime.result import Generation, OnStep
-from runtime.settings import settings_of
+from runtime.result import Generation, OnStep, settings_of
 
 if TYPE_CHECKING:
-    from engines.manifest import Manifest
+    from engines.schema import Manifest
 
 DEFAULT_MODEL = "tiny"
 
@@ -56,18 +55,7 @@ class Pipeline:
         """
         from runtime.opening import open_host
 
-        return cls(
-            open_host(
-                source,
-                precision=precision,
-                target=target,
-                threads=threads,
-                host=host,
-                backend=backend,
-                device=device,
-                low_vram=low_vram,
-            )
-        )
+        return cls(open_host(source, precision, target, threads, host, backend, device, low_vram))
 
     @property
     def manifest(self) -> Manifest:
@@ -76,7 +64,7 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """What runs the networks: "ONNX Runtime 1.32.0, CPU, 2 threads"; "" where that was not said."""
+        """What runs the networks: "ONNX Runtime 1.32.0, CPUExecutionProvider"; "" where that was not said."""
         return self.host.backend
 
     def generate(

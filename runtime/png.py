@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 """[height, width, 3], RGB."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -24,12 +24,12 @@ _BLOCK = 32
 """Rows filtered at once: few enough to stay in a core's cache."""
 
 
-def encode(picture: Picture, text: Mapping[str, str]) -> bytes:
+def encode(pixels: Pixels, text: Mapping[str, str]) -> bytes:
     """The PNG of uint8 [H, W, 3] with ``text`` in its text chunks, by keyword (Latin-1, 1 to 79 characters)."""
-    height, width, _ = picture.shape
+    height, width, _ = pixels.shape
     chunks = [_chunk(b"IHDR", struct.pack(">II", width, height) + _TRUE_COLOUR)]
     chunks += [_text(keyword, value) for keyword, value in text.items()]
-    chunks += [_chunk(b"IDAT", zlib.compress(_filtered(picture), _LEVEL)), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", zlib.compress(_filtered(pixels), _LEVEL)), _chunk(b"IEND", b"")]
     return _SIGNATURE + b"".join(chunks)
 
 
@@ -47,11 +47,11 @@ def _text(keyword: str, value: str) -> bytes:
         return _chunk(b"iTXt", name + b"\0\0\0\0\0" + value.encode("utf-8"))
 
 
-def _filtered(picture: Picture) -> bytes:
+def _filtered(pixels: Pixels) -> bytes:
     """Each row with the number of its filter before it: of the five the one whose differences sum to the least."""
-    height, width, _ = picture.shape
+    height, width, _ = pixels.shape
     rows = np.zeros((height + 1, 3 * (width + 1)), dtype=np.uint8)  # A row of zeros above, a pixel of zeros before.
-    rows[1:, 3:] = picture.reshape(height, 3 * width)
+    rows[1:, 3:] = pixels.reshape(height, 3 * width)
     result = np.empty((height, 1 + 3 * width), dtype=np.uint8)
     for first in range(0, height, _BLOCK):
         block = rows[first : first + _BLOCK + 1]

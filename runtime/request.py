@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 from runtime.errors import RequestError
 
 if TYPE_CHECKING:
-    from engines.manifest import Manifest, Range
+    from engines.schema import Manifest, Range
 
 SEED_MAX = (1 << 64) - 1
 MAX_IMAGES = 1024

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.png import Picture as Picture
+from runtime import noise, solver
+from runtime.png import Pixels as Pixels
 from runtime.timing import Span
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from engines.schema import Manifest
+    from runtime.request import Request
+
 
 @dataclass(frozen=True)
 class Settings:
-    """All that determines a image: what it is made of and how. ``bundle`` is the digest of the bundle's manifest."""
+    """All that determines an image: what it is made of and how. ``bundle`` is the digest of the bundle's manifest."""
 
     model: str
     precision: str
@@ -35,19 +39,27 @@ class Settings:
 
     def of_image(self, index: int) -> dict[str, Any]:
         """The settings of one image, ready for JSON: its own ``prompt`` and ``seed`` among them."""
-        return {
-            "prompt": self.prompts[index],
-            "seed": self.seeds[index],
-            "model": self.model,
-            "precision": self.precision,
-            "target": self.target,
-            "bundle": self.bundle,
-            "nfe": self.nfe,
-            "sigmas": list(self.sigmas),
-            "guidance": self.guidance,
-            "width": self.width,
-            "height": self.height,
-        }
+        own = {"prompt": self.prompts[index], "seed": self.seeds[index]}
+        shared = {name: value for name, value in vars(self).items() if name not in ("prompts", "seeds")}
+        return {**own, **shared, "sigmas": list(self.sigmas)}
+
+
+def settings_of(manifest: Manifest, request: Request) -> Settings:
+    """What the images of ``request`` are made of and how, with prompt and seed of each."""
+    schedule = manifest.schedule
+    return Settings(
+        model=manifest.model,
+        precision=manifest.precision,
+        target=manifest.target,
+        bundle=manifest.digest,
+        nfe=request.nfe,
+        sigmas=solver.sigmas(request.nfe, schedule.shift, schedule.final_step_ratio),
+        guidance=schedule.guidance,
+        width=request.width,
+        height=request.height,
+        prompts=tuple(text for text in request.prompts for _ in range(request.num_images)),
+        seeds=noise.image_seeds(request.seed, request.total),
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Preview:
     """The image on its way: what the VAE makes of the state at noise level ``sigma``."""
 
     sigma: float
-    image: Picture
+    image: Pixels
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class Generation:
     stage, in order, in seconds since the call.
     """
 
-    images: tuple[Picture, ...]
+    images: tuple[Pixels, ...]
     latents: NDArray[np.float32]
     previews: tuple[tuple[Preview, ...], ...]
     settings: Settings

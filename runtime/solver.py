@@ -51,12 +51,6 @@ def phi1(z: Floats) -> NDArray[np.float64]:
     return np.where(small, np.polynomial.polynomial.polyval(near, _SERIES), np.expm1(far) / far)
 
 
-def velocity(field: MomentumField, sigma_src: Level, sigma: Level) -> Floats:
-    """Velocity u(sigma) [B, S, C] of the segment that starts at ``sigma_src``; levels are numbers or [B]."""
-    gates, rates = _coefficients(field)
-    return _mix(field.means, gates * np.exp(rates * (_level(sigma_src) - _level(sigma))))
-
-
 def displacement(field: MomentumField, sigma_src: Level, sigma_a: Level, sigma_b: Level) -> Floats:
     """x(sigma_b) - x(sigma_a), [B, S, C], exact for sigma_src >= sigma_a >= sigma_b (numbers or [B]).
 

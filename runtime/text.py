@@ -21,7 +21,7 @@ from runtime.errors import BackendError
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from engines.manifest import TokenizerSpec
+    from engines.schema import TokenizerSpec
 
 _UNTYPEABLE = "\0special\0"
 """Put before a special token's name wherever text could match it; a prompt cannot hold it (requests with NUL are
@@ -56,12 +56,8 @@ class TokenIds:
     truncations: tuple[Truncation, ...]
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """The ids of one prompt. dropped: the end of the prompt that did not fit, or ""."""
-
-    ids: list[int]
-    dropped: str
+_Encoded = tuple[list[int], str]
+"""The ids of one prompt, and the end of the prompt that did not fit, or ""."""
 
 
 class PromptTokenizer:
@@ -90,17 +86,17 @@ class PromptTokenizer:
         """Encode ``prompts`` and pad them to ``max_tokens``, or to the longest, as the bundle's manifest has it."""
         encode = self._in_template if self._spec.template else self._alone
         encoded = [encode(prompt) for prompt in prompts]
-        longest = max((len(one.ids) for one in encoded), default=0)
+        longest = max((len(tokens) for tokens, _ in encoded), default=0)
         width = self._spec.max_tokens if self._spec.pad == "max" else longest
         ids = np.full((len(prompts), width), self._spec.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for row, one in enumerate(encoded):
-            ids[row, : len(one.ids)] = one.ids
-            mask[row, : len(one.ids)] = 1
+        for row, (tokens, _) in enumerate(encoded):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
         truncations = tuple(
-            Truncation(prompt, self.name, self._spec.max_tokens, one.dropped)
-            for prompt, one in zip(prompts, encoded, strict=True)
-            if one.dropped
+            Truncation(prompt, self.name, self._spec.max_tokens, dropped)
+            for prompt, (_, dropped) in zip(prompts, encoded, strict=True)
+            if dropped
         )
         return TokenIds(ids, mask, truncations)
 
@@ -108,7 +104,7 @@ class PromptTokenizer:
         """With the start and end of the tokenizer; the end stays when a prompt is cut, as transformers does it."""
         encoding = self._tokenizer.encode(prompt)
         rest = encoding.overflowing
-        return _Encoded(encoding.ids, prompt[_first_offset(rest[0]) :].strip() if rest else "")
+        return encoding.ids, prompt[_first_offset(rest[0]) :].strip() if rest else ""
 
     def _in_template(self, prompt: str) -> _Encoded:
         """Between the template's special tokens; all that is too long is cut, the template's end with it.
@@ -129,7 +125,7 @@ class PromptTokenizer:
             if here and len(encoding.ids) > room:
                 dropped = prompt[max(encoding.offsets[room][0] - len(before), 0) :].strip()
             ids += encoding.ids
-        return _Encoded(ids[:most], dropped)
+        return ids[:most], dropped
 
 
 def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:

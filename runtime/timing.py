@@ -22,7 +22,6 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
         return self.end - self.start
 
 

@@ -14,21 +14,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-from msgspec.inspect import (
-    BoolType,
-    DictType,
-    Field,
-    FloatType,
-    IntType,
-    ListType,
-    LiteralType,
-    NoneType,
-    StrType,
-    StructType,
-    Type,
-    UnionType,
-    type_info,
-)
+from msgspec import inspect as kinds
+from msgspec.inspect import DictType, FloatType, IntType, ListType, LiteralType, StrType, StructType, Type, UnionType
 
 from engines import schema
 
@@ -115,18 +102,16 @@ _COUNTS = {None: (1, 1), "+": (1, None), "*": (0, None), "?": (0, 1)}
 
 def render(root: type[msgspec.Struct] = schema.Manifest) -> Mapping[str, str]:
     """The generated files by name, not formatted. Raises NotImplementedError for a type that C++ has no reader for."""
-    parts = list(_parts(type_info(root)))
+    parts = list(_parts(kinds.type_info(root)))
     structs = list({part.cls: part for part in parts if isinstance(part, StructType)}.values())
     used = {part.pattern for part in parts if isinstance(part, StrType)}
     patterns = {pattern: f"k{name}" for pattern, name in _aliases() if pattern in used}
-    signatures = {
-        table: f"std::vector<std::string> {name}(std::string_view name)" for table, (name, _) in _TABLES.items()
-    }
+    signatures = {key: f"std::vector<std::string> {name}(std::string_view name)" for key, (name, _) in _TABLES.items()}
     constants = [f"constexpr {name} = {_literal(getattr(schema, source))};" for source, name in _CONSTANTS.items()]
     header = {
         "constants": "\n".join(constants),
         "functions": "\n".join(f"{signature};" for signature in signatures.values()),
-        "structs": "\n\n".join(map(_struct, structs)),
+        "structs": "\n\n".join(_struct(struct, patterns) for struct in structs),
     }
     source = {
         "patterns": "\n".join(f"constexpr Pattern {name}{{{runs(pattern)}}};" for pattern, name in patterns.items()),
@@ -169,8 +154,8 @@ def _aliases() -> Iterator[tuple[str, str]]:
                 yield meta.pattern, name
 
 
-def _struct(struct: StructType) -> str:
-    fields = "".join(f"{_type(field.type)} {_member(field)}{_initial(field)};\n" for field in struct.fields)
+def _struct(struct: StructType, patterns: Mapping[str, str]) -> str:
+    fields = "".join(f"{_cxx(field.type, patterns)[0]} {_member(field)}{_initial(field)};\n" for field in struct.fields)
     return f"// {(struct.cls.__doc__ or '').splitlines()[0]}\nstruct {struct.cls.__name__} {{\n{fields}}};"
 
 
@@ -181,7 +166,7 @@ def _function(struct: StructType, patterns: Mapping[str, str]) -> str:
         raise NotImplementedError(f"{name} lets unknown fields pass")
     members = (
         f'{"needed" if field.required else "defaulted"}("{field.encode_name}", &{name}::{_member(field)}, '
-        f"{_reader(field.type, patterns)})"
+        f"{_cxx(field.type, patterns)[1]})"
         for field in struct.fields
     )
     return f"{name} {_snake(name)}(FieldReader& in, At at) {{\nreturn object(in, at, {', '.join(members)});\n}}"
@@ -193,66 +178,45 @@ def _rows(table: str) -> str:
     return f"{''.join(known)}return {_TABLES[table][1]};\n"
 
 
-def _type(node: Type) -> str:
-    """How C++ keeps a value."""
-    match node:
-        case StrType() | LiteralType() | IntType(ge=None):  # An integer of any size is kept as its digits.
-            return "std::string"
-        case IntType():
-            return "std::int64_t"
-        case FloatType():
-            return "double"
-        case BoolType():
-            return "bool"
-        case ListType(item_type=item):
-            return f"std::vector<{_type(item)}>"
-        case DictType(value_type=value):
-            return f"std::map<std::string, {_type(value)}>"
-        case StructType(cls=cls):
-            return cls.__name__
-        case UnionType(types=(IntType(), StrType())):
-            return "Dimension"
-        case UnionType(types=(inner, NoneType())):
-            return f"std::optional<{_type(inner)}>"
-    raise NotImplementedError(f"C++ has no type for {node}")
-
-
-def _reader(node: Type, patterns: Mapping[str, str]) -> str:
-    """The reader of readers.hpp that takes what msgspec takes for ``node``."""
+def _cxx(node: Type, patterns: Mapping[str, str]) -> tuple[str, str]:
+    """How C++ keeps a value, and the reader of readers.hpp that takes what msgspec takes for ``node``."""
     match node:
         case StrType(min_length=None, max_length=None, pattern=None):
-            return "text"
+            return "std::string", "text"
         case StrType(min_length=None, max_length=None, pattern=str(pattern)) if pattern in patterns:
-            return f"matching({patterns[pattern]})"
+            return "std::string", f"matching({patterns[pattern]})"
         case LiteralType(values=values) if all(isinstance(value, str) for value in values):
-            return f"one_of({{{_list(values)}}})"
+            return "std::string", f"one_of({{{_list(values)}}})"
         case IntType(gt=None, lt=None, multiple_of=None, ge=None, le=None):
-            return "any_integer"
+            return "std::string", "any_integer"  # As its digits.
         case IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)):
-            return f"integer({least}, {_bound(most)})"
+            return "std::int64_t", f"integer({least}, {_bound(most)})"
         case FloatType(gt=None, ge=None, lt=None, le=None, multiple_of=None):
-            return "real"
+            return "double", "real"
         case FloatType(gt=0, ge=None, lt=None, le=None, multiple_of=None):
-            return "positive"
-        case BoolType():
-            return "boolean"
+            return "double", "positive"
+        case kinds.BoolType():
+            return "bool", "boolean"
         case ListType(item_type=item, min_length=None, max_length=None):
-            return f"list_of({_reader(item, patterns)})"
+            kind, reader = _cxx(item, patterns)
+            return f"std::vector<{kind}>", f"list_of({reader})"
         case DictType(
             key_type=StrType(min_length=None, max_length=None, pattern=None), value_type=value,
             min_length=None, max_length=None,
         ):  # fmt: skip
-            return f"map_of({_reader(value, patterns)})"
+            kind, reader = _cxx(value, patterns)
+            return f"std::map<std::string, {kind}>", f"map_of({reader})"
         case StructType(cls=cls, tag=None, array_like=False):
-            return _snake(cls.__name__)
+            return cls.__name__, _snake(cls.__name__)
         case UnionType(types=(IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)), StrType())):
-            return f"dimension({least}, {_bound(most)})"
-        case UnionType(types=(StructType() as inner, NoneType())):
-            return f"nullable({_reader(inner, patterns)})"
+            return "Dimension", f"dimension({least}, {_bound(most)})"
+        case UnionType(types=(StructType() as inner, kinds.NoneType())):
+            kind, reader = _cxx(inner, patterns)
+            return f"std::optional<{kind}>", f"nullable({reader})"
     raise NotImplementedError(f"C++ has no reader for {node}")
 
 
-def _initial(field: Field) -> str:
+def _initial(field: kinds.Field) -> str:
     """The value of a field that was not read: its default, or the least there is of a number."""
     match field.type, field.default:
         case ((StrType() | LiteralType() | IntType(ge=None)), (str() | int() as value)) if value != "":
@@ -261,7 +225,7 @@ def _initial(field: Field) -> str:
             return f" = {value if isinstance(value, int) else least}"
         case FloatType(gt=least), value:
             return f" = {value if isinstance(value, float) else 0.0 if least is None else 1.0}"
-        case BoolType(), _:
+        case kinds.BoolType(), _:
             return " = false"
     return ""
 
@@ -292,7 +256,7 @@ def _bound(most: int) -> str:
     return {schema.COUNT_MAX: "kCountMax", (1 << 63) - 1: "INT64_MAX"}.get(most, str(most))
 
 
-def _member(field: Field) -> str:
+def _member(field: kinds.Field) -> str:
     return _MEMBERS.get(field.name, field.name)
 
 

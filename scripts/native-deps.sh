@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # Fetch what the native build needs and this machine lacks, into a folder, installing nothing but, as root,
 # the tools of the tests: clang and pkg-config.
-# Usage: scripts/native-deps.sh [--all] [FOLDER]     (FOLDER: .deps; the build reads FOLDER/usr and FOLDER/trt)
-#
-#   --all   fetch every library, also those that the compiler finds by itself
+# Usage: scripts/native-deps.sh [FOLDER]     (FOLDER: .deps; the build reads FOLDER/usr and FOLDER/trt)
 #
 # Debian's packages are downloaded with apt-get and unpacked with dpkg. ONNX Runtime's headers and cpp-httplib's come
 # from a newer suite than the machine's, through package lists of our own; the mirror is the one that apt is set up with
@@ -13,8 +11,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-all=false
-[ "${1:-}" = --all ] && { all=true; shift; }
 folder=${1:-$root/.deps}
 suite=${ARCFLOW_DEBIAN_SUITE:-forky}
 python=${PYTHON:-$root/.venv/bin/python}
@@ -29,7 +25,7 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 include=$folder/usr/include
 stamp=$folder/.complete
-key=$(sha256sum "$0" | cut -d' ' -f1)-$all
+key=$(sha256sum "$0" | cut -d' ' -f1)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 has_apt() { command -v apt-get >/dev/null && command -v dpkg >/dev/null; }
@@ -76,8 +72,7 @@ command -v "${CXX:-c++}" >/dev/null ||
 # --- libraries of the core and of the tests: header, Debian package ---
 lacking=()
 while read -r header package; do
-    [ -e "$include/$header" ] && continue
-    if $all || ! finds "$header"; then lacking+=("$package"); fi
+    [ -e "$include/$header" ] || finds "$header" || lacking+=("$package")
 done <<<"$libraries"
 if [ ${#lacking[@]} -gt 0 ]; then
     has_apt || fail "install what gives these headers (Debian's names): ${lacking[*]}; then run this again"

@@ -20,24 +20,22 @@ skip() { echo "skipped: $1" >&2; exit 77; }
 folder() { if [ "$1" = release ]; then echo build/native; else echo "build/$1"; fi; }
 onnxruntime() { find "$venv"/lib/python3*/site-packages/onnxruntime/capi -name 'libonnxruntime.so.*' 2>/dev/null | head -n 1; }
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+logged() { # logged MESSAGE COMMAND...: what the command prints goes into $log, and is shown where it fails
+    "${@:2}" >"$log" 2>&1 || { grep -v -E '^\[[0-9]+/[0-9]+\] (Building|Linking)' "$log" >&2 || true; fail "$1 (above)"; }
+}
 configure() { # configure PRESET OPTIONS...
-    local log library
+    local library
     library=$(onnxruntime)
     deps
     mkdir -p build
-    log=$(mktemp)
-    cmake --preset "$1" ${library:+-DARCFLOW_ONNXRUNTIME_LIBRARY="$library"} "${@:2}" >"$log" 2>&1 ||
-        { cat "$log" >&2; rm -f "$log"; fail "cmake cannot configure preset $1 (above)"; }
+    logged "cmake cannot configure preset $1" \
+        cmake --preset "$1" ${library:+-DARCFLOW_ONNXRUNTIME_LIBRARY="$library"} "${@:2}"
     grep -E '^-- (Host|CUDA|ArcFlow)' "$log" || true
-    rm -f "$log"
 }
-build() { # build PRESET TARGETS...: quiet unless it fails
-    local log status=0 preset=$1
-    shift
-    log=$(mktemp)
-    cmake --build "$(folder "$preset")" --parallel "$jobs" ${1:+--target "$@"} >"$log" 2>&1 || status=$?
-    [ $status = 0 ] || { grep -v -E '^\[[0-9]+/[0-9]+\] (Building|Linking)' "$log" >&2; rm -f "$log"; fail "the build failed (above)"; }
-    rm -f "$log"
+build() { # build PRESET TARGETS...
+    logged "the build failed" cmake --build "$(folder "$1")" --parallel "$jobs" ${2:+--target "${@:2}"}
 }
 clang() { # the compiler for preset asan or tsan, as options of cmake
     deps >&2
@@ -47,13 +45,10 @@ clang() { # the compiler for preset asan or tsan, as options of cmake
     name=$(command -v "$name")
     clang_options=(-DCMAKE_CXX_COMPILER="$name" -DCMAKE_C_COMPILER="${name/clang++/clang}")
 }
-run_ctest() { # run_ctest PRESET OPTIONS...: quiet unless a test fails
-    local log
-    log=$(mktemp)
-    ctest --test-dir "$(folder "$1")" --output-on-failure --no-tests=error --parallel "$jobs" "${@:2}" >"$log" 2>&1 ||
-        { cat "$log" >&2; rm -f "$log"; fail "C++ tests failed (above)"; }
+run_ctest() { # run_ctest PRESET OPTIONS...
+    logged "C++ tests failed" \
+        ctest --test-dir "$(folder "$1")" --output-on-failure --no-tests=error --parallel "$jobs" "${@:2}"
     tail -n 4 "$log" | grep 'tests passed' || true
-    rm -f "$log"
 }
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1:strict_string_checks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
@@ -106,13 +101,12 @@ soak)
     ;;
 wheel)
     deps
-    log=$(mktemp)
     # The GPU's host is built where a wheel is made for users; here it would only be compiled once more.
-    CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs "$venv/bin/python" -m pip install \
-        --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall --config-settings=cmake.define.ARCFLOW_CUDA=OFF \
-        --config-settings=cmake.define.ARCFLOW_HOST_TENSORRT=OFF runtime/native/python >"$log" 2>&1 ||
-        { cat "$log" >&2; rm -f "$log"; fail "arcflow-native cannot be built (above)"; }
-    rm -f "$log"
+    export CMAKE_PREFIX_PATH=$PWD/.deps/usr CMAKE_BUILD_PARALLEL_LEVEL=$jobs
+    logged "arcflow-native cannot be built" "$venv/bin/python" -m pip install \
+        --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
+        --config-settings=cmake.define.ARCFLOW_CUDA=OFF --config-settings=cmake.define.ARCFLOW_HOST_TENSORRT=OFF \
+        runtime/native/python
     ;;
 *)
     sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//' >&2

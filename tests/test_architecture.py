@@ -173,12 +173,6 @@ def test_rooms_import_each_other_in_no_circle(package: str) -> None:
     reject_circle(graph)
 
 
-@pytest.mark.parametrize("package", ["arcflow", "export"])
-def test_rooms_are_small(package: str) -> None:
-    crowded = {room for room, count in Counter(path.parent for path in files_of(package)).items() if count > 16}
-    assert not crowded, "split these by purpose"
-
-
 @pytest.mark.parametrize("path", LIBRARY)
 def test_library_code_does_not_assert(path: Path) -> None:
     lines = [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, ast.Assert)]
@@ -222,11 +216,17 @@ def test_cxx_files_name_files_that_exist(path: Path) -> None:
     assert not missing, f"{path} names files that are not there"
 
 
-def test_rooms_of_the_core_are_small() -> None:
-    core = ROOT / "runtime" / "native" / "core"
-    files = {room: [path for path in room.iterdir() if path.is_file()] for room in core.rglob("*") if room.is_dir()}
-    crowded = [f"{room.relative_to(ROOT)} has {len(found)} files" for room, found in files.items() if len(found) > 15]
-    assert files and not crowded, "split it by purpose"
+@pytest.mark.parametrize(
+    "house", ["arcflow", "engines", "export", "runtime", "runtime/native/core", "tests/export", "tests/runtime"]
+)
+def test_rooms_are_small(house: str) -> None:
+    code = {".py", ".cpp", ".hpp", ".h", ".cu", ".cuh"}
+    files = {path for path in (ROOT / house).rglob("*") if path.suffix in code}
+    if house == "runtime":
+        files -= set((ROOT / house / "native").rglob("*"))
+    rooms = Counter(path.parent.relative_to(ROOT).as_posix() for path in files)
+    crowded = [f"{room} has {count} files" for room, count in rooms.items() if count > 16]
+    assert rooms and not crowded, "split it by purpose"
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from arcflow.architectures.conditioning import ConditioningDtype
-    from engines.manifest import Latent, Limits
+    from engines.schema import Latent, Limits
     from export.networks.base import Network
     from export.sources.tokenizers import TokenizerFile
     from export.weights.merge import MergedStudent

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import Latent, Limits
+from engines.schema import Latent, Limits
 from export.architectures.base import Architecture, Part, Tensors
 from export.sources.configs import read_json, read_vae_config, vae_factor
 from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import Latent, Limits
+from engines.schema import Latent, Limits
 from export.architectures.base import Architecture, Part, Tensors
 from export.errors import ExportError
 from export.sources.configs import qwen_vae_factor, read_qwen_vae_config

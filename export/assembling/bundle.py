@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engines.manifest import Gate, Manifest, source_digest
+from engines.manifest import source_digest
+from engines.schema import Gate, Manifest
 from engines.writer import write_bundle
 from export.assembling.manifest import assemble
 from export.assembling.record import Exported

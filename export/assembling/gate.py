@@ -20,7 +20,7 @@ from export.sources.options import command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engines.manifest import Gate
+    from engines.schema import Gate
     from export.assembling.inputs import Build
     from export.assembling.record import Exported
 

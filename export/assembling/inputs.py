@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engines.manifest import Limits
+from engines.schema import Limits
 from export.assembling.wanted import Attention, Wanted
 from export.errors import CalibrationError, ExportError
 from export.fp8.calibration import Calibration, check_student, read_calibration

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from engines.manifest import Gate, Manifest, Momentum, Port, Quantisation, Schedule
-from engines.manifest import Network as NetworkEntry
+from engines.schema import Gate, Manifest, Momentum, Port, Quantisation, Schedule
+from engines.schema import Network as NetworkEntry
 from export.assembling.record import tool_versions
 from export.precision import opset
 

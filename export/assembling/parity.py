@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.errors import ParityError
 from export.fp8.numbers import round_up
 from export.networks.base import Network

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.folders.keys import versions
 from foundation.files import sha256_file
 

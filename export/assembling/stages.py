@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.assembling.inputs import Build, Task
 from export.assembling.record import RECORD, Exported, Record, read_record, tool_versions
 from export.assembling.wanted import Attention

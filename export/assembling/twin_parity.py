@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engines.manifest import ParityResult
+from engines.schema import ParityResult
 from export.networks.base import BACKBONE
 
 if TYPE_CHECKING:

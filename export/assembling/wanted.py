@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.manifest import ONNX_TARGETS
+from engines.schema import ONNX_TARGETS
 from export import architectures
 from export.errors import ExportError
 from export.folders.places import check_out

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.bundle import is_folder
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from export.errors import ExportError
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from engines.manifest import Gate, GateResult
+from engines.schema import Gate, GateResult
 from export.errors import GateError
 from export.students.rollout import Evaluate, noises, rollout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engines.manifest import Latent
+    from engines.schema import Latent
     from export.students.prompts import Prompted
 
 LIMIT = 0.03

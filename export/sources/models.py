@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.manifest import Limits, Range
+from engines.schema import Limits, Range
 from export.errors import ExportError
 from export.precision import Precision
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engines.manifest import TokenizerSpec
+from engines.schema import TokenizerSpec
 from export.errors import ExportError
 from export.sources.configs import read_json
 

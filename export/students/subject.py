@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from arcflow.students import Coverage
-    from engines.manifest import Latent
+    from engines.schema import Latent
     from export.architectures.base import Architecture
     from export.networks.base import Network
     from export.students.prompts import Prompted

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import ShapeRange
-from engines.tensorrt_log import TensorRTLog
+from engines.schema import ShapeRange
+from engines.tensorrt import TensorRTLog
 from export.errors import EngineError
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.plan_file import PlanWriter, make_stream

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from engines.bundle import Bundle
-from engines.manifest import Engine, Manifest, TokenizerSpec
+from engines.schema import Engine, Manifest, TokenizerSpec
 from engines.trust import sealed
 from engines.writer import write_bundle
 from export.folders.keys import key_of, stage_folder

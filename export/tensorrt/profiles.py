@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engines.manifest import Latent, Limits, Network, Range, ShapeRange
+from engines.schema import Latent, Limits, Network, Range, ShapeRange
 from export.errors import EngineError
 
 Profile = Mapping[str, ShapeRange]

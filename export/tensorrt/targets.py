@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engines.checks import capabilities
-from engines.manifest import ONNX_TARGETS
+from engines.schema import ONNX_TARGETS
 from engines.tensorrt import DATA_CENTRE as DATA_CENTRE
 from engines.tensorrt import RTX as RTX
 from export.errors import EngineError

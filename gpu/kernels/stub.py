@@ -78,7 +78,7 @@ def factor(modes: int, sigma_src: float, sigma_a: float, sigma_b: float) -> floa
 
 def stub_image(capability: str) -> bytes:
     """The stub for a capability such as "sm90", kept where the runtime keeps its kernels. Raises DeviceError."""
-    from runtime.cuda.kernels import cached_image
+    from runtime.cuda.device.kernels import cached_image
 
     return cached_image("stub.cu", SOURCE.encode(), {}, int(capability.removeprefix("sm")))
 

@@ -66,7 +66,7 @@ def _build(source: Path, out: Path) -> Path:
 
 def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bool:
     """Deserialise every plan by itself, on the runtime's device; whether all of them did."""
-    from runtime.cuda.plans import load_plan
+    from runtime.cuda.plans.loading import load_plan
     from runtime.errors import BackendError
 
     loaded = {}
@@ -123,7 +123,7 @@ def _current(printer: Printer, toolkit: Any, source: Path) -> None:
 
 def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
     """Build one network for the GPU that is here and load it: the answer, and what TensorRT said against it."""
-    from engines.tensorrt_log import listening
+    from engines.tensorrt import listening
 
     trt = toolkit.trt
     with listening(toolkit.logger) as log:

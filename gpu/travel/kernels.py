@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--capability", type=int, default=90, help="of the GPU, 90 for 9.0 (default: %(default)s)")
     arguments = parser.parse_args(argv)
     from gpu.kernels.stub import stub_image
-    from runtime.cuda.kernels import cache_folder, kernel_image
+    from runtime.cuda.device.kernels import cache_folder, kernel_image
 
     made = (kernel_image(arguments.capability), stub_image(f"sm{arguments.capability}"))
     print(f"{cache_folder()}: {sum(map(len, made)) / 1e3:.0f} kB of code for sm_{arguments.capability}")

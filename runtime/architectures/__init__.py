@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engines.manifest import Manifest
+    from engines.schema import Manifest
     from runtime.architectures.base import Architecture
 
 
-def architecture_of(manifest: Manifest) -> Architecture[Any]:
+def architecture_of(manifest: Manifest) -> Architecture:
     """The architecture of a bundle."""
     match manifest.architecture:
         case "flux":

@@ -5,24 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.architectures import layout
 from runtime.architectures.conditioning import Levels
-from runtime.backend import Array
 
 if TYPE_CHECKING:
-    from engines.manifest import Manifest
+    from engines.schema import Manifest
     from runtime.text import TokenIds
+
+Array = NDArray[Any]
 
 Tokens = NDArray[np.float32]
 """Packed latents, float32 [B, image_tokens, channels]."""
 
 Run = Callable[[str, Mapping[str, Array]], Array]
 """Runs a network by name on inputs of any batch and returns its first output."""
+
+SEQUENCE = "encoder_hidden_states"
+"""The backbone's input that has a row a text token."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,27 @@ class Grid:
         return self.rows * self.columns
 
 
-class Conditions(Protocol):
-    """What the text encoders say of each image of a request, a row an image."""
+@dataclass(frozen=True)
+class Conditions:
+    """What the networks before the backbone say of each image.
+
+    values: inputs of the backbone by port, a row an image; that of SEQUENCE [B, T, W] is zero where there is no token.
+    tokens: int64 [B], text tokens of each; they come first. least: no fewer columns of text than these are fed.
+    """
+
+    values: Mapping[str, Array]
+    tokens: NDArray[np.int64]
+    least: int
 
     def rows(self, index: Sequence[int]) -> Conditions:
-        """The conditions of those rows, in that order."""
-        ...
+        """The conditions of those rows, in that order, their text no longer than the longest of them needs."""
+        taken = {port: values[list(index)] for port, values in self.values.items()}
+        tokens = self.tokens[list(index)]
+        taken[SEQUENCE] = taken[SEQUENCE][:, : max(int(tokens.max()), self.least)]
+        return Conditions(taken, tokens, self.least)
 
 
-Condition = TypeVar("Condition", bound=Conditions)
-
-
-class Architecture(ABC, Generic[Condition]):
+class Architecture(ABC):
     """An architecture, held to one bundle's manifest."""
 
     text_ports: ClassVar[Mapping[str, str]]
@@ -59,60 +72,72 @@ class Architecture(ABC, Generic[Condition]):
     """Whether the backbone is told which text is padding; else padding is text like any other."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+        self.manifest = manifest
 
     @abstractmethod
-    def encode(self, run: Run, tokens: Mapping[str, TokenIds]) -> Condition:
-        """Conditions of any number of prompts, from the ids that each tokenizer made of them."""
+    def constants(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
+        """What the backbone is fed besides the state, the noise level and the conditions, the same at each evaluation.
 
-    @abstractmethod
-    def blank(self, tokens: Sequence[int], width: int) -> Condition:
-        """Conditions of images with so many text tokens, ``width`` of them fed, whose values are left out."""
-
-    @abstractmethod
-    def backbone_inputs(
-        self, x: Tokens, sigma: float, guidance: float, conditions: Condition, grid: Grid
-    ) -> Mapping[str, Array]:
-        """What the backbone is fed for a batch at noise level ``sigma``, which goes in as the student was trained."""
+        tokens: text tokens of each image of the batch. width: those that it is fed.
+        """
 
     @abstractmethod
     def bfloat16_levels(self, values: Levels) -> Levels:
         """Noise levels or guidance as a backbone saw them that was trained in bfloat16."""
 
-    @abstractmethod
-    def text_tokens(self, tokens: Mapping[str, TokenIds]) -> int:
-        """Text tokens that the backbone is fed for prompts of these ids."""
-
     def as_trained(self, values: ArrayLike) -> Levels:
         """Noise levels or guidance as the student saw them in training: what the backbone is fed."""
         levels = np.asarray(values, dtype=np.float32)
-        return levels if self._manifest.schedule.conditioning_dtype == "float32" else self.bfloat16_levels(levels)
+        return levels if self.manifest.schedule.conditioning_dtype == "float32" else self.bfloat16_levels(levels)
+
+    def encode(self, run: Run, tokens: Mapping[str, TokenIds]) -> Conditions:
+        """Conditions of any number of prompts, from the ids that each tokenizer made of them.
+
+        Where the backbone knows what is padding, that becomes zero, and a template's head is dropped.
+        """
+        least = self._least
+        values: dict[str, Array] = {}
+        for port, name in self.text_ports.items():
+            drop, ids = self.manifest.tokenizers[name].drop, tokens[name]
+            missing = max(drop + least - ids.ids.shape[1], 0)
+            # Padding on the right changes nothing: a token sees those before it only.
+            fed = {
+                "input_ids": np.pad(ids.ids, ((0, 0), (0, missing))),
+                "attention_mask": np.pad(ids.mask, ((0, 0), (0, missing))),
+            }
+            taken = [one.name for one in self.manifest.networks[name].inputs]
+            values[port] = run(name, {key: rows for key, rows in fed.items() if key in taken})
+            if port == SEQUENCE:
+                shown = fed["attention_mask"][:, drop:]
+                shown = shown if self.masked else np.ones_like(shown)
+                values[port] = np.where(shown[..., None] == 1, values[port][:, drop:], np.float32(0))
+        return Conditions(values, shown.sum(axis=1), least)
 
     def sizes(self, tokens: Mapping[str, TokenIds], grid: Grid, batch: int) -> dict[str, dict[str, int]]:
         """For each network the value of every symbolic dimension, for ``batch`` images of that grid."""
-        patch = self._manifest.latent.patch
+        patch, encoder = self.manifest.latent.patch, self.text_ports[SEQUENCE]
         shared = {
             "batch": batch,
             "image_tokens": grid.tokens,
             "rows": grid.rows * patch,
             "columns": grid.columns * patch,
-            "text_tokens": self.text_tokens(tokens),
+            "text_tokens": max(int(tokens[encoder].ids.shape[1]) - self.manifest.tokenizers[encoder].drop, self._least),
         }
         own = {name: {"text_tokens": ids.ids.shape[1]} for name, ids in tokens.items()}
-        return {name: {**shared, **own.get(name, {})} for name in self._manifest.networks}
+        return {name: {**shared, **own.get(name, {})} for name in self.manifest.networks}
 
     def grid(self, width: int, height: int) -> Grid:
         """The tokens of an image of that many pixels (multiples of the manifest's ``limits.multiple``)."""
-        token_pixels = self._manifest.latent.patch * self._manifest.latent.vae_factor
+        token_pixels = self.manifest.latent.patch * self.manifest.latent.vae_factor
         return Grid(height // token_pixels, width // token_pixels)
 
     def latents(self, x: Tokens, grid: Grid) -> NDArray[np.float32]:
         """Packed latents as float32 [B, C, H, W], normalised."""
-        return np.array(layout.unpack(x, grid.rows, grid.columns, self._manifest.latent.patch), dtype=np.float32)
+        return np.array(layout.unpack(x, grid.rows, grid.columns, self.manifest.latent.patch), dtype=np.float32)
 
     def vae_latents(self, x: Tokens, grid: Grid) -> NDArray[np.float32]:
         """What the VAE decoder takes of packed latents: float32 [B, C, H, W], scaled and shifted back."""
-        latent = self._manifest.latent
+        latent = self.manifest.latent
         scaling, shift = (
             np.array(values, dtype=np.float32).reshape(-1, 1, 1)
             for values in (latent.scaling_factor, latent.shift_factor)
@@ -120,7 +145,7 @@ class Architecture(ABC, Generic[Condition]):
         z: NDArray[np.float32] = self.latents(x, grid) / scaling + shift
         return z
 
-
-def nothing(*shape: int) -> Any:
-    """An array of that shape that takes no memory."""
-    return np.broadcast_to(np.float32(0), shape)
+    @property
+    def _least(self) -> int:
+        """Text tokens that the backbone is fed at least; text of a fixed length has them anyway."""
+        return self.manifest.limits.text_tokens.min if self.masked else 0

@@ -131,7 +131,7 @@ def _find(arguments: Namespace) -> Bundle:
 
 
 def _gpu(device: str) -> Gpu | None:
-    from runtime.onnx_cuda import ordinal_of
+    from runtime.hosts.onnx_cuda import ordinal_of
 
     ordinal = ordinal_of(device)
     if ordinal is None:
@@ -144,7 +144,7 @@ def _gpu(device: str) -> Gpu | None:
 def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, dict[str, int]]:
     """The open pipeline, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
     from runtime.bench.measure import measure, peak_memory
-    from runtime.onnx_cuda import ordinal_of
+    from runtime.hosts.onnx_cuda import ordinal_of
     from runtime.pipeline import Pipeline
 
     ordinal = ordinal_of(device)
@@ -197,10 +197,10 @@ def _roofline(
     pipeline: Pipeline, bundle: Bundle, arguments: Namespace, measured: Measurement, gpu: Gpu | None
 ) -> list[dict[str, Any]]:
     """For each network: cost, limit, what its evaluation took, and the share."""
-    from runtime.backend import default_threads
     from runtime.bench.costs import costs_of, rows
     from runtime.bench.measure import cpu_peak
     from runtime.bench.peaks import gpu_peak
+    from runtime.hosts.onnx_network import default_threads
 
     sizes = pipeline.sizes(
         _prompt(arguments, 0), num_images=arguments.num_images, width=arguments.width, height=arguments.height

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import Manifest
+from engines.schema import Manifest
 from runtime.errors import BackendError, RequestError
 
 BASELINES: Mapping[str, Sequence[tuple[str, str]]] = {

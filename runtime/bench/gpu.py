@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from runtime.cuda.driver import Driver, describe_device, find_device, load_driver
+from runtime.cuda.device.driver import Driver, describe_device, find_device, load_driver
 from runtime.cuda.errors import DeviceError
 from runtime.cuda.interface import DeviceInfo
 

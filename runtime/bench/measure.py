@@ -15,9 +15,9 @@ import numpy as np
 from engines.schema import Network as NetworkSpec
 from engines.schema import Port
 from foundation.quantiles import percentile
-from runtime.backend import OnnxRuntimeNetwork
 from runtime.bench.roofline import Peak
 from runtime.errors import BackendError
+from runtime.hosts.onnx_network import OnnxRuntimeNetwork
 
 if TYPE_CHECKING:
     from runtime.result import Generation

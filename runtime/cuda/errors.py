@@ -17,13 +17,14 @@ class CaptureRefusedError(DeviceError):
     """Something that cannot become a part of a CUDA graph; the work is done without one."""
 
 
+EXHAUSTED = "the GPU's memory is exhausted"
+LESS = "ask for fewer or smaller images at once, use --low-vram, or close what else uses this GPU"
+
+
 def memory_error(what: str, size: int, free: int | None = None, total: int | None = None) -> DeviceMemoryError:
-    """The one sentence about memory. what: what it was for; sizes in bytes, free and total where they are known."""
+    """What to say of memory. what: what it was for; sizes in bytes, free and total where they are known."""
     room = "" if free is None or total is None else f" ({mebibytes(free)} of {mebibytes(total)} are free)"
-    return DeviceMemoryError(
-        f"the GPU's memory is exhausted: {mebibytes(size)} for {what} cannot be had{room}; ask for fewer or smaller "
-        "images at once, use --low-vram, or close what else uses this GPU"
-    )
+    return DeviceMemoryError(f"{EXHAUSTED}: {mebibytes(size)} for {what} cannot be had{room}; {LESS}")
 
 
 def mebibytes(size: int) -> str:

@@ -87,7 +87,6 @@ class Event(Protocol):
 
     def seconds_since(self, earlier: Event) -> float:
         """Time on the device between two points that it has passed."""
-        ...
 
 
 class Device(Protocol):
@@ -99,44 +98,34 @@ class Device(Protocol):
 
     def allocate(self, size: int, what: str) -> int:
         """Memory of that many bytes, aligned to 256. Raises DeviceMemoryError that says ``what`` it was for."""
-        ...
 
     def free(self, address: int) -> None:
         """Give memory back when the stream has passed what uses it."""
-        ...
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """Copy an array to the device; ``values`` may change as soon as this returns. Inside :meth:`replay`'s work the
         values of the recorded run are copied again each time."""
-        ...
 
     def download(self, address: int, values: NDArray[Any]) -> None:
         """Copy from the device into a C-contiguous array; waits for the stream."""
-        ...
 
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy bytes on the device."""
-        ...
 
     def advance(self, step: Advance) -> None:
         """One step of the solver."""
-        ...
 
     def normal(self, seed: int, count: int, out: int) -> None:
         """The first ``count`` values of that seed's noise, float32 (equal to runtime.noise)."""
-        ...
 
     def unpack(self, work: Unpack) -> None:
         """Packed tokens to latents."""
-        ...
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         """Float32 images [batch, 3, height, width] in about [-1, 1] to bytes; shape: batch, height, width."""
-        ...
 
     def find_nonfinite(self, values: int, count: int, found: int) -> None:
         """Set the uint32 at ``found`` to 1 if one of ``count`` float32 values is infinite or NaN, else to 0."""
-        ...
 
     def replay(self, key: Hashable, work: Callable[[], None]) -> str:
         """Do ``work``; from the second call with the same key on as one CUDA graph.
@@ -145,27 +134,21 @@ class Device(Protocol):
         second records it. Returns what was done: "eager", "recorded" or "replayed"; where recording was rejected it
         is "eager" from then on, and :attr:`refusals` says why. Nothing is lost by a rejection.
         """
-        ...
 
     def forget(self) -> None:
         """Drop every recording, because memory that they use goes."""
-        ...
 
     def mark(self) -> Event:
         """The present end of the stream."""
-        ...
 
     def synchronize(self) -> None:
         """Wait for the stream."""
-        ...
 
     def memory_used(self) -> int:
         """Bytes that are allocated now by this object."""
-        ...
 
     def close(self) -> None:
         """Free everything."""
-        ...
 
 
 class Engine(Protocol):
@@ -179,13 +162,11 @@ class Engine(Protocol):
     def bind(self, inputs: Mapping[str, Bound], outputs: Mapping[str, Bound], scratch: int) -> Evaluation:
         """An evaluation at these addresses and shapes, with ``activation_bytes`` of scratch memory at ``scratch``.
 
-        Kept and used again for equal arguments. Raises BackendError where shapes do not fit the profile.
+        Cached for equal arguments. Raises BackendError where shapes do not fit the profile.
         """
-        ...
 
     def close(self) -> None:
         """Unload; evaluations of it must not be used any more."""
-        ...
 
 
 class Evaluation(Protocol):
@@ -193,4 +174,3 @@ class Evaluation(Protocol):
 
     def enqueue(self) -> None:
         """Put it on the device's stream."""
-        ...

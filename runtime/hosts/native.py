@@ -17,7 +17,7 @@ from engines.errors import BundleError
 from foundation.errors import ArcFlowError
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.interface import CLOSED, weight_bytes
-from runtime.result import Generation, OnStep, Picture, Preview, Settings, Step
+from runtime.result import Generation, OnStep, Pixels, Preview, Settings, Step
 from runtime.text import PromptTokenizer, load_tokenizers
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NativeHost:
             raise BackendError(CLOSED)
         frames: list[dict[int, Preview]] = [{} for _ in range(request.total)]
 
-        def keep(image: int, frame: int, sigma: float, pixels: Picture) -> None:
+        def collect(image: int, frame: int, sigma: float, pixels: Pixels) -> None:
             frames[image][frame] = Preview(sigma, pixels)
 
         try:
@@ -71,7 +71,7 @@ class NativeHost:
                 height=request.height,
                 previews=request.previews,
                 on_step=None if on_step is None else lambda step: on_step(_step(step)),
-                on_preview=keep if request.previews else None,
+                on_preview=collect if request.previews else None,
             )
         except NativeError as error:
             _raise(error)
@@ -129,14 +129,8 @@ def onnxruntime_library() -> Path | None:
 
 
 def _step(step: _core.Step) -> Step:
-    return Step(
-        index=step["index"],
-        total=step["total"],
-        first_image=step["first_image"],
-        sigma_from=step["sigma_from"],
-        sigma_to=step["sigma_to"],
-        latents=None,
-    )
+    place = (step["index"], step["total"], step["first_image"])
+    return Step(*place, sigma_from=step["sigma_from"], sigma_to=step["sigma_to"], latents=None)
 
 
 def _raise(error: Exception) -> NoReturn:
@@ -147,11 +141,9 @@ def _raise(error: Exception) -> NoReturn:
     kinds: dict[int, type[ArcFlowError]] = {
         _errors.INVALID_ARGUMENT: RequestError,
         _errors.BUNDLE_REJECTED: BundleError,
-        _errors.BACKEND_UNAVAILABLE: BackendError,
-        _errors.OUT_OF_MEMORY: BackendError,
-        _errors.CANCELLED: BackendError,
-        _errors.DEADLINE_EXCEEDED: BackendError,
     }
+    running = (_errors.BACKEND_UNAVAILABLE, _errors.OUT_OF_MEMORY, _errors.CANCELLED, _errors.DEADLINE_EXCEEDED)
+    kinds |= dict.fromkeys(running, BackendError)
     if code not in kinds:
         raise error
     raise kinds[code](str(error)) from error

@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime import noise, solver
-from runtime.architectures.base import Conditions, Tokens
-from runtime.backend import Network, describe, open_onnxruntime
+from runtime.architectures import architecture_of, layout
+from runtime.architectures.base import SEQUENCE, Array, Conditions, Grid, Tokens
 from runtime.errors import BackendError
-from runtime.hosts.interface import (
-    CLOSED,
-    NOT_FINITE,
-    STAGES,
-    Batch,
-    batches,
-    collect,
-    frames_by_image,
-    preview_sigmas,
-    step_of,
-    weight_bytes,
-)
-from runtime.networks import Networks
-from runtime.result import Generation, OnStep, Picture, Settings
+from runtime.hosts.batches import NOT_FINITE, STAGES, Batch, collect, members_of, tokenize
+from runtime.hosts.interface import CLOSED, weight_bytes
+from runtime.hosts.onnx_network import LoadedNetwork, OnnxRuntimeNetwork, describe
+from runtime.result import Generation, OnStep, Pixels, Settings
 from runtime.text import PromptTokenizer, load_tokenizers
 from runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
-    from engines.manifest import Manifest
+    from engines.schema import Manifest
     from runtime.request import Request
 
 
-def open_python(bundle: Bundle, *, threads: int, device: str) -> PythonHost:
-    """Load an opened bundle of ONNX files. device: "cpu", "cuda" or "cuda:N". Raises BundleError, BackendError."""
-    manifest = bundle.manifest
+def open_python(bundle: Bundle, *, threads: int, gpu: int | None) -> PythonHost:
+    """Load an opened bundle of ONNX files on that GPU, or on the CPU. Raises BundleError, BackendError."""
     networks = {
-        name: open_onnxruntime(
-            name, bundle.read(spec.file), spec, threads, {path: bundle.map(path) for path in spec.data}, device
+        name: OnnxRuntimeNetwork(
+            name, bundle.read(spec.file), spec, threads, {path: bundle.map(path) for path in spec.data}, gpu
         )
-        for name, spec in manifest.networks.items()
+        for name, spec in bundle.manifest.networks.items()
     }
-    return PythonHost(manifest, networks, load_tokenizers(bundle), backend=describe(networks.values()))
+    return PythonHost(bundle.manifest, networks, load_tokenizers(bundle), backend=describe(networks.values()))
+
+
+class Networks:
+    """The networks of a bundle: arrays in, arrays out, a batch at a time; every method raises BackendError."""
+
+    def __init__(self, manifest: Manifest, networks: Mapping[str, LoadedNetwork]) -> None:
+        self.architecture = architecture_of(manifest)
+        self._manifest = manifest
+        self._networks = networks
+
+    def evaluate(self, inputs: Mapping[str, Array]) -> solver.MomentumField:
+        """One evaluation of the backbone, for a batch within the limits."""
+        outputs = self._networks["backbone"].run(inputs)
+        field = solver.MomentumField(outputs["means"], outputs["logweights"], outputs["loggammas"])
+        momentum, head = self._manifest.momentum, inputs["hidden_states"].shape[:2]
+        modes, positions = momentum.modes, momentum.patch_positions
+        expected = ((*head, modes, momentum.packed_channels), (*head, modes, positions), (*head, modes - 1, positions))
+        actual = (field.means.shape, field.logweights.shape, field.loggammas.shape)
+        if actual != expected:
+            raise BackendError(f"the backbone gave outputs of shapes {actual}; its manifest makes them {expected}")
+        return field
+
+    def decode(self, x: Tokens, grid: Grid) -> tuple[Pixels, ...]:
+        """The images of packed latents."""
+        return tuple(layout.to_pixels(self.run("vae_decoder", {"latents": self.architecture.vae_latents(x, grid)})))
+
+    def run(self, name: str, inputs: Mapping[str, Array]) -> Array:
+        """The first output of a network for ``inputs``, at most a batch at a time."""
+        output = self._manifest.networks[name].outputs[0].name
+        most = self._manifest.limits.batch.max
+        count = len(next(iter(inputs.values())))
+        results = [
+            self._networks[name].run({port: values[i : i + most] for port, values in inputs.items()})[output]
+            for i in range(0, count, most)
+        ]
+        return np.concatenate(results)
 
 
 class PythonHost:
@@ -53,7 +77,7 @@ class PythonHost:
     def __init__(
         self,
         manifest: Manifest,
-        networks: Mapping[str, Network],
+        networks: Mapping[str, LoadedNetwork],
         tokenizers: Mapping[str, PromptTokenizer],
         *,
         backend: str = "",
@@ -67,13 +91,15 @@ class PythonHost:
         """As :class:`runtime.hosts.interface.Host`. The networks' own errors are BackendErrors too."""
         if (networks := self.networks) is None:
             raise BackendError(CLOSED)
-        clock = Stopwatch(*STAGES)
-        conditions, warnings = self._encode(networks, request.prompts, clock)
+        clock, architecture = Stopwatch(*STAGES), networks.architecture
+        prompts = tokenize(self.tokenizers, request, clock)
+        with clock.stage("text"):
+            conditions = architecture.encode(networks.run, prompts.ids)
         made = []
-        for members in batches(request, self.manifest.limits.batch.max):
-            rows = conditions.rows([j // request.num_images for j in members])
-            made.append(self._run(networks, request, settings, members, rows, clock, on_step))
-        return collect(made, settings, clock, warnings)
+        for members in members_of(self.manifest, request):
+            rows = conditions.rows(prompts.rows[members.start : members.stop])
+            made.append(ArrayBatch(networks, settings, members, rows, clock).make(request, on_step))
+        return collect(made, settings, clock, prompts.warnings)
 
     def memory(self) -> Mapping[str, int]:
         """weights: bytes of the networks' files; ONNX Runtime does not say what it made of them."""
@@ -83,55 +109,50 @@ class PythonHost:
         """Let the networks go; a generation that runs ends first."""
         self.networks = None
 
-    def _encode(
-        self, networks: Networks, prompts: Sequence[str], clock: Stopwatch
-    ) -> tuple[Conditions, tuple[str, ...]]:
-        """The encodings of every prompt, equal prompts encoded once, and a warning for each that was cut."""
-        unique = list(dict.fromkeys(prompts))
-        with clock.stage("tokenize"):
-            ids = {name: tokenizer(unique) for name, tokenizer in self.tokenizers.items()}
-        warnings = tuple(str(truncation) for tokens in ids.values() for truncation in tokens.truncations)
-        with clock.stage("text"):
-            conditions: Conditions = networks.encode(ids)
-        position = {text: row for row, text in enumerate(unique)}
-        return conditions.rows([position[text] for text in prompts]), warnings
 
-    def _run(
-        self,
-        networks: Networks,
-        request: Request,
-        settings: Settings,
-        members: range,
-        conditions: Conditions,
-        clock: Stopwatch,
-        on_step: OnStep | None,
-    ) -> Batch:
-        """Noise, one evaluation of the backbone a segment with its previews, and the images."""
-        manifest, architecture = self.manifest, networks.architecture
-        grid = architecture.grid(settings.width, settings.height)
+class ArrayBatch(Batch):
+    """A batch in numpy: the state, and the field of the evaluated segment."""
+
+    def __init__(
+        self, networks: Networks, settings: Settings, members: range, conditions: Conditions, clock: Stopwatch
+    ) -> None:
+        """The noise of the images, and what the backbone is fed at each evaluation."""
+        super().__init__(networks.architecture, settings, members)
+        self._networks = networks
+        self._clock = clock
+        self._field: solver.MomentumField
         with clock.stage("noise"):
-            channels = manifest.momentum.packed_channels
-            x = np.stack([noise.normal(settings.seeds[j], grid.tokens, channels) for j in members])
-        frames: list[tuple[float, tuple[Picture, ...]]] = []
-        for index, (sigma_src, sigma_end) in enumerate(itertools.pairwise(settings.sigmas)):
-            with clock.stage("backbone"):
-                field = networks.evaluate(x, sigma_src, settings.guidance, conditions, grid)
-            for sigma in preview_sigmas(manifest, request, sigma_src, sigma_end):
-                with clock.stage("solver"):
-                    state = _advance(x, field, sigma_src, sigma)
-                with clock.stage("vae"):
-                    frames.append((sigma, networks.decode(state, grid)))
-            with clock.stage("solver"):
-                x = _advance(x, field, sigma_src, sigma_end)
-            if on_step is not None:
-                on_step(step_of(manifest, request, settings, members, index, architecture.latents(x, grid)))
-        if not np.isfinite(x).all():
+            channels = self.architecture.manifest.momentum.packed_channels
+            self._x = np.stack([noise.normal(settings.seeds[j], self.grid.tokens, channels) for j in members])
+        tokens, width = conditions.tokens.tolist(), conditions.values[SEQUENCE].shape[1]
+        constants = self.architecture.constants(tokens, width, settings.guidance, self.grid)
+        self._fed = {**conditions.values, **constants}
+
+    def evaluate(self, index: int) -> None:
+        with self._clock.stage("backbone"):
+            timestep = self.architecture.as_trained(np.full(len(self._x), self.settings.sigmas[index]))
+            self._field = self._networks.evaluate({"hidden_states": self._x, "timestep": timestep, **self._fed})
+
+    def advance(self, index: int) -> None:
+        self._x = self._at(index, self.settings.sigmas[index + 1])
+
+    def preview(self, index: int, sigma: float) -> Sequence[Pixels]:
+        x = self._at(index, sigma)
+        with self._clock.stage("vae"):
+            return self._networks.decode(x, self.grid)
+
+    def state(self) -> Tokens:
+        return self._x
+
+    def finish(self) -> tuple[Tokens, Sequence[Pixels]]:
+        if not np.isfinite(self._x).all():
             raise BackendError(NOT_FINITE)
-        with clock.stage("vae"):
-            images = networks.decode(x, grid)
-        return Batch(images, architecture.latents(x, grid), frames_by_image(frames, len(images)))
+        with self._clock.stage("vae"):
+            return self._x, self._networks.decode(self._x, self.grid)
 
-
-def _advance(x: Tokens, field: solver.MomentumField, sigma_src: float, sigma: float) -> Tokens:
-    """The state at ``sigma``, from ``x`` at the start of the segment."""
-    return (x + solver.displacement(field, sigma_src, sigma_src, sigma)).astype(np.float32, copy=False)
+    def _at(self, index: int, sigma: float) -> Tokens:
+        """The state at ``sigma`` inside the evaluated segment."""
+        src = self.settings.sigmas[index]
+        with self._clock.stage("solver"):
+            moved = self._x + solver.displacement(self._field, src, src, sigma)
+            return moved.astype(np.float32, copy=False)

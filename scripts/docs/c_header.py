@@ -50,8 +50,7 @@ def functions(header: str) -> list[Function]:
 
 def reference() -> str:
     """The page in Markdown: the header's introduction, objects, functions, then structs and callbacks as they stand."""
-    header = HEADER.read_text(encoding="utf-8")
-    return "\n".join(_sections(header))
+    return "\n".join(_sections(HEADER.read_text(encoding="utf-8")))
 
 
 def _sections(header: str) -> Iterator[str]:

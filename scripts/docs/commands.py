@@ -41,51 +41,29 @@ class Command:
         return " ".join(("python", *self.words))
 
 
-def commands() -> list[Command]:
-    """Every module with a command line of its own, those of the packages first."""
-    return [*_modules(), *_programs()]
+def commands() -> Iterator[Command]:
+    """Every program with a command line of its own, the modules of the packages first."""
+    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    files += [file for folder in PROGRAMS for file in sorted((ROOT / folder).glob("*.py"))]
+    for file in files:
+        text, path = file.read_text(encoding="utf-8"), file.relative_to(ROOT)
+        if _GUARD in text and _PARSER in text:
+            module = ".".join(part for part in path.with_suffix("").parts if part != "__main__")
+            yield Command(("-m", module) if path.parts[0] in PACKAGES else (path.as_posix(),), file)
 
 
 def help_of(command: Command) -> str:
     """What ``--help`` prints, 100 columns wide. Raises CalledProcessError where the command fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    done = subprocess.run(
-        [sys.executable, *command.words, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=environment,
-    )
-    return done.stdout
+    words = [sys.executable, *command.words, "--help"]
+    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
 
 
 def reference() -> str:
     """The page: each command with its help, in Markdown."""
-    found = commands()
+    found = list(commands())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         helps = list(pool.map(help_of, found))
-    sections = [
-        f"## {command.name}\n\n```text\n{text.rstrip()}\n```\n" for command, text in zip(found, helps, strict=True)
-    ]
+    pairs = zip(found, helps, strict=True)
+    sections = [f"## {command.name}\n\n```text\n{text.rstrip()}\n```\n" for command, text in pairs]
     return "\n".join([_HEAD, *sections])
-
-
-def _modules() -> Iterator[Command]:
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            if _is_command(file):
-                parts = file.relative_to(ROOT).with_suffix("").parts
-                yield Command(("-m", ".".join(part for part in parts if part != "__main__")), file)
-
-
-def _programs() -> Iterator[Command]:
-    for folder in PROGRAMS:
-        for file in sorted((ROOT / folder).glob("*.py")):
-            if _is_command(file):
-                yield Command((file.relative_to(ROOT).as_posix(),), file)
-
-
-def _is_command(file: Path) -> bool:
-    text = file.read_text(encoding="utf-8")
-    return _GUARD in text and _PARSER in text

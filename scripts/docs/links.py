@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,14 +22,11 @@ INCLUDED = {
 }
 """Files outside docs/ that are pages of the site, with their names there."""
 
-GENERATED = ("reference/commands.md", "reference/c.md")
-"""Pages that are made when the site is built: no file of the repository holds them."""
+FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
+"""A block of code."""
 
-_FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
-_HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$", re.MULTILINE)
-_ANCHOR = re.compile(r"\{#([\w-]+)\}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,12 @@ class Link:
     path: str
     anchor: str
 
+    @classmethod
+    def read(cls, target: str) -> Link:
+        """The link to ``target``, as Markdown has it."""
+        path, _, anchor = target.partition("#")
+        return cls(path, anchor)
+
     @property
     def is_local(self) -> bool:
         """Whether it leads to a file, not to another site."""
@@ -48,28 +50,13 @@ class Link:
 
 def links_of(markdown: str) -> list[Link]:
     """The links of a page, those in code apart."""
-    return [Link(*_split(match)) for match in _LINK.findall(_CODE.sub("", _FENCE.sub("", markdown)))]
-
-
-def anchors_of(markdown: str) -> set[str]:
-    """The names by which a page's headings can be linked to."""
-    names = set()
-    for heading in _HEADING.findall(_FENCE.sub("", markdown)):
-        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        explicit = _ANCHOR.search(text)
-        names.add(explicit[1] if explicit else slug(text))
-    return names
-
-
-def slug(heading: str) -> str:
-    """The anchor of a heading: small letters and digits, dashes for spaces."""
-    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
+    return [Link.read(match) for match in _LINK.findall(_CODE.sub("", FENCE.sub("", markdown)))]
 
 
 def pages() -> dict[str, str]:
     """Every page that is a file: its path in the repository, and its path on the site."""
-    own = {path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / DOCS).as_posix() for path in _markdown()}
-    return {**own, **INCLUDED}
+    own = (path.relative_to(ROOT).as_posix() for path in sorted((ROOT / DOCS).rglob("*.md")))
+    return {**{path: site_path(path) for path in own}, **INCLUDED}
 
 
 def target_of(page: str, link: Link) -> str:
@@ -89,23 +76,14 @@ def rewritten(markdown: str, page: str) -> str:
     here = PurePosixPath(site_path(page)).parent
 
     def replace(match: re.Match[str]) -> str:
-        link = Link(*_split(match[1]))
+        link = Link.read(match[1])
         if not link.is_local or not link.path:
             return match[1]
         path = os.path.relpath(site_path(target_of(page, link)), here)
         return f"{path}#{link.anchor}" if link.anchor else path
 
     pieces, end = [], 0
-    for fence in _FENCE.finditer(markdown):
+    for fence in FENCE.finditer(markdown):
         pieces += [_LINK.sub(replace, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*pieces, _LINK.sub(replace, markdown[end:])])
-
-
-def _split(target: str) -> tuple[str, str]:
-    path, _, anchor = target.partition("#")
-    return path, anchor
-
-
-def _markdown() -> Iterator[Path]:
-    yield from sorted((ROOT / DOCS).rglob("*.md"))

@@ -22,7 +22,11 @@ from typing import NoReturn
 import pytest
 
 from scripts.docs import c_header, commands
-from scripts.docs.links import GENERATED, ROOT, anchors_of, links_of, pages, rewritten, site_path, slug, target_of
+from scripts.docs.links import ROOT, links_of, pages, rewritten, site_path, target_of
+from tests.docs.anchors import anchors_of, slug
+
+GENERATED = ("reference/commands.md", "reference/c.md")
+"""Pages that are made when the site is built: no file of the repository holds them."""
 
 PAGES = sorted(pages())
 SHELL = {"", "sh", "bash", "console"}

@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from engines.trust import ENVIRONMENT, sealed
 from tests.engines.damages import (
     Damage,

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from tests.runtime.small_bundle import flip
 
 Damage = Callable[[Path], object]

@@ -11,7 +11,8 @@ import pytest
 
 from engines.bundle import open_bundle
 from engines.errors import BundleError, BundleNotFoundError, ManifestError, SchemaVersionError, TrustError
-from engines.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from engines.manifest import parse_manifest
+from engines.schema import MANIFEST_NAME, Manifest
 from engines.trust import ENVIRONMENT as KEYS
 from engines.trust import require_ours
 from engines.writer import write_bundle

@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BundleNotFoundError
-from engines.locate import BUILT_IN, ENVIRONMENT, available, default_roots, find, locate
-from engines.names import BundleName, parse_name, rebuild_hint
+from engines.locate import (
+    BUILT_IN,
+    ENVIRONMENT,
+    BundleName,
+    available,
+    default_roots,
+    find,
+    locate,
+    parse_name,
+    rebuild_hint,
+)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flavours_are_those_that_python_knows() -> None:
     for flavour, found in machine.this_machine().flavours.items():
         versions = []
-        for distribution in machine._DISTRIBUTIONS[flavour]:
+        for distribution in machine.DISTRIBUTIONS[flavour]:
             try:
                 versions.append(version(distribution))
             except PackageNotFoundError:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from engines.checks import check_manifest, unsafe_path
 from engines.errors import ManifestError, SchemaVersionError
-from engines.manifest import (
+from engines.manifest import parse_manifest, render_manifest, source_digest
+from engines.schema import (
     FileEntry,
     Latent,
     Limits,
@@ -21,11 +23,6 @@ from engines.manifest import (
     Schedule,
     ShapeRange,
     TokenizerSpec,
-    check_manifest,
-    parse_manifest,
-    render_manifest,
-    source_digest,
-    unsafe_path,
 )
 from tests.runtime import small_bundle, small_plans
 

@@ -11,7 +11,7 @@ import pytest
 from engines.bundle import Bundle
 from engines.errors import StaleBundleError
 from engines.machine import Machine
-from engines.manifest import Manifest
+from engines.schema import Manifest
 from engines.staleness import compare, onnx_digests, require_fresh
 from engines.trust import sealed
 from engines.writer import write_bundle

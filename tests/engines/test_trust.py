@@ -11,8 +11,8 @@ import pytest
 
 from engines.bundle import open_bundle
 from engines.errors import TrustError
-from engines.manifest import FileEntry, Manifest
-from engines.trust import ENVIRONMENT, is_ours, key_folder, plan_digests, require_ours, seal, sealed
+from engines.schema import FileEntry, Manifest
+from engines.trust import ENVIRONMENT, key_folder, plan_digests, require_ours, seal, sealed, why_not_ours
 from tests.runtime import small_bundle, small_plans
 
 _PLANS = {"backbone": "a" * 64, "vae_decoder": "b" * 64}
@@ -49,18 +49,18 @@ def test_a_seal_is_of_these_plans_and_of_this_key(keys: Path, monkeypatch: pytes
 
 
 def test_ours_is_what_was_sealed_here(keys: Path) -> None:
-    assert is_ours(sealed(_manifest()))
+    assert why_not_ours(sealed(_manifest())) is None
     require_ours(sealed(_manifest()))
 
 
 def test_a_bundle_without_plans_holds_no_code(keys: Path) -> None:
-    assert is_ours(small_bundle.manifest())
+    assert why_not_ours(small_bundle.manifest()) is None
     assert sealed(small_bundle.manifest()) == small_bundle.manifest()
     assert not keys.exists()
 
 
 def test_what_nobody_sealed_is_not_ours_and_asking_makes_no_key(keys: Path) -> None:
-    assert not is_ours(_manifest())
+    assert why_not_ours(_manifest())
     with pytest.raises(TrustError, match=r"tiny-fp16-sm89: its plans have no seal.*export\.build --model tiny"):
         require_ours(_manifest())
     assert not keys.exists()
@@ -85,7 +85,7 @@ def test_other_plans_under_our_seal_are_not_ours(keys: Path) -> None:
 
 def test_a_bundle_whose_plan_was_replaced_by_one_who_writes_a_fitting_manifest(keys: Path, tmp_path: Path) -> None:
     folder = small_plans.build(tmp_path / "tiny-fp16-sm89", finish=sealed).root
-    assert is_ours(open_bundle(folder).manifest)
+    assert why_not_ours(open_bundle(folder).manifest) is None
     made = open_bundle(folder).manifest
     evil = small_plans.build(tmp_path / "evil").manifest
     assert made.engine is not None
@@ -94,7 +94,7 @@ def test_a_bundle_whose_plan_was_replaced_by_one_who_writes_a_fitting_manifest(k
         msgspec.structs.replace(entry, sha256="d" * 64) if entry.path == "backbone.plan" else entry
         for entry in made.files
     ]
-    assert not is_ours(msgspec.structs.replace(made, files=entries))
+    assert why_not_ours(msgspec.structs.replace(made, files=entries))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
@@ -104,7 +104,7 @@ def test_a_key_that_others_may_read_is_refused(keys: Path, mode: int) -> None:
     with pytest.raises(TrustError, match="chmod 600"):
         seal(_PLANS)
     with pytest.raises(TrustError, match="chmod 600"):
-        is_ours(_manifest())
+        why_not_ours(_manifest())
 
 
 def test_a_damaged_or_linked_key_is_refused(keys: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from engines.bundle import open_bundle
 from engines.errors import BundleError, ManifestError
-from engines.manifest import MANIFEST_NAME, Manifest, Range
+from engines.schema import MANIFEST_NAME, Manifest, Range
 from engines.writer import write_bundle
 from foundation.errors import ArcFlowError
 from tests.runtime import small_bundle

@@ -26,14 +26,14 @@ def main() -> None:
 
     absent = (*ABSENT, "torch") if "torch" in sys.argv else ABSENT
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
-    import runtime.cuda.device
+    import runtime.cuda.device.gpu
     from gpu.device import open_gpu, torch_device
     from gpu.parts import distil, flux, graphs, machine, provider, sanitizer, scenarios, solver
 
     device, printer, options = StandInDevice(), Printer("x"), Options(smoke=True, rehearse=True)
     machine.run(printer, options)
     graphs.measure(printer, device, host_stub(device), 32, 2, 1e12)
-    assert open_gpu and runtime.cuda.device.open_device and scenarios.run and sanitizer.run and provider.run
+    assert open_gpu and runtime.cuda.device.gpu.open_device and scenarios.run and sanitizer.run and provider.run
     try:
         torch_device(options)
     except SkipPartError as reason:

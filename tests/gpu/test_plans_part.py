@@ -14,7 +14,8 @@ from engines import tensorrt
 from gpu.catalogue import Options
 from gpu.parts import plans
 from gpu.records import Printer
-from runtime.cuda import checks, device
+from runtime.cuda import opening
+from runtime.cuda.device import gpu as device
 from runtime.errors import BackendError
 from tests.runtime import small_bundle
 from tests.runtime.cuda import plan_bundle
@@ -34,7 +35,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     loaded = toolkit()
     monkeypatch.setattr(device, "open_device", open_device)
-    monkeypatch.setattr(checks, "load", lambda flavour: loaded)
+    monkeypatch.setattr(opening, "load", lambda flavour: loaded)
     monkeypatch.setattr(tensorrt, "load", lambda flavour: loaded)
     for module in (gpu.device, plans):
         monkeypatch.setattr(module, "need_gpu", lambda: None)
@@ -63,7 +64,7 @@ def test_plans_that_do_not_load_are_an_answer_too(
     def refuse(*arguments: object) -> None:
         raise BackendError("built for another GPU")
 
-    from runtime.cuda import plans as loading
+    from runtime.cuda.plans import loading
 
     monkeypatch.setattr(loading, "load_plan", refuse)
     plans.run(Printer("plans"), Options(smoke=True, bundle=bundle, out=tmp_path))

@@ -19,7 +19,7 @@ import pytest
 from engines.bundle import open_bundle
 from engines.errors import BundleError
 from engines.locate import BUILT_IN
-from engines.manifest import Range
+from engines.schema import Range
 from engines.trust import sealed
 from engines.writer import write_bundle
 from runtime.errors import BackendError

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from engines.bundle import open_bundle
 from engines.errors import BundleError
 from engines.locate import BUILT_IN, ENVIRONMENT
-from engines.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from engines.manifest import parse_manifest
+from engines.schema import MANIFEST_NAME, Manifest
 from engines.trust import ENVIRONMENT as KEYS
 from engines.trust import require_ours
 from runtime.opening import find_bundle

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.manifest import TokenizerSpec
+from engines.schema import TokenizerSpec
 from runtime.errors import BackendError
 from runtime.text import PromptTokenizer, TokenIds
 from tests.native import tokenizer_files as files

@@ -8,7 +8,7 @@ import onnx
 from onnx.external_data_helper import convert_model_to_external_data
 
 from engines.bundle import Bundle
-from engines.manifest import Limits, Manifest, Momentum, Network, Port, Range, Schedule
+from engines.schema import Limits, Manifest, Momentum, Network, Port, Range, Schedule
 from engines.writer import write_bundle
 from export.architectures.qwen import QWEN
 from export.networks.base import Network as Traced

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engines.bundle import Bundle
-from engines.manifest import (
+from engines.schema import (
     Latent,
     Limits,
     Manifest,

@@ -10,7 +10,8 @@ import msgspec
 
 from engines.bundle import Bundle
 from engines.checks import capabilities
-from engines.manifest import Engine, Manifest, Port, ShapeRange, source_digest
+from engines.manifest import source_digest
+from engines.schema import Engine, Manifest, Port, ShapeRange
 from engines.writer import write_bundle
 from tests.runtime import small_bundle
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engines.bundle import open_bundle
 from engines.locate import ENVIRONMENT
-from engines.manifest import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME
 from foundation.cli import run
 from runtime.generate import build_parser, main
 from runtime.image import read_settings

@@ -18,14 +18,14 @@ SETTINGS = {"prompt": "a \u201cdark\u201d bag", "seed": 2**64 - 1, "sigmas": [1.
 
 
 @pytest.fixture
-def picture() -> NDArray[np.uint8]:
+def pixels() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
 
 
-def test_pixels_and_settings_come_back(picture: NDArray[np.uint8], tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encode_png(picture, SETTINGS))
+def test_pixels_and_settings_come_back(pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(pixels, SETTINGS))
     with Image.open(tmp_path / "a.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), picture)
+        np.testing.assert_array_equal(np.asarray(image), pixels)
         assert image.info["parameters"].splitlines() == [
             SETTINGS["prompt"],
             "seed: 18446744073709551615, sigmas: 1 0.25 0, model: tiny",
@@ -34,8 +34,8 @@ def test_pixels_and_settings_come_back(picture: NDArray[np.uint8], tmp_path: Pat
     assert read_settings(tmp_path / "a.png") == SETTINGS
 
 
-def test_the_same_picture_gives_the_same_bytes(picture: NDArray[np.uint8]) -> None:
-    assert encode_png(picture, SETTINGS) == encode_png(picture.copy(), dict(SETTINGS))
+def test_the_same_image_gives_the_same_bytes(pixels: NDArray[np.uint8]) -> None:
+    assert encode_png(pixels, SETTINGS) == encode_png(pixels.copy(), dict(SETTINGS))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an image"])
@@ -49,22 +49,22 @@ def test_settings_of_what_is_not_ours(tmp_path: Path, content: bytes | None) -> 
         read_settings(path)
 
 
-def test_enlarging_repeats_pixels(picture: NDArray[np.uint8]) -> None:
-    large = enlarge(picture, 3)
+def test_enlarging_repeats_pixels(pixels: NDArray[np.uint8]) -> None:
+    large = enlarge(pixels, 3)
     assert large.shape == (18, 12, 3)
     for y in range(3):
         for x in range(3):
-            np.testing.assert_array_equal(large[y::3, x::3], picture)
-    np.testing.assert_array_equal(enlarge(picture, 1), picture)
+            np.testing.assert_array_equal(large[y::3, x::3], pixels)
+    np.testing.assert_array_equal(enlarge(pixels, 1), pixels)
 
 
 @pytest.mark.parametrize("scale", [0, -1, 65, 10**9])
-def test_scales_out_of_range(picture: NDArray[np.uint8], scale: int) -> None:
+def test_scales_out_of_range(pixels: NDArray[np.uint8], scale: int) -> None:
     with pytest.raises(RequestError, match="must be from 1 to 64"):
-        enlarge(picture, scale)
+        enlarge(pixels, scale)
 
 
-def test_a_picture_too_large_to_enlarge() -> None:
+def test_an_image_too_large_to_enlarge() -> None:
     with pytest.raises(RequestError, match="scale 20 makes a side of 20000 px"):
         enlarge(np.zeros((1000, 8, 3), dtype=np.uint8), 20)
 

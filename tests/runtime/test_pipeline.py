@@ -20,8 +20,9 @@ from engines.locate import ENVIRONMENT
 from engines.writer import write_bundle
 from foundation.errors import ArcFlowError
 from runtime import noise, solver
-from runtime.backend import Array, Network, OnnxRuntimeNetwork
+from runtime.architectures.base import Array
 from runtime.errors import BackendError, RequestError
+from runtime.hosts.onnx_network import LoadedNetwork, OnnxRuntimeNetwork
 from runtime.hosts.python import PythonHost
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
@@ -34,7 +35,7 @@ PROMPT = "a dark ankle boot"
 class Counting:
     """A network that notes the batch of each call, and may alter the outputs."""
 
-    def __init__(self, network: Network, alter: Any = None) -> None:
+    def __init__(self, network: LoadedNetwork, alter: Any = None) -> None:
         self.network = network
         self.alter = alter
         self.calls: list[int] = []
@@ -187,12 +188,12 @@ def test_previews_cost_no_evaluation_and_change_nothing(small: Path) -> None:
     assert not np.array_equal(made.previews[0][0].image, made.previews[1][0].image)
 
 
-def test_previews_approach_the_picture(pipeline: Pipeline) -> None:
+def test_previews_approach_the_image(pipeline: Pipeline) -> None:
     made = pipeline.generate(PROMPT, previews=64, nfe=1)
     last = made.previews[0][-1].image.astype(float)
     first = made.previews[0][0].image.astype(float)
-    picture = made.images[0].astype(float)
-    assert abs(last - picture).mean() < 0.25 * abs(first - picture).mean()
+    image = made.images[0].astype(float)
+    assert abs(last - image).mean() < 0.25 * abs(first - image).mean()
 
 
 def test_a_long_prompt_is_a_warning(pipeline: Pipeline) -> None:
@@ -268,6 +269,7 @@ def test_plans_are_not_for_the_cpu(tmp_path: Path) -> None:
     for choice in ({"device": "cpu"}, {"backend": "onnxruntime"}, {"backend": "onnxruntime", "device": "cuda"}):
         with pytest.raises(BackendError, match="holds TensorRT plans, which run on a GPU by TensorRT alone") as caught:
             Pipeline.open(folder, **choice)  # type: ignore[arg-type]
+        assert "leave backend and device out" in str(caught.value)
         assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
 
 
@@ -279,8 +281,10 @@ def test_plans_that_no_machine_vouches_for(tmp_path: Path) -> None:
 
 def test_a_bundle_that_plans_are_built_from(tmp_path: Path) -> None:
     folder = small_bundle.build(tmp_path / "tiny-fp16-onnx", precision="fp16", target="onnx").root
-    with pytest.raises(BackendError, match=r"is for target 'onnx' \(ONNX files for building plans\)"):
+    with pytest.raises(BackendError, match=r"is for target 'onnx' \(ONNX files for building plans\)") as caught:
         Pipeline.open(folder)
+    for advice in (f"export.engine {folder} --target TARGET", "--device cuda", "4 bytes of main memory a weight"):
+        assert advice in str(caught.value)
 
 
 def test_onnx_files_are_no_plans(small: Path) -> None:

@@ -36,19 +36,19 @@ def chunks(data: bytes) -> dict[bytes, bytes]:
 
 @settings(max_examples=50, deadline=None)
 @given(PICTURES)
-def test_the_pixels_come_back(picture: Pixels) -> None:
-    with Image.open(io.BytesIO(png.encode(picture, {}))) as image:
+def test_the_pixels_come_back(pixels: Pixels) -> None:
+    with Image.open(io.BytesIO(png.encode(pixels, {}))) as image:
         assert image.mode == "RGB"
-        np.testing.assert_array_equal(np.asarray(image), picture)
+        np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 @settings(max_examples=30, deadline=None)
 @given(PICTURES)
-def test_each_row_has_the_filter_of_the_least_differences(picture: Pixels) -> None:
-    height, width, _ = picture.shape
-    data = zlib.decompress(chunks(png.encode(picture, {}))[b"IDAT"])
+def test_each_row_has_the_filter_of_the_least_differences(pixels: Pixels) -> None:
+    height, width, _ = pixels.shape
+    data = zlib.decompress(chunks(png.encode(pixels, {}))[b"IDAT"])
     rows = np.frombuffer(data, dtype=np.uint8).reshape(height, 1 + 3 * width)
-    values = picture.reshape(height, 3 * width).astype(int)
+    values = pixels.reshape(height, 3 * width).astype(int)
     for y in range(height):
         candidates = []
         for kind in range(5):
@@ -87,9 +87,9 @@ def test_text_is_latin1_where_it_can_be(text: str, kind: bytes, content: bytes) 
         assert image.info["parameters"] == text
 
 
-def test_smooth_pictures_are_not_larger_than_pillows() -> None:
+def test_smooth_images_are_not_larger_than_pillows() -> None:
     y, x = np.mgrid[0:128, 0:128]
-    picture = np.stack([x + y, x * y // 128, 255 - y], axis=-1).astype(np.uint8)
+    pixels = np.stack([x + y, x * y // 128, 255 - y], axis=-1).astype(np.uint8)
     pillow = io.BytesIO()
-    Image.fromarray(picture).save(pillow, "PNG")
-    assert len(png.encode(picture, {})) <= 1.1 * len(pillow.getvalue())
+    Image.fromarray(pixels).save(pillow, "PNG")
+    assert len(png.encode(pixels, {})) <= 1.1 * len(pillow.getvalue())

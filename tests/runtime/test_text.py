@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.manifest import TokenizerSpec
+from engines.schema import TokenizerSpec
 from runtime.errors import BackendError
 from runtime.text import PromptTokenizer
 from tests.runtime import small_bundle

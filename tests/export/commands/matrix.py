@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from engines.bundle import open_bundle
-from engines.manifest import NETWORKS
+from engines.schema import NETWORKS
 from export.build import main
 from export.calibrate import main as calibrate
 from export.tensorrt.build import Options, build_plan

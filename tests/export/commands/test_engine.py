@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from engines.bundle import open_bundle
-from engines.manifest import Engine, Range, ShapeRange, source_digest
-from engines.trust import ENVIRONMENT, is_ours
+from engines.manifest import source_digest
+from engines.schema import Engine, Range, ShapeRange
+from engines.trust import ENVIRONMENT, why_not_ours
 from export import engine
 from export.tensorrt import plans
 from export.tensorrt.addresses import fixed_addresses
@@ -89,12 +90,12 @@ def test_profiles_and_limits_are_what_was_asked_for(built: Path) -> None:
 
 def test_the_plans_carry_this_machines_seal(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = open_bundle(built).manifest
-    assert is_ours(manifest)
+    assert why_not_ours(manifest) is None
     assert manifest.engine is not None
     other = msgspec.structs.replace(manifest.engine, seal="")
-    assert not is_ours(msgspec.structs.replace(manifest, engine=other))
+    assert why_not_ours(msgspec.structs.replace(manifest, engine=other))
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
-    assert not is_ours(manifest)
+    assert why_not_ours(manifest)
 
 
 def test_the_same_command_gives_the_same_bytes(built: Path, onnx_bundle: Path, tmp_path: Path) -> None:

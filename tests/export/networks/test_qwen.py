@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.manifest import NETWORKS
+from engines.schema import NETWORKS
 from export.architectures.base import Architecture
 from export.architectures.flux import FLUX
 from export.architectures.qwen import QWEN

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from engines.manifest import Limits, Range
+from engines.schema import Limits, Range
 from export.architectures.qwen import QWEN
 from export.assembling.graph import FORBIDDEN_TYPES
 from export.assembling.parity import check_parity

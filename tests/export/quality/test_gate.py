@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engines.manifest import Latent
+from engines.schema import Latent
 from export.architectures.flux import FLUX
 from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration

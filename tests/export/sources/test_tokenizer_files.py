@@ -102,6 +102,6 @@ def test_damaged_folders_are_refused(
 
 
 def _limits(text: int) -> Any:
-    from engines.manifest import Limits, Range
+    from engines.schema import Limits, Range
 
     return Limits(Range(1, 1, 4), Range(64, 64, 128), Range(64, 128, 128), Range(1, text, text), 16)

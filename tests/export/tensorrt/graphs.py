@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from engines.manifest import ShapeRange
+from engines.schema import ShapeRange
 from export.tensorrt.flavours import Toolkit, installed, load
 from export.tensorrt.targets import RTX
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from engines.manifest import ShapeRange
+from engines.schema import ShapeRange
 from export.errors import EngineError
 from export.tensorrt.build import Options, PlanReport, build_plan
 from export.tensorrt.flavours import Toolkit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engines.manifest import Latent, Limits, Network, Port, Range, ShapeRange
+from engines.schema import Latent, Limits, Network, Port, Range, ShapeRange
 from export.errors import EngineError
 from export.tensorrt.profiles import choose_shapes, dimension_ranges, make_profile, narrowed
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engines.tensorrt import Toolkit
-from engines.tensorrt_log import make_logger
+from engines.tensorrt import Toolkit, make_logger
 from tests.runtime.cuda.stand_in import StandInDevice
 
 MAGIC = b"PLAN"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from runtime import noise, solver
 from runtime.architectures import layout
-from runtime.cuda import geometry
+from runtime.cuda.device import launch
 from runtime.cuda.interface import Advance, Unpack
 
 _WIDE = np.uint32(16)
@@ -22,14 +22,14 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 class NumpyKernels:
-    """The methods of `runtime.cuda.launch.Kernels` over arrays that ``array(address, shape, dtype)`` gives."""
+    """The methods of `runtime.cuda.device.launch.Kernels` over arrays that ``array(address, shape, dtype)`` gives."""
 
     def __init__(self, array: Callable[[int, tuple[int, ...], Any], NDArray[Any]]) -> None:
         self._array = array
 
     def advance(self, step: Advance) -> None:
         """One step of the solver in float64 and float32, as the CPU's pipeline does it."""
-        geometry.advance_launch(step)  # The same rejections.
+        launch.advance_launch(step)  # The same rejections.
         means = self._field(step.means, (1, step.tokens, step.modes, step.channels), step.dtype)
         weights = self._field(step.logweights, (1, step.tokens, step.modes, step.positions), step.dtype)
         rates = np.zeros((1, step.tokens, 0, step.positions), dtype=np.float32)
@@ -48,7 +48,7 @@ class NumpyKernels:
 
     def unpack(self, work: Unpack) -> None:
         """Tokens to latents."""
-        geometry.check_unpack(work)
+        launch.check_unpack(work)
         width = work.channels * work.patch**2
         packed = self._array(work.tokens, (work.batch, work.rows * work.columns, width), np.float32)
         made = layout.unpack(packed, work.rows, work.columns, work.patch)
@@ -59,14 +59,14 @@ class NumpyKernels:
 
     def to_rgb8(self, images: int, pixels: int, shape: tuple[int, int, int]) -> None:
         """Images to bytes."""
-        geometry.check_pixels(shape, images, pixels)
+        launch.check_pixels(shape, images, pixels)
         batch, height, width = shape
         made = layout.to_pixels(self._array(images, (batch, 3, height, width), np.float32))
         self._array(pixels, (batch, height, width, 3), np.uint8)[:] = made
 
     def find_nonfinite(self, values: int, count: int, found: int) -> None:
         """Whether a value is infinite or NaN; the flag is 0 before."""
-        geometry.check_aligned("values", values)
+        launch.check_aligned("values", values)
         if not np.isfinite(self._array(values, (count,), np.float32)).all():
             self._array(found, (1,), np.uint32)[:] = 1
 

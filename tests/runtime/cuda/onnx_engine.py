@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from engines.bundle import Bundle
-from engines.manifest import Network
-from runtime.backend import OnnxRuntimeNetwork
+from engines.schema import Network
 from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Bound, Evaluation
 from runtime.errors import BackendError
+from runtime.hosts.onnx_network import OnnxRuntimeNetwork
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
 from tests.runtime.cuda.stand_in import StandInDevice

@@ -15,15 +15,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from runtime.cuda.device.launch import TYPES, Kernels
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, memory_error
-from runtime.cuda.geometry import TYPES
 from runtime.cuda.interface import Advance, DeviceInfo, Unpack
-from runtime.cuda.launch import Kernels
 from tests.runtime.cuda import host_library
 from tests.runtime.cuda.numpy_kernels import NumpyKernels
 
 ALIGNMENT = 256
 Work = tuple[str, Callable[[], None]]
+
+
+class HostKernels(Kernels):
+    """The native core's kernels, compiled for the host."""
+
+    def launch(self, name: str, blocks: int, threads: int, shared_bytes: int, arguments: int) -> None:
+        status = host_library.host_kernels().arcflow_host_launch(
+            name.encode(), blocks, threads, shared_bytes, arguments
+        )
+        if status:
+            raise DeviceError(f"launching {name}: error {status}")
 
 
 class StandInEvent:
@@ -72,7 +82,7 @@ class StandInDevice:
         self._closed = False
         if kernels == "auto":
             kernels = "source" if host_library.compiler() else "numpy"
-        self._kernels: Any = Kernels(self._launch) if kernels == "source" else NumpyKernels(self._array)
+        self._kernels: Any = HostKernels() if kernels == "source" else NumpyKernels(self._array)
 
     # Memory
 
@@ -250,10 +260,3 @@ class StandInDevice:
             raise DeviceError(f"{size} bytes at {address:#x} do not lie inside one allocation")
         offset = address - self._pool.ctypes.data
         return self._pool[offset : offset + size].view(kind).reshape(shape)
-
-    def _launch(self, name: str, blocks: int, threads: int, shared_bytes: int, arguments: int) -> None:
-        status = host_library.host_kernels().arcflow_host_launch(
-            name.encode(), blocks, threads, shared_bytes, arguments
-        )
-        if status:
-            raise DeviceError(f"launching {name}: error {status}")

@@ -18,10 +18,11 @@ from engines.machine import this_machine
 from engines.schema import ShapeRange
 from export.tensorrt.plans import network_profiles
 from export.tensorrt.profiles import choose_shapes
-from runtime.cuda import checks, device, opening
+from runtime.cuda import opening
+from runtime.cuda.device import gpu as device
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.cuda.host import CudaHost
-from runtime.cuda.plans import SHARED
+from runtime.cuda.plans.loading import SHARED
 from runtime.errors import BackendError, RequestError
 from runtime.pipeline import Pipeline
 from tests.runtime.cuda import plan_bundle
@@ -45,7 +46,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StandInDevice]]:
 
     loaded = toolkit()
     monkeypatch.setattr(device, "open_device", open_device)
-    monkeypatch.setattr(checks, "load", lambda flavour: loaded)
+    monkeypatch.setattr(opening, "load", lambda flavour: loaded)
     monkeypatch.setattr(FakeTensorRT, "loads", 0)
     yield opened
     FakeTensorRT.devices.clear()
@@ -87,7 +88,7 @@ def test_weights_are_loaded_once_a_process(gpus: list[StandInDevice], folder: Pa
     digest = second.manifest.files[0].sha256
     del first, second
     gc.collect()
-    assert SHARED.users((digest, "tensorrt-rtx", 0)) == 0
+    assert (digest, "tensorrt-rtx", 0) not in SHARED
     _open(folder).close()
     assert FakeTensorRT.loads == 8, "the last session unloaded them"
 
@@ -128,7 +129,7 @@ def test_the_data_centre_flavour_compiles_nothing_at_run_time(
     gpus: list[StandInDevice], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = toolkit("tensorrt")
-    monkeypatch.setattr(checks, "load", lambda flavour: loaded)
+    monkeypatch.setattr(opening, "load", lambda flavour: loaded)
     bundle = plan_bundle.build(tmp_path / "tiny-fp32-sm89", small, flavour="tensorrt")
     opened = _open(bundle.root)
     opened.generate(PROMPT)
@@ -197,14 +198,14 @@ def test_a_driver_that_is_too_old(gpus: list[StandInDevice], folder: Path, monke
     made = StandInDevice(1 << 20, capability="sm89")
     made.info = replace(made.info, driver="12.8")
     monkeypatch.setattr(device, "open_device", lambda ordinal: made)
-    monkeypatch.setattr(checks, "cuda_of", lambda flavour: 13)
+    monkeypatch.setattr(opening, "cuda_of", lambda flavour: 13)
     with pytest.raises(DeviceError, match=r"knows CUDA 12\.8, and tensorrt-rtx 1\.7\.1\.116 is for CUDA 13: update"):
         Pipeline.open(folder)
 
 
 def test_tensorrt_that_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "find_spec", lambda name: None)
-    monkeypatch.setattr(checks, "load", tensorrt.load.__wrapped__)
+    monkeypatch.setattr(opening, "load", tensorrt.load.__wrapped__)
     with pytest.raises(FlavourError, match=r"tensorrt-rtx cannot be loaded: .*pip install 'arcflow\[rtx\]'"):
         Pipeline.open(folder)
 

@@ -86,13 +86,13 @@ def test_a_prompt_is_encoded_once(bundle: Bundle) -> None:
     assert session.engines["clip"].batches == [1, 1, 1]
 
 
-def test_what_is_kept_does_not_depend_on_the_company(bundle: Bundle) -> None:
+def test_what_is_cached_does_not_depend_on_the_company(bundle: Bundle) -> None:
     alone, after = Session(bundle).pipeline, Session(bundle).pipeline
     after.generate(["a grey bag", PROMPT, "a light boot"])
     assert alone.generate(PROMPT).latents.tobytes() == after.generate(PROMPT).latents.tobytes()
 
 
-def test_more_prompts_than_are_kept(bundle: Bundle, pipeline: Pipeline) -> None:
+def test_more_prompts_than_are_cached(bundle: Bundle, pipeline: Pipeline) -> None:
     session = Session(bundle, embeddings=1)  # A batch needs four all the same.
     prompts = [f"a bag {number}" for number in range(9)]
     for _ in range(2):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from runtime.cuda.device import CudaDevice
+from runtime.cuda.device.gpu import CudaDevice
 from runtime.cuda.errors import DeviceError, DeviceMemoryError
 from runtime.cuda.interface import Device
 from tests.runtime.cuda import host_library, parity

@@ -1,4 +1,4 @@
-// How a bundle's folder is called: <model>-<precision>-<target> (engines/names.py), and paths as Python writes them.
+// How a bundle's folder is called: <model>-<precision>-<target> (engines/locate.py), and paths as Python writes them.
 #pragma once
 
 #include <optional>

@@ -57,10 +57,10 @@ fs::path built_in_bundles() {
 std::string host_for(const Manifest& manifest, const fs::path& root, const std::string& asked) {
   if (manifest.target == kSourceTarget) {
     unavailable(root.string() + " is for target '" + manifest.target +
-                "' (ONNX files for building plans); on the CPU '" + kCpuTarget +
-                "' bundles run: name one of those (--target " + kCpuTarget +
-                "), or build one: python -m export.build --model " + manifest.model + " --precision fp32 --target " +
-                kCpuTarget);
+                "' (ONNX files for building plans): build plans for your GPU with python -m export.engine " +
+                root.string() + " --target TARGET, or build a bundle for the CPU: python -m export.build --model " +
+                manifest.model + " --precision fp32 --target " + kCpuTarget +
+                " (4 bytes of main memory a weight; fp16 takes 2)");
   }
   const bool plans = manifest.engine.has_value();
   const std::string fitting = plans ? kPlanHost : kOnnxHost;

@@ -1,4 +1,4 @@
-// The networks of a bundle in ONNX Runtime on the CPU, with the options of runtime/backend.py: equal to the bit.
+// The networks of a bundle in ONNX Runtime on the CPU, options as in runtime/hosts/onnx_network.py: equal to the bit.
 #pragma once
 
 #include <cstdint>

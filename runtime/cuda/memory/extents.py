@@ -1,0 +1,102 @@
+"""How large a network's inputs and outputs may be: of plans by their profiles, of ONNX by the limits of the bundle."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engines.schema import Manifest, Network, Port
+from runtime.errors import BackendError, RequestError
+
+BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+"""Bytes of one value, by the manifest's types."""
+
+_MULTIPLE = re.compile(r"(?:(\d+)\*)?(\w+)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """The least and greatest value of a dimension."""
+
+    least: int
+    most: int
+
+    def clip(self, value: int) -> int:
+        """The allowed value that is nearest to ``value``."""
+        return min(max(value, self.least), self.most)
+
+
+Extents = Mapping[str, Mapping[str, Span]]
+"""By network and symbolic dimension."""
+
+
+def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
+    """What the symbolic dimensions of each network's inputs may be. Raises BackendError for a damaged profile."""
+    if manifest.engine is not None:
+        return {name: _of_profile(manifest, name, network) for name, network in manifest.networks.items()}
+    limits, latent = manifest.limits, manifest.latent
+    rows, columns = (
+        Span(side.min // latent.vae_factor, side.max // latent.vae_factor) for side in (limits.height, limits.width)
+    )
+    per_token = latent.patch**2
+    shared = {
+        "batch": Span(limits.batch.min, limits.batch.max),
+        "rows": rows,
+        "columns": columns,
+        "image_tokens": Span(rows.least * columns.least // per_token, rows.most * columns.most // per_token),
+    }
+    text = Span(limits.text_tokens.min, limits.text_tokens.max)
+    # An encoder also takes text tokens that the backbone does not get.
+    own = {name: Span(1, tokenizer.max_tokens) for name, tokenizer in manifest.tokenizers.items()}
+    return {name: {**shared, "text_tokens": own.get(name, text)} for name in manifest.networks}
+
+
+def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], except_for: Sequence[str] = ()) -> None:
+    """Raise RequestError where a request's ``sizes`` (Pipeline.sizes) lie outside: which, and what is allowed.
+
+    except_for: networks that are fed otherwise.
+    """
+    for network, spans in extents.items():
+        if network in except_for:
+            continue
+        for dimension, span in spans.items():
+            value = sizes[network].get(dimension, span.least)
+            if not span.least <= value <= span.most:
+                what = "images at once" if dimension == "batch" else dimension.replace("_", " ")
+                raise RequestError(
+                    f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
+                    f"{span.most}: ask for something else, or build plans for it (export.build --resolutions, --batch)"
+                )
+
+
+def shape_of(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """A port's shape, its symbolic dimensions replaced; "4*rows" is four times "rows". Raises BackendError."""
+
+    def value(dim: int | str) -> int:
+        if isinstance(dim, int):
+            return dim
+        match = _MULTIPLE.fullmatch(dim)
+        if match is None or match[2] not in dims:
+            raise BackendError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
+        return int(match[1] or 1) * dims[match[2]]
+
+    return tuple(map(value, port.shape))
+
+
+def size_of(port: Port, shape: Sequence[int]) -> int:
+    return math.prod(shape) * BYTES[port.dtype]
+
+
+def _of_profile(manifest: Manifest, name: str, network: Network) -> dict[str, Span]:
+    profiles = {} if manifest.engine is None else manifest.engine.profiles.get(name, {})
+    spans: dict[str, Span] = {}
+    for port in network.inputs:
+        profile = profiles.get(port.name)
+        if profile is None or not len(profile.min) == len(profile.max) == len(port.shape):
+            raise BackendError(f"the manifest's profile of {name} does not fit its input {port.name!r}: build it again")
+        for dim, low, high in zip(port.shape, profile.min, profile.max, strict=True):
+            if isinstance(dim, str):
+                spans[dim] = Span(low, high)
+    return spans

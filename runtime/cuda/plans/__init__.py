@@ -1,0 +1,1 @@
+"""TensorRT plans on a GPU: loaded once a process, bound to shapes and addresses."""

@@ -1,0 +1,102 @@
+"""What buffers are planned: large enough for every request that is let through, and no larger than profiles ask."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engines.schema import Engine, Manifest, Range, ShapeRange
+from runtime.cuda.memory.arena import plan_arena
+from runtime.cuda.memory.buffers import BACKBONE, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
+from runtime.cuda.memory.extents import check_extents, extents_of, shape_of
+from runtime.errors import BackendError, RequestError
+from tests.runtime import small_bundle, small_plans
+
+ORDER = ("clip", "t5", BACKBONE, VAE)
+SCRATCH = {"clip": 1 << 12, "t5": 1 << 20, BACKBONE: 1 << 22, VAE: 1 << 21}
+
+
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    return {need.name: need.size for need in needs_of(manifest, extents_of(manifest), ORDER, SCRATCH)}
+
+
+def _profiled(tokens: int, side: int) -> Manifest:
+    """Plans for images of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
+    manifest = small_plans.manifest()
+    made = {
+        "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},
+        "t5": {"input_ids": ShapeRange([1, 12], [1, 12], [4, 12])},
+        VAE: {"latents": ShapeRange([1, 4, 4, 4], [1, 4, 8, 8], [4, 4, side, side])},
+        BACKBONE: {
+            port.name: ShapeRange(
+                [4 if dim == "image_tokens" else 1 if dim == "batch" else 12 if isinstance(dim, str) else dim
+                 for dim in port.shape],
+                [dim if isinstance(dim, int) else 1 for dim in port.shape],
+                [tokens if dim == "image_tokens" else 4 if dim == "batch" else 12 if isinstance(dim, str) else dim
+                 for dim in port.shape],
+            )
+            for port in manifest.networks[BACKBONE].inputs
+        },
+    }  # fmt: skip
+    engine = msgspec.structs.replace(manifest.engine, profiles=made)
+    assert isinstance(engine, Engine)
+    return msgspec.structs.replace(manifest, engine=engine)
+
+
+def test_sizes_from_the_limits_of_onnx() -> None:
+    sizes = _sizes(small_bundle.manifest())
+    batch, tokens = 4, 64 // 8 * (64 // 8)
+    assert sizes[X] == batch * tokens * 16 * 4
+    assert sizes[port_buffer(BACKBONE, "means")] == batch * tokens * small_bundle.MODES * 16 * 4
+    assert sizes[port_buffer("t5", "sequence")] == batch * 12 * 64 * 4
+    assert sizes[port_buffer(VAE, "images")] == batch * 3 * 64 * 64 * 4
+    assert sizes[PIXELS] == batch * 3 * 64 * 64
+    assert ZEROS not in sizes, "FLUX is never told what is padding"
+
+
+def test_a_plan_of_several_resolutions_needs_no_square_of_its_longest_sides() -> None:
+    sizes = _sizes(_profiled(tokens=32, side=16))
+    assert sizes[X] == 4 * 32 * 16 * 4
+    assert sizes[port_buffer(VAE, "latents")] == 4 * 4 * (32 * 4) * 4
+    assert sizes[PIXELS] == 4 * 3 * (32 * 4) * 16
+
+
+def test_text_encoders_share_the_place_of_what_comes_later() -> None:
+    manifest = small_bundle.manifest()
+    needs = needs_of(manifest, extents_of(manifest), ORDER, SCRATCH)
+    plan = plan_arena(needs)
+    assert plan.size < plan.apart - SCRATCH["t5"] - SCRATCH[VAE] + 1
+    fullest = max(sum(plan.sizes[n.name] for n in needs if n.first <= step <= n.last) for step in range(len(ORDER)))
+    assert plan.size == fullest
+
+
+def test_a_size_that_no_plan_takes() -> None:
+    manifest = _profiled(tokens=32, side=16)
+    sizes = {name: {"batch": 1, "image_tokens": 64, "text_tokens": 12, "rows": 16, "columns": 16} for name in ORDER}
+    with pytest.raises(RequestError, match=r"64 image tokens in the backbone network, whose plan takes 4 to 32"):
+        check_extents(extents_of(manifest), sizes)
+    sizes[BACKBONE]["image_tokens"] = 32
+    check_extents(extents_of(manifest), sizes)
+
+
+def test_a_profile_that_does_not_fit_the_manifest() -> None:
+    manifest = _profiled(32, 16)
+    profiles = {**manifest.engine.profiles, "clip": {}}  # type: ignore[union-attr]
+    damaged = msgspec.structs.replace(manifest, engine=msgspec.structs.replace(manifest.engine, profiles=profiles))
+    with pytest.raises(BackendError, match="profile of clip does not fit its input 'input_ids'"):
+        extents_of(damaged)
+
+
+def test_dimensions_by_name() -> None:
+    port = small_bundle.manifest().networks[VAE].outputs[0]
+    scaled = msgspec.structs.replace(port, shape=["batch", 3, "4*rows", "4*columns"])
+    assert shape_of(scaled, {"batch": 2, "rows": 5, "columns": 7}) == (2, 3, 20, 28)
+    with pytest.raises(BackendError, match="has a dimension 'height'; known are batch"):
+        shape_of(port, {"batch": 1})
+
+
+def test_a_wider_batch_is_a_larger_arena() -> None:
+    manifest = small_bundle.manifest()
+    limits = msgspec.structs.replace(manifest.limits, batch=Range(1, 1, 8))
+    wider = msgspec.structs.replace(manifest, limits=limits)
+    assert _sizes(wider)[X] == 2 * _sizes(manifest)[X]

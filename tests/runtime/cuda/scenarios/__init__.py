@@ -1,0 +1,1 @@
+"""What `CudaDevice` does, call by call; see __main__.py."""
