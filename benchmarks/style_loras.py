@@ -51,7 +51,6 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
 
     from arcflow.architectures import flux
     from arcflow.architectures.packing import pack
-    from export.networks.base import BACKBONE
     from export.quality.gate import unpacked
     from export.students.rollout import noise_of, rollout
 
@@ -113,7 +112,6 @@ def random_style(subject: Subject, out: Path, strength: float = 0.2) -> Path:
     from safetensors.torch import save_file
 
     from export.fp8.policy import layer_of, select_layers
-    from export.networks.base import BACKBONE
 
     weights, pairs = subject.student.weights, dict[str, Any]()
     generator = torch.Generator().manual_seed(3)

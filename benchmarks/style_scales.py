@@ -122,7 +122,6 @@ class _Bench:
         import torch
 
         from export.fp8.observers import Method
-        from export.networks.base import BACKBONE
         from export.networks.streaming import Placement
         from export.quality.measure import Run, measure
 
@@ -140,7 +139,7 @@ class _Bench:
 
         from export.fp8.policy import layer_of, select_layers, weight_of
         from export.fp8.simulation import fake_quantised
-        from export.networks.base import BACKBONE, INNER
+        from export.networks.base import INNER
         from export.networks.streaming import Placement, open_module
         from export.quality.gate import measure_gate, relative_l2
         from export.quality.measure import linears

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 KIND: Final = "arcflow-bundle"
 MANIFEST_NAME = "manifest.json"
 
@@ -18,13 +18,16 @@ Architecture = Literal["flux", "qwen"]
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 NETWORKS: Mapping[str, tuple[str, ...]] = {
-    "flux": ("backbone", "clip", "t5", "vae_decoder"),
+    "flux": ("backbone", "clip", "conditioner", "t5", "vae_decoder"),
     "qwen": ("backbone", "text", "vae_decoder"),
 }
 """Networks of a bundle by architecture."""
 
 TOKENIZERS: Mapping[str, tuple[str, ...]] = {"flux": ("clip", "t5"), "qwen": ("text",)}
 """Tokenizers of a bundle by architecture; each is called as the network that takes its ids."""
+
+LEVELS_A_RUN = 8
+"""Noise levels, of each image of a batch, that a conditioner takes in one run; more take several."""
 
 SOURCE_TARGET = "onnx"
 """The target of portable bundles: nothing runs their ONNX files, plans are built from them."""
@@ -174,14 +177,16 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How an FP8 backbone was quantised.
 
     calibration: digest of the calibration file. method: how its amax became scales ("max", "percentile", "mse").
-    synthetic: the scales are nominal, not measured: good for timing and sizes, not for images. layers: weights in
-    FP8, by state-dict name; kept_high: layers or patterns that were left out on request; options: what else was chosen.
+    synthetic: the scales are nominal, not measured: good for timing and sizes, not for images. layers: weights of the
+    backbone in FP8, by state-dict name; stored: by network, weights that are FP8 in the file and multiplied in the
+    network's own type; kept_high: layers or patterns that were left out on request; options: what else was chosen.
     """
 
     calibration: Sha256
     method: str
     synthetic: bool
     layers: Sequence[str]
+    stored: Mapping[str, Sequence[str]] = msgspec.field(default_factory=dict)
     kept_high: Sequence[str] = ()
     options: Mapping[str, str] = msgspec.field(default_factory=dict)
 

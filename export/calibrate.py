@@ -89,7 +89,6 @@ def _run(arguments: Namespace, subject: Subject) -> Run:
     """What the arguments ask for. Raises CalibrationError, ExportError."""
     from export.errors import CalibrationError
     from export.fp8.observers import Method
-    from export.networks.base import BACKBONE
     from export.networks.streaming import choose_placement
     from export.quality.measure import Run
     from export.students.prompts import default_prompts, read_prompts

@@ -33,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from export.errors import CalibrationError
     from export.fp8.calibration import check_student, read_calibration
-    from export.networks.base import BACKBONE
     from export.quality.layer_errors import layer_errors, plot, suggest, write_errors
     from export.students.prompts import default_prompts, read_prompts
     from export.students.subject import open_subject

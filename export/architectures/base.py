@@ -40,8 +40,8 @@ class Architecture:
     """A kind of model. To add a network, add a part.
 
     parts: its networks, in the order in which an image needs them; student: the whole student, which is calibrated,
-    whatever networks it is cut into; max_nfe: the most evaluations of a bundle unless told otherwise; tokenizers: of a base pipeline's folder, for a
-    bundle of these limits; latent: its geometry and normalisation, likewise.
+    whatever networks it is cut into; max_nfe: the most evaluations of an image unless told otherwise; tokenizers: of a
+    base pipeline's folder, for a bundle of these limits; latent: its geometry and normalisation, likewise.
 
     encodings: what the backbone is told of prompts, from the ids and masks [prompts, tokens] that the tokenizers give
     and from what makes a text encoder's output of such inputs; by port, each [prompts, ...].

@@ -133,17 +133,20 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
     wanted.check()
     nfe = subject.student.policy.nfe
     if nfe > wanted.most_nfe:
-        raise ExportError(f"--max-nfe {wanted.most_nfe} is below the student's own {nfe} evaluations; give {nfe} or more")
+        raise ExportError(
+            f"--max-nfe {wanted.most_nfe} is below the student's own {nfe} evaluations; give {nfe} or more"
+        )
     limits = narrowed(wanted.spec.limits, wanted.shapes)
     architecture, base = wanted.architecture, subject.base
     tokenizers = {} if wanted.only else architecture.tokenizers(base, limits)
     keep_high = (*wanted.spec.keep_high, *wanted.keep_high)
+    in_fp8 = wanted.precision is Precision.FP8
     of_layers = tuple(p for p in keep_high if p.partition(".")[0] not in architecture.parts)
     tasks = []
     for name in wanted.networks:
         read_json(base / architecture.parts[name].folder / "config.json")
         network = architecture.network(name, base, subject.student, wanted.max_nfe)
-        fp8 = wanted.precision is Precision.FP8
+        layers = network.fp8_layers if in_fp8 else ()
         own = own_patterns(name, keep_high)
         tasks.append(
             Task(
@@ -152,10 +155,8 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
                 precision=wanted.precision,
                 opset=opset(wanted.precision, wanted.target),
                 inline=wanted.target == CPU,
-                quantised=frozenset(
-                    select_layers(network.weights, network.fp8_layers, of_layers) if fp8 and network.fp8_layers else ()
-                ),
-                stored=frozenset(select_weights(network.weights, network.fp8_weights, own) if fp8 else ()),
+                quantised=frozenset(select_layers(network.weights, layers, of_layers) if layers else ()),
+                stored=frozenset(select_weights(network.weights, network.fp8_weights, own) if in_fp8 else ()),
                 kept=own,
             )
         )

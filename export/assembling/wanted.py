@@ -37,10 +37,10 @@ class Wanted:
     """What to build and where to.
 
     shapes: what the bundle takes; calibration: a file of activation scales (fp8 only); keep_high: patterns of layers
-    that fp8 leaves out; attention: what fp8 does to it; max_nfe: the most
-    evaluations that an image may have, None for the architecture's; only: the networks to build, all where it is empty; gate: the
-    greatest relative L2 error that fp8 may cause at the end of the path; workdir: keeps the stages' results between
-    runs; typed: the options that name the sources as the user gave them, for messages.
+    that fp8 leaves out; attention: what fp8 does to it; max_nfe: the most evaluations that an image may have, None for
+    the architecture's; only: the networks to build, all where it is empty; gate: the greatest relative L2 error that
+    fp8 may cause at the end of the path; workdir: keeps the stages' results between runs; typed: the options that name
+    the sources as the user gave them, for messages.
     """
 
     spec: ModelSpec

@@ -16,7 +16,6 @@ from export.networks.student import Columns, as_ports, merged_anew, student_netw
 from export.weights.files import Selected
 from export.weights.merge import MergedStudent
 
-
 _SPREAD = 0.3
 """Of the modulation in examples: about what trained students have."""
 

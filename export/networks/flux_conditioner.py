@@ -51,7 +51,8 @@ def modulated(network: Any) -> Iterator[Any]:
 
 def columns(network: Any) -> int:
     """Columns of the modulation of a student: those of all norms, filled up with zeros."""
-    return -(-sum(norm.linear.out_features for norm in modulated(network)) // _COLUMNS) * _COLUMNS
+    used = sum(int(norm.linear.out_features) for norm in modulated(network))
+    return -(-used // _COLUMNS) * _COLUMNS
 
 
 class Conditioner(nn.Module):

@@ -76,9 +76,7 @@ def levels_of(student: MergedStudent, max_nfe: int) -> tuple[float, ...]:
     """The noise levels, falling, that a student is fed by any schedule of up to ``max_nfe`` evaluations."""
     policy = student.policy
     found = {
-        sigma
-        for nfe in range(1, max_nfe + 1)
-        for sigma in sigmas(nfe, policy.shift, policy.final_step_ratio)[:-1]
+        sigma for nfe in range(1, max_nfe + 1) for sigma in sigmas(nfe, policy.shift, policy.final_step_ratio)[:-1]
     }
     fed = qwen.as_trained(torch.tensor(sorted(found, reverse=True), dtype=torch.float32), policy.conditioning_dtype)
     return tuple(dict.fromkeys(fed.tolist()))

@@ -20,7 +20,7 @@ _COMPUTE = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def quantize_weights(model: ir.Model, patterns: Sequence[str], keep_high: Sequence[str] = ()) -> tuple[str, ...]:
-    """Make the blank initializers that match FLOAT8E4M3FN, each with a blank scale a row, in place; returns their names.
+    """Make matching blank initializers FLOAT8E4M3FN, each with a blank scale a row, in place; returns their names.
 
     patterns: fnmatch patterns of names, less those of ``keep_high``. The scales are of the type that the weight had,
     in which it is multiplied as before. Needs opset 21. Raises ExportError, with the graph unchanged, where one that

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from export.folders.places import Needs
-from export.networks.base import BACKBONE
 from export.networks.streaming import Placement, free_memory, weight_bytes
 
 if TYPE_CHECKING:

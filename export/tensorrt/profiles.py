@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engines.schema import Latent, Limits, Network, Range, ShapeRange
+from engines.schema import LEVELS_A_RUN, Latent, Limits, Network, Range, ShapeRange
 from export.errors import EngineError
 
 Profile = Mapping[str, ShapeRange]
@@ -61,6 +61,7 @@ def dimension_ranges(shapes: Shapes, latent: Latent) -> dict[str, Range]:
     per_token = latent.patch**2
     return {
         "batch": shapes.batch,
+        "levels": Range(1, 2 * shapes.batch.opt, LEVELS_A_RUN * shapes.batch.max),
         "text_tokens": shapes.text_tokens,
         "image_tokens": _span([rows * columns // per_token for rows, columns in cells]),
         "rows": _span([rows for rows, _ in cells]),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from engines.schema import LEVELS_A_RUN
 from runtime.architectures import layout
 from runtime.architectures.conditioning import Levels
 
@@ -66,7 +67,10 @@ class Architecture(ABC):
     """An architecture, held to one bundle's manifest."""
 
     text_ports: ClassVar[Mapping[str, str]]
-    """Inputs of the backbone that text encoders make -> the encoder of each."""
+    """Inputs that text encoders make, of the conditioner or else of the backbone -> the encoder of each."""
+
+    conditioned: ClassVar[bool]
+    """Whether a conditioner makes what the backbone is fed besides the state, once a batch for all noise levels."""
 
     masked: ClassVar[bool]
     """Whether the backbone is told which text is padding; else padding is text like any other."""
@@ -75,11 +79,19 @@ class Architecture(ABC):
         self.manifest = manifest
 
     @abstractmethod
-    def constants(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
-        """What the backbone is fed besides the state, the noise level and the conditions, the same at each evaluation.
+    def constants(self, tokens: Sequence[int], width: int, grid: Grid) -> dict[str, Array]:
+        """What conditioner or backbone is fed of the sizes alone, besides state, noise level, guidance and conditions.
 
         tokens: text tokens of each image of the batch. width: those that it is fed.
         """
+
+    def levels(self, sigmas: Sequence[float], guidance: float, batch: int) -> dict[str, Array]:
+        """What conditioner or backbone is fed of the noise levels: float32 [levels * batch], the levels of all images
+        one after the other: that of image ``b`` at level ``l`` is row ``l * batch + b``."""
+        fed: dict[str, Array] = {"timestep": np.repeat(self.as_trained(sigmas), batch)}
+        if self.conditioned:
+            fed["guidance"] = self.as_trained(np.full(len(sigmas) * batch, guidance))
+        return fed
 
     @abstractmethod
     def bfloat16_levels(self, values: Levels) -> Levels:
@@ -118,6 +130,7 @@ class Architecture(ABC):
         patch, encoder = self.manifest.latent.patch, self.text_ports[SEQUENCE]
         shared = {
             "batch": batch,
+            "levels": batch * min(self.manifest.schedule.nfe, LEVELS_A_RUN),
             "image_tokens": grid.tokens,
             "rows": grid.rows * patch,
             "columns": grid.columns * patch,

@@ -1,4 +1,4 @@
-"""FLUX: CLIP and T5 before the backbone, guidance as its input, text without positions."""
+"""FLUX: CLIP and T5, then a conditioner that noise levels and guidance enter; text without positions."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from runtime.architectures.conditioning import Levels, scaled_bfloat16
 
 
 class Flux(Architecture):
-    """CLIP, T5, the backbone and the VAE decoder."""
+    """CLIP, T5, the conditioner, the backbone and the VAE decoder."""
 
     text_ports = MappingProxyType({"pooled_projections": "clip", SEQUENCE: "t5"})
+    conditioned = True
     masked = False
 
     def bfloat16_levels(self, values: Levels) -> Levels:
         """Rounded before the factor of 1000 and after it."""
         return scaled_bfloat16(values)
 
-    def constants(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
-        """Guidance as the student was trained, and the positions."""
+    def constants(self, tokens: Sequence[int], width: int, grid: Grid) -> dict[str, Array]:
+        """The positions."""
         return {
-            "guidance": self.as_trained(np.full(len(tokens), guidance)),
             "img_ids": layout.image_ids(grid.rows, grid.columns),
             "txt_ids": np.zeros((width, 3), dtype=np.float32),
         }

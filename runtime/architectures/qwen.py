@@ -16,13 +16,14 @@ class Qwen(Architecture):
     """The text path of Qwen2.5-VL, the backbone and the VAE decoder."""
 
     text_ports = MappingProxyType({SEQUENCE: "text"})
+    conditioned = False
     masked = True
 
     def bfloat16_levels(self, values: Levels) -> Levels:
         """Rounded once: the factor of 1000 comes in float32."""
         return to_bfloat16(values)
 
-    def constants(self, tokens: Sequence[int], width: int, guidance: float, grid: Grid) -> dict[str, Array]:
+    def constants(self, tokens: Sequence[int], width: int, grid: Grid) -> dict[str, Array]:
         """The mask and the positions; guidance was distilled into the student and is not fed."""
         return {
             f"{SEQUENCE}_mask": (np.arange(width) < np.array(tokens)[:, None]).astype(np.int64),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.schema import LEVELS_A_RUN
 from runtime import noise, solver
 from runtime.architectures import architecture_of, layout
 from runtime.architectures.base import SEQUENCE, Array, Conditions, Grid, Tokens
@@ -54,6 +55,24 @@ class Networks:
         if actual != expected:
             raise BackendError(f"the backbone gave outputs of shapes {actual}; its manifest makes them {expected}")
         return field
+
+    def condition(
+        self, levels: Mapping[str, Array], conditions: Mapping[str, Array], batch: int
+    ) -> tuple[dict[str, Array], Array]:
+        """What the conditioner makes of a batch: the backbone's inputs of all evaluations, and of each.
+
+        levels: as :meth:`runtime.architectures.base.Architecture.levels`. Returns the first by port, and the
+        modulation [levels, batch, M].
+        """
+        count = len(levels["timestep"]) // batch
+        made: dict[str, Array] = {}
+        rows = []
+        for first in range(0, count, LEVELS_A_RUN):
+            some = {port: values[first * batch : (first + LEVELS_A_RUN) * batch] for port, values in levels.items()}
+            pooled = np.tile(conditions["pooled_projections"], (len(some["timestep"]) // batch, 1))
+            made = dict(self._networks["conditioner"].run({**conditions, **some, "pooled_projections": pooled}))
+            rows.append(made.pop("modulation"))
+        return made, np.concatenate(rows).reshape(count, batch, -1)
 
     def decode(self, x: Tokens, grid: Grid) -> tuple[Pixels, ...]:
         """The images of packed latents."""
@@ -125,13 +144,19 @@ class ArrayBatch(Batch):
             channels = self.architecture.manifest.momentum.packed_channels
             self._x = np.stack([noise.normal(settings.seeds[j], self.grid.tokens, channels) for j in members])
         tokens, width = conditions.tokens.tolist(), conditions.values[SEQUENCE].shape[1]
-        constants = self.architecture.constants(tokens, width, settings.guidance, self.grid)
-        self._fed = {**conditions.values, **constants}
+        self._fed = {**conditions.values, **self.architecture.constants(tokens, width, self.grid)}
+        levels = self.architecture.levels(settings.sigmas[:-1], settings.guidance, len(self._x))
+        if self.architecture.conditioned:
+            with clock.stage("text"):
+                self._fed, modulation = networks.condition(levels, self._fed, len(self._x))
+            self._of_level = {"modulation": modulation}
+        else:
+            self._of_level = {port: rows.reshape(settings.nfe, -1) for port, rows in levels.items()}
 
     def evaluate(self, index: int) -> None:
         with self._clock.stage("backbone"):
-            timestep = self.architecture.as_trained(np.full(len(self._x), self.settings.sigmas[index]))
-            self._field = self._networks.evaluate({"hidden_states": self._x, "timestep": timestep, **self._fed})
+            own = {port: rows[index] for port, rows in self._of_level.items()}
+            self._field = self._networks.evaluate({"hidden_states": self._x, **own, **self._fed})
 
     def advance(self, index: int) -> None:
         self._x = self._at(index, self.settings.sigmas[index + 1])

@@ -14,6 +14,7 @@ from export.networks.flux_student import flux_student_network
 from export.weights.merge import MergedStudent, merge
 from tests.export.pipelines import Sources
 
+
 @pytest.fixture(scope="module")
 def student(sources: Sources) -> MergedStudent:
     return merge(sources.base / "transformer", sources.adapter)
