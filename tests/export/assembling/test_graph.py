@@ -26,18 +26,36 @@ from export.passes.transpose_weights import transpose_weights
 from export.weights.merge import merge
 from tests.export.conftest import MODES, WIDTH, Built, Sources
 
+INNER, ROTARY = 32, 16
+MODULATION = 576
+"""17 times the width, filled up to a multiple of 64."""
+
 PORTS = {
     "clip": ({"input_ids": ["batch", 24]}, {"pooled": ["batch", WIDTH]}),
     "t5": ({"input_ids": ["batch", "text_tokens"]}, {"sequence": ["batch", "text_tokens", WIDTH]}),
+    "conditioner": (
+        {
+            "timestep": ["levels"],
+            "guidance": ["levels"],
+            "pooled_projections": ["levels", WIDTH],
+            "encoder_hidden_states": ["batch", "text_tokens", WIDTH],
+            "img_ids": ["image_tokens", 3],
+            "txt_ids": ["text_tokens", 3],
+        },
+        {
+            "modulation": ["levels", MODULATION],
+            "context": ["batch", "text_tokens", INNER],
+            "image_rotary": ["image_tokens", 2 * ROTARY],
+            "text_rotary": ["text_tokens", 2 * ROTARY],
+        },
+    ),
     "backbone": (
         {
             "hidden_states": ["batch", "image_tokens", 16],
-            "encoder_hidden_states": ["batch", "text_tokens", WIDTH],
-            "pooled_projections": ["batch", WIDTH],
-            "timestep": ["batch"],
-            "guidance": ["batch"],
-            "img_ids": ["image_tokens", 3],
-            "txt_ids": ["text_tokens", 3],
+            "modulation": ["batch", MODULATION],
+            "context": ["batch", "text_tokens", INNER],
+            "image_rotary": ["image_tokens", 2 * ROTARY],
+            "text_rotary": ["text_tokens", 2 * ROTARY],
         },
         {
             "means": ["batch", "image_tokens", MODES, 16],

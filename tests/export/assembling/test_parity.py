@@ -40,11 +40,11 @@ def test_relative_error() -> None:
 
 def test_every_network_was_measured_at_three_shapes_and_holds(built: Built) -> None:
     parity = open_bundle(built.bundle).manifest.parity
-    for name in ("clip", "t5", "backbone", "vae_decoder"):
+    for name in ("clip", "t5", "conditioner", "backbone", "vae_decoder"):
         results = [result for result in parity if result.network == name]
         assert len({tuple(sorted(result.shape.items())) for result in results}) == 3
         assert all(0 < result.relative_error <= result.limit == LIMITS["fp32"] for result in results)
-    assert parity_table(parity).row_count == 12
+    assert parity_table(parity).row_count == 15
 
 
 @pytest.mark.parametrize("value", [0.01, math.nan])

@@ -18,7 +18,7 @@ def test_fp32_is_float32_throughout(target: str) -> None:
 
 @pytest.mark.parametrize("target", GPUS)
 def test_what_overflows_in_float16_is_bfloat16_on_a_gpu(target: str) -> None:
-    assert {compute_dtype(name, Precision.FP16, target) for name in ("clip", "backbone")} == {"float16"}
+    assert {compute_dtype(name, Precision.FP16, target) for name in ("clip", "conditioner", "backbone")} == {"float16"}
     assert {compute_dtype(name, Precision.FP16, target) for name in TEXT_AND_VAE} == {"bfloat16"}
     for precision in (Precision.BF16, Precision.FP8):
         assert {compute_dtype(name, precision, target) for name in ("clip", "backbone", *TEXT_AND_VAE)} == {"bfloat16"}

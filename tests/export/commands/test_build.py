@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
     manifest = open_bundle(built.bundle).manifest
     assert (manifest.model, manifest.precision, manifest.target) == ("tiny", "fp32", "cpu")
-    assert set(manifest.networks) == {"clip", "t5", "backbone", "vae_decoder"}
+    assert set(manifest.networks) == {"clip", "t5", "conditioner", "backbone", "vae_decoder"}
     assert manifest.networks["backbone"].outputs[0].shape == ["batch", "image_tokens", MODES, 16]
     schedule = manifest.schedule
     assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)

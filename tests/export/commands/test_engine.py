@@ -26,7 +26,7 @@ from tests.export.tensorrt.graphs import rtx
 from tests.runtime import small_bundle
 
 ROOT = Path(__file__).parents[3]
-NETWORKS = ["backbone", "clip", "t5", "vae_decoder"]
+NETWORKS = ["backbone", "clip", "conditioner", "t5", "vae_decoder"]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_an_interrupted_build_goes_on_with_the_complete_plans(
 
     def stop_at_t5(path: Path, *arguments, **options):  # type: ignore[no-untyped-def]
         built.append(options["name"])
-        if options["name"] == "t5" and len(built) == 3:
+        if options["name"] == "t5" and len(built) == 4:
             raise KeyboardInterrupt
         return original(path, *arguments, **options)
 
@@ -153,7 +153,7 @@ def test_an_interrupted_build_goes_on_with_the_complete_plans(
     clip.write_bytes(clip.read_bytes()[:-1] + b"\0")
     moved = work.rename(tmp_path / "moved")
     assert run(engine.main, [*command[:-1], str(moved)]) == 0
-    assert built == ["backbone", "clip", "t5", "clip", "t5", "vae_decoder"]
+    assert built == ["backbone", "clip", "conditioner", "t5", "clip", "t5", "vae_decoder"]
     open_bundle(out)
 
 
