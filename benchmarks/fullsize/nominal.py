@@ -1,4 +1,4 @@
-"""A calibration of nominal scales for a synthetic student: ``python -m benchmarks.fullsize.nominal MODEL DIR OUT``.
+"""A calibration of nominal scales for a synthetic student: ``python -m benchmarks.fullsize.nominal DIR OUT``.
 
 It is marked synthetic: the same bound for every linear, of no meaning for images, but of the true size and keyed by
 the digest of the student that DIR/base and DIR/adapter make, as the build asks for.
@@ -9,8 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foundation.cli import ArgumentParser, run
+
+if TYPE_CHECKING:
+    from export.fp8.calibration import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.fp8.calibration import write_calibration
 
     parser = ArgumentParser(prog="python -m benchmarks.fullsize.nominal", description="Write nominal FP8 scales.")
-    parser.add_argument("model", choices=("flux", "qwen"))
     parser.add_argument("folder", type=Path, help="has base and adapter")
     parser.add_argument("out", type=Path, help="the calibration file to write")
     arguments = parser.parse_args(argv)
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def nominal_calibration(base: Path, adapter: Path):  # type: ignore[no-untyped-def]
+def nominal_calibration(base: Path, adapter: Path) -> Calibration:
     """The calibration of the student that the adapter makes of ``base``/transformer. Raises ArcFlowError.
 
     Reads all of both to digest them.

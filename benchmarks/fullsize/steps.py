@@ -1,8 +1,13 @@
-"""What ``make fullsize`` does: the parts, their steps and what each needs, as data."""
+"""What ``make fullsize`` does: the parts, their steps and what each needs."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from foundation.errors import ArcFlowError
+from foundation.measuring import memory_bytes
 
 GB = 1_000_000_000
 GIB = 1 << 30
@@ -67,7 +72,7 @@ def _synthesise(model: str) -> Step:
 def _calibrate(model: str) -> Step:
     return Step(
         title=f"{model}: nominal scales",
-        command=("-m", "benchmarks.fullsize.nominal", model, "{folder}", "{folder}/nominal.json"),
+        command=("-m", "benchmarks.fullsize.nominal", "{folder}", "{folder}/nominal.json"),
         result="nominal.json",
     )
 
@@ -132,3 +137,26 @@ PARTS = {
     )
 }
 """By the name that ``--part`` takes, in the order of ``--part all``."""
+
+
+class NoRoomError(ArcFlowError):
+    """The machine has too little disk or memory for a part."""
+
+
+def check(part: Part, folder: Path) -> None:
+    """Reject a part that does not fit. folder: where it will work. Raises NoRoomError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < part.disk:
+        raise NoRoomError(
+            f"part {part.name} needs {part.disk / 1e9:.0f} GB of disk, {folder} has {free / 1e9:.0f} GB free; "
+            "name a larger place with --work"
+        )
+    available = memory_bytes("MemAvailable")
+    if available is None:
+        raise NoRoomError("memory is read from /proc, which this system does not have; run this on Linux")
+    if available < part.memory:
+        raise NoRoomError(
+            f"part {part.name} needs {part.memory / GIB:.0f} GiB of memory, {available / GIB:.1f} GiB are available; "
+            "end other programs, or use a larger machine"
+        )

@@ -6,7 +6,7 @@ traced, simplified and checked just as the exporter does it; its weights become 
 
 from __future__ import annotations
 
-import importlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from export.precision import Precision
 
 TARGET = "onnx"
 
@@ -37,18 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def trace_hollow(model: str, network: str, folder: Path, precision: str) -> bytes:
+def trace_hollow(model: str, network: str, folder: Path, precision: Precision) -> bytes:
     """The serialised graph of a network of ``folder``/base, checked; weights are references. Raises ArcFlowError."""
+    from export.architectures import choose
     from export.assembling.graph import finish, trace
-    from export.precision import Precision, compute_dtype, opset
+    from export.precision import compute_dtype, opset
     from export.weights.merge import merged_student, plan_merge
 
-    architecture = importlib.import_module(f"export.{model}")
     base, adapter = folder / "base", folder / "adapter"
     student = merged_student(plan_merge(base / "transformer", adapter), base="synthetic", adapter="synthetic")
-    chosen = architecture.network(network, base, student, adapter)
-    kind = Precision(precision)
-    traced = trace(chosen, compute_dtype(network, kind, TARGET), opset(kind, TARGET))
+    chosen = choose(model).network(network, base, student, adapter)
+    traced = trace(chosen, compute_dtype(network, precision, TARGET), opset(precision, TARGET))
     _refer(traced)
     return finish(traced, chosen)
 
@@ -62,10 +63,7 @@ def _refer(model: ir.Model) -> None:
         if value.const_value is not None or value.dtype is None or value.shape is None:
             continue
         shape = ir.Shape(value.shape)
-        elements = 1
-        for size in value.shape:
-            elements *= int(size)
-        length = int(elements * value.dtype.itemsize)
+        length = int(math.prod(int(size) for size in value.shape) * value.dtype.itemsize)
         value.const_value = ir.ExternalTensor(
             "weights.safetensors", offset, length, value.dtype, shape=shape, name=name, base_dir="."
         )

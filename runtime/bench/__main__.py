@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin
 from runtime.bench.baselines import BASELINES
 from runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
     from runtime.bench.gpu import Gpu, MemoryWatch
-    from runtime.bench.measure import Measurement
+    from runtime.bench.measure import Measurement, Passage
     from runtime.pipeline import Pipeline
 
 _FOLDER = Path("arcflow-out")
@@ -47,30 +47,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = arguments.device or (_CPU if bundle.manifest.engine is None else "cuda")
     gpu = _gpu(device)
     from runtime.bench import baselines
-    from runtime.bench.table import table
+    from runtime.bench.table import text
 
     baselines.check(arguments, bundle.manifest)
-    pipeline, measured, memory = _measure(arguments, device)
+    begun = begin("python -m runtime.bench", argv)
+    pipeline, opened, measured, memory = _measure(arguments, device)
     subject = _subject(bundle, arguments)
     result: dict[str, Any] = {
+        **begun,
         **subject,
         "device": gpu.info.name if gpu else _CPU,
+        "gpu": asdict(gpu.info) if gpu else None,
         "backend": pipeline.backend,
-        "total_s": asdict(measured.total),
-        "stages_s": [asdict(stage) for stage in measured.stages],
-        "idle_s": asdict(measured.idle) if measured.idle else None,
-        "runs": measured.runs,
+        "open_s": opened,
+        **asdict(measured),
         "peak_bytes": memory,
         "gpu_bytes": dict(pipeline.memory()) if gpu else None,
         "roofline": _roofline(pipeline, bundle, arguments, measured, gpu) if arguments.roofline else None,
-        "machine": _machine(gpu),
     }
+    timeline = result.pop("timeline")
     pipeline.close()  # The baselines may need the memory.
     kinds = [kind for name in arguments.baseline for kind in BASELINES[name]]
     result["baselines"] = [baselines.run_baseline(kind, subject, arguments, bundle.manifest, device) for kind in kinds]
-    timeline = arguments.timeline or _FOLDER / f"timeline-{result['bundle']}.png"
-    _draw(timeline, result, measured)
-    sys.stdout.write(table(result) + f"\ntimeline: {timeline}\n" + json.dumps(result) + "\n")
+    image = arguments.timeline or _FOLDER / f"timeline-{result['bundle']}.png"
+    _draw(image, result, timeline)
+    sys.stdout.write(f"{text(result)}\ntimeline: {image}\n{as_line(result)}\n")
     return 0
 
 
@@ -141,8 +142,8 @@ def _gpu(device: str) -> Gpu | None:
     return find_gpu(ordinal)
 
 
-def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, dict[str, int]]:
-    """The open pipeline, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
+def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, float, Measurement, dict[str, int]]:
+    """The open pipeline, the seconds that took, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
     from runtime.bench.measure import measure, peak_memory
     from runtime.onnx_cuda import ordinal_of
     from runtime.pipeline import Pipeline
@@ -156,6 +157,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
     chosen = {name: getattr(arguments, name) for name in ("device", "backend", "low_vram") if getattr(arguments, name)}
     options = {name: getattr(arguments, name) for name in ("num_images", "nfe", "width", "height")}
     with watch as gpu_memory:
+        start = time.perf_counter()
         pipeline = Pipeline.open(
             arguments.model,
             precision=arguments.precision,
@@ -163,6 +165,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
             threads=arguments.threads,
             **chosen,
         )
+        opened = time.perf_counter() - start
         measured = measure(
             lambda seed: pipeline.generate(_prompt(arguments, seed), seed=seed, **options),
             arguments.runs,
@@ -172,7 +175,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
         memory = dict(peak_memory())  # Before the baselines and the roofline take their own.
         if gpu_memory:
             memory["gpu"] = gpu_memory.peak()
-    return pipeline, measured, memory
+    return pipeline, opened, measured, memory
 
 
 def _prompt(arguments: Namespace, run: int) -> str:
@@ -199,8 +202,7 @@ def _roofline(
     """For each network: cost, limit, what its evaluation took, and the share."""
     from runtime.backend import default_threads
     from runtime.bench.costs import costs_of, rows
-    from runtime.bench.measure import cpu_peak
-    from runtime.bench.peaks import gpu_peak
+    from runtime.bench.peaks import cpu_peak, gpu_peak
 
     sizes = pipeline.sizes(
         _prompt(arguments, 0), num_images=arguments.num_images, width=arguments.width, height=arguments.height
@@ -211,17 +213,11 @@ def _roofline(
     else:
         types = sorted({kind for cost in costs.values() for kind in cost.operations})
         peak = cpu_peak(types, arguments.threads or default_threads())
-    took = {stage.name: stage.median for stage in measured.stages}
+    took = {name: stage.median_s for name, stage in measured.stages.items()}
     return [asdict(row) for row in rows(costs, peak, took)]
 
 
-def _machine(gpu: Gpu | None) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": cores}
-    return machine if gpu is None else {**machine, "gpu": asdict(gpu.info)}
-
-
-def _draw(path: Path, result: Mapping[str, Any], measured: Measurement) -> None:
+def _draw(path: Path, result: Mapping[str, Any], timeline: Sequence[Passage]) -> None:
     """Write the timeline."""
     import io
 
@@ -230,7 +226,7 @@ def _draw(path: Path, result: Mapping[str, Any], measured: Measurement) -> None:
     from runtime.image import write_files
 
     buffer = io.BytesIO()
-    draw(title(result), programs(result, measured.timeline)).save(buffer, "PNG")
+    draw(title(result), programs(result, timeline)).save(buffer, "PNG")
     write_files({path: buffer.getvalue()})
 
 

@@ -1,13 +1,19 @@
-"""What a GPU can do at best: by its name from NVIDIA's own sheets, else from its clocks and its compute capability.
+"""What a machine can do at best. A CPU is measured; a GPU is known by name from NVIDIA's sheets, else by its clocks.
 
-Operations are dense ones (sheets often show twice as many, "with sparsity"), sums in float32, at the boost clock.
+Operations of a GPU are dense ones (sheets often show twice as many, "with sparsity"), sums in float32, at the boost
+clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
+from engines.schema import Network, Port
+from runtime.backend import OnnxRuntimeNetwork
 from runtime.bench.gpu import Gpu
 from runtime.bench.roofline import Peak
 from runtime.errors import BackendError
@@ -15,6 +21,8 @@ from runtime.errors import BackendError
 Float32 = Literal["tf32", "float32"]
 """What float32 products are computed in: TF32 (10 bits of mantissa), as TensorRT may, or float32 itself."""
 
+_MATRIX = 2048
+_COPY_BYTES = 256 << 20
 _TYPES = ("float32", "tf32", "float16", "bfloat16", "float8")
 
 _H100_SXM = (66.9, 494.7, 989.4, 989.4, 1978.9)
@@ -82,3 +90,47 @@ def _peak(operations: Mapping[str, float], bandwidth: float, source: str, float3
     shown = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in speeds.items())
     mode = " (as TF32)" if float32 == "tf32" else ""
     return Peak(speeds, bandwidth, f"{source}; TFLOP/s: {shown}{mode}; {bandwidth / 1e9:.0f} GB/s")
+
+
+def cpu_peak(types: Sequence[str], threads: int) -> Peak:
+    """What this CPU reaches at best, measured now: a float32 matrix product, and a copy that no cache holds.
+
+    types: those that the networks are stored in; a CPU computes all of them in float32. threads: of the product, which
+    runs where the networks run, in ONNX Runtime. Raises BackendError where the package onnx is not installed.
+    """
+    a, b = (np.random.default_rng(seed).random((_MATRIX, _MATRIX), dtype=np.float32) for seed in (0, 1))
+    ports = [Port(name, "float32", [_MATRIX, _MATRIX]) for name in "abc"]
+    spec = Network(file="product.onnx", inputs=ports[:2], outputs=ports[2:])
+    network = OnnxRuntimeNetwork("product", _product_model(), spec, threads)
+    product = _best(lambda: network.run({"a": a, "b": b}))
+    source, target = np.ones(_COPY_BYTES // 4, np.float32), np.zeros(_COPY_BYTES // 4, np.float32)
+    copy = _best(lambda: np.copyto(target, source))
+    speed = 2.0 * _MATRIX**3 / product
+    return Peak(
+        operations=dict.fromkeys(types, speed),
+        bandwidth=2.0 * _COPY_BYTES / copy,
+        source=f"measured: {speed / 1e9:.0f} GFLOP/s in a product of {_MATRIX} x {_MATRIX} on {threads} threads, "
+        f"{2.0 * _COPY_BYTES / copy / 1e9:.1f} GB/s in a copy of {_COPY_BYTES >> 20} MiB",
+    )
+
+
+def _product_model() -> bytes:
+    """c = a b, as an ONNX model."""
+    try:
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise BackendError("measuring the peak needs the package onnx: pip install 'arcflow[export]'") from error
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [_MATRIX, _MATRIX]) for name in "abc")
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def _best(work: Callable[[], object], times: int = 5) -> float:
+    """The least seconds of several runs: what the machine can do, not what it does on average."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
