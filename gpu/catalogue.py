@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gpu.flux.modes import MODES, USUAL
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Options:
     bundle: Path | None = None
     out: Path = Path("out") / "gpu"
 
+    def pick(self, true: T, smoke: T, rehearsed: T) -> T:
+        """The one that is asked for: of a run whose figures count, of a small one, of the smallest."""
+        return rehearsed if self.rehearse else smoke if self.smoke else true
+
 
 PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
         Part("scenarios", "gpu.parts.scenarios", "the runtime's device: kernels, graphs, events, memory", limit=120),
-        Part("machine", "gpu.parts.machine", "what is there: device, versions, and the rates it reaches", limit=120),
+        Part("machine", "gpu.parts.machine", "the GPU as runtime and torch see it, the rates it reaches", limit=120),
         Part("graphs", "gpu.parts.graphs", "CUDA graph of solver and stub network: host time, gap", limit=120),
         Part("solver", "gpu.parts.solver", "solver kernel: golden vectors, float64, bandwidth, torch", ("torch",)),
         Part("sanitizer", "gpu.parts.sanitizer", "compute-sanitizer over the scenarios: memory, races", limit=240),

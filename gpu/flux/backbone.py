@@ -148,9 +148,9 @@ class _Attention(nn.Module):
         k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
         both = attend(q, k, torch.cat([text_v, v], dim=1), rotation)
         tokens = text.shape[1]
-        picture: Tensor = self.to_out[0](both[:, tokens:].contiguous())
+        image: Tensor = self.to_out[0](both[:, tokens:].contiguous())
         words: Tensor = self.to_add_out(both[:, :tokens].contiguous())
-        return picture, words
+        return image, words
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim))

@@ -49,8 +49,8 @@ class Ends:
 
         grid = x.unflatten(1, (self.side, self.side)).unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5)
         latent = (grid.flatten(4, 5).flatten(2, 3) / self.scaling + self.shift).to(torch.bfloat16)
-        picture: Tensor = self.vae.decode(latent.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
-        levels = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round()
+        image: Tensor = self.vae.decode(latent.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
+        levels = ((image[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round()
         return levels.to(torch.uint8).permute(1, 2, 0).contiguous()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu.kernels.fields import Field, Placed, Size, download, free, poison, random_field, reserve, upload
+from gpu.kernels.fields import Field, Size, download, free, poison, put, random_field, reserve, upload
 from gpu.records import Emit
 
 if TYPE_CHECKING:
@@ -180,31 +180,6 @@ def check_neighbours(emit: Emit, device: Device) -> None:
     emit("search for NaN and infinity", f"answers {answers}", answers == [0, 1, 1, 1], check=True)
     device.free(buffer)
     device.free(target)
-
-
-def put(device: Device, placed: Placed, levels: tuple[float, float, float], *, raw: bool = False, out: int = 0) -> None:
-    """One step on the stream, at these noise levels. out: another place for the new state."""
-    from runtime.cuda.interface import Advance
-
-    size = placed.size
-    device.advance(
-        Advance(
-            means=placed.means,
-            logweights=placed.logweights,
-            loggammas=placed.loggammas,
-            x=placed.x,
-            out=out or placed.out,
-            tokens=size.all_tokens,
-            modes=size.modes,
-            channels=size.channels,
-            positions=4,
-            sigma_src=levels[0],
-            sigma_a=levels[1],
-            sigma_b=levels[2],
-            dtype=size.dtype,
-            raw_logits=raw,
-        )
-    )
 
 
 def compare(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu import pictures
+from gpu import images
 from gpu.catalogue import Options
 from gpu.device import need_gpu, open_gpu
 from gpu.records import Printer, SkipPartError, guarded
@@ -50,7 +50,7 @@ def run(printer: Printer, options: Options) -> None:
     if not _load_each(printer, bundle, toolkit, names):
         return
     what = f"tiny, plans for {names}"
-    guarded(printer, what, partial(_pictures, printer, options, bundle, what))
+    guarded(printer, what, partial(_images, printer, options, bundle, what))
 
 
 def _build(source: Path, out: Path) -> Path:
@@ -91,19 +91,19 @@ def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bo
     return not failed
 
 
-def _pictures(printer: Printer, options: Options, bundle: Bundle, what: str) -> None:
+def _images(printer: Printer, options: Options, bundle: Bundle, what: str) -> None:
     from runtime import Pipeline
     from runtime.cuda.opening import open_cuda
 
     reference = Pipeline.open(REFERENCE, target="cpu")
     pipeline = Pipeline(open_cuda(bundle, foreign_gpu=True))
     limit = LIMITS[bundle.manifest.precision]
-    guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, limit))
-    guarded(printer, what, partial(pictures.measure, printer, what, pipeline, 5 if options.smoke else 50))
+    guarded(printer, what, partial(images.compare, printer, what, pipeline, reference, limit))
+    guarded(printer, what, partial(images.measure, printer, what, pipeline, options.pick(50, 5, 5)))
     pipeline.close()
     frugal = Pipeline(open_cuda(bundle, foreign_gpu=True, low_vram=True))
     what = f"{what}, low_vram"
-    guarded(printer, what, partial(pictures.compare, printer, what, frugal, reference, limit))
+    guarded(printer, what, partial(images.compare, printer, what, frugal, reference, limit))
     frugal.close()
 
 

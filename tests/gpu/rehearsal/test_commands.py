@@ -47,8 +47,9 @@ def _run(which: str, folder: Path, tree: Path) -> tuple[int, dict[str, Any], str
     environment.pop("PYTHONPATH", None)
     command = ["sh", "gpu/travel/on_gpu.sh", which, str(folder / which), str(folder / "out")]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    parts = json.loads((folder / "out" / f"{which}.json").read_text())["parts"]
-    return done.returncode, parts, done.stdout + done.stderr
+    record = json.loads((folder / "out" / f"{which}.json").read_text())
+    assert record["machine"]["gpus"][0]["name"] == "NVIDIA H100 played" and record["command"].startswith("python gpu/")
+    return done.returncode, record["parts"], done.stdout + done.stderr
 
 
 def _held(part: dict[str, Any]) -> bool:
@@ -66,7 +67,7 @@ def test_both_commands(folder: Path, tmp_path: Path) -> None:
         f"sanitizer: {tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
     ]
     gap = next(record for record in parts["graphs"]["records"] if record["what"].endswith("as a graph"))
-    assert gap["how"] == "replayed" and gap["bound_us"] > 0 and gap["held"] is None  # Only 4,096 tokens are held to it.
+    assert gap["how"] == "replayed" and gap["bound_s"] > 0 and gap["held"] is None  # Only 4,096 tokens are held to it.
 
     tree = tmp_path / "tree"
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -79,7 +80,7 @@ def test_both_commands(folder: Path, tmp_path: Path) -> None:
     assert code == 0, said
     assert list(parts) == ["provider", "flux", "distil"]
     assert all(part["state"] == "done" and _held(part) for part in parts.values()), said
-    assert {"FLUX, eager", "FLUX, picture", "FLUX, prompt to picture"} <= {r["what"] for r in parts["flux"]["records"]}
+    assert {"FLUX, eager", "FLUX, image", "FLUX, prompt to image"} <= {r["what"] for r in parts["flux"]["records"]}
     assert (folder / "kept" / "site" / "carried.py").is_file()
 
 
