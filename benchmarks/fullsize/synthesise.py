@@ -22,6 +22,7 @@ from statistics import NormalDist
 import numpy as np
 
 from benchmarks.fullsize.shapes import RANK, Model, Shapes, adapter_shapes, component_shapes, published
+from export.weights.layout import Entry, header
 from foundation.cli import ArgumentParser, run
 
 SHARD = {"flux": 10_000_000_000, "qwen": 5_000_000_000}
@@ -185,15 +186,8 @@ def _quantiles() -> np.ndarray:
 
 
 def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, shape in shapes.items():
-        end = offset + 2 * math.prod(shape)
-        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The format wants the data aligned to 8 bytes.
-    return len(text).to_bytes(8, "little") + text
+    entries = [Entry(name, "BF16", shape) for name, shape in shapes.items()]
+    return header(entries, metadata, 8)  # The format wants the data aligned to 8 bytes.
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class _Widening(nn.Module):
         self.proj = nn.Linear(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return gelu(self.proj(x))
 
 
 class _FeedForward(nn.Module):
@@ -137,16 +137,16 @@ class _Attention(nn.Module):
     def single(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Attention of one sequence [B, S, width]."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
-        return attend(self.norm_q(q), self.norm_k(k), v, rotation)
+        return attention(rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation), v)
 
     def joint(self, x: Tensor, text: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Attention of image and text together: (image, text)."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
         added = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
         text_q, text_k, text_v = (self._heads(linear(text)) for linear in added)
-        q = torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1)
-        k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
-        both = attend(q, k, torch.cat([text_v, v], dim=1), rotation)
+        q = rotate(torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1), rotation)
+        k = rotate(torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1), rotation)
+        both = attention(q, k, torch.cat([text_v, v], dim=1))
         tokens = text.shape[1]
         image: Tensor = self.to_out[0](both[:, tokens:].contiguous())
         words: Tensor = self.to_add_out(both[:, :tokens].contiguous())
@@ -194,7 +194,7 @@ class SingleBlock(nn.Module):
         both = torch.cat([text, x], dim=1)
         shift, scale, gate = self.norm(conditioning)
         normed = norm(both) * (1 + scale) + shift
-        hidden = F.gelu(self.proj_mlp(normed), approximate="tanh")
+        hidden = gelu(self.proj_mlp(normed))
         both = both + gate * self.proj_out(torch.cat([self.attn.single(normed, rotation), hidden], dim=2))
         return both[:, tokens:], both[:, :tokens]
 
@@ -232,12 +232,21 @@ class Backbone(nn.Module):
         x = self.x_embedder(hidden_states)
         levels = (timestep.to(dtype) * 1000, guidance.to(dtype) * 1000)
         conditioning = self.time_text_embed(*levels, pooled_projections)
-        text = self.context_embedder(encoder_hidden_states)
-        rotation = rotations(torch.cat([txt_ids, img_ids]), self.size.axes_dims_rope)
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+        text, rotation = self.context_embedder(encoder_hidden_states), self.rotation(txt_ids, img_ids)
+        for block in self.transformer_blocks:
             x, text = block(x, text, conditioning, rotation)
         scale, shift = self.norm_out(conditioning)
-        return (self.proj_out(norm(x) * (1 + scale) + shift),)
+        return (self.proj_out(norm(self.singles(x, text, conditioning, rotation)) * (1 + scale) + shift),)
+
+    def rotation(self, txt_ids: Tensor, img_ids: Tensor) -> Rotation:
+        """Of all positions, the text's first."""
+        return rotations(torch.cat([txt_ids, img_ids]), self.size.axes_dims_rope)
+
+    def singles(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> Tensor:
+        """The image after the single blocks."""
+        for block in self.single_transformer_blocks:
+            x, text = block(x, text, conditioning, rotation)
+        return x
 
 
 def rotations(ids: Tensor, axes: tuple[int, ...]) -> Rotation:
@@ -275,9 +284,12 @@ def norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, S, heads, head_dim] each -> [B, S, width]."""
-    q, k = rotate(q, rotation), rotate(k, rotation)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return mixed.transpose(1, 2).flatten(2, 3)
 

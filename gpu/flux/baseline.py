@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu.flux.modes import Mode
 from gpu.records import SkipPartError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from runtime.cuda.interface import Device
 
 SHIFT = 3.2
+
+Network = TypeVar("Network", bound="nn.Module")
 
 Solver = Callable[["MomentumField", "Tensor", float, float], "Tensor"]
 """The state at the second level from that at the first, which is the segment's start."""
@@ -180,14 +182,13 @@ def difference(latent: Tensor, work: Path, name: str, first: bool) -> float | No
     return float((latent.cpu() - reference).norm() / reference.norm())
 
 
-def randomise(model: Backbone) -> Backbone:
+def randomise(model: Network) -> Network:
     """Random weights in place, of a size that keeps activations finite; norms' own weights about 1."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if ".norm_" in name and parameter.ndim == 1 else 0.0, 0.02)
-    return model.eval().requires_grad_(False)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        own = "norm" in name and name.endswith("weight") and parameter.ndim == 1
+        parameter.normal_(1.0 if own else 0.0, 0.02)
+    return model.eval()
 
 
 def in_diffusers(backbone: Backbone) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpu.flux.baseline import randomise
 from gpu.records import SkipPartError
 
 if TYPE_CHECKING:
@@ -82,14 +83,11 @@ def make_ends(where: str, side: int, tiny: bool) -> Ends:
 
 
 def _on(model: Any, where: str) -> Any:
-    """Random weights in bfloat16 of a size that keeps values finite; buffers that count positions do so again."""
+    """Random weights in bfloat16; buffers that count positions do so again."""
     import torch
 
     model = model.to(torch.bfloat16).to_empty(device=where)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.02)
-        for name, buffer in model.named_buffers():
-            if name.endswith("position_ids"):
-                buffer.copy_(torch.arange(buffer.shape[-1], device=where).expand_as(buffer))
-    return model.eval().requires_grad_(False)
+    for name, buffer in model.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1], device=where).expand_as(buffer))
+    return randomise(model)
