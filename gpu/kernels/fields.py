@@ -141,10 +141,10 @@ def put(device: Device, placed: Placed, levels: tuple[float, float, float], *, r
     )
 
 
-def download(device: Device, placed: Placed) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The new state, float32 [tokens of the batch, channels]."""
+def download(device: Device, placed: Placed, state: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The new state, or that at another address: float32 [tokens of the batch, channels]."""
     out = np.empty((placed.size.all_tokens, placed.size.channels), np.float32)
-    device.download(placed.out, out)
+    device.download(state or placed.out, out)
     return out
 
 

@@ -14,9 +14,9 @@ from foundation.measuring import Timing, timing
 from gpu.catalogue import Options
 from gpu.device import open_gpu
 from gpu.kernels.checks import LEVELS
-from gpu.kernels.fields import Placed, Size, put, reserve
+from gpu.kernels.fields import Size, download, put, reserve
 from gpu.kernels.speed import large_copy
-from gpu.kernels.stub import Stub, StubField, factor, load_stub
+from gpu.kernels.stub import Stub, factor, load_stub
 from gpu.records import Emit, Printer, guarded
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, ra
     def image() -> None:
         device.copy(placed.x, noise, tokens * size.channels * 4)
         for slot, levels in enumerate(LEVELS[:2]):
-            stub(_field(placed), times, slot, STUB_NANOSECONDS)
+            stub(placed, times, slot, STUB_NANOSECONDS)
             put(device, placed, levels, out=placed.x)
 
-    wanted = _read(device, noise, size).astype(np.float64)
+    wanted = download(device, placed).astype(np.float64)
     for levels in LEVELS[:2]:
         wanted = wanted * factor(size.modes, *levels)
 
@@ -71,9 +71,9 @@ def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, ra
         return "launched"
 
     eager = _passes(device, times, rounds, launched)
-    first = _read(device, placed.x, size)
+    first = download(device, placed, placed.x)
     graph = _passes(device, times, rounds, lambda: device.replay(("image", tokens), image), warm_up=3)
-    second = _read(device, placed.x, size)
+    second = download(device, placed, placed.x)
     error = float(np.linalg.norm(second - wanted) / np.linalg.norm(wanted))
     refusals = list(getattr(device, "refusals", {}).values())
     emit(
@@ -119,16 +119,3 @@ def _passes(
         device.download(times, notes)
         gaps.append((int(notes[2]) - int(notes[1])) / 1e9)
     return how, timing(hosts[warm_up:], calls=2), timing(gaps[warm_up:])
-
-
-def _field(placed: Placed) -> StubField:
-    size = placed.size
-    return StubField(
-        placed.x, placed.means, placed.logweights, placed.loggammas, size.all_tokens, size.modes, size.channels
-    )
-
-
-def _read(device: Device, address: int, size: Size) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    values = np.empty((size.all_tokens, size.channels), np.float32)
-    device.download(address, values)
-    return values

@@ -62,34 +62,29 @@ def gpu_peak(gpu: Gpu, float32: Float32 = "tf32") -> Peak:
 
     Raises BackendError where neither its name nor its capability is known.
     """
-    sheet = _SHEETS.get(gpu.info.name)
-    if sheet is not None:
-        speeds, bandwidth, source = sheet
-        operations = {kind: speed * 1e12 for kind, speed in zip(_TYPES, speeds, strict=False)}
-        return _peak(operations, bandwidth * 1e9, f"{gpu.info.name}: {source}", float32)
-    rates = _RATES.get(gpu.info.capability)
-    if rates is None:
-        known = ", ".join(_RATES)
-        raise BackendError(
-            f"the peak of {gpu.info.name} ({gpu.info.capability}) is not known; known are {known}: leave --roofline out"
+    info = gpu.info
+    if info.name in _SHEETS:
+        teras, gigas, sheet = _SHEETS[info.name]
+        speeds, bandwidth = [tera * 1e12 for tera in teras], gigas * 1e9
+        source = f"{info.name}: {sheet}"
+    elif info.capability in _RATES:
+        speeds = [rate * info.multiprocessors * gpu.clock for rate in _RATES[info.capability]]
+        bandwidth = gpu.bandwidth
+        source = (
+            f"{info.name}: {info.multiprocessors} multiprocessors of {info.capability} at {gpu.clock / 1e6:.0f} MHz, "
+            "memory as the driver says"
         )
-    speed = gpu.info.multiprocessors * gpu.clock
-    source = (
-        f"{gpu.info.name}: {gpu.info.multiprocessors} multiprocessors of {gpu.info.capability} at "
-        f"{gpu.clock / 1e6:.0f} MHz, memory as the driver says"
-    )
-    return _peak(
-        {kind: rate * speed for kind, rate in zip(_TYPES, rates, strict=False)}, gpu.bandwidth, source, float32
-    )
-
-
-def _peak(operations: Mapping[str, float], bandwidth: float, source: str, float32: Float32) -> Peak:
-    """The peak with one speed for float32; the sentence says which, and the bandwidth."""
-    speeds = {kind: speed for kind, speed in operations.items() if kind != "tf32"}
-    speeds["float32"] = operations[float32]
-    shown = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in speeds.items())
+    else:
+        raise BackendError(
+            f"the peak of {info.name} ({info.capability}) is not known; known are {', '.join(_RATES)}: "
+            "leave --roofline out"
+        )
+    operations = dict(zip(_TYPES, speeds, strict=False))
+    operations["float32"] = operations[float32]
+    del operations["tf32"]
+    named = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in operations.items())
     mode = " (as TF32)" if float32 == "tf32" else ""
-    return Peak(speeds, bandwidth, f"{source}; TFLOP/s: {shown}{mode}; {bandwidth / 1e9:.0f} GB/s")
+    return Peak(operations, bandwidth, f"{source}; TFLOP/s: {named}{mode}; {bandwidth / 1e9:.0f} GB/s")
 
 
 def cpu_peak(types: Sequence[str], threads: int) -> Peak:

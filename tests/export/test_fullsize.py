@@ -19,7 +19,7 @@ from benchmarks.fullsize.graphs import graph_facts
 from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure
 from benchmarks.fullsize.shapes import Model, adapter_shapes, component_shapes, published
 from benchmarks.fullsize.steps import PARTS, NoRoomError, Part, Step, check
-from benchmarks.fullsize.synthesise import bytes_of, synthesise, write_hollow_model
+from benchmarks.fullsize.synthesise import bytes_of, nominal_calibration, synthesise, write_hollow_model
 from export import architectures
 from export.weights.files import open_folder, tensor_set
 from export.weights.merge import merged_student, plan_merge
@@ -268,8 +268,6 @@ def test_the_command_says_so_where_a_step_makes_nothing(
 
 
 def test_the_nominal_calibration_is_the_students(tmp_path: Path) -> None:
-    from benchmarks.fullsize.nominal import nominal_calibration
-
     synthesise(small("qwen"), tmp_path, rank=2)
     calibration = nominal_calibration(tmp_path / "base", tmp_path / "adapter")
     assert calibration.synthetic
