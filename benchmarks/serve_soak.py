@@ -13,11 +13,11 @@ import contextlib
 import io
 import json
 import sys
-import threading
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,21 +45,11 @@ class SoakError(ArcFlowError):
 
 @dataclass
 class Ledger:
-    """What the callers saw. Guarded by ``lock``."""
+    """What the callers saw: answers by seed, the seconds of each, and what was wrong."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    next_seed: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-
-    def take(self, end: int) -> int | None:
-        """The next seed, or None where all up to ``end`` are taken."""
-        with self.lock:
-            if self.next_seed >= end:
-                return None
-            self.next_seed += 1
-            return self.next_seed - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,18 +75,18 @@ def soak(arguments: Namespace) -> dict[str, Any]:
     program, library = NATIVE / "bin" / "arcflow-serve", onnxruntime_library()
     if not program.is_file() or library is None:
         raise SoakError(f"{program} or the package onnxruntime is missing: run make native")
+    total = arguments.warm_up + arguments.requests
     options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library)]
     with Server(program, options) as server:
         ledger = Ledger()
-        work(server, ledger, arguments.warm_up, arguments.connections)
+        work(server, ledger, range(arguments.warm_up), arguments.connections)
         ledger.seconds.clear()
         warm, began = server.resident_bytes(), time.monotonic()
-        work(server, ledger, arguments.warm_up + arguments.requests, arguments.connections)
+        work(server, ledger, range(arguments.warm_up, total), arguments.connections)
         wall, end = time.monotonic() - began, server.resident_bytes()
         metrics = server.metrics()
         code = server.stop()
         logged = Counter(line["request_id"] for line in server.log() if line.get("path") == GENERATIONS)
-    total = arguments.warm_up + arguments.requests
     ids = [f"soak-{seed}" for seed in range(total)]
     return {
         "model": "tiny-fp32-cpu",
@@ -120,19 +110,18 @@ def soak(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def work(server: Server, ledger: Ledger, end: int, connections: int) -> None:
-    """Callers until the ledger's seeds are used up to ``end``."""
-    callers = [threading.Thread(target=caller, args=(server, ledger, end)) for _ in range(connections)]
-    for one in callers:
-        one.start()
-    for one in callers:
-        one.join()
+def work(server: Server, ledger: Ledger, seeds: range, connections: int) -> None:
+    """Callers who share the seeds, until all are used."""
+    left = iter(seeds)
+    with ThreadPoolExecutor(connections) as pool:
+        for done in [pool.submit(caller, server, ledger, left) for _ in range(connections)]:
+            done.result()
 
 
-def caller(server: Server, ledger: Ledger, end: int) -> None:
+def caller(server: Server, ledger: Ledger, seeds: Iterator[int]) -> None:
     """One connection, one request at a time."""
     with contextlib.closing(server.connect()) as connection:
-        while (seed := ledger.take(end)) is not None:
+        for seed in seeds:
             fields = {"prompt": f"a boot {seed % 17}", "seed": seed, "size": SIZES[seed % len(SIZES)]}
             headers = {"Content-Type": "application/json", "x-request-id": f"soak-{seed}"}
             began = time.monotonic()
@@ -142,12 +131,11 @@ def caller(server: Server, ledger: Ledger, end: int) -> None:
             except (OSError, ValueError, KeyError) as error:
                 problem = f"{seed}: {error!r}"
                 connection.close()
-            with ledger.lock:
-                ledger.seconds.append(time.monotonic() - began)
-                if problem:
-                    ledger.wrong.append(problem)
-                else:
-                    ledger.answers[seed] += 1
+            ledger.seconds.append(time.monotonic() - began)
+            if problem:
+                ledger.wrong.append(problem)
+            else:
+                ledger.answers[seed] += 1  # Nobody else has this seed.
 
 
 def check(seed: int, status: int, headers: Any, body: bytes) -> str:

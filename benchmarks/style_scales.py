@@ -48,7 +48,7 @@ _HEAD = (
     "image",
     "clipped",
     "worst",
-    "excess",
+    "over",
 )
 
 

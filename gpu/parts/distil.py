@@ -18,8 +18,6 @@ from gpu.device import torch_device
 from gpu.records import Emit, Printer, SkipPartError, guarded
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from arcflow.recipe import Recipe
     from arcflow.tiny.teacher_folder import TeacherFolder
 
@@ -109,6 +107,7 @@ def train(emit: Emit, what: str, recipe: Recipe, teacher: TeacherFolder, seconds
 
 def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     """Mean relative L2 error of the two-step latents to the teacher's own endpoint, on held-out prompts and noise."""
+    import numpy as np
     import torch
 
     from arcflow.adapter import merge_into, read_adapter
@@ -117,6 +116,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     from arcflow.students import architecture, build_student
     from arcflow.tiny.data import evaluation_prompts
     from arcflow.tiny.teacher_folder import SIDE
+    from runtime import noise
 
     family, where = architecture(recipe.architecture), next(teacher.transformer.parameters()).device
     read = read_adapter(adapter)
@@ -126,11 +126,12 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     prompts = [text for text, _, _ in evaluation_prompts(_SEEDS)]
     condition = teacher.condition(prompts, recipe.guidance).to(where)
     first = recipe.evaluate.first_seed
-    noise = torch.stack([_noise(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]).to(where)
+    drawn = [noise.normal(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]
+    start = torch.from_numpy(np.stack(drawn)).to(where)
     trained = read.config.policy.conditioning_dtype
-    ends, _ = sample_student(family, student, noise, condition, recipe.distill.nfe, recipe.shift, trained=trained)
+    ends, _ = sample_student(family, student, start, condition, recipe.distill.nfe, recipe.shift, trained=trained)
     wanted, _ = sample_teacher(
-        family, teacher.transformer, noise, condition, recipe.evaluate.reference_steps, recipe.shift, trained=trained
+        family, teacher.transformer, start, condition, recipe.evaluate.reference_steps, recipe.shift, trained=trained
     )
     return float(relative_l2(ends, wanted).mean())
 
@@ -173,11 +174,3 @@ def _scratch(work: Path) -> Iterator[Path]:
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="distil-", dir=work) as folder:
         yield Path(folder)
-
-
-def _noise(seed: int, tokens: int, channels: int) -> Tensor:
-    import torch
-
-    from runtime import noise
-
-    return torch.from_numpy(noise.normal(seed, tokens, channels))

@@ -45,13 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     bundle = _find(arguments)
     device = arguments.device or (_CPU if bundle.manifest.engine is None else "cuda")
-    gpu = _gpu(device)
     from runtime.bench import baselines
+    from runtime.bench.gpu import find_gpu
     from runtime.bench.table import text
+    from runtime.onnx_cuda import ordinal_of
+
+    ordinal = ordinal_of(device)
+    gpu = None if ordinal is None else find_gpu(ordinal)
 
     baselines.check(arguments, bundle.manifest)
     begun = begin("python -m runtime.bench", argv)
-    pipeline, opened, measured, memory = _measure(arguments, device)
+    pipeline, opened, measured, memory = _measure(arguments, ordinal)
     subject = _subject(bundle, arguments)
     result: dict[str, Any] = {
         **begun,
@@ -131,24 +135,14 @@ def _find(arguments: Namespace) -> Bundle:
     return bundle
 
 
-def _gpu(device: str) -> Gpu | None:
-    from runtime.onnx_cuda import ordinal_of
+def _measure(arguments: Namespace, ordinal: int | None) -> tuple[Pipeline, float, Measurement, dict[str, int]]:
+    """The open pipeline, the seconds that took, its runs, and the bytes it took at most, by kind ("host", "gpu").
 
-    ordinal = ordinal_of(device)
-    if ordinal is None:
-        return None
-    from runtime.bench.gpu import find_gpu
-
-    return find_gpu(ordinal)
-
-
-def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, float, Measurement, dict[str, int]]:
-    """The open pipeline, the seconds that took, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
+    ordinal: of the GPU whose memory is watched.
+    """
     from runtime.bench.measure import measure, peak_memory
-    from runtime.onnx_cuda import ordinal_of
     from runtime.pipeline import Pipeline
 
-    ordinal = ordinal_of(device)
     watch: contextlib.AbstractContextManager[MemoryWatch | None] = contextlib.nullcontext()
     if ordinal is not None:
         from runtime.bench.gpu import MemoryWatch
