@@ -37,6 +37,13 @@ from foundation.measuring import as_line, begin, cores, shown, table, timing  # 
 
 TEACHERS = (ROOT / "models" / "tiny" / "teacher", ROOT / ".work" / "tiny" / "teacher")
 WARM_UP = 3
+_RATIOS = {
+    "denoise": ("teacher / Python, denoising", "teacher", "warm", "denoise_s"),
+    "total": ("teacher / Python, whole image", "teacher", "warm", "total_s"),
+    "python_to_native_total": ("Python / C++, warm image", "warm", "warm_native", "total_s"),
+    "python_to_native_cold": ("Python / C++, cold start", "cold", "cold_native", "wall_s"),
+    "teacher_to_native_total": ("teacher / C++, whole image", "teacher", "warm_native", "total_s"),
+}
 _MIB = 1 << 20
 
 
@@ -192,45 +199,34 @@ def _said(command: Sequence[Any], what: str) -> dict[str, Any]:
 
 
 def _ratios(found: Mapping[str, Any]) -> dict[str, float]:
-    warm, native, teacher = (found[name] for name in ("warm", "warm_native", "teacher"))
-    ratios = {}
-    if teacher is not None:
-        ratios["denoise"] = teacher["denoise_s"] / warm["denoise_s"]
-        ratios["total"] = teacher["total_s"] / warm["total_s"]
-    if native is not None:
-        ratios["python_to_native_total"] = warm["total_s"] / native["total_s"]
-        python, cli = (found[name]["wall"]["median_s"] for name in ("cold", "cold_native"))
-        ratios["python_to_native_cold"] = python / cli
-    if teacher is not None and native is not None:
-        ratios["teacher_to_native_total"] = teacher["total_s"] / native["total_s"]
-    return ratios
+    """How many times as long the first takes as the second, where both were measured."""
+    times = {**found}
+    for name in ("cold", "cold_native"):
+        if name in found:
+            times[name] = {"wall_s": found[name]["wall"]["median_s"]}
+    return {
+        name: times[slow][figure] / times[fast][figure]
+        for name, (_, slow, fast, figure) in _RATIOS.items()
+        if times.get(slow) and times.get(fast)
+    }
 
 
 def _rows(result: Mapping[str, Any], arguments: Namespace) -> list[tuple[str, str]]:
-    teacher, ratios = result["teacher"], result["ratios"]
+    teacher = result["teacher"]
     rows = _rows_of("Python", result["cold"], result["warm"])
     if result["warm_native"] is None:
         reason = "left out" if arguments.no_native else f"there is no {NATIVE}; run make native"
         rows.append(("C++", f"not measured: {reason}"))
     else:
         rows += _rows_of("C++", result["cold_native"], result["warm_native"])
-        rows += [
-            ("  outside the networks", _ms(result["warm_native"]["outside_networks_s"])),
-            ("Python / C++, cold start", f"{ratios['python_to_native_cold']:.1f} x"),
-            ("Python / C++, warm image", f"{ratios['python_to_native_total']:.2f} x"),
-        ]
+        rows.append(("  outside the networks", _ms(result["warm_native"]["outside_networks_s"])))
     if teacher is None:
         reason = "left out" if arguments.no_teacher else f"there is no folder {arguments.teacher}"
         rows.append(("teacher", f"not measured: {reason}"))
     else:
-        rows += [
-            (f"teacher image, {teacher['steps']} steps", _ms(teacher["total_s"])),
-            ("  denoising", _ms(teacher["denoise_s"])),
-            ("teacher / Python, denoising", f"{ratios['denoise']:.1f} x"),
-            ("teacher / Python, whole image", f"{ratios['total']:.1f} x"),
-        ]
-        if "teacher_to_native_total" in ratios:
-            rows.append(("teacher / C++, whole image", f"{ratios['teacher_to_native_total']:.1f} x"))
+        rows.append((f"teacher image, {teacher['steps']} steps", _ms(teacher["total_s"])))
+        rows.append(("  denoising", _ms(teacher["denoise_s"])))
+    rows += [(_RATIOS[name][0], f"{ratio:.2f} x") for name, ratio in result["ratios"].items()]
     return [*rows, ("machine", f"{shown(result['machine'])}; {result['threads']} threads")]
 
 

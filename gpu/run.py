@@ -65,18 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun = begin(parser.prog, argv)
     print(shown(begun["machine"]), flush=True)
     session = Session(ROOT, options, arguments.out, arguments.limit, arguments.total, begun)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Parts are ended, and the table is printed.
     try:
         for name in names:
             session.do(PARTS[name])
     finally:
         print(f"\n{table(session.rows())}", flush=True)
     return 1 if any(part["state"] == "failed" for part in session.parts.values()) else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """A polite end from outside is an interrupt: parts are ended, and the table is printed."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Session:
         if late:
             note("failed", f"stopped after {seconds:.0f} s; what it had measured stands")
         elif code != 0 and not any(record["kind"] == "failed" for record in entry["records"][told:]):
-            note("failed", f"ended with {_ending(code)}")
+            note("failed", f"ended with {f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'}")
 
     def _listen(self, child: subprocess.Popen[str], entry: dict[str, Any], start: float, end: float) -> bool:
         """Take the part's lines until it closes its output; False where ``end`` came first."""
@@ -153,10 +153,6 @@ def _kill(child: subprocess.Popen[str]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _state(records: list[dict[str, Any]]) -> str:

@@ -134,10 +134,5 @@ def stream(device: Device | None) -> Iterator[None]:
     torch.cuda.synchronize()
 
 
-def calls_for(seconds: float, each: float, least: int, most: int = 400) -> int:
-    """How many calls of about ``each`` seconds take at least ``seconds``, within bounds."""
-    return max(least, min(most, int(seconds / max(each, 1e-9)) + 1))
-
-
 def _timed(seconds: Sequence[float], calls: int, how: str) -> Timed:
     return Timed(**asdict(timing(seconds, calls)), how=how)

@@ -108,16 +108,9 @@ class _Widening(nn.Module):
         return gelu(self.proj(x))
 
 
-class _FeedForward(nn.Module):
+def _feed_forward(width: int) -> nn.ModuleDict:
     """An MLP under the names that diffusers gives it: net.0.proj, net.2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out
+    return nn.ModuleDict({"net": nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))})
 
 
 class _Attention(nn.Module):
@@ -164,7 +157,7 @@ class DoubleBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm1_context = (_Modulation(size.width, 6) for _ in range(2))
         self.attn = _Attention(size, joint=True)
-        self.ff, self.ff_context = (_FeedForward(size.width) for _ in range(2))
+        self.ff, self.ff_context = (_feed_forward(size.width) for _ in range(2))
 
     def forward(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(conditioning)
@@ -172,9 +165,9 @@ class DoubleBlock(nn.Module):
         normed, c_normed = norm(x) * (1 + scale) + shift, norm(text) * (1 + c_scale) + c_shift
         attended, c_attended = self.attn.joint(normed, c_normed, rotation)
         x = x + gate * attended
-        x = x + gate_mlp * self.ff(norm(x) * (1 + scale_mlp) + shift_mlp)
+        x = x + gate_mlp * self.ff["net"](norm(x) * (1 + scale_mlp) + shift_mlp)
         text = text + c_gate * c_attended
-        text = text + c_gate_mlp * self.ff_context(norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
+        text = text + c_gate_mlp * self.ff_context["net"](norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
         return x, text
 
 

@@ -11,7 +11,7 @@ from gpu.catalogue import Options
 from gpu.kernels.checks import LEVELS
 from gpu.kernels.fields import Size, free, put, random_field, reserve, upload
 from gpu.records import Emit, Printer, guarded
-from gpu.timing import GRAPH, Timed, calls_for, in_torch, on_device
+from gpu.timing import GRAPH, Timed, in_torch, on_device
 
 if TYPE_CHECKING:
     from runtime.cuda.interface import Device
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 AIM = 0.85
 """Share of a copy's bandwidth that the kernel is to reach where the L2 does not hold the field."""
 
-_LEAST_SECONDS = 2e-3
-"""How long a timed graph runs at least: its launch is then some thousandths of it."""
-
-_GUESS = 2e12
-"""Bytes a second, to guess how many calls that takes."""
+_LEAST_SECONDS, _GUESS, _MOST_CALLS = 2e-3, 2e12, 400
+"""How long a timed graph runs at least, so that its launch is some thousandths of it; bytes a second, to guess how many
+calls that takes; and how many it takes at most."""
 
 _TORCH = ((4096, 1), (4096, 8), (16384, 1))
 """Tokens and batch at which torch is measured as well: each compiles anew."""
@@ -82,7 +80,7 @@ def measure(emit: Emit, device: Device, size: Size, rounds: int, best: float) ->
     upload(device, random_field(size, seed=1, where=_where()), placed[0])
     for other in placed[1:]:
         device.copy(other.block, placed[0].block, sum(size.parts))
-    count = calls_for(_LEAST_SECONDS, size.moved / _GUESS, sets)
+    count = max(sets, min(_MOST_CALLS, int(_LEAST_SECONDS * _GUESS / size.moved) + 1))
     steps = [partial(put, device, placed[i % sets], LEVELS[1]) for i in range(count)]
     cold = on_device(device, ("solver", size), steps, rounds)
     hot = on_device(device, ("solver, hot", size), [steps[0]] * count, rounds)

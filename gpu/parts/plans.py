@@ -137,7 +137,11 @@ def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
         config = builder.create_builder_config()
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-        config.add_optimization_profile(_profile(builder, network))
+        profile = builder.create_optimization_profile()
+        for port in map(network.get_input, range(network.num_inputs)):  # One shape for all: what is free is 16.
+            shape = tuple(16 if dim < 0 else dim for dim in port.shape)
+            profile.set_shape(port.name, shape, shape, shape)
+        config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             return f"NO, not built: {log.reason}", list(log.errors)
@@ -145,13 +149,3 @@ def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
         if engine is None:
             return f"NO, built but not loaded: {log.reason}", list(log.errors)
         return f"yes, {plan.nbytes} bytes", list(log.errors)
-
-
-def _profile(builder: Any, network: Any) -> Any:
-    """One shape for all: every dimension that is free is 16."""
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        port = network.get_input(index)
-        shape = tuple(16 if dim < 0 else dim for dim in port.shape)
-        profile.set_shape(port.name, shape, shape, shape)
-    return profile
