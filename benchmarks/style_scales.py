@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     begun, rows = begin(parser.prog, argv), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models.split(","):
-            for row in _tiny(Path(folder), arguments.steps) if name == "tiny" else _small(name, Path(folder)):
+            for row in _measured(name, Path(folder), arguments.steps):
                 rows.append(row)
                 sys.stderr.write("  ".join(_cells(row)) + "\n")
     record = {**begun, "rows": [asdict(row) for row in rows]}
@@ -98,28 +98,23 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.model, row.style, f"{row.scale:g}", *shares, *clipped, f"{row.excess:.2f}"
 
 
-def _tiny(folder: Path, steps: int) -> Iterator[Row]:
+def _measured(name: str, folder: Path, steps: int) -> Iterator[Row]:
+    """tiny in trained styles and a random one; small random students of the others in a random one."""
     from export.sources.models import MODELS
     from export.students.subject import open_subject
 
-    plain = open_subject(MODELS["tiny"])
-    bench = _Bench(plain, folder)
-    for style, draw in STYLES.items():
-        path = trained_style(plain, bench.prompted, draw, folder / f"{style}.safetensors", steps)
+    if name == "tiny":
+        bench, styles = _Bench(open_subject(MODELS[name]), folder), STYLES
+    else:
+        from tests.export import pipelines
+
+        sources = getattr(pipelines, f"small_{name}")(folder / name)
+        plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter))
+        bench, styles = _Bench(plain, folder, size=128), {}
+    for style, draw in styles.items():
+        path = trained_style(bench.plain, bench.prompted, draw, folder / f"{style}.safetensors", steps)
         yield from (bench.row(style, path, scale) for scale in SCALES)
-    path = random_style(plain, folder / "noise.safetensors")
-    yield from (bench.row("random", path, scale) for scale in SCALES)
-
-
-def _small(name: str, folder: Path) -> Iterator[Row]:
-    from export.sources.models import MODELS
-    from export.students.subject import open_subject
-    from tests.export import pipelines
-
-    sources = getattr(pipelines, f"small_{name}")(folder / name)
-    plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter))
-    bench = _Bench(plain, folder, size=128)
-    path = random_style(plain, folder / f"{name}.safetensors")
+    path = random_style(bench.plain, folder / f"{name}.safetensors")
     yield from (bench.row("random", path, scale) for scale in SCALES)
 
 

@@ -8,7 +8,7 @@ ahead when the clock starts.
 from __future__ import annotations
 
 import itertools
-import time
+import timeit
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -78,11 +78,7 @@ def seconds_of(call: Call, rounds: int) -> Sequence[float]:
     for _ in range(2):
         call()
     if not torch.cuda.is_available():
-        marks = [time.perf_counter()]
-        for _ in range(rounds):
-            call()
-            marks.append(time.perf_counter())
-        return [b - a for a, b in itertools.pairwise(marks)]
+        return timeit.repeat(call, number=1, repeat=rounds)
     events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
     events[0].record()
     for event in events[1:]:

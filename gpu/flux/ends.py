@@ -11,7 +11,7 @@ from gpu.flux.baseline import randomise
 from gpu.records import SkipPartError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CONFIGURATIONS = Path(__file__).parents[2] / "benchmarks" / "fullsize" / "models" / "flux.json"
 CLIP_TOKENS = 77
@@ -25,24 +25,17 @@ _TINY = {
 
 @dataclass(frozen=True)
 class Ends:
-    """Networks in bfloat16. scaling, shift: of the latent; side: tokens of the image's side."""
+    """Networks in bfloat16, T5's and CLIP's as transformers has them.
 
-    t5: nn.Module
-    clip: nn.Module
+    scaling, shift: of the latent; side: tokens of the image's side.
+    """
+
+    t5: Any
+    clip: Any
     vae: Any
     scaling: float
     shift: float
     side: int
-
-    def encode(self, ids: Tensor) -> Tensor:
-        """T5's sequence [1, tokens, width] of ids [1, tokens]."""
-        sequence: Tensor = self.t5(input_ids=ids).last_hidden_state
-        return sequence
-
-    def pool(self, ids: Tensor) -> Tensor:
-        """CLIP's pooled text [1, width] of ids [1, 77]."""
-        pooled: Tensor = self.clip(input_ids=ids).pooler_output
-        return pooled
 
     def decode(self, x: Tensor) -> Tensor:
         """Bytes [height, width, 3] of packed tokens x [1, side * side, 4 * channels]."""

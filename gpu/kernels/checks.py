@@ -14,8 +14,6 @@ from gpu.kernels.fields import Field, Size, download, free, poison, put, random_
 from gpu.records import Emit
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from runtime.cuda.interface import Device
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "solver.json"
@@ -188,26 +186,20 @@ def compare(
     """Relative L2 error of the move against float64 on the same values, and the greatest absolute error of a value."""
     import torch
 
+    from arcflow.field import MomentumField, displacement
+
+    sigmas = [torch.tensor(level, dtype=torch.float64, device=field.x.device) for level in levels]
     total, scale, greatest = 0.0, 0.0, 0.0
     result = torch.from_numpy(moved).to(field.x.device)
     for first in range(0, result.shape[0], _CHUNK):
         rows = slice(first, first + _CHUNK)
-        move = _exact(field, rows, levels)
+        parts = (part[:, rows].double() for part in (field.means, field.logweights, field.loggammas))
+        move = displacement(MomentumField(*parts), *sigmas)[0]
         difference = result[rows].double() - (field.x[0, rows].double() + move)
         total += float(difference.square().sum())
         scale += float(move.square().sum())
         greatest = max(greatest, _nan_worst(float(difference.abs().max())))
     return _nan_worst(math.sqrt(total / max(scale, 1e-300))), greatest
-
-
-def _exact(field: Field, rows: slice, levels: tuple[float, float, float]) -> Tensor:
-    import torch
-
-    from arcflow.field import MomentumField, displacement
-
-    parts = (part[:, rows].double() for part in (field.means, field.logweights, field.loggammas))
-    sigmas = (torch.tensor(level, dtype=torch.float64, device=field.x.device) for level in levels)
-    return displacement(MomentumField(*parts), *sigmas)[0]
 
 
 def _advance(

@@ -130,8 +130,8 @@ def whole(emit: Emit, options: Options, baseline: Baseline, generate: Callable[[
     ids = [given.to(where) for given in words]
     latent = generate()
     calls: dict[str, Callable[[], Any]] = {
-        "T5-XXL": lambda: baseline.given["encoder_hidden_states"].copy_(ends.encode(ids[0])),
-        "CLIP-L": lambda: baseline.given["pooled_projections"].copy_(ends.pool(ids[1])),
+        "T5-XXL": lambda: baseline.given["encoder_hidden_states"].copy_(ends.t5(input_ids=ids[0]).last_hidden_state),
+        "CLIP-L": lambda: baseline.given["pooled_projections"].copy_(ends.clip(input_ids=ids[1]).pooler_output),
         "VAE decoder": lambda: ends.decode(latent),
     }
     stages, hows = {}, {}

@@ -69,22 +69,18 @@ def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bo
     from runtime.cuda.plans import load_plan
     from runtime.errors import BackendError
 
-    loaded = {}
+    plans, failed = bundle.manifest.networks, {}
     with closing(open_gpu()) as device:
-        for name, spec in bundle.manifest.networks.items():
+        for name, spec in plans.items():
             try:
-                plan = load_plan(name, bundle.map(spec.file), spec, toolkit, device.info.name)
+                load_plan(name, bundle.map(spec.file), spec, toolkit, device.info.name)
             except BackendError as error:
-                loaded[name] = str(error)
-                continue
-            loaded[name] = ""
-            del plan
-        failed = {name: error for name, error in loaded.items() if error}
+                failed[name] = str(error)
         answer = "NO" if failed else "yes"
         reason = f": {next(iter(failed.values()))}" if failed else ""
         printer(
             f"plans for {names} on {device.info.capability}",
-            f"{answer}, {len(loaded) - len(failed)} of {len(loaded)} load{reason}",
+            f"{answer}, {len(plans) - len(failed)} of {len(plans)} load{reason}",
             capability=device.info.capability,
             errors=failed,
         )

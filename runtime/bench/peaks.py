@@ -6,8 +6,8 @@ clock.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import timeit
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -88,7 +88,7 @@ def gpu_peak(gpu: Gpu, float32: Float32 = "tf32") -> Peak:
 
 
 def cpu_peak(types: Sequence[str], threads: int) -> Peak:
-    """What this CPU reaches at best, measured now: a float32 matrix product, and a copy that no cache holds.
+    """What this CPU reaches at best of five: a float32 matrix product, and a copy that no cache holds.
 
     types: those that the networks are stored in; a CPU computes all of them in float32. threads: of the product, which
     runs where the networks run, in ONNX Runtime. Raises BackendError where the package onnx is not installed.
@@ -97,9 +97,9 @@ def cpu_peak(types: Sequence[str], threads: int) -> Peak:
     ports = [Port(name, "float32", [_MATRIX, _MATRIX]) for name in "abc"]
     spec = Network(file="product.onnx", inputs=ports[:2], outputs=ports[2:])
     network = OnnxRuntimeNetwork("product", _product_model(), spec, threads)
-    product = _best(lambda: network.run({"a": a, "b": b}))
+    product = min(timeit.repeat(lambda: network.run({"a": a, "b": b}), number=1, repeat=5))
     source, target = np.ones(_COPY_BYTES // 4, np.float32), np.zeros(_COPY_BYTES // 4, np.float32)
-    copy = _best(lambda: np.copyto(target, source))
+    copy = min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=5))
     speed = 2.0 * _MATRIX**3 / product
     return Peak(
         operations=dict.fromkeys(types, speed),
@@ -119,13 +119,3 @@ def _product_model() -> bytes:
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return bytes(model.SerializeToString())
-
-
-def _best(work: Callable[[], object], times: int = 5) -> float:
-    """The least seconds of several runs: what the machine can do, not what it does on average."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return min(found)
