@@ -31,8 +31,7 @@ from benchmarks.serving import GENERATIONS, NATIVE, Server, send  # noqa: E402
 from engines.locate import BUILT_IN  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.errors import ArcFlowError  # noqa: E402
-from foundation.measuring import as_line, begin, keep, shown, table, timing  # noqa: E402
-from foundation.quantiles import percentile  # noqa: E402
+from foundation.measuring import as_line, begin, keep, percentile, shown, table, timing  # noqa: E402
 from runtime.hosts.native import onnxruntime_library  # noqa: E402
 
 SIZES = ("32x32", "32x32", "32x32", "48x32")

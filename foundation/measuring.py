@@ -22,7 +22,6 @@ from typing import Any
 
 from foundation.files import atomic_file
 from foundation.nvml import gpus
-from foundation.quantiles import percentile
 
 PACKAGES = (
     "numpy", "torch", "triton", "diffusers", "transformers", "accelerate", "peft", "safetensors", "tokenizers",
@@ -47,6 +46,15 @@ def timing(seconds: Sequence[float], calls: int = 1) -> Timing:
     """The summary of one or more measurements, each of which took ``calls`` calls."""
     each = [value / calls for value in seconds]
     return Timing(statistics.median(each), min(each), percentile(each, 0.99), len(each))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value at or below which that share (0 < share <= 1) of ``values`` lies: the nearest rank, never in between.
+
+    ``values``: one or more, in any order. What a service is held to is not the average, but the slow end.
+    """
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
 def begin(program: str, argv: Sequence[str] | None) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Running the parts one after the other, each in a process of its own, and keeping what they say."""
+"""Running the parts one after the other, each in a process of its own, and keeping what they say.
+
+``python -m gpu.session TEXT`` is such a process.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -12,13 +16,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from foundation.measuring import keep
-from gpu.catalogue import Options, Part
-from gpu.child import encode
-from gpu.records import KEY, parse
+from gpu.card import watched
+from gpu.catalogue import Options, Part, missing
+from gpu.records import KEY, Printer, guarded, parse
 
 _LEAST_SECONDS = 5
 """With less time left nothing is begun any more."""
@@ -82,7 +87,7 @@ class Session:
         if self._end - began < _LEAST_SECONDS:
             note("skipped", "no time was left for it")
             return
-        command = [sys.executable, "-m", "gpu.child", encode(part, options)]
+        command = [sys.executable, "-m", "gpu.session", pickle.dumps((part, options)).hex()]
         paths = [str(self._root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
@@ -161,3 +166,17 @@ def _state(records: list[dict[str, Any]]) -> str:
     if "failed" in kinds or any(record.get("held") is False for record in records if record.get("check")):
         return "failed"
     return "done" if "measured" in kinds else "skipped"
+
+
+def child(part: Part, options: Options) -> int:
+    """Run the part in this process; 0 where nothing failed."""
+    if lacking := missing(part):
+        Printer(part.name).line("skipped", what=part.title, show=f"needs {', '.join(lacking)}, not installed here")
+        return 0
+    with watched() as card:
+        printer = Printer(part.name, card)
+        return 0 if guarded(printer, part.title, lambda: import_module(part.module).run(printer, options)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(child(*pickle.loads(bytes.fromhex(sys.argv[1]))))

@@ -33,11 +33,7 @@ class Timed(Timing):
 
 def on_device(device: Device, key: Hashable, calls: Sequence[Call], rounds: int) -> Timed:
     """Time calls that put work on the device's stream; each of them once a round, in order."""
-
-    def work() -> None:
-        for call in calls:
-            call()
-
+    work = _together(calls)
     for _ in range(3):  # By itself, recorded, replayed.
         how = device.replay(key, work)
     device.synchronize()
@@ -57,11 +53,7 @@ def in_torch(calls: Sequence[Call], rounds: int, how: str, graph: bool = False) 
 
     graph: as one CUDA graph, so that no launch of the host's is counted. Raises RuntimeError where there can be none.
     """
-
-    def work() -> None:
-        for call in calls:
-            call()
-
+    work = _together(calls)
     if not graph:
         return _timed(seconds_of(work, rounds), len(calls), how)
     with stream(None):
@@ -132,3 +124,11 @@ def stream(device: Device | None) -> Iterator[None]:
 
 def _timed(seconds: Sequence[float], calls: int, how: str) -> Timed:
     return Timed(**asdict(timing(seconds, calls)), how=how)
+
+
+def _together(calls: Sequence[Call]) -> Callable[[], None]:
+    def work() -> None:
+        for call in calls:
+            call()
+
+    return work

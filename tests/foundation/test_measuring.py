@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from foundation.measuring import as_line, begin, keep, machine, shown, table, timing
+from foundation.measuring import as_line, begin, keep, machine, percentile, shown, table, timing
 from foundation.nvml import gpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.99, 99.0), (1.0, 100.0), (0.5, 50.0), (0.001, 1.0), (0.501, 51.0)])
+def test_the_nearest_rank(share: float, expected: float) -> None:
+    assert percentile([float(value) for value in range(100, 0, -1)], share) == expected
+
+
+def test_one_value_is_every_percentile() -> None:
+    assert percentile([3.0], 0.99) == percentile([3.0], 0.01) == 3.0
 
 
 def test_times_are_of_one_call() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ import pytest
 
 from foundation.measuring import table
 from gpu.catalogue import PARTS, Options, Part, missing
-from gpu.child import encode
 from gpu.records import parse
 from gpu.session import Session
 
@@ -131,11 +129,6 @@ def test_a_part_without_its_packages_is_skipped_with_their_names(tmp_path: Path)
     entry = _run("well", tmp_path, part)
     records: list[dict[str, object]] = entry["records"]  # type: ignore[assignment]
     assert entry["state"] == "skipped" and "no_such_package" in str(records[0]["show"])
-
-
-def test_part_and_options_travel_whole() -> None:
-    options = Options(True, False, ("eager", "blocks"), 30, Path("/a/b"), Path("out"))
-    assert pickle.loads(bytes.fromhex(encode(PARTS["flux"], options))) == (PARTS["flux"], options)
 
 
 def test_other_lines_are_not_records() -> None:
