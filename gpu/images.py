@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foundation.quantiles import percentile
 from gpu.records import Emit
 
 if TYPE_CHECKING:
@@ -50,25 +48,16 @@ def compare(emit: Emit, what: str, pipeline: Pipeline, reference: Pipeline, limi
 
 def measure(emit: Emit, what: str, pipeline: Pipeline, rounds: int) -> None:
     """Time of an image whose prompt was seen before, by stage, after a warm-up."""
-    walls: list[float] = []
-    stages: dict[str, list[float]] = {}
-    for attempt in range(5 + rounds):
-        start = time.perf_counter()
-        made = pipeline.generate(PROMPTS[0], seed=attempt)
-        if attempt >= 5:
-            walls.append(time.perf_counter() - start)
-            for name, seconds in made.timings.items():
-                stages.setdefault(name, []).append(seconds)
-    held = pipeline.memory()
-    medians = {name: statistics.median(values) for name, values in stages.items()}
+    from runtime.bench import measure
+
+    found = measure.measure(lambda seed: pipeline.generate(PROMPTS[0], seed=seed), rounds, warm_up=5)
     emit(
         f"{what}: time",
-        f"{statistics.median(walls) * 1e3:.2f} ms an image (p99 {percentile(walls, 0.99) * 1e3:.2f})",
-        median_ms=statistics.median(walls) * 1e3,
-        p99_ms=percentile(walls, 0.99) * 1e3,
-        stages_ms={name: seconds * 1e3 for name, seconds in medians.items()},
-        memory=held,
-        rounds=rounds,
+        f"{found.total.median_s * 1e3:.2f} ms an image (p99 {found.total.p99_s * 1e3:.2f})",
+        total=asdict(found.total),
+        stages={name: asdict(stage) for name, stage in found.stages.items()},
+        idle=asdict(found.idle) if found.idle else None,
+        memory=pipeline.memory(),
         backend=pipeline.backend,
     )
 
