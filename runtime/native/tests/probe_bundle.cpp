@@ -4,7 +4,7 @@
 //   {"op": "open" | "verify", "path": ...}       a bundle's folder       -> {"ok": true, "root": ...}
 //   {"op": "find", "source": ..., "precision": "", "target": "", "built_in": ...}
 //   {"op": "read" | "map", "path": ..., "file": ...}                     -> {"ok": true, "sha256": ..., "size": ...}
-//   {"op": "repr" | "fault", "hex": ...}         text as Python shows it -> {"ok": true, "text": ...}
+//   {"op": "repr", "hex": ...}                   text as Python shows it -> {"ok": true, "text": ...}
 //
 // "verify" also asks whether the plans are this machine's. "env" of any line sets environment variables, null unsets.
 // What is rejected answers {"code": ..., "message": ...}.
@@ -119,7 +119,6 @@ json answer(const json& request) {
     return {{"manifest", manifest_of(arcflow::core::parse_manifest(bytes_of(request.at("hex"))))}};
   }
   if (op == "repr") return {{"text", arcflow::core::python_repr(bytes_of(request.at("hex")))}};
-  if (op == "fault") return {{"text", arcflow::core::utf8_fault(bytes_of(request.at("hex"))).value_or("")}};
   if (op == "find") {
     const Bundle bundle =
         arcflow::core::find_bundle(request.at("source"), request.value("precision", std::string()),

@@ -14,7 +14,6 @@
 #include <thread>
 
 #include "core/bundle/bundle.hpp"
-#include "core/bundle/locate.hpp"
 #include "core/bundle/names.hpp"
 #include "core/bundle/sha256.hpp"
 #include "core/error.hpp"

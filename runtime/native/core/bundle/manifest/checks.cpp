@@ -1,10 +1,10 @@
-#include "core/bundle/manifest/checks.hpp"
-
+// What the parts of a well-typed manifest must agree on (engines/checks.py).
 #include <algorithm>
 #include <functional>
 #include <set>
 #include <utility>
 
+#include "core/bundle/manifest/manifest.hpp"
 #include "core/bundle/names.hpp"
 #include "core/error.hpp"
 #include "core/text/python_text.hpp"
