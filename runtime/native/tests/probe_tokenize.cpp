@@ -9,7 +9,7 @@
 #include <string>
 
 #include "core/error.hpp"
-#include "core/text/characters/base64.hpp"
+#include "core/text/characters/charsmap.hpp"
 #include "core/text/tokenizer/tokenizer.hpp"
 
 namespace {

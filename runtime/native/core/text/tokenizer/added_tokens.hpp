@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/text/characters/text.hpp"
-#include "core/text/document/reader.hpp"
+#include "core/text/document/document.hpp"
 #include "core/text/model/model.hpp"
 #include "core/text/tokenizer/normalizer.hpp"
 

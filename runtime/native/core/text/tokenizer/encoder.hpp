@@ -1,6 +1,7 @@
 // A whole tokenizer.json but for the tokens around a prompt: text to tokens.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,10 +10,16 @@
 #include "core/text/model/model.hpp"
 #include "core/text/tokenizer/added_tokens.hpp"
 #include "core/text/tokenizer/normalizer.hpp"
-#include "core/text/tokenizer/post_processor.hpp"
 #include "core/text/tokenizer/pre_tokenizer.hpp"
 
 namespace arcflow::core::tokenizer {
+
+// The "post_processor" of a tokenizer.json: the tokens that go before and after a prompt's own.
+struct PostProcessor {
+  std::vector<std::uint32_t> before, after;
+
+  std::size_t size() const noexcept { return before.size() + after.size(); }
+};
 
 // Immutable; safe to call from several threads.
 class Encoder {

@@ -5,7 +5,6 @@
 #include <memory>
 
 #include "core/text/characters/charsmap.hpp"
-#include "core/text/characters/nfc.hpp"
 #include "core/text/characters/unicode.hpp"
 
 namespace arcflow::core::tokenizer {

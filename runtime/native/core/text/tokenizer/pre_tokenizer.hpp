@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/text/characters/text.hpp"
-#include "core/text/document/reader.hpp"
+#include "core/text/document/document.hpp"
 
 namespace arcflow::core::tokenizer {
 
