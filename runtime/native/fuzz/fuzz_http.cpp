@@ -5,12 +5,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <variant>
 
-#include "server/api_error.hpp"
-#include "server/log.hpp"
-#include "server/metrics.hpp"
-#include "server/request.hpp"
+#include "server/requests/api_error.hpp"
+#include "server/requests/request.hpp"
+#include "server/telemetry/log.hpp"
+#include "server/telemetry/metrics.hpp"
 
 namespace {
 
@@ -35,13 +34,14 @@ void require(bool holds) {
 
 void read_body(std::string_view body) {
   const ModelDescription model = tiny();
-  const auto parsed = parse_generation(body, model, 60);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) {
-    require(error->status == 400 || error->status == 404);
-    require(nlohmann::json::parse(to_json(*error))["error"]["message"].is_string());
+  GenerationRequest request;
+  try {
+    request = parse_generation(body, model, 60);
+  } catch (const ApiError& error) {
+    require(error.status == 400 || error.status == 404);
+    require(nlohmann::json::parse(to_json(error))["error"]["message"].is_string());
     return;
   }
-  const auto& request = std::get<GenerationRequest>(parsed);
   require(!request.prompt.empty() && request.prompt.find('\0') == std::string::npos);
   require(request.n >= 1 && request.n <= kMaxImages);
   require(request.timeout > 0 && request.timeout <= 60);

@@ -164,7 +164,7 @@ int run(const Options& options) {
   std::unique_ptr<Scheduler> scheduler;
   const Listening listening(server);
   log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
-  engine = open_library(options.library, log);
+  engine = open_library(options.model, log);
   const ModelDescription& model = engine->model();
   const SchedulerOptions wanted = scheduling_of(options, model);
   scheduler = std::make_unique<Scheduler>(*engine, metrics, wanted);

@@ -8,7 +8,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "server/request.hpp"
+#include "server/requests/request.hpp"
 
 namespace arcflow::serve {
 
@@ -28,7 +28,7 @@ SIGTERM or SIGINT: new requests get 503, accepted ones are finished, exit code 0
 
 std::variant<Options, Exit> parse_options(int count, const char* const* arguments) {
   Options options;
-  LibraryOptions& library = options.library;
+  ModelOptions& library = options.model;
   library.bundle = "tiny";
   CLI::App app("Serve images over HTTP, as OpenAI's images API has it.", "arcflow-serve");
   app.footer(kExamples);
@@ -103,11 +103,11 @@ std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const M
       shapes.push_back({model.width.usual, model.height.usual, model.nfe});
       continue;
     }
-    auto parsed = parse_size(size, model);
-    if (const auto* error = std::get_if<ApiError>(&parsed)) {
-      throw std::invalid_argument("--warm-up: " + error->message);
+    try {
+      shapes.push_back(parse_size(size, model));
+    } catch (const ApiError& error) {
+      throw std::invalid_argument("--warm-up: " + error.message);
     }
-    shapes.push_back(std::get<Shape>(parsed));
   }
   return shapes;
 }

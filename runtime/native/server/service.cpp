@@ -8,7 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "server/base64.hpp"
+#include "server/requests/base64.hpp"
 
 namespace arcflow::serve {
 
@@ -172,14 +172,13 @@ void Service::generate(const Request& request, Response& response) {
     metrics_.count_rejected(state == State::kLoading ? "not_ready" : "draining");
     return set_error(response, unavailable());
   }
-  auto parsed = parse_generation(request.body, engine_->model(), timeout_);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) {
-    metrics_.count_rejected("invalid");
-    return set_error(response, *error);
-  }
-  auto& wanted = std::get<GenerationRequest>(parsed);
+  GenerationRequest wanted;
   try {
+    wanted = parse_generation(request.body, engine_->model(), timeout_);
     engine_->check(wanted.shape, wanted.prompt);
+  } catch (const ApiError& error) {
+    metrics_.count_rejected("invalid");
+    return set_error(response, error);
   } catch (const EngineError& error) {
     metrics_.count_rejected("invalid");
     return set_error(response, bad_request(error.what(), "prompt"));
@@ -235,7 +234,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
   body["data"] = Json::array();
   for (std::size_t j = 0; j < ticket.seeds.size(); ++j) {
     Json one;
-    one["b64_json"] = base64(engine_->encode(ticket.shape, ticket.pictures[j]));
+    one["b64_json"] = base64(engine_->encode(ticket.shape, ticket.images[j]));
     one["seed"] = ticket.seeds[j];
     body["data"].push_back(std::move(one));
   }
@@ -248,7 +247,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
   body["nfe"] = ticket.shape.nfe;
   body["output_format"] = "png";
   body["timings"] = {{"queue", rounded(queue)},
-                     {"generate", rounded(ticket.seconds.total)},
+                     {"generate", rounded(ticket.generate_seconds)},
                      {"encode", rounded(encode)},
                      {"total", rounded(total)}};
   response.status = 200;
@@ -261,7 +260,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
                                {"nfe", std::int64_t{ticket.shape.nfe}},
                                {"batch", static_cast<std::int64_t>(ticket.batch)},
                                {"queue_ms", in_milliseconds(queue)},
-                               {"generate_ms", in_milliseconds(ticket.seconds.total)},
+                               {"generate_ms", in_milliseconds(ticket.generate_seconds)},
                                {"encode_ms", in_milliseconds(encode)}};
 }
 

@@ -42,9 +42,7 @@ class GreyEngine final : public Engine {
   }
   std::unique_ptr<EngineSession> session() override { return std::make_unique<Session>(); }
   std::unique_ptr<CancelToken> cancel_token() override { return std::make_unique<NoToken>(); }
-  std::string encode(const Shape&, const Picture& picture) const override {
-    return {picture.rgb8.begin(), picture.rgb8.end()};
-  }
+  std::string encode(const Shape&, const Image& image) const override { return {image.rgb8.begin(), image.rgb8.end()}; }
 
  private:
   class Session final : public EngineSession {
@@ -55,7 +53,7 @@ class GreyEngine final : public Engine {
         if (item.prompt == "broken") {
           throw EngineError(EngineError::Kind::kOther, "it broke");
         }
-        result.pictures.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
+        result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
       }
       return result;
     }

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "server/log.hpp"
-#include "server/metrics.hpp"
+#include "server/telemetry/log.hpp"
+#include "server/telemetry/metrics.hpp"
 
 using namespace arcflow::serve;
 

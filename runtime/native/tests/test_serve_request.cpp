@@ -4,12 +4,10 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
-#include <variant>
 
-#include "server/base64.hpp"
-#include "server/json_fields.hpp"
 #include "server/options.hpp"
-#include "server/request.hpp"
+#include "server/requests/base64.hpp"
+#include "server/requests/request.hpp"
 
 using namespace arcflow::serve;
 
@@ -28,16 +26,22 @@ ModelDescription tiny() {
 }
 
 GenerationRequest good(const std::string& body) {
-  auto parsed = parse_generation(body, tiny(), 60);
-  const auto* error = std::get_if<ApiError>(&parsed);
-  REQUIRE_MESSAGE(error == nullptr, body << ": " << (error != nullptr ? error->message : ""));
-  return std::get<GenerationRequest>(parsed);
+  try {
+    return parse_generation(body, tiny(), 60);
+  } catch (const ApiError& error) {
+    FAIL(body << ": " << error.message);
+    throw;
+  }
 }
 
 ApiError bad(const std::string& body) {
-  auto parsed = parse_generation(body, tiny(), 60);
-  REQUIRE_MESSAGE(std::holds_alternative<ApiError>(parsed), body);
-  return std::get<ApiError>(parsed);
+  try {
+    parse_generation(body, tiny(), 60);
+  } catch (const ApiError& error) {
+    return error;
+  }
+  FAIL(body);
+  return {};
 }
 
 std::string with(const std::string& field) { return "{\"prompt\": \"a boot\", " + field + "}"; }

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "server/metrics.hpp"
-#include "server/scheduler.hpp"
+#include "server/scheduling/scheduler.hpp"
+#include "server/telemetry/metrics.hpp"
 
 using namespace arcflow::serve;
 using namespace std::chrono_literals;
@@ -46,7 +46,7 @@ class FakeEngine final : public Engine {
   void check(const Shape&, const std::string&) const override {}
   std::unique_ptr<EngineSession> session() override { return std::make_unique<Session>(*this); }
   std::unique_ptr<CancelToken> cancel_token() override { return std::make_unique<FakeToken>(); }
-  std::string encode(const Shape&, const Picture& picture) const override { return picture.settings; }
+  std::string encode(const Shape&, const Image& image) const override { return image.settings; }
 
   void open(bool gate) {
     const std::lock_guard lock(mutex);
@@ -99,7 +99,7 @@ class FakeEngine final : public Engine {
       }
       BatchResult result;
       for (const Item& item : items) {
-        result.pictures.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
+        result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
       }
       return result;
     }
@@ -187,7 +187,7 @@ TEST_CASE("images come back to who asked, in order") {
   REQUIRE(bench.scheduler.submit(ticket) == Scheduler::Admission::kAccepted);
   REQUIRE(bench.wait(ticket) == Scheduler::Outcome::kDone);
   for (std::size_t i = 0; i < 6; ++i) {
-    CHECK(ticket->pictures[i].rgb8 == std::vector<std::uint8_t>{static_cast<std::uint8_t>(7 + i)});
+    CHECK(ticket->images[i].rgb8 == std::vector<std::uint8_t>{static_cast<std::uint8_t>(7 + i)});
   }
   CHECK(bench.engine.seen() == Seeds{{7, 8, 9, 10}, {11, 12}});
   CHECK(ticket->batch == 4);
@@ -292,7 +292,7 @@ TEST_CASE("one bad member does not take the others with it") {
   CHECK(bench.wait(also) == Scheduler::Outcome::kDone);
   CHECK(bench.wait(bad) == Scheduler::Outcome::kInvalid);
   CHECK(bad->failure == "thirteen");
-  CHECK(also->pictures[1].rgb8 == std::vector<std::uint8_t>{4});
+  CHECK(also->images[1].rgb8 == std::vector<std::uint8_t>{4});
   CHECK(bench.engine.seen() == Seeds{{1}, {2, 13, 3, 4}, {2}, {13}, {3, 4}});
 }
 
@@ -360,7 +360,7 @@ TEST_CASE("many callers, two workers: every image once, to its own caller") {
         const auto outcome = bench.scheduler.wait(ticket, [leaves] { return leaves; }, 1ms);
         if (outcome == Scheduler::Outcome::kDone) {
           ++done;
-          if (ticket->pictures[0].rgb8[0] != seed || ticket->pictures[1].rgb8[0] != seed + 1) {
+          if (ticket->images[0].rgb8[0] != seed || ticket->images[1].rgb8[0] != seed + 1) {
             ++wrong;
           }
         } else if (!leaves) {

@@ -5,8 +5,8 @@
 
 namespace arcflow::serve {
 
-// status: of HTTP. type, code: for programs ("invalid_request_error", "queue_full"). param: the field at fault, or "".
-// retry_after: seconds for the Retry-After header; 0 for none.
+// Thrown where a request is read. status: of HTTP. type, code: for programs ("invalid_request_error", "queue_full").
+// param: the field at fault, or "". retry_after: seconds for the Retry-After header; 0 for none.
 struct ApiError {
   int status = 500;
   std::string type;

@@ -1,5 +1,5 @@
 // Reads and writes with deadlines, by poll.
-#include "server/connection.hpp"
+#include "server/http/connection.hpp"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

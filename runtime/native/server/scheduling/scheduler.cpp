@@ -1,5 +1,5 @@
 // The workers' loop and what happens to a batch whose members leave or whose engine fails.
-#include "server/scheduler.hpp"
+#include "server/scheduling/scheduler.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -12,16 +12,6 @@ namespace {
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-void add(StageSeconds& sum, const StageSeconds& more) {
-  sum.tokenize += more.tokenize;
-  sum.text += more.text;
-  sum.noise += more.noise;
-  sum.backbone += more.backbone;
-  sum.solver += more.solver;
-  sum.vae += more.vae;
-  sum.total += more.total;
 }
 
 }  // namespace
@@ -62,7 +52,7 @@ Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
   if (queue_.size() >= options_.queue) {
     return Admission::kFull;
   }
-  ticket->pictures.resize(ticket->seeds.size());
+  ticket->images.resize(ticket->seeds.size());
   queue_.push_back(ticket);
   report_depth();
   work_.notify_all();
@@ -127,11 +117,11 @@ void Scheduler::abort() {
 
 int Scheduler::retry_after() const {
   const std::lock_guard lock(mutex_);
-  double pictures = 0;
+  double images = 0;
   for (const auto& ticket : queue_) {
-    pictures += static_cast<double>(ticket->seeds.size() - ticket->taken);
+    images += static_cast<double>(ticket->seeds.size() - ticket->taken);
   }
-  const double seconds = pictures * picture_seconds_ / static_cast<double>(options_.workers);
+  const double seconds = images * image_seconds_ / static_cast<double>(options_.workers);
   return static_cast<int>(std::clamp(std::ceil(seconds), 1.0, 60.0));
 }
 
@@ -201,7 +191,7 @@ void Scheduler::run(EngineSession& session, Running& running) {
   metrics_.observe_batch(items.size());
   try {
     BatchResult result = session.generate(running.shares.front().ticket->shape, items, *running.token);
-    if (result.pictures.size() != items.size()) {
+    if (result.images.size() != items.size()) {
       throw EngineError(EngineError::Kind::kOther, "the engine gave another number of images than it was asked for");
     }
     finish(running, std::move(result));
@@ -214,21 +204,21 @@ void Scheduler::run(EngineSession& session, Running& running) {
 
 void Scheduler::finish(Running& running, BatchResult&& result) {
   const std::lock_guard lock(mutex_);
-  metrics_.observe_stages(result.seconds);
-  const auto count = static_cast<double>(result.pictures.size());
-  picture_seconds_ = 0.8 * picture_seconds_ + 0.2 * result.seconds.total / count;
-  auto picture = result.pictures.begin();
+  for (const auto& [stage, seconds] : result.seconds) metrics_.observe_stage(stage, seconds);
+  const auto count = static_cast<double>(result.images.size());
+  image_seconds_ = 0.8 * image_seconds_ + 0.2 * result.total_seconds / count;
+  auto image = result.images.begin();
   for (const Share& share : running.shares) {
     Ticket& ticket = *share.ticket;
-    const auto begin = std::exchange(picture, picture + static_cast<std::ptrdiff_t>(share.count));
+    const auto begin = std::exchange(image, image + static_cast<std::ptrdiff_t>(share.count));
     if (ticket.done || ticket.abandoned) {
       continue;  // its caller may be reading it, or is gone
     }
-    std::move(begin, picture, ticket.pictures.begin() + static_cast<std::ptrdiff_t>(share.first));
-    ticket.batch = std::max(ticket.batch, result.pictures.size());
-    add(ticket.seconds, result.seconds);
-    ticket.done = std::none_of(ticket.pictures.begin(), ticket.pictures.end(),
-                               [](const Picture& one) { return one.rgb8.empty(); });
+    std::move(begin, image, ticket.images.begin() + static_cast<std::ptrdiff_t>(share.first));
+    ticket.batch = std::max(ticket.batch, result.images.size());
+    ticket.generate_seconds += result.total_seconds;
+    ticket.done =
+        std::none_of(ticket.images.begin(), ticket.images.end(), [](const Image& one) { return one.rgb8.empty(); });
     if (ticket.done) {
       remove(share.ticket);
     }
@@ -287,13 +277,13 @@ void Scheduler::remove(const std::shared_ptr<Ticket>& ticket) {
 }
 
 void Scheduler::report_depth() {
-  std::size_t pictures = 0;
+  std::size_t images = 0;
   for (const Running* running : running_) {
     for (const Share& share : running->shares) {
-      pictures += share.count;
+      images += share.count;
     }
   }
-  metrics_.set_load(queue_.size(), pictures, running_.size());
+  metrics_.set_load(queue_.size(), images, running_.size());
 }
 
 }  // namespace arcflow::serve

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "server/http_server.hpp"
+#include "server/http/http_server.hpp"
 
 namespace arcflow::serve {
 

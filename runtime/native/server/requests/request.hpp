@@ -6,10 +6,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <variant>
 
-#include "server/api_error.hpp"
 #include "server/engine.hpp"
+#include "server/requests/api_error.hpp"
 
 namespace arcflow::serve {
 
@@ -27,12 +26,11 @@ struct GenerationRequest {
 };
 
 // Reads the JSON body of POST /v1/images/generations. most_seconds: the server's own limit, which is also the default.
-// A field that is null counts as absent. Throws nothing but std::bad_alloc.
-std::variant<GenerationRequest, ApiError> parse_generation(std::string_view body, const ModelDescription& model,
-                                                           double most_seconds);
+// A field that is null counts as absent. Throws ApiError.
+GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, double most_seconds);
 
-// "WIDTHxHEIGHT" within the model's limits, with its usual number of evaluations.
-std::variant<Shape, ApiError> parse_size(const std::string& size, const ModelDescription& model);
+// "WIDTHxHEIGHT" within the model's limits, with its usual number of evaluations. Throws ApiError.
+Shape parse_size(const std::string& size, const ModelDescription& model);
 
 // Whether a Content-Type header's value names JSON, parameters aside.
 bool is_json_type(std::string_view content_type);

@@ -1,5 +1,5 @@
 // Rendering of counters, gauges and histograms.
-#include "server/metrics.hpp"
+#include "server/telemetry/metrics.hpp"
 
 #include <unistd.h>
 
@@ -93,10 +93,10 @@ void Metrics::count_request(const std::string& route, int status) {
   ++requests_[{route, status}];
 }
 
-void Metrics::set_load(std::size_t queued, std::size_t pictures, std::size_t batches) {
+void Metrics::set_load(std::size_t queued, std::size_t images, std::size_t batches) {
   const std::lock_guard lock(mutex_);
   queued_ = queued;
-  pictures_ = pictures;
+  in_flight_ = images;
   running_ = batches;
 }
 
@@ -105,9 +105,9 @@ void Metrics::set_ready(bool ready) {
   ready_ = ready;
 }
 
-void Metrics::observe_batch(std::size_t pictures) {
+void Metrics::observe_batch(std::size_t images) {
   const std::lock_guard lock(mutex_);
-  batches_.observe(static_cast<double>(pictures));
+  batches_.observe(static_cast<double>(images));
 }
 
 void Metrics::observe_stage(const std::string& stage, double seconds) {
@@ -115,19 +115,9 @@ void Metrics::observe_stage(const std::string& stage, double seconds) {
   stages_.at(stage).observe(seconds);
 }
 
-void Metrics::observe_stages(const StageSeconds& seconds) {
+void Metrics::count_images(std::size_t images) {
   const std::lock_guard lock(mutex_);
-  stages_.at("tokenize").observe(seconds.tokenize);
-  stages_.at("text").observe(seconds.text);
-  stages_.at("noise").observe(seconds.noise);
-  stages_.at("backbone").observe(seconds.backbone);
-  stages_.at("solver").observe(seconds.solver);
-  stages_.at("vae").observe(seconds.vae);
-}
-
-void Metrics::count_images(std::size_t pictures) {
-  const std::lock_guard lock(mutex_);
-  images_ += pictures;
+  images_ += images;
 }
 
 void Metrics::count_rejected(const std::string& reason) {
@@ -158,7 +148,7 @@ std::string Metrics::render() const {
            "\"} " + std::to_string(count) + "\n";
   }
   out += gauge("arcflow_queue_depth", "Requests that wait for a worker.", static_cast<double>(queued_));
-  out += gauge("arcflow_in_flight_images", "Images that are being made.", static_cast<double>(pictures_));
+  out += gauge("arcflow_in_flight_images", "Images that are being made.", static_cast<double>(in_flight_));
   out += gauge("arcflow_running_batches", "Batches that are being made.", static_cast<double>(running_));
   out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
   out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +

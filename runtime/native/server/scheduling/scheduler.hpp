@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
-#include "server/batching.hpp"
 #include "server/engine.hpp"
-#include "server/metrics.hpp"
+#include "server/scheduling/batching.hpp"
+#include "server/telemetry/metrics.hpp"
 
 namespace arcflow::serve {
 
@@ -82,7 +82,7 @@ class Scheduler {
   bool draining_ = false;
   bool stopping_ = false;
   bool crowded_ = false;
-  double picture_seconds_ = 0.1;  // a moving average, for retry_after
+  double image_seconds_ = 0.1;  // a moving average, for retry_after
   std::size_t ready_ = 0;
   std::exception_ptr startup_failure_;
   std::vector<std::thread> workers_;

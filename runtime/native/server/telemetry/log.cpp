@@ -1,5 +1,5 @@
 // Log lines as JSON objects, or as words and name=value for a person.
-#include "server/log.hpp"
+#include "server/telemetry/log.hpp"
 
 #include <chrono>
 #include <cmath>

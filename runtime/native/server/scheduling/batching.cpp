@@ -1,5 +1,5 @@
 // First come, first served, with those who can ride along.
-#include "server/batching.hpp"
+#include "server/scheduling/batching.hpp"
 
 #include <algorithm>
 

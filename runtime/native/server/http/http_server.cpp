@@ -1,5 +1,5 @@
 // The life of a connection: wait for a request, serve it, and again, until an error, the end, or others who wait.
-#include "server/http_server.hpp"
+#include "server/http/http_server.hpp"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "server/connection.hpp"
+#include "server/http/connection.hpp"
 
 namespace arcflow::serve {
 

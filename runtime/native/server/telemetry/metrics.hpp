@@ -35,12 +35,11 @@ class Metrics {
   // A request is answered. route: one of the service's, or "other", so that callers cannot make up label values.
   void count_request(const std::string& route, int status);
   // queued: requests that wait. images, batches: that are being made now.
-  void set_load(std::size_t queued, std::size_t pictures, std::size_t batches);
+  void set_load(std::size_t queued, std::size_t images, std::size_t batches);
   void set_ready(bool ready);
-  void observe_batch(std::size_t pictures);
+  void observe_batch(std::size_t images);
   void observe_stage(const std::string& stage, double seconds);
-  void observe_stages(const StageSeconds& seconds);
-  void count_images(std::size_t pictures);
+  void count_images(std::size_t images);
   void count_rejected(const std::string& reason);   // "queue_full", "draining", "not_ready", "invalid"
   void count_cancelled(const std::string& reason);  // "client_gone", "deadline", "shutdown"
   void set_model(const ModelDescription& model);
@@ -54,7 +53,7 @@ class Metrics {
   std::map<std::string, std::uint64_t> rejected_, cancelled_;
   std::map<std::string, Histogram> stages_;
   Histogram batches_;
-  std::size_t queued_ = 0, pictures_ = 0, running_ = 0;
+  std::size_t queued_ = 0, in_flight_ = 0, running_ = 0;
   std::uint64_t images_ = 0;
   bool ready_ = false;
   std::string build_labels_;
