@@ -1,6 +1,8 @@
-// Errors as they leave the library.
+// Errors as they leave the library; to make one never fails.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <string>
@@ -17,9 +19,22 @@ struct ArcflowStatus {
 
 namespace arcflow::abi {
 
+inline const ArcflowStatus kNoMemory{ARCFLOW_OUT_OF_MEMORY,
+                                     "there is not enough main memory, not even to say for what"};
+
 // A status that the caller destroys. Where there is no memory for it, one that says so and that nobody owns.
-ArcflowStatus* make_status(ArcflowCode code, const char* message) noexcept;
-void destroy_status(ArcflowStatus* status) noexcept;
+inline ArcflowStatus* make_status(ArcflowCode code, const char* message) noexcept {
+  const std::size_t size = std::strlen(message) + 1;
+  void* memory = std::malloc(sizeof(ArcflowStatus) + size);
+  // Nobody writes through the pointer: the type is opaque outside.
+  if (memory == nullptr) return const_cast<ArcflowStatus*>(&kNoMemory);
+  char* text = static_cast<char*>(memory) + sizeof(ArcflowStatus);
+  std::memcpy(text, message, size);
+  return new (memory) ArcflowStatus{code, text};
+}
+inline void destroy_status(ArcflowStatus* status) noexcept {
+  if (status != &kNoMemory) std::free(status);
+}
 
 // Does the work of one function of the table; what it throws becomes the function's status.
 template <class Work>

@@ -36,7 +36,7 @@ constexpr const char* kExamples = R"(examples:
   arcflow-cli "a grey bag" --out bag.png --previews 6 --json
   arcflow-cli "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
 
-The picture's settings are in its text chunks. The same seed gives the same bytes.
+The image's settings are in its text chunks. The same seed gives the same bytes.
 )";
 
 struct Arguments {

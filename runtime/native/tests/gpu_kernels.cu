@@ -175,18 +175,18 @@ void elements() {
   core::unpack(tokens.data(), 2, 64, 48, 16, 2, scaling.data(), shift.data(), 16, unpacked.data());
   expect(latents.host() == unpacked, "tokens to latents");
 
-  const auto pictures = draw(2 * 3 * 256 * 192, 0, 1, 6);
-  DeviceArray<float> images(pictures);
-  DeviceArray<std::uint8_t> pixels(std::vector<std::uint8_t>(pictures.size()));
+  const auto drawn = draw(2 * 3 * 256 * 192, 0, 1, 6);
+  DeviceArray<float> images(drawn);
+  DeviceArray<std::uint8_t> pixels(std::vector<std::uint8_t>(drawn.size()));
   check(cuda::to_rgb8(images.data, pixels.data, 2, 256, 192, nullptr), "to_rgb8");
-  std::vector<std::uint8_t> levels(pictures.size());
-  core::to_rgb8(pictures.data(), 2, 256, 192, levels.data());
+  std::vector<std::uint8_t> levels(drawn.size());
+  core::to_rgb8(drawn.data(), 2, 256, 192, levels.data());
   expect(pixels.host() == levels, "images to bytes");
 
   DeviceArray<std::uint32_t> found(std::vector<std::uint32_t>(1, 7));
-  check(cuda::find_nonfinite(images.data, pictures.size(), found.data, nullptr), "find_nonfinite");
+  check(cuda::find_nonfinite(images.data, drawn.size(), found.data, nullptr), "find_nonfinite");
   expect(found.host()[0] == 0, "all finite");
-  auto bad = pictures;
+  auto bad = drawn;
   bad.back() = NAN;
   DeviceArray<float> with_nan(bad);
   check(cuda::find_nonfinite(with_nan.data, bad.size(), found.data, nullptr), "find_nonfinite");

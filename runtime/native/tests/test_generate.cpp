@@ -100,11 +100,11 @@ TEST_CASE("a seed for each image") {
   f.call.request.seed_count = 3;
   f.call.request.num_images = 3;
   REQUIRE(f.generate().ok());
-  const auto picture = [&](std::ptrdiff_t j) {
+  const auto image = [&](std::ptrdiff_t j) {
     return std::vector<float>(f.call.latents.begin() + j * 256, f.call.latents.begin() + (j + 1) * 256);
   };
-  CHECK(picture(0) == picture(2));
-  CHECK(picture(0) != picture(1));
+  CHECK(image(0) == image(2));
+  CHECK(image(0) != image(1));
   f.call.request.seed_count = 2;
   check(f.generate(), ARCFLOW_INVALID_ARGUMENT, "seed_count is 2, but the request makes 3 images");
 }
@@ -219,12 +219,12 @@ TEST_CASE("recorded work gives the same images, with no wait inside") {
   Fixture plain;
   Fixture f("recall");
   REQUIRE(plain.generate().ok());
-  const auto both = [&](std::uint32_t pictures, std::uint32_t width, std::uint32_t nfe) {
+  const auto both = [&](std::uint32_t images, std::uint32_t width, std::uint32_t nfe) {
     for (Fixture* one : {&plain, &f}) {
-      one->call.request.num_images = pictures;
+      one->call.request.num_images = images;
       one->call.request.width = width;
       one->call.request.nfe = nfe;
-      one->call.request.seed = pictures + width + nfe;
+      one->call.request.seed = images + width + nfe;
       REQUIRE(one->generate().ok());
     }
     CHECK(plain.call.latents == f.call.latents);

@@ -1,7 +1,10 @@
 // The closed-form solver on the CPU, bit for bit what runtime/solver.py computes: coefficients in float64, the mixture
-// in float32, mode by mode in ascending order, product and sum rounded apart (no FMA: -ffp-contract=off).
+// in float32, mode by mode in ascending order, product and sum rounded apart (no FMA: -ffp-contract=off). The noise
+// (runtime/noise.py) and the numbers that condition a backbone, beside it.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -47,6 +50,8 @@ void add_mode(const float* __restrict v, const float* __restrict row, std::size_
     sum[c] += v[c] * row[c];
   }
 }
+
+constexpr float kTimeScale = 1000.0F;
 
 double shift_sigma(double t, double shift) { return shift * t / (1.0 + (shift - 1.0) * t); }
 
@@ -105,5 +110,23 @@ std::vector<double> preview_sigmas(std::int64_t count, double shift) {
   }
   return levels;
 }
+
+void normal(std::uint64_t seed, std::uint64_t first, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    out[i] = formula::normal<double>(seed, first + i);
+  }
+}
+
+// To the bit what runtime/architectures/conditioning.py makes.
+float to_bfloat16(float value) noexcept {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) & 0xFFFF0000U;
+  float rounded = 0.0F;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
+}
+
+float scaled_bfloat16(float value) noexcept { return to_bfloat16(to_bfloat16(value) * kTimeScale) / kTimeScale; }
 
 }  // namespace arcflow::core

@@ -124,11 +124,4 @@ void Model::load(const ArcflowHostNetwork& source) {
   networks_.push_back(std::move(network));
 }
 
-const Network& Model::network(std::size_t index) const {
-  if (index >= networks_.size()) {
-    throw Error(ARCFLOW_INTERNAL, "there is no network " + std::to_string(index));
-  }
-  return networks_[index];
-}
-
 }  // namespace arcflow::tensorrt

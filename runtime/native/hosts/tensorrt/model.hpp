@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "hosts/host.h"
+#include "hosts/table.hpp"
 #include "hosts/tensorrt/library.hpp"
 #include "hosts/tensorrt/logger.hpp"
 
@@ -33,7 +33,7 @@ class Model {
   std::uint64_t bytes() const noexcept { return bytes_; }  // of the plans: nearly all of it is weights on the GPU
   std::uint64_t activation_bytes() const noexcept { return activation_bytes_; }  // of the network that needs most
   std::size_t size() const noexcept { return networks_.size(); }
-  const Network& network(std::size_t index) const;
+  const Network& network(std::size_t index) const { return hosts::network_at(networks_, index); }
   Logger& logger() const noexcept { return *logger_; }
 
  private:

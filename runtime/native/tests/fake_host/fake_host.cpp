@@ -266,8 +266,8 @@ struct Host : arcflow::hosts::Unprepared {
 std::int32_t run_or_unknown(ArcflowHostSession* session, std::size_t index, const ArcflowHostBinding* inputs,
                             std::size_t input_count, const ArcflowHostBinding* outputs, std::size_t output_count,
                             ArcflowHostError* error) {
-  const std::int32_t code =
-      arcflow::hosts::Guarded<&Host::run>::call(session, index, inputs, input_count, outputs, output_count, error);
+  const std::int32_t code = arcflow::hosts::Guarded<&Host::run, arcflow::hosts::Anywhere>::call(
+      session, index, inputs, input_count, outputs, output_count, error);
   return code != 0 && session->model->has("unknown") ? 4711 : code;
 }
 
