@@ -27,9 +27,7 @@ ModelDescription tiny() {
 }
 
 void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
+  if (!holds) std::abort();
 }
 
 void read_body(std::string_view body) {
@@ -53,9 +51,7 @@ void read_body(std::string_view body) {
 
 void read_header(std::string_view value) {
   is_json_type(value);
-  if (is_request_id(value)) {
-    require(value.size() <= kMaxRequestId);
-  }
+  if (is_request_id(value)) require(value.size() <= kMaxRequestId);
   const std::string text(value);
   require(escape_label(text).find('\n') == std::string::npos);
   for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
@@ -66,9 +62,7 @@ void read_header(std::string_view value) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size == 0) {
-    return 0;
-  }
+  if (size == 0) return 0;
   const std::string_view content(reinterpret_cast<const char*>(data) + 1, size - 1);
   if (data[0] == 'h') {
     read_header(content);

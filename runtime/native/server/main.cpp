@@ -61,9 +61,7 @@ class Signals {
       int number = 0;
       sigwait(&set, &number);
       const std::lock_guard lock(state->mutex);
-      if (!state->armed || state->received) {
-        std::_Exit(128 + number);
-      }
+      if (!state->armed || state->received) std::_Exit(128 + number);
       state->received = true;
       state->changed.notify_all();
     }
@@ -118,9 +116,7 @@ SchedulerOptions scheduling_of(const Options& options, const ModelDescription& m
   wanted.workers = options.workers;
   wanted.queue = options.queue;
   wanted.max_batch = model.batch.max;
-  if (options.max_batch != 0) {
-    wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
-  }
+  if (options.max_batch != 0) wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
   wanted.batch_wait =
       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.batch_wait));
   wanted.warm_up = warm_up_shapes(options.warm_up, model);
@@ -133,9 +129,7 @@ bool drain(Service& service, Scheduler& scheduler, double grace) {
   scheduler.drain();
   const bool whole = scheduler.wait_idle(
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(grace)));
-  if (!whole) {
-    scheduler.abort();
-  }
+  if (!whole) scheduler.abort();
   return whole;
 }
 

@@ -96,9 +96,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
 std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const ModelDescription& model) {
   std::vector<Shape> shapes;
   for (const std::string& size : sizes) {
-    if (size == "none") {
-      continue;
-    }
+    if (size == "none") continue;
     if (size == "usual") {
       shapes.push_back({model.width.usual, model.height.usual, model.nfe});
       continue;

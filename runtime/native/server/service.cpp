@@ -50,9 +50,7 @@ Visit& visit_of(Response& response) {
 
 void set_error(Response& response, const ApiError& error) {
   response.status = error.status;
-  if (error.retry_after > 0) {
-    response.set_header("Retry-After", std::to_string(error.retry_after));
-  }
+  if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
   response.set_content(to_json(error), "application/json");
 }
 
@@ -91,9 +89,7 @@ void Service::route(HttpServer& server) {
   server.set_pre_routing_handler([this](const Request& in, Response& out) { return before(in, out); });
   server.set_post_routing_handler([this](const Request& in, Response& out) { after(in, out); });
   server.set_error_handler([](const Request&, Response& out) {
-    if (out.body.empty()) {
-      set_error(out, plain_error(out.status));
-    }
+    if (out.body.empty()) set_error(out, plain_error(out.status));
   });
   server.set_exception_handler([this](const Request&, Response& out, std::exception_ptr failure) {
     try {
@@ -139,9 +135,7 @@ httplib::Server::HandlerResponse Service::before(const Request& request, Respons
 // For every answer there is, also those that HTTP itself gives.
 void Service::after(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
-  if (visit.id.empty()) {
-    visit.id = id_of(request);
-  }
+  if (visit.id.empty()) visit.id = id_of(request);
   response.set_header("x-request-id", visit.id);
   metrics_.count_request(visit.route, response.status);
   const auto began = request.start_time_ == Clock::time_point::min() ? visit.began : request.start_time_;
@@ -158,9 +152,7 @@ void Service::after(const Request& request, Response& response) {
 // The caller's own, or a new one.
 std::string Service::id_of(const Request& request) {
   const std::string given = request.get_header_value("x-request-id");
-  if (is_request_id(given)) {
-    return given;
-  }
+  if (is_request_id(given)) return given;
   char id[33];
   std::snprintf(id, sizeof id, "%016" PRIx64 "%016" PRIx64, random(), random());
   return id;
@@ -265,9 +257,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
 }
 
 void Service::list_models(Response& response) {
-  if (state_ == State::kLoading) {
-    return set_error(response, unavailable());
-  }
+  if (state_ == State::kLoading) return set_error(response, unavailable());
   const ModelDescription& model = engine_->model();
   Json one;
   one["id"] = model.name;
@@ -290,9 +280,7 @@ void Service::list_models(Response& response) {
 void Service::health(Response& response) const { response.set_content("{\"status\":\"ok\"}", "application/json"); }
 
 void Service::ready(Response& response) const {
-  if (state_ != State::kOpen) {
-    return set_error(response, unavailable());
-  }
+  if (state_ != State::kOpen) return set_error(response, unavailable());
   response.set_content("{\"status\":\"ready\"}", "application/json");
 }
 

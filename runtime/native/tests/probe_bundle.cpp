@@ -35,9 +35,7 @@ json ports_of(const std::vector<arcflow::core::Port>& ports) {
   json out = json::array();
   for (const auto& port : ports) {
     json shape = json::array();
-    for (const auto& size : port.shape) {
-      std::visit([&](const auto& value) { shape.push_back(value); }, size);
-    }
+    for (const auto& size : port.shape) std::visit([&](const auto& value) { shape.push_back(value); }, size);
     out.push_back({{"name", port.name}, {"dtype", port.dtype}, {"shape", shape}});
   }
   return out;
@@ -115,9 +113,7 @@ json answer(const json& request) {
     }
   }
   const std::string op = request.at("op");
-  if (op == "parse") {
-    return {{"manifest", manifest_of(arcflow::core::parse_manifest(bytes_of(request.at("hex"))))}};
-  }
+  if (op == "parse") return {{"manifest", manifest_of(arcflow::core::parse_manifest(bytes_of(request.at("hex"))))}};
   if (op == "repr") return {{"text", arcflow::core::python_repr(bytes_of(request.at("hex")))}};
   if (op == "find") {
     const Bundle bundle =

@@ -36,9 +36,7 @@ TEST_CASE("pixels are clipped, rounded half to even, and interleaved") {
   // Every level and what lies around it, over more than one block of the loop.
   std::vector<float> values;
   for (int level = 0; level <= 255; ++level) {
-    for (const float off : {-0.49f, 0.0f, 0.49f}) {
-      values.push_back((static_cast<float>(level) + off) / 127.5f - 1.0f);
-    }
+    for (const float off : {-0.49f, 0.0f, 0.49f}) values.push_back((static_cast<float>(level) + off) / 127.5f - 1.0f);
   }
   const std::size_t plane = values.size();
   for (int copy = 0; copy < 5; ++copy)

@@ -36,9 +36,7 @@ class GreyEngine final : public Engine {
   }
   const ModelDescription& model() const override { return model_; }
   void check(const Shape&, const std::string& prompt) const override {
-    if (prompt == "refused") {
-      throw EngineError(EngineError::Kind::kInvalid, "not this prompt");
-    }
+    if (prompt == "refused") throw EngineError(EngineError::Kind::kInvalid, "not this prompt");
   }
   std::unique_ptr<EngineSession> session() override { return std::make_unique<Session>(); }
   std::unique_ptr<CancelToken> cancel_token() override { return std::make_unique<NoToken>(); }
@@ -50,9 +48,7 @@ class GreyEngine final : public Engine {
     BatchResult generate(const Shape&, const std::vector<Item>& items, CancelToken&) override {
       BatchResult result;
       for (const Item& item : items) {
-        if (item.prompt == "broken") {
-          throw EngineError(EngineError::Kind::kOther, "it broke");
-        }
+        if (item.prompt == "broken") throw EngineError(EngineError::Kind::kOther, "it broke");
         result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
       }
       return result;
@@ -129,13 +125,9 @@ class Caller {
     char part[4096];
     for (;;) {
       pollfd waiting{socket_, POLLIN, 0};
-      if (poll(&waiting, 1, 5000) <= 0) {
-        return out + "TIMEOUT";
-      }
+      if (poll(&waiting, 1, 5000) <= 0) return out + "TIMEOUT";
       const ssize_t count = recv(socket_, part, sizeof part, 0);
-      if (count <= 0) {
-        return out;
-      }
+      if (count <= 0) return out;
       out.append(part, static_cast<std::size_t>(count));
     }
   }
@@ -157,9 +149,7 @@ nlohmann::json body_of(const std::string& answer) {
 
 std::size_t answers_in(const std::string& text) {
   std::size_t count = 0;
-  for (std::size_t at = text.find("HTTP/1.1 "); at != std::string::npos; at = text.find("HTTP/1.1 ", at + 1)) {
-    ++count;
-  }
+  for (std::size_t at = text.find("HTTP/1.1 "); at != std::string::npos; at = text.find("HTTP/1.1 ", at + 1)) ++count;
   return count;
 }
 
@@ -234,9 +224,7 @@ TEST_CASE("who is slow to ask does not hold a thread for long") {
   const Caller dripping(running.port), silent(running.port);
   std::thread drip([&dripping] {
     for (const char c : std::string("GET /health HTTP/1.1\r\nx: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")) {
-      if (!dripping.send(std::string(1, c))) {
-        break;
-      }
+      if (!dripping.send(std::string(1, c))) break;
       std::this_thread::sleep_for(20ms);
     }
   });

@@ -20,9 +20,7 @@ bool has(const std::string& text, const std::string& line) {
 
 TEST_CASE("a histogram counts from below, bounds included") {
   Histogram histogram({1, 2});
-  for (const double value : {0.5, 1.0, 1.5, 3.0}) {
-    histogram.observe(value);
-  }
+  for (const double value : {0.5, 1.0, 1.5, 3.0}) histogram.observe(value);
   const std::string text = histogram.render("h", "stage=\"vae\"");
   CHECK(
       text ==

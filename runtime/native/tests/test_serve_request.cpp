@@ -129,9 +129,7 @@ TEST_CASE("prompts") {
   CHECK(good("{\"prompt\": \"" + most + "\"}").prompt == most);
   CHECK(bad("{\"prompt\": \"" + most + "a\"}").message.find("10001 characters") != std::string::npos);
   std::string accents;  // characters are counted, not bytes
-  for (int i = 0; i < 10'000; ++i) {
-    accents += "\xc3\xa9";
-  }
+  for (int i = 0; i < 10'000; ++i) accents += "\xc3\xa9";
   CHECK(good("{\"prompt\": \"" + accents + "\"}").prompt == accents);
 }
 
@@ -154,12 +152,8 @@ TEST_CASE("bytes that are no JSON object") {
 TEST_CASE("nesting and numbers of fields are bounded") {
   const auto nested = [](std::size_t depth, const char* open, const char* shut) {
     std::string text;
-    for (std::size_t i = 0; i < depth; ++i) {
-      text += open;
-    }
-    for (std::size_t i = 0; i < depth; ++i) {
-      text += shut;
-    }
+    for (std::size_t i = 0; i < depth; ++i) text += open;
+    for (std::size_t i = 0; i < depth; ++i) text += shut;
     return text;
   };
   CHECK(good(with("\"metadata\": " + nested(15, "[", "]"))).n == 1);
@@ -167,9 +161,7 @@ TEST_CASE("nesting and numbers of fields are bounded") {
   CHECK(bad(with("\"metadata\": " + nested(1'000'000, "[", "]"))).message.find("deeper") != std::string::npos);
   CHECK(bad(nested(200'000, "{\"a\":", "}")).code == "invalid_json");
   std::string many = "{";
-  for (int i = 0; i < 65; ++i) {
-    many += (i == 0 ? "\"f" : ", \"f") + std::to_string(i) + "\": 1";
-  }
+  for (int i = 0; i < 65; ++i) many += (i == 0 ? "\"f" : ", \"f") + std::to_string(i) + "\": 1";
   CHECK(bad(many + "}").message.find("more than 64 fields") != std::string::npos);
 }
 
@@ -192,9 +184,7 @@ TEST_CASE("header values") {
   CHECK(is_request_id("a-1_b"));
   CHECK(is_request_id(std::string(128, 'x')));
   CHECK(!is_request_id(std::string(129, 'x')));
-  for (const char* id : {"", "a b", "a\nb", "caf\xc3\xa9", "\x7f"}) {
-    CHECK(!is_request_id(id));
-  }
+  for (const char* id : {"", "a b", "a\nb", "caf\xc3\xa9", "\x7f"}) CHECK(!is_request_id(id));
 }
 
 TEST_CASE("base64") {

@@ -58,9 +58,7 @@ class FakeEngine final : public Engine {
   }
   bool started(std::size_t count) {
     for (int i = 0; i < 2000; ++i) {
-      if (seen().size() >= count) {
-        return true;
-      }
+      if (seen().size() >= count) return true;
       std::this_thread::sleep_for(1ms);
     }
     return false;
@@ -79,9 +77,7 @@ class FakeEngine final : public Engine {
     explicit Session(FakeEngine& engine) : engine_(engine) {}
     BatchResult generate(const Shape&, const std::vector<Item>& items, CancelToken& token) override {
       std::vector<std::uint64_t> seeds;
-      for (const Item& item : items) {
-        seeds.push_back(item.seed);
-      }
+      for (const Item& item : items) seeds.push_back(item.seed);
       {
         const std::lock_guard lock(engine_.mutex);
         engine_.batches.push_back(seeds);
@@ -93,14 +89,10 @@ class FakeEngine final : public Engine {
           throw EngineError(EngineError::Kind::kCancelled, "cancelled");
         }
         const std::lock_guard lock(engine_.mutex);
-        if (engine_.gate_open) {
-          break;
-        }
+        if (engine_.gate_open) break;
       }
       BatchResult result;
-      for (const Item& item : items) {
-        result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
-      }
+      for (const Item& item : items) result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
       return result;
     }
     void warm_up(const Shape&, std::uint32_t) override { engine_.on_warm_up(); }
@@ -200,16 +192,12 @@ TEST_CASE("what waits while a batch runs is joined, and the queue is bounded") {
   bench.scheduler.submit(first);
   REQUIRE(bench.engine.started(1));
   std::vector<std::shared_ptr<Ticket>> waiting = {ticket_of({2}), ticket_of({3}, kLarge), ticket_of({4})};
-  for (const auto& ticket : waiting) {
-    CHECK(bench.scheduler.submit(ticket) == Scheduler::Admission::kAccepted);
-  }
+  for (const auto& ticket : waiting) CHECK(bench.scheduler.submit(ticket) == Scheduler::Admission::kAccepted);
   CHECK(bench.scheduler.submit(ticket_of({5})) == Scheduler::Admission::kFull);
   CHECK(bench.scheduler.retry_after() >= 1);
   bench.engine.open(true);
   CHECK(bench.wait(first) == Scheduler::Outcome::kDone);
-  for (const auto& ticket : waiting) {
-    CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
-  }
+  for (const auto& ticket : waiting) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
   CHECK(bench.engine.seen() == Seeds{{1}, {2, 4}, {3}});
 }
 
@@ -274,9 +262,7 @@ TEST_CASE("one bad member does not take the others with it") {
   Bench bench(options_of(8));
   bench.engine.before = [](const std::vector<Item>& items) {
     for (const Item& item : items) {
-      if (item.seed == 13) {
-        throw EngineError(EngineError::Kind::kInvalid, "thirteen");
-      }
+      if (item.seed == 13) throw EngineError(EngineError::Kind::kInvalid, "thirteen");
     }
   };
   bench.engine.open(false);
@@ -284,9 +270,7 @@ TEST_CASE("one bad member does not take the others with it") {
   bench.scheduler.submit(first);
   REQUIRE(bench.engine.started(1));
   const auto good = ticket_of({2}), bad = ticket_of({13}), also = ticket_of({3, 4});
-  for (const auto& ticket : {good, bad, also}) {
-    bench.scheduler.submit(ticket);
-  }
+  for (const auto& ticket : {good, bad, also}) bench.scheduler.submit(ticket);
   bench.engine.open(true);
   CHECK(bench.wait(good) == Scheduler::Outcome::kDone);
   CHECK(bench.wait(also) == Scheduler::Outcome::kDone);
@@ -299,9 +283,7 @@ TEST_CASE("one bad member does not take the others with it") {
 TEST_CASE("an engine that fails, fails the request and not the worker") {
   Bench bench(options_of(1));
   bench.engine.before = [](const std::vector<Item>& items) {
-    if (items[0].seed == 13) {
-      throw std::bad_alloc();
-    }
+    if (items[0].seed == 13) throw std::bad_alloc();
   };
   const auto bad = ticket_of({13}), good = ticket_of({1});
   bench.scheduler.submit(bad);
@@ -360,18 +342,14 @@ TEST_CASE("many callers, two workers: every image once, to its own caller") {
         const auto outcome = bench.scheduler.wait(ticket, [leaves] { return leaves; }, 1ms);
         if (outcome == Scheduler::Outcome::kDone) {
           ++done;
-          if (ticket->images[0].rgb8[0] != seed || ticket->images[1].rgb8[0] != seed + 1) {
-            ++wrong;
-          }
+          if (ticket->images[0].rgb8[0] != seed || ticket->images[1].rgb8[0] != seed + 1) ++wrong;
         } else if (!leaves) {
           ++wrong;
         }
       }
     });
   }
-  for (std::thread& caller : callers) {
-    caller.join();
-  }
+  for (std::thread& caller : callers) caller.join();
   CHECK(wrong == 0);
   CHECK(done >= 8 * 85);
   CHECK(bench.scheduler.wait_idle(Clock::now() + 5s));

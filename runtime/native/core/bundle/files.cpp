@@ -147,9 +147,7 @@ void check_kind(const std::string& root, const std::string& path, const struct s
   if (S_ISLNK(status.st_mode)) {
     reject(place + " is a symbolic link; a bundle holds plain files only: copy the file itself");
   }
-  if (!S_ISREG(status.st_mode)) {
-    reject(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
-  }
+  if (!S_ISREG(status.st_mode)) reject(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
   if (status.st_nlink > 1) {
     reject(place + " is a hard link (it has " + std::to_string(status.st_nlink) +
            " names); a bundle holds plain files only: copy the bundle with cp -r and use the copy");

@@ -102,9 +102,7 @@ void Session::wait() {
 }
 
 Context& Session::context_for(std::size_t network) {
-  if (recordings_.open()) {
-    return recordings_.keep(std::make_unique<Context>(*model_, network, arena_, stream_->get()));
-  }
+  if (recordings_.open()) return recordings_.keep(std::make_unique<Context>(*model_, network, arena_, stream_->get()));
   std::unique_ptr<Context>& own = contexts_.at(network);
   if (own == nullptr) own = std::make_unique<Context>(*model_, network, arena_, stream_->get());
   return *own;

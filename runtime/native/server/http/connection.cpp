@@ -40,9 +40,7 @@ bool wait_for(socket_t socket, short events, std::chrono::steady_clock::time_poi
         std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now()).count();
     pollfd request{socket, events, 0};
     const int ready = poll(&request, 1, static_cast<int>(std::clamp<long long>(left, 0, 3'600'000)));
-    if (ready >= 0 || errno != EINTR) {
-      return ready > 0;
-    }
+    if (ready >= 0 || errno != EINTR) return ready > 0;
   }
 }
 
@@ -100,26 +98,20 @@ ssize_t Connection::write(const char* data, size_t size) {
   do {
     count = send(socket_, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (count < 0 && errno == EINTR);
-  if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-    return wait_writable() ? write(data, size) : -1;
-  }
+  if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return wait_writable() ? write(data, size) : -1;
   return count;
 }
 
 void Connection::get_remote_ip_and_port(std::string& ip, int& port) const {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
-  if (getpeername(socket_, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
-    describe(address, ip, port);
-  }
+  if (getpeername(socket_, reinterpret_cast<sockaddr*>(&address), &length) == 0) describe(address, ip, port);
 }
 
 void Connection::get_local_ip_and_port(std::string& ip, int& port) const {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
-  if (getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
-    describe(address, ip, port);
-  }
+  if (getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &length) == 0) describe(address, ip, port);
 }
 
 time_t Connection::duration() const {

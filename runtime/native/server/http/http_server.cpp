@@ -29,13 +29,9 @@ class Pool final : public httplib::TaskQueue {
 
   bool enqueue(std::function<void()> task) override {
     const std::lock_guard lock(mutex_);
-    if (ending_ || tasks_.size() >= rules_.waiting) {
-      return false;
-    }
+    if (ending_ || tasks_.size() >= rules_.waiting) return false;
     tasks_.push_back(std::move(task));
-    if (tasks_.size() > idle_ && threads_.size() < rules_.threads) {
-      threads_.emplace_back([this] { work(); });
-    }
+    if (tasks_.size() > idle_ && threads_.size() < rules_.threads) threads_.emplace_back([this] { work(); });
     pending_ = tasks_.size();
     changed_.notify_one();
     return true;
@@ -49,9 +45,7 @@ class Pool final : public httplib::TaskQueue {
     }
     changed_.notify_all();
     for (std::thread& thread : threads_) {
-      if (thread.joinable()) {
-        thread.join();
-      }
+      if (thread.joinable()) thread.join();
     }
   }
 
@@ -62,9 +56,7 @@ class Pool final : public httplib::TaskQueue {
       ++idle_;
       changed_.wait(lock, [this] { return ending_ || !tasks_.empty(); });
       --idle_;
-      if (tasks_.empty()) {
-        return;
-      }
+      if (tasks_.empty()) return;
       const std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
       pending_ = tasks_.size();
@@ -91,9 +83,7 @@ void finish(socket_t socket, bool error) {
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
   char rest[4096];
   while (error && std::chrono::steady_clock::now() < until && wait_for(socket, POLLIN, until)) {
-    if (recv(socket, rest, sizeof rest, MSG_DONTWAIT) <= 0) {
-      break;
-    }
+    if (recv(socket, rest, sizeof rest, MSG_DONTWAIT) <= 0) break;
   }
 }
 
@@ -133,12 +123,8 @@ bool HttpServer::await_request(socket_t socket) const {
   constexpr std::chrono::milliseconds slice{100};
   const auto until = std::chrono::steady_clock::now() + rules_.idle;
   for (auto now = std::chrono::steady_clock::now(); now < until; now = std::chrono::steady_clock::now()) {
-    if (wait_for(socket, POLLIN, std::min(now + slice, until))) {
-      return true;
-    }
-    if (halted_ || pending_ > 0) {
-      return false;
-    }
+    if (wait_for(socket, POLLIN, std::min(now + slice, until))) return true;
+    if (halted_ || pending_ > 0) return false;
   }
   return false;
 }
@@ -147,9 +133,7 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
   {
     const std::lock_guard lock(mutex_);
     open_.insert(socket);
-    if (halted_) {
-      shutdown(socket, SHUT_RD);
-    }
+    if (halted_) shutdown(socket, SHUT_RD);
   }
   Connection connection(socket, rules_);
   std::string remote, local;
@@ -158,17 +142,13 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
   connection.get_local_ip_and_port(local, local_port);
   bool good = true;
   for (std::size_t left = rules_.requests; left > 0; --left) {
-    if (!connection.is_readable() && !await_request(socket)) {
-      break;
-    }
+    if (!connection.is_readable() && !await_request(socket)) break;
     connection.begin();
     bool closed = false;
     // Parts of an answer are not served: a Range header means nothing here.
     const auto setup = [](httplib::Request& request) { request.ranges.clear(); };
     good = process_request(connection, remote, remote_port, local, local_port, left == 1 || halted_, closed, setup);
-    if (!good || closed || halted_ || connection.answered_with_error()) {
-      break;
-    }
+    if (!good || closed || halted_ || connection.answered_with_error()) break;
   }
   {
     const std::lock_guard lock(mutex_);

@@ -102,9 +102,7 @@ std::string prompt_of(const Json& fields) {
   }
   const bool blank =
       std::all_of(prompt->begin(), prompt->end(), [](unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); });
-  if (blank) {
-    throw bad_request("the prompt is empty: say in a few words what the image should show", "prompt");
-  }
+  if (blank) throw bad_request("the prompt is empty: say in a few words what the image should show", "prompt");
   if (prompt->find('\0') != std::string::npos) {
     throw bad_request("the prompt is not plain text: it holds a NUL", "prompt");
   }
@@ -120,14 +118,10 @@ std::string prompt_of(const Json& fields) {
 
 // Up to five digits, or no number.
 std::optional<std::uint32_t> digits(std::string_view text) {
-  if (text.empty() || text.size() > 5) {
-    return std::nullopt;
-  }
+  if (text.empty() || text.size() > 5) return std::nullopt;
   std::uint32_t number = 0;
   for (const char c : text) {
-    if (c < '0' || c > '9') {
-      return std::nullopt;
-    }
+    if (c < '0' || c > '9') return std::nullopt;
     number = number * 10 + static_cast<std::uint32_t>(c - '0');
   }
   return number;
@@ -159,9 +153,7 @@ void only(const Json& fields, const char* name, std::initializer_list<std::strin
   const std::string* text = text_of(fields, name);
   if (text != nullptr && std::find(allowed.begin(), allowed.end(), *text) == allowed.end()) {
     std::string names;
-    for (const std::string_view one : allowed) {
-      names += (names.empty() ? "\"" : " or \"") + std::string(one) + "\"";
-    }
+    for (const std::string_view one : allowed) names += (names.empty() ? "\"" : " or \"") + std::string(one) + "\"";
     throw bad_request(std::string(name) + " is '" + shown(*text) + "'; this server gives " + names, name);
   }
 }
@@ -234,9 +226,7 @@ Shape parse_size(const std::string& size, const ModelDescription& model) {
 
 bool is_json_type(std::string_view content_type) {
   std::string_view type = content_type.substr(0, content_type.find(';'));
-  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) {
-    type.remove_suffix(1);
-  }
+  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
   constexpr std::string_view wanted = "application/json";
   return type.size() == wanted.size() && std::equal(type.begin(), type.end(), wanted.begin(), [](char a, char b) {
            return std::tolower(static_cast<unsigned char>(a)) == b;

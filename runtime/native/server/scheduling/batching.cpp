@@ -13,9 +13,7 @@ bool joins(const Ticket& head, const Ticket& other) { return !head.alone && !oth
 
 std::vector<Share> take_batch(Queue& queue, std::size_t most) {
   std::vector<Share> batch;
-  if (queue.empty()) {
-    return batch;
-  }
+  if (queue.empty()) return batch;
   const std::shared_ptr<Ticket> head = queue.front();
   std::size_t room = most;
   for (auto place = queue.begin(); place != queue.end() && room > 0;) {
@@ -35,13 +33,9 @@ std::vector<Share> take_batch(Queue& queue, std::size_t most) {
 
 Clock::time_point hold_until(const Queue& queue, std::size_t most, bool crowded, Clock::duration wait) {
   constexpr auto at_once = Clock::time_point::min();
-  if (queue.empty() || !crowded || queue.front()->alone) {
-    return at_once;
-  }
+  if (queue.empty() || !crowded || queue.front()->alone) return at_once;
   std::size_t waiting = 0;
-  for (const auto& ticket : queue) {
-    waiting += joins(*queue.front(), *ticket) ? ticket->seeds.size() - ticket->taken : 0;
-  }
+  for (const auto& ticket : queue) waiting += joins(*queue.front(), *ticket) ? ticket->seeds.size() - ticket->taken : 0;
   return waiting >= most ? at_once : queue.front()->arrived + wait;
 }
 

@@ -18,9 +18,7 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
 
 Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
     : engine_(engine), metrics_(metrics), options_(std::move(options)) {
-  for (std::size_t i = 0; i < options_.workers; ++i) {
-    workers_.emplace_back([this] { work(); });
-  }
+  for (std::size_t i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
 }
 
 Scheduler::~Scheduler() {
@@ -31,27 +29,19 @@ Scheduler::~Scheduler() {
     stopping_ = true;
   }
   work_.notify_all();
-  for (std::thread& worker : workers_) {
-    worker.join();
-  }
+  for (std::thread& worker : workers_) worker.join();
 }
 
 void Scheduler::wait_ready() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return startup_failure_ != nullptr || ready_ == options_.workers; });
-  if (startup_failure_ != nullptr) {
-    std::rethrow_exception(startup_failure_);
-  }
+  if (startup_failure_ != nullptr) std::rethrow_exception(startup_failure_);
 }
 
 Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
   const std::lock_guard lock(mutex_);
-  if (draining_) {
-    return Admission::kDraining;
-  }
-  if (queue_.size() >= options_.queue) {
-    return Admission::kFull;
-  }
+  if (draining_) return Admission::kDraining;
+  if (queue_.size() >= options_.queue) return Admission::kFull;
   ticket->images.resize(ticket->seeds.size());
   queue_.push_back(ticket);
   report_depth();
@@ -63,13 +53,9 @@ Scheduler::Outcome Scheduler::wait(const std::shared_ptr<Ticket>& ticket, const 
                                    Clock::duration poll) {
   std::unique_lock lock(mutex_);
   while (!ticket->done) {
-    if (ticket->abandoned) {
-      return Outcome::kDropped;
-    }
+    if (ticket->abandoned) return Outcome::kDropped;
     changed_.wait_until(lock, std::min(Clock::now() + poll, ticket->deadline));
-    if (ticket->done || ticket->abandoned) {
-      continue;
-    }
+    if (ticket->done || ticket->abandoned) continue;
     if (Clock::now() >= ticket->deadline) {
       leave(ticket);
       return Outcome::kDeadline;
@@ -82,9 +68,7 @@ Scheduler::Outcome Scheduler::wait(const std::shared_ptr<Ticket>& ticket, const 
       return Outcome::kGone;
     }
   }
-  if (ticket->failure.empty()) {
-    return Outcome::kDone;
-  }
+  if (ticket->failure.empty()) return Outcome::kDone;
   return ticket->invalid ? Outcome::kInvalid : Outcome::kFailed;
 }
 
@@ -101,14 +85,10 @@ bool Scheduler::wait_idle(Clock::time_point until) {
 
 void Scheduler::abort() {
   const std::lock_guard lock(mutex_);
-  for (const auto& ticket : queue_) {
-    ticket->abandoned = true;
-  }
+  for (const auto& ticket : queue_) ticket->abandoned = true;
   queue_.clear();
   for (Running* running : running_) {
-    for (const Share& share : running->shares) {
-      share.ticket->abandoned = true;
-    }
+    for (const Share& share : running->shares) share.ticket->abandoned = true;
     running->token->cancel();
   }
   report_depth();
@@ -118,9 +98,7 @@ void Scheduler::abort() {
 int Scheduler::retry_after() const {
   const std::lock_guard lock(mutex_);
   double images = 0;
-  for (const auto& ticket : queue_) {
-    images += static_cast<double>(ticket->seeds.size() - ticket->taken);
-  }
+  for (const auto& ticket : queue_) images += static_cast<double>(ticket->seeds.size() - ticket->taken);
   const double seconds = images * image_seconds_ / static_cast<double>(options_.workers);
   return static_cast<int>(std::clamp(std::ceil(seconds), 1.0, 60.0));
 }
@@ -131,9 +109,7 @@ void Scheduler::work() {
     session = engine_.session();
     for (const Shape& shape : options_.warm_up) {
       session->warm_up(shape, 1);
-      if (options_.max_batch > 1) {
-        session->warm_up(shape, static_cast<std::uint32_t>(options_.max_batch));
-      }
+      if (options_.max_batch > 1) session->warm_up(shape, static_cast<std::uint32_t>(options_.max_batch));
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);
@@ -147,9 +123,7 @@ void Scheduler::work() {
     changed_.notify_all();
   }
   Running running;
-  while (next_batch(running)) {
-    run(*session, running);
-  }
+  while (next_batch(running)) run(*session, running);
 }
 
 // Waits for work and takes it; false at the end.
@@ -157,9 +131,7 @@ bool Scheduler::next_batch(Running& running) {
   std::unique_lock lock(mutex_);
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-    if (stopping_) {
-      return false;
-    }
+    if (stopping_) return false;
     const Clock::time_point until = hold_until(queue_, options_.max_batch, crowded_ && !draining_, options_.batch_wait);
     if (until > Clock::now()) {
       work_.wait_until(lock, until);
@@ -219,9 +191,7 @@ void Scheduler::finish(Running& running, BatchResult&& result) {
     ticket.generate_seconds += result.total_seconds;
     ticket.done =
         std::none_of(ticket.images.begin(), ticket.images.end(), [](const Image& one) { return one.rgb8.empty(); });
-    if (ticket.done) {
-      remove(share.ticket);
-    }
+    if (ticket.done) remove(share.ticket);
   }
   crowded_ = running.shares.size() > 1 || !queue_.empty();
   running_.remove(&running);
@@ -235,9 +205,7 @@ void Scheduler::fail(Running& running, const std::string& message, bool invalid)
   const bool shared = running.shares.size() > 1;
   for (auto share = running.shares.rbegin(); share != running.shares.rend(); ++share) {
     Ticket& ticket = *share->ticket;
-    if (ticket.abandoned || ticket.done) {
-      continue;
-    }
+    if (ticket.abandoned || ticket.done) continue;
     if (shared && !ticket.alone) {
       // From this share on, whatever else of the ticket is on its way: made twice is better than not at all.
       ticket.alone = true;
@@ -279,9 +247,7 @@ void Scheduler::remove(const std::shared_ptr<Ticket>& ticket) {
 void Scheduler::report_depth() {
   std::size_t images = 0;
   for (const Running* running : running_) {
-    for (const Share& share : running->shares) {
-      images += share.count;
-    }
+    for (const Share& share : running->shares) images += share.count;
   }
   metrics_.set_load(queue_.size(), images, running_.size());
 }

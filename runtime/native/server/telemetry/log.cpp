@@ -35,13 +35,9 @@ std::string dump(const Json& value) { return value.dump(-1, ' ', true, Json::err
 std::string plain(const LogValue& value) {
   const auto* text = std::get_if<std::string>(&value);
   const auto is_plain = [](char c) { return c > ' ' && c <= '~' && c != '"' && c != '=' && c != '\\'; };
-  if (text == nullptr || text->empty()) {
-    return dump(to_json(value));
-  }
+  if (text == nullptr || text->empty()) return dump(to_json(value));
   for (const char c : *text) {
-    if (!is_plain(c)) {
-      return dump(to_json(value));
-    }
+    if (!is_plain(c)) return dump(to_json(value));
   }
   return *text;
 }
@@ -55,15 +51,11 @@ std::string format_line(LogFormat format, const std::string& time, const std::st
     line["time"] = time;
     line["level"] = level;
     line["event"] = event;
-    for (const auto& [name, value] : fields) {
-      line[name] = to_json(value);
-    }
+    for (const auto& [name, value] : fields) line[name] = to_json(value);
     return dump(line);
   }
   std::string line = time + " " + level + " " + event;
-  for (const auto& [name, value] : fields) {
-    line += " " + name + "=" + plain(value);
-  }
+  for (const auto& [name, value] : fields) line += " " + name + "=" + plain(value);
   return line;
 }
 

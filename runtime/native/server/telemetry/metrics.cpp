@@ -46,9 +46,7 @@ double unix_now() { return std::chrono::duration<double>(std::chrono::system_clo
 std::string escape_label(const std::string& value) {
   std::string out;
   for (const char c : value) {
-    if (c == '\\' || c == '"') {
-      out += '\\';
-    }
+    if (c == '\\' || c == '"') out += '\\';
     out += c == '\n' ? std::string("\\n") : std::string(1, c);
   }
   return out;
@@ -77,15 +75,9 @@ std::string Histogram::render(const std::string& name, const std::string& labels
 }
 
 Metrics::Metrics() : batches_(kBatch), started_(unix_now()) {
-  for (const char* stage : kStages) {
-    stages_.emplace(stage, Histogram(kSeconds));
-  }
-  for (const char* reason : {"queue_full", "draining", "not_ready", "invalid"}) {
-    rejected_[reason] = 0;
-  }
-  for (const char* reason : {"client_gone", "deadline", "shutdown"}) {
-    cancelled_[reason] = 0;
-  }
+  for (const char* stage : kStages) stages_.emplace(stage, Histogram(kSeconds));
+  for (const char* reason : {"queue_full", "draining", "not_ready", "invalid"}) rejected_[reason] = 0;
+  for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
 }
 
 void Metrics::count_request(const std::string& route, int status) {

@@ -49,9 +49,7 @@ void check_files(const std::vector<FileEntry>& files) {
     if (const auto reason = unsafe_path(entry.path)) {
       refuse("the file path " + python_repr(entry.path) + " " + *reason + "; it must lie in the bundle");
     }
-    if (entry.path == kManifestName) {
-      throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json lists itself among its files");
-    }
+    if (entry.path == kManifestName) throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json lists itself among its files");
     paths.push_back(entry.path);
   }
   if (!strictly_sorted(paths)) refuse("files are not sorted by path, or one is listed twice");

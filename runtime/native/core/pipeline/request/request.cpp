@@ -53,9 +53,7 @@ void check_total(std::size_t prompts, std::uint32_t num_images) {
 
 void check_prompt(const std::string& prompt, bool described_only) {
   const TextFacts facts = inspect_utf8(prompt);
-  if (facts.blank && !described_only) {
-    refuse("the prompt is empty: say in a few words what the image should show");
-  }
+  if (facts.blank && !described_only) refuse("the prompt is empty: say in a few words what the image should show");
   if (facts.characters > kMaxPromptCharacters) {
     refuse("the prompt has " + text(std::uint64_t{facts.characters}) + " characters; at most " +
            text(std::uint64_t{kMaxPromptCharacters}) + " are allowed");

@@ -32,9 +32,7 @@ std::size_t offset_of(std::uint32_t unit) noexcept {
 void replace(std::vector<Change>& changes, std::size_t before, std::u32string_view after) {
   const std::size_t kept = std::min(before, after.size());
   for (std::size_t i = 0; i < after.size(); ++i) changes.emplace_back(after[i], i < kept ? 0 : 1);
-  if (before > after.size() && !changes.empty()) {
-    changes.back().second -= static_cast<int>(before - after.size());
-  }
+  if (before > after.size() && !changes.empty()) changes.back().second -= static_cast<int>(before - after.size());
 }
 
 }  // namespace

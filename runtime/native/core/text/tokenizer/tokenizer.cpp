@@ -100,9 +100,7 @@ struct PromptTokenizer::Impl {
     Encoded result{around.before, {}};
     append_ids(result.ids, tokens, std::min(tokens.size(), room));
     result.ids.insert(result.ids.end(), around.after.begin(), around.after.end());
-    if (tokens.size() > room) {
-      result.dropped = python_strip(std::u32string_view(prompt).substr(tokens[room].start));
-    }
+    if (tokens.size() > room) result.dropped = python_strip(std::u32string_view(prompt).substr(tokens[room].start));
     return result;
   }
 
