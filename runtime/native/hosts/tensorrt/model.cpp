@@ -1,7 +1,7 @@
 // Loading plans, and holding them to what the manifest says of them.
 //
 // Not yet run: it was compiled and linked where there is no GPU. What runs there is tested: every way in which opening
-// the library or the device fails (tests/native/test_tensorrt_host.py).
+// the library or the device fails (tests/native/hosts/test_tensorrt_host.py).
 #include "hosts/tensorrt/model.hpp"
 
 #include <algorithm>

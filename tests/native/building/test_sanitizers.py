@@ -15,7 +15,7 @@ import pytest
 
 from engines.locate import BUILT_IN
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = BUILT_IN / "tiny-fp32-cpu"
 FUZZ_SECONDS = 5
 SOAK = 200

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/numerics/formula.hpp"
-#include "tests/golden.hpp"
+#include "tests/core/golden.hpp"
 
 using namespace arcflow;
 

@@ -8,7 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/numerics/formula.hpp"
-#include "tests/golden.hpp"
+#include "tests/core/golden.hpp"
 
 using namespace arcflow;
 using core::Segment;

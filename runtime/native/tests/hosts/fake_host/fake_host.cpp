@@ -20,7 +20,7 @@
 #include "core/error.hpp"
 #include "core/numerics/compute.hpp"
 #include "hosts/table.hpp"
-#include "tests/fake_host/networks.hpp"
+#include "tests/hosts/fake_host/networks.hpp"
 
 using arcflow::core::Error;
 using namespace arcflow::fake;

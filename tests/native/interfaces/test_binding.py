@@ -27,7 +27,7 @@ from runtime.hosts.native import NativeHost, onnxruntime_library
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = BUILT_IN / "tiny-fp32-cpu"
 PROMPT = "a dark ankle boot"
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/numerics/compute.hpp"
-#include "tests/cuda_on_host.hpp"
+#include "tests/cuda/cuda_on_host.hpp"
 
 using namespace arcflow;
 using cuda::Bfloat16;

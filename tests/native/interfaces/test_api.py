@@ -26,7 +26,7 @@ from runtime.errors import BackendError
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer, TokenIds
 from tests.export.qwen_export import Exported
-from tests.native.c_interface import (
+from tests.native.interfaces.c_interface import (
     BACKEND_UNAVAILABLE,
     BUNDLE_REJECTED,
     CANCELLED,

@@ -285,7 +285,7 @@ def test_text_is_quoted_as_python_quotes_it(text: str, probe: Probe) -> None:
 
 
 def test_the_core_names_the_rejection_as_the_header_does() -> None:
-    header = Path(__file__).parents[2] / "runtime/native/include/arcflow/arcflow.h"
+    header = Path(__file__).parents[3] / "runtime/native/include/arcflow/arcflow.h"
     found = re.search(r"ARCFLOW_BUNDLE_REJECTED = (\d+)", header.read_text())
     assert found is not None
     assert int(found[1]) == _REJECTED

@@ -71,7 +71,7 @@ inline Handle<ArcflowContext> make_context(Lines* lines = nullptr, std::int32_t 
   return {context, api().context_destroy};
 }
 
-// How the fake host should behave: the words of tests/fake_host/fake_host.cpp.
+// How the fake host should behave: the words of tests/hosts/fake_host/fake_host.cpp.
 inline Said open_model(ArcflowContext* context, Handle<ArcflowModel>& out, const char* behaviour = "",
                        const char* host = "fake", const std::string& bundle = bundle_folder()) {
   ArcflowModelOptions options = ARCFLOW_INIT(ArcflowModelOptions);

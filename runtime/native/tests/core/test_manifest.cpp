@@ -1,5 +1,5 @@
 // The manifest's reader by itself: what it keeps, and that hostile text is rejected with an Error and nothing else.
-// tests/native/test_bundle.py holds it to Python's words.
+// tests/native/core/test_bundle.py holds it to Python's words.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 

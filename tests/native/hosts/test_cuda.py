@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from cuda.bindings import nvrtc
 
-from tests.native import machine_code
+from tests.native.hosts import machine_code
 
-NATIVE = Path(__file__).parents[2] / "runtime" / "native"
+NATIVE = Path(__file__).parents[3] / "runtime" / "native"
 SOURCE = NATIVE / "cuda" / "arcflow_kernels.cu"
 HEADERS = ("core/numerics/formula.hpp", "cuda/device.cuh", "cuda/solver.cuh", "cuda/elements.cuh")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)

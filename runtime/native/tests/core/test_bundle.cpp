@@ -1,5 +1,5 @@
 // Bundles against files that change: what was checked is what is used, or there is an Error.
-// tests/native/test_bundle.py has the table of damaged bundles that Python reads as well.
+// tests/native/core/test_bundle.py has the table of damaged bundles that Python reads as well.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 #include <sys/stat.h>

@@ -1,4 +1,4 @@
-// Bundles as the core sees them, for tests/native/test_bundle.py: a JSON object a line in, one a line out.
+// Bundles as the core sees them, for tests/native/core/test_bundle.py: a JSON object a line in, one a line out.
 //
 //   {"op": "parse", "hex": ...}                  a manifest's bytes      -> {"ok": true, "manifest": {...}}
 //   {"op": "open" | "verify", "path": ...}       a bundle's folder       -> {"ok": true, "root": ...}

@@ -22,7 +22,7 @@ import pytest
 from engines.manifest import TokenizerSpec
 from runtime.errors import BackendError
 from runtime.text import PromptTokenizer, TokenIds
-from tests.native import tokenizer_files as files
+from tests.native.core import tokenizer_files as files
 
 BUNDLE = files.ROOT / "engines/bundles/tiny-fp32-cpu"
 BATCH = 100
