@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/numerics/sizes.hpp"
+#include "core/numerics/compute.hpp"
 #include "hosts/host.h"
 
 namespace arcflow::hosts {

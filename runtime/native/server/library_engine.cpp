@@ -4,7 +4,6 @@
 #include <utility>
 
 namespace arcflow::serve {
-
 namespace {
 
 EngineError translated(const Error& error) {

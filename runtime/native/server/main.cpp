@@ -17,7 +17,6 @@
 #include "server/service.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 constexpr int kUsage = 2;

@@ -11,7 +11,6 @@
 #include "server/requests/base64.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 using Json = nlohmann::ordered_json;

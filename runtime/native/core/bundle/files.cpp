@@ -38,16 +38,10 @@ class PlainFile {
 
   std::uint64_t size() const { return size_; }
 
-  // Up to `size` bytes, fewer at the end of the file only.
   std::size_t read(void* out, std::size_t size) {
-    std::size_t done = 0;
-    while (done < size) {
-      const ssize_t got = ::read(handle_.value, static_cast<char*>(out) + done, std::min(size - done, kChunk));
-      if (got == 0) break;
-      if (got < 0 && errno != EINTR) fail(errno);
-      if (got > 0) done += static_cast<std::size_t>(got);
-    }
-    return done;
+    const ssize_t got = read_up_to(handle_, out, size);
+    if (got < 0) fail(errno);
+    return static_cast<std::size_t>(got);
   }
 
   void* map() {
@@ -85,6 +79,17 @@ void check_digest(const std::string& root, const FileEntry& entry, const std::st
 }
 
 }  // namespace
+
+ssize_t read_up_to(const Handle& file, void* out, std::size_t size) {
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(file.value, static_cast<char*>(out) + done, std::min(size - done, kChunk));
+    if (got == 0) break;
+    if (got < 0 && errno != EINTR) return got;
+    if (got > 0) done += static_cast<std::size_t>(got);
+  }
+  return static_cast<ssize_t>(done);
+}
 
 std::string system_text(int error) { return std::generic_category().message(error); }
 

@@ -40,6 +40,9 @@ struct Handle {
   const int value;
 };
 
+// Up to `size` bytes of an open file, fewer at its end only; -1 and errno where it cannot be read.
+ssize_t read_up_to(const Handle& file, void* out, std::size_t size);
+
 // What the system says of an errno: "Permission denied".
 std::string system_text(int error);
 

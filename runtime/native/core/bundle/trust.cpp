@@ -61,15 +61,11 @@ std::optional<std::string> read_key() {
            " (or remove it, and build your plans again)");
   }
   std::string key(kKeyBytes + 1, '\0');
-  std::size_t size = 0;
-  while (size < key.size()) {
-    const ssize_t got = ::read(handle.value, key.data() + size, key.size() - size);
-    if (got == 0) break;
-    if (got < 0 && errno != EINTR) unreadable(errno);
-    if (got > 0) size += static_cast<std::size_t>(got);
-  }
-  if (size != kKeyBytes) reject("the key " + path + " is damaged: remove it, and build your plans again");
-  key.resize(size);
+  const ssize_t size = read_up_to(handle, key.data(), key.size());
+  if (size < 0) unreadable(errno);
+  if (size != static_cast<ssize_t>(kKeyBytes))
+    reject("the key " + path + " is damaged: remove it, and build your plans again");
+  key.resize(kKeyBytes);
   return key;
 }
 

@@ -2,7 +2,7 @@
 #include "core/pipeline/device.hpp"
 
 #include "core/error.hpp"
-#include "core/numerics/sizes.hpp"
+#include "core/numerics/compute.hpp"
 #include "core/pipeline/host_loader.hpp"
 
 namespace arcflow::core {

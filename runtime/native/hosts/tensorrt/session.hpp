@@ -13,7 +13,6 @@
 #include "hosts/tensorrt/cuda.hpp"
 #include "hosts/tensorrt/model.hpp"
 #include "hosts/tensorrt/recording.hpp"
-#include "hosts/tensorrt/staging.hpp"
 
 namespace arcflow::tensorrt {
 

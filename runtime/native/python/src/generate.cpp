@@ -1,4 +1,3 @@
-// See generate.hpp.
 #include "generate.hpp"
 
 #include <nanobind/stl/string.h>
@@ -14,7 +13,6 @@
 namespace nb = nanobind;
 
 namespace arcflow::python {
-
 namespace {
 
 nb::dict seconds(const ArcflowOutput& output) {

@@ -1,4 +1,3 @@
-// See interrupt.hpp.
 #include "interrupt.hpp"
 
 #include <nanobind/nanobind.h>
@@ -14,7 +13,6 @@
 namespace nb = nanobind;
 
 namespace arcflow::python {
-
 namespace {
 
 constexpr std::chrono::milliseconds kLook{50};

@@ -11,7 +11,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace arcflow::python {
-
 namespace {
 
 using Text = std::optional<std::string>;
@@ -87,7 +86,6 @@ nb::dict generate_one(PooledModel& self, std::vector<std::string> prompts, std::
 }
 
 }  // namespace
-
 }  // namespace arcflow::python
 
 NB_MODULE(_core, m) {

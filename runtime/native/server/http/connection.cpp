@@ -11,7 +11,6 @@
 #include <cstring>
 
 namespace arcflow::serve {
-
 namespace {
 
 constexpr std::size_t kBuffer = 16 * 1024;

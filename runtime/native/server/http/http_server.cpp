@@ -17,7 +17,6 @@
 #include "server/http/connection.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 // Threads for connections, made when they are first needed: memory follows the most connections there ever were at

@@ -5,7 +5,6 @@
 #include <utility>
 
 namespace arcflow::serve {
-
 namespace {
 
 constexpr const char* kInvalid = "invalid_request_error";

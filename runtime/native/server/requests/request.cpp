@@ -10,7 +10,6 @@
 #include <set>
 
 namespace arcflow::serve {
-
 namespace {
 
 using Json = nlohmann::json;

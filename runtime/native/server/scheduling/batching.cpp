@@ -4,7 +4,6 @@
 #include <algorithm>
 
 namespace arcflow::serve {
-
 namespace {
 
 bool joins(const Ticket& head, const Ticket& other) { return !head.alone && !other.alone && head.shape == other.shape; }

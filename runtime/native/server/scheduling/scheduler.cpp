@@ -7,7 +7,6 @@
 #include <utility>
 
 namespace arcflow::serve {
-
 namespace {
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {

@@ -1,13 +1,13 @@
 // Log lines as JSON objects, or as words and name=value for a person.
 #include "server/telemetry/log.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
 namespace arcflow::serve {
-
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -35,11 +35,8 @@ std::string dump(const Json& value) { return value.dump(-1, ' ', true, Json::err
 std::string plain(const LogValue& value) {
   const auto* text = std::get_if<std::string>(&value);
   const auto is_plain = [](char c) { return c > ' ' && c <= '~' && c != '"' && c != '=' && c != '\\'; };
-  if (text == nullptr || text->empty()) return dump(to_json(value));
-  for (const char c : *text) {
-    if (!is_plain(c)) return dump(to_json(value));
-  }
-  return *text;
+  const bool bare = text != nullptr && !text->empty() && std::all_of(text->begin(), text->end(), is_plain);
+  return bare ? *text : dump(to_json(value));
 }
 
 }  // namespace

@@ -13,8 +13,7 @@
 #include "core/text/model/bpe.hpp"
 #include "core/text/model/unigram.hpp"
 #include "core/text/python_text.hpp"
-#include "core/text/tokenizer/normalizer.hpp"
-#include "core/text/tokenizer/pre_tokenizer.hpp"
+#include "core/text/tokenizer/encoder.hpp"
 #include "core/text/tokenizer/splits.hpp"
 #include "core/text/tokenizer/tokenizer.hpp"
 
@@ -43,14 +42,14 @@ Words split_by(Splitter match, const std::string& text) {
 
 Words words_of(const char* description, const std::string& text) {
   Words words;
-  for (const Text& word : PreTokenizer(Json::parse(description))(decode_text(text)))
+  for (const Text& word : PreTokenizer(Json::parse(description))(with_origins(decode(text))))
     words.push_back(encode(word.chars));
   return words;
 }
 
 Ids ids_of(const Model& model, const std::string& word) {
   std::vector<Token> tokens;
-  model.tokenize(decode_text(word), tokens);
+  model.tokenize(with_origins(decode(word)), tokens);
   Ids ids;
   for (const Token& token : tokens) ids.push_back(token.id);
   return ids;
@@ -63,18 +62,18 @@ const Splitter kClip = splitter(R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s
 }  // namespace
 
 TEST_CASE("NFC composes, orders marks, and keeps where each character came from") {
-  Text text = decode_text("a\u030A q\u0307\u0323 \u212B \u1100\u1161\u11A8");
+  Text text = with_origins(decode("a\u030A q\u0307\u0323 \u212B \u1100\u1161\u11A8"));
   nfc(text);
   CHECK(encode(text.chars) == "\u00E5 q\u0323\u0307 \u00C5 \uAC01");
   CHECK(text.origins == Origins{0, 2, 3, 4, 5, 6, 7, 8, 9});
-  text = decode_text("\u0958x");  // excluded from composition: two characters
+  text = with_origins(decode("\u0958x"));  // excluded from composition: two characters
   nfc(text);
   CHECK(encode(text.chars) == "\u0915\u093Cx");
   CHECK(text.origins == Origins{0, 0, 1});
 }
 
 TEST_CASE("NFC leaves alone what came after Unicode 9, as the tokenizers package does") {
-  Text text = decode_text("\U00011935\U00011930 \U0001E130\u0323\U00011938");
+  Text text = with_origins(decode("\U00011935\U00011930 \U0001E130\u0323\U00011938"));
   nfc(text);
   CHECK(encode(text.chars) == "\U00011935\U00011930 \U0001E130\u0323\U00011938");
 }
