@@ -3,8 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "abi/status.hpp"
-#include "abi/structs.hpp"
+#include "abi/boundary.hpp"
 #include "arcflow/arcflow.h"
 #include "core/bundle/bundle.hpp"
 #include "core/numerics/compute.hpp"

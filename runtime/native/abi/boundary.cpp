@@ -1,5 +1,5 @@
 // Reading sizes that may be anything.
-#include "abi/structs.hpp"
+#include "abi/boundary.hpp"
 
 namespace arcflow::abi {
 namespace {
