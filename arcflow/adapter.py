@@ -12,7 +12,8 @@ of the weights file's metadata; the published ones leave it to their pipeline (s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,9 @@ def read_adapter(folder: Path) -> Adapter:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise AdapterError(f"no adapter at {folder}: {WEIGHTS_FILE} is missing; give a folder that has it")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            names = list(handle.keys())
-            tensors = {name.removeprefix(PREFIX): handle.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
+    with _opened(path) as handle:
+        names = list(handle.keys())
+        tensors = {name.removeprefix(PREFIX): handle.get_tensor(name) for name in names}
     if len(tensors) != len(names):
         raise AdapterError(f"{path} has keys both with and without the prefix {PREFIX!r}; keep one of each")
     for key, tensor in tensors.items():
@@ -269,9 +267,16 @@ def _metadata(path: Path) -> Mapping[str, str] | None:
     """The metadata of a safetensors file, from its header alone; None where there is no file."""
     if not path.is_file():
         return None
+    with _opened(path) as handle:
+        metadata: Mapping[str, str] | None = handle.metadata()
+    return metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises AdapterError where it cannot be read."""
     try:
         with safe_open(path, framework="pt") as handle:
-            metadata: Mapping[str, str] | None = handle.metadata()
+            yield handle
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} is damaged or truncated ({error}); download or save it again") from error
-    return metadata

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.cli import ArgumentParser, run
-from foundation.quantiles import percentile
+from foundation.measuring import percentile
 
 _EXAMPLES = """examples:
   python -m arcflow.baseline --base models/tiny/teacher --adapter models/tiny/adapter --width 32 --height 32 \\

@@ -12,17 +12,13 @@ import base64
 import contextlib
 import io
 import json
-import os
-import platform
-import statistics
 import sys
-import threading
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image  # noqa: E402
 
-from benchmarks.serving import GENERATIONS, Server, send  # noqa: E402
+from benchmarks.serving import GENERATIONS, NATIVE, Server, send  # noqa: E402
 from engines.locate import BUILT_IN  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.errors import ArcFlowError  # noqa: E402
+from foundation.measuring import as_line, begin, keep, percentile, shown, table, timing  # noqa: E402
 from runtime.hosts.native import onnxruntime_library  # noqa: E402
 
-BUILD = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or ROOT / "build" / "native")
 SIZES = ("32x32", "32x32", "32x32", "48x32")
 """Most requests can be joined, some cannot."""
 
@@ -48,21 +44,11 @@ class SoakError(ArcFlowError):
 
 @dataclass
 class Ledger:
-    """What the callers saw. Guarded by ``lock``."""
+    """What the callers saw: answers by seed, the seconds of each, and what was wrong."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    next_seed: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-
-    def take(self, end: int) -> int | None:
-        """The next seed, or None where all up to ``end`` are taken."""
-        with self.lock:
-            if self.next_seed >= end:
-                return None
-            self.next_seed += 1
-            return self.next_seed - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,37 +61,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--growth", type=float, default=0.01, help="most that memory may grow by (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args(argv)
-    figures = soak(arguments)
-    report(figures)
+    figures = {**begin(parser.prog, argv), **soak(arguments)}
+    sys.stdout.write(f"{table(rows_of(figures))}\n{as_line(figures)}\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        keep(arguments.json, figures)
     judge(figures, arguments.growth)
     return 0
 
 
 def soak(arguments: Namespace) -> dict[str, Any]:
     """Both phases, and what was measured."""
-    program, library = BUILD / "bin" / "arcflow-serve", onnxruntime_library()
+    program, library = NATIVE / "bin" / "arcflow-serve", onnxruntime_library()
     if not program.is_file() or library is None:
         raise SoakError(f"{program} or the package onnxruntime is missing: run make native")
+    total = arguments.warm_up + arguments.requests
     options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library)]
     with Server(program, options) as server:
         ledger = Ledger()
-        work(server, ledger, arguments.warm_up, arguments.connections)
+        work(server, ledger, range(arguments.warm_up), arguments.connections)
         ledger.seconds.clear()
         warm, began = server.resident_bytes(), time.monotonic()
-        work(server, ledger, arguments.warm_up + arguments.requests, arguments.connections)
+        work(server, ledger, range(arguments.warm_up, total), arguments.connections)
         wall, end = time.monotonic() - began, server.resident_bytes()
         metrics = server.metrics()
         code = server.stop()
         logged = Counter(line["request_id"] for line in server.log() if line.get("path") == GENERATIONS)
-    total = arguments.warm_up + arguments.requests
     ids = [f"soak-{seed}" for seed in range(total)]
-    milliseconds = sorted(1e3 * value for value in ledger.seconds)
     return {
-        "benchmark": "serve-soak",
-        "date": datetime.now(tz=UTC).strftime("%Y-%m-%d"),
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "model": "tiny-fp32-cpu",
         "requests": arguments.requests,
         "warm_up": arguments.warm_up,
@@ -116,10 +98,10 @@ def soak(arguments: Namespace) -> dict[str, Any]:
         "images_total": int(metrics["arcflow_images_total"]),
         "mean_batch": round(metrics["arcflow_batch_size_sum"] / metrics["arcflow_batch_size_count"], 3),
         "requests_per_second": round(arguments.requests / wall, 2),
-        "latency_ms": {
-            "median": round(statistics.median(milliseconds), 2),
-            "p95": round(milliseconds[int(0.95 * (len(milliseconds) - 1))], 2),
-            "max": round(milliseconds[-1], 2),
+        "latency": {
+            **asdict(timing(ledger.seconds)),
+            "p95_s": percentile(ledger.seconds, 0.95),
+            "most_s": max(ledger.seconds),
         },
         "resident_mib": {"warm": round(warm / 2**20, 2), "end": round(end / 2**20, 2)},
         "growth": round(end / warm - 1, 5),
@@ -127,19 +109,18 @@ def soak(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def work(server: Server, ledger: Ledger, end: int, connections: int) -> None:
-    """Callers until the ledger's seeds are used up to ``end``."""
-    callers = [threading.Thread(target=caller, args=(server, ledger, end)) for _ in range(connections)]
-    for one in callers:
-        one.start()
-    for one in callers:
-        one.join()
+def work(server: Server, ledger: Ledger, seeds: range, connections: int) -> None:
+    """Callers who share the seeds, until all are used."""
+    left = iter(seeds)
+    with ThreadPoolExecutor(connections) as pool:
+        for done in [pool.submit(caller, server, ledger, left) for _ in range(connections)]:
+            done.result()
 
 
-def caller(server: Server, ledger: Ledger, end: int) -> None:
+def caller(server: Server, ledger: Ledger, seeds: Iterator[int]) -> None:
     """One connection, one request at a time."""
     with contextlib.closing(server.connect()) as connection:
-        while (seed := ledger.take(end)) is not None:
+        for seed in seeds:
             fields = {"prompt": f"a boot {seed % 17}", "seed": seed, "size": SIZES[seed % len(SIZES)]}
             headers = {"Content-Type": "application/json", "x-request-id": f"soak-{seed}"}
             began = time.monotonic()
@@ -149,12 +130,11 @@ def caller(server: Server, ledger: Ledger, end: int) -> None:
             except (OSError, ValueError, KeyError) as error:
                 problem = f"{seed}: {error!r}"
                 connection.close()
-            with ledger.lock:
-                ledger.seconds.append(time.monotonic() - began)
-                if problem:
-                    ledger.wrong.append(problem)
-                else:
-                    ledger.answers[seed] += 1
+            ledger.seconds.append(time.monotonic() - began)
+            if problem:
+                ledger.wrong.append(problem)
+            else:
+                ledger.answers[seed] += 1  # Nobody else has this seed.
 
 
 def check(seed: int, status: int, headers: Any, body: bytes) -> str:
@@ -170,27 +150,18 @@ def check(seed: int, status: int, headers: Any, body: bytes) -> str:
     return "" if found == wanted else f"{seed}: {found} instead of {wanted}"
 
 
-def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
-    with contextlib.suppress(OSError, IndexError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name")).split(": ")[1]
-    return platform.processor()
-
-
-def report(figures: dict[str, Any]) -> None:
-    """A table, then one line of JSON."""
-    latency, memory = figures["latency_ms"], figures["resident_mib"]
-    rows = [
+def rows_of(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures as a table."""
+    latency, memory = figures["latency"], figures["resident_mib"]
+    times = ", ".join(f"{1e3 * latency[name]:.1f}" for name in ("median_s", "p95_s", "most_s"))
+    return [
         ("requests, connections", f"{figures['requests']}, {figures['connections']}"),
         ("lost, answered twice, wrong", f"{figures['lost']}, {figures['answered_twice']}, {len(figures['wrong'])}"),
         ("requests a second, mean batch", f"{figures['requests_per_second']}, {figures['mean_batch']}"),
-        ("latency: median, p95, max", f"{latency['median']}, {latency['p95']}, {latency['max']} ms"),
+        ("latency: median, p95, most", f"{times} ms"),
         ("memory: warm, end, growth", f"{memory['warm']}, {memory['end']} MiB, {100 * figures['growth']:.2f} %"),
+        ("machine", shown(figures["machine"])),
     ]
-    for name, value in rows:
-        sys.stdout.write(f"{name:32}{value}\n")
-    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 def judge(figures: dict[str, Any], growth: float) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 GENERATIONS = "/v1/images/generations"
+NATIVE = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or Path(__file__).parents[1] / "build" / "native").resolve()
+"""Where ``make native`` builds."""
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,6 @@ def random_style(subject: Subject, out: Path, strength: float = 0.2) -> Path:
         a = torch.randn(RANK, weight.shape[1], generator=generator)
         b = torch.randn(weight.shape[0], RANK, generator=generator)
         b *= strength * weight.norm() / (b @ a).norm()
-        pairs[f"transformer.{layer_of(name)}.lora_A.weight"], pairs[f"transformer.{layer_of(name)}.lora_B.weight"] = (
-            a,
-            b,
-        )
+        pairs |= {f"transformer.{layer_of(name)}.lora_{side}.weight": value for side, value in (("A", a), ("B", b))}
     save_file(pairs, out)
     return out

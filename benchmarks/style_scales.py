@@ -12,7 +12,6 @@ line of JSON.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.style_loras import STYLES, random_style, trained_style  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
+from foundation.measuring import as_line, begin, table  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,19 @@ if TYPE_CHECKING:
 
 SCALES = (0.25, 0.5, 0.8, 1.0, 1.5, 2.0)
 STEPS = 400
+_HEAD = (
+    "model",
+    "style",
+    "scale",
+    "moved",
+    "own: latent",
+    "image",
+    "base: latent",
+    "image",
+    "clipped",
+    "worst",
+    "over",
+)
 
 
 @dataclass(frozen=True)
@@ -68,37 +81,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.terminal import hush_libraries
 
     hush_libraries()
-    chosen, rows = arguments.models.split(","), list[Row]()
+    begun, rows = begin(parser.prog, argv), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
-        for name in chosen:
-            rows += _tiny(Path(folder), arguments.steps) if name == "tiny" else _small(name, Path(folder))
-    sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
+        for name in arguments.models.split(","):
+            for row in _measured(name, Path(folder), arguments.steps):
+                rows.append(row)
+                sys.stderr.write("  ".join(_cells(row)) + "\n")
+    record = {**begun, "rows": [asdict(row) for row in rows]}
+    sys.stdout.write(f"{table([_HEAD, *map(_cells, rows)], right=range(2, 11))}\n{as_line(record)}\n")
     return 0
 
 
-def _tiny(folder: Path, steps: int) -> list[Row]:
+def _cells(row: Row) -> tuple[str, ...]:
+    shares = (f"{share:.2%}" for share in (row.moved, *row.own, *row.base))
+    clipped = f"{row.clipped:.1e}", f"{row.worst_clipped:.1e}"
+    return row.model, row.style, f"{row.scale:g}", *shares, *clipped, f"{row.excess:.2f}"
+
+
+def _measured(name: str, folder: Path, steps: int) -> Iterator[Row]:
+    """tiny in trained styles and a random one; small random students of the others in a random one."""
     from export.sources.models import MODELS
     from export.students.subject import open_subject
 
-    plain, rows = open_subject(MODELS["tiny"]).digested(), list[Row]()
-    bench = _Bench(plain, folder)
-    for style, draw in STYLES.items():
-        path = trained_style(plain, bench.prompted, draw, folder / f"{style}.safetensors", steps)
-        rows += [bench.row(style, path, scale) for scale in SCALES]
-    path = random_style(plain, folder / "noise.safetensors")
-    return rows + [bench.row("random", path, scale) for scale in SCALES]
+    if name == "tiny":
+        bench, styles = _Bench(open_subject(MODELS[name]).digested(), folder), STYLES
+    else:
+        from tests.export import pipelines
 
-
-def _small(name: str, folder: Path) -> list[Row]:
-    from export.sources.models import MODELS
-    from export.students.subject import open_subject
-    from tests.export import pipelines
-
-    sources = getattr(pipelines, f"small_{name}")(folder / name)
-    plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter)).digested()
-    bench = _Bench(plain, folder, size=128)
-    path = random_style(plain, folder / f"{name}.safetensors")
-    return [bench.row("random", path, scale) for scale in SCALES]
+        sources = getattr(pipelines, f"small_{name}")(folder / name)
+        plain = open_subject(MODELS[name], str(sources.base), str(sources.adapter)).digested()
+        bench, styles = _Bench(plain, folder, size=128), {}
+    for style, draw in styles.items():
+        path = trained_style(bench.plain, bench.prompted, draw, folder / f"{style}.safetensors", steps)
+        yield from (bench.row(style, path, scale) for scale in SCALES)
+    path = random_style(bench.plain, folder / f"{name}.safetensors")
+    yield from (bench.row("random", path, scale) for scale in SCALES)
 
 
 class _Bench:
@@ -134,7 +151,7 @@ class _Bench:
         return measure(run, self.prompted, self.folder / "state")
 
     def row(self, style: str, path: Path, scale: float) -> Row:
-        """Measure one style at one scale, and print it."""
+        """Measure one style at one scale."""
         import torch
 
         from export.fp8.policy import layer_of, select_layers, weight_of
@@ -177,18 +194,11 @@ class _Bench:
             ends.append(rollout(modules[0], noise, self.shown.ports(slice(0, 16)), styled.sigmas()))
         ends.append(rollout(modules[1], noise, self.shown.ports(slice(0, 16)), styled.sigmas()))
         shares = {layer: over / total for layer, (over, total) in counts.items()}
-        row = Row(
+        return Row(
             spec.name, style, scale, float(relative_l2(*ends).mean()), found["own"], found["base"],
             sum(over for over, _ in counts.values()) / sum(total for _, total in counts.values()),
             max(shares.values()), max(own.amax[layer] / self.calibration.amax[layer] for layer in layers),
         )  # fmt: skip
-        sys.stdout.write(
-            f"{row.model:5} {style:8} {scale:4}  moved {row.moved:6.1%}  own {row.own[0]:.2%} {row.own[1]:.2%}  "
-            f"base {row.base[0]:.2%} {row.base[1]:.2%}  clipped {row.clipped:.1e}, worst {row.worst_clipped:.1e}  "
-            f"excess {row.excess:.2f}\n"
-        )
-        sys.stdout.flush()
-        return row
 
 
 @contextmanager

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gpu.flux.modes import MODES, USUAL
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,46 +45,33 @@ class Options:
     bundle: Path | None = None
     out: Path = Path("out") / "gpu"
 
+    def pick(self, true: T, smoke: T, rehearsed: T) -> T:
+        """The one that is asked for: of a run whose figures count, of a small one, of the smallest."""
+        return rehearsed if self.rehearse else smoke if self.smoke else true
 
-PARTS: Mapping[str, Part] = {
-    part.name: part
-    for part in (
-        Part("scenarios", "gpu.parts.scenarios", "the runtime's device: kernels, graphs, events, memory", limit=120),
-        Part("machine", "gpu.parts.machine", "what is there: device, versions, and the rates it reaches", limit=120),
-        Part("graphs", "gpu.parts.graphs", "CUDA graph of solver and stub network: host time, gap", limit=120),
-        Part("solver", "gpu.parts.solver", "solver kernel: golden vectors, float64, bandwidth, torch", ("torch",)),
-        Part("sanitizer", "gpu.parts.sanitizer", "compute-sanitizer over the scenarios: memory, races", limit=240),
-        Part(
-            "plans",
-            "gpu.parts.plans",
-            "a TensorRT-RTX plan for sm80 on this GPU: does it load, run and agree with the CPU",
-            ("msgspec", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"),
-        ),
-        Part(
-            "provider",
-            "gpu.parts.provider",
-            "the tiny pipeline through ONNX Runtime's CUDA provider",
-            ("msgspec", "onnxruntime", "tokenizers"),
-            limit=90,
-        ),
-        Part(
-            "flux",
-            "gpu.parts.flux",
-            "the FLUX student at full size in torch: the baseline that engines must beat",
-            ("torch",),
-            tuple(MODES),
-            USUAL,
-            150,
-        ),
-        Part(
-            "distil",
-            "gpu.parts.distil",
-            "distillation of the tiny recipe: throughput",
-            ("torch", "msgspec", "diffusers", "peft", "accelerate", "transformers"),
-            limit=180,
-        ),
-    )
-}
+
+_BUNDLES = ("msgspec", "onnxruntime", "tokenizers")
+_RTX = ("msgspec", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")
+_TRAINING = ("torch", "msgspec", "diffusers", "peft", "accelerate", "transformers")
+
+
+def _part(name: str, title: str, needs: tuple[str, ...] = (), limit: int = 300) -> Part:
+    modes, usual = (tuple(MODES), USUAL) if name == "flux" else ((), ())
+    return Part(name, f"gpu.parts.{name}", title, needs, modes, usual, limit)
+
+
+_IN_ORDER = (
+    _part("scenarios", "the runtime's device: kernels, graphs, events, memory", limit=120),
+    _part("machine", "the GPU as runtime and torch see it, the rates it reaches", limit=120),
+    _part("graphs", "CUDA graph of solver and stub network: host time, gap", limit=120),
+    _part("solver", "solver kernel: golden vectors, float64, bandwidth, torch", ("torch",)),
+    _part("sanitizer", "compute-sanitizer over the scenarios: memory, races", limit=240),
+    _part("plans", "a TensorRT-RTX plan for sm80 on this GPU: does it load, run and agree with the CPU", _RTX),
+    _part("provider", "the tiny pipeline through ONNX Runtime's CUDA provider", _BUNDLES, 90),
+    _part("flux", "the FLUX student at full size in torch: the baseline that engines must beat", ("torch",), 150),
+    _part("distil", "distillation of the tiny recipe: throughput", _TRAINING, 180),
+)
+PARTS: Mapping[str, Part] = {part.name: part for part in _IN_ORDER}
 
 
 def missing(part: Part) -> list[str]:

@@ -7,17 +7,10 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${1:-.work/gpu}
 python=${PYTHON:-${VENV:-.venv}/bin/python}
-version=${TARGET_PYTHON:-3.12} capability=${CAPABILITY:-90} limit=${LIMIT_MB:-60}
 
-mkdir -p "$out/first" "$out/second" "$out/tools" "$out/packages"
 rm -rf "$out/first/cache"
-echo "Compiling the kernels for sm_$capability"
-ARCFLOW_CACHE="$out/first/cache" "$python" -m gpu.travel.kernels --capability "$capability"
-
-echo "Fetching packages for CPython $version"
+mkdir -p "$out/first" "$out/second"
 "$python" -m pip --disable-pip-version-check install -q --target "$out/tools" --upgrade zstandard==0.25.0
-PYTHONPATH="$out/tools${PYTHONPATH:+:$PYTHONPATH}" "$python" -m gpu.travel.site --python "$version" \
-	--capability "$capability" --out "$out/packages"
-mv "$out/packages/site.tar.xz" "$out/second/"
-
-exec "$python" -m gpu.travel.send --out "$out" --limit "$limit"
+export ARCFLOW_CACHE="$out/first/cache" PYTHONPATH="$out/tools${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m gpu.travel.prepare --out "$out" --python "${TARGET_PYTHON:-3.12}" \
+	--capability "${CAPABILITY:-90}" --limit "${LIMIT_MB:-60}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from foundation.measuring import as_line
 from gpu.card import Card, shown
 
 KEY = "arcflow_gpu"
@@ -44,9 +43,7 @@ class Printer:
 
     def line(self, kind: str, **fields: Any) -> None:
         """Print a record of another kind ("skipped", "failed")."""
-        record = {KEY: self.part, "kind": kind, **fields}
-        sys.stdout.write(json.dumps(plain(record), allow_nan=False) + "\n")
-        sys.stdout.flush()
+        print(as_line({KEY: self.part, "kind": kind, **fields}), flush=True)
 
 
 def parse(line: str) -> dict[str, Any] | None:
@@ -75,16 +72,3 @@ def guarded(printer: Printer, what: str, work: Callable[[], None]) -> bool:
         printer.line("failed", what=what, show=text[:300], trace=traceback.format_exc()[-3000:])
         return False
     return True
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON takes it: numbers that are not finite become their names."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return str(value)

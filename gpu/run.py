@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # In place of this folder.
 
 from foundation.cli import ArgumentParser, run  # noqa: E402
+from foundation.measuring import begin, shown, table  # noqa: E402
 from gpu.catalogue import PARTS, Options  # noqa: E402
 from gpu.session import Session  # noqa: E402
-from gpu.table import table  # noqa: E402
 
 _EXAMPLES = """examples:
   python gpu/run.py --smoke                          every part at its smallest: does it all work?
@@ -62,20 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(
         arguments.smoke or rehearse, rehearse, chosen, arguments.train, arguments.bundle, arguments.work.resolve()
     )
-    session = Session(ROOT, options, arguments.out, arguments.limit, arguments.total)
-    signal.signal(signal.SIGTERM, _interrupt)
+    begun = begin(parser.prog, argv)
+    print(shown(begun["machine"]), flush=True)
+    session = Session(ROOT, options, arguments.out, arguments.limit, arguments.total, begun)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Parts are ended, and the table is printed.
     try:
         for name in names:
             session.do(PARTS[name])
     finally:
-        print()
-        print(table(session.parts), flush=True)
+        print(f"\n{table(session.rows())}", flush=True)
     return 1 if any(part["state"] == "failed" for part in session.parts.values()) else 0
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """A polite end from outside is an interrupt: parts are ended, and the table is printed."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

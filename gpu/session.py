@@ -1,27 +1,35 @@
-"""Running the parts one after the other, each in a process of its own, and keeping what they say."""
+"""Running the parts one after the other, each in a process of its own, and keeping what they say.
+
+``python -m gpu.session TEXT`` is such a process.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import pickle
 import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from foundation.files import atomic_file
-from gpu.catalogue import Options, Part
-from gpu.child import encode
-from gpu.records import parse
+from foundation.measuring import keep
+from gpu.card import watched
+from gpu.catalogue import Options, Part, missing
+from gpu.records import KEY, Printer, guarded, parse
 
 _LEAST_SECONDS = 5
 """With less time left nothing is begun any more."""
+
+_WIDTH = 58
+_MARKS = {True: "yes", False: "NO", None: ""}
 
 
 class Session:
@@ -31,14 +39,21 @@ class Session:
     """
 
     def __init__(
-        self, root: Path, options: Options, out: Path | None, limit: int | None = None, total: int | None = None
+        self,
+        root: Path,
+        options: Options,
+        out: Path | None = None,
+        limit: int | None = None,
+        total: int | None = None,
+        begun: Mapping[str, Any] | None = None,
     ) -> None:
-        """root: the repository; out: file that is written after every record.
+        """root: the repository; out: file to which the record is written after every figure.
 
         limit: seconds that a part, or each mode of it, may run, in place of the part's own; total: seconds from now on
-        for all of them.
+        for all of them; begun: what the record begins with.
         """
         self.parts: dict[str, dict[str, Any]] = {}
+        self._record = {**(begun or {}), "smoke": options.smoke, "parts": self.parts}
         self._root, self._options, self._limit, self._out = root, options, limit, out
         self._end = math.inf if total is None else time.monotonic() + total
 
@@ -62,14 +77,17 @@ class Session:
     def _run(self, part: Part, options: Options, entry: dict[str, Any], start: float) -> None:
         """One process, until it ends, is late or this one is interrupted."""
         what = part.title if options.modes is None or not part.modes else f"{part.name}, {options.modes[0]}"
-        began, records = time.monotonic(), entry["records"]
+        began, told = time.monotonic(), len(entry["records"])
         seconds = min(self._limit or part.limit, self._end - began)
-        if self._end - began < _LEAST_SECONDS:
-            records.append({"kind": "skipped", "what": what, "show": "no time was left for it"})
+
+        def note(kind: str, show: str) -> None:
+            entry["records"].append({"kind": kind, "what": what, "show": show})
             self._write()
+
+        if self._end - began < _LEAST_SECONDS:
+            note("skipped", "no time was left for it")
             return
-        told = len(records)
-        command = [sys.executable, "-m", "gpu.child", encode(part, options)]
+        command = [sys.executable, "-m", "gpu.session", pickle.dumps((part, options)).hex()]
         paths = [str(self._root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
@@ -78,20 +96,17 @@ class Session:
             try:
                 late = not self._listen(child, entry, start, began + seconds)
             except BaseException:
-                records.append({"kind": "failed", "what": what, "show": "interrupted; what it had measured stands"})
                 entry["state"] = "failed"
                 _kill(child)
-                self._write()
+                note("failed", "interrupted; what it had measured stands")
                 raise
             if late:
                 _kill(child)
             code = child.wait()
         if late:
-            text = f"stopped after {seconds:.0f} s; what it had measured stands"
-            records.append({"kind": "failed", "what": what, "show": text})
-        elif code != 0 and not any(record["kind"] == "failed" for record in records[told:]):
-            records.append({"kind": "failed", "what": what, "show": f"ended with {_ending(code)}"})
-        self._write()
+            note("failed", f"stopped after {seconds:.0f} s; what it had measured stands")
+        elif code != 0 and not any(record["kind"] == "failed" for record in entry["records"][told:]):
+            note("failed", f"ended with {f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'}")
 
     def _listen(self, child: subprocess.Popen[str], entry: dict[str, Any], start: float, end: float) -> bool:
         """Take the part's lines until it closes its output; False where ``end`` came first."""
@@ -111,17 +126,24 @@ class Session:
             if record is None:
                 sys.stderr.write(line)
                 continue
-            entry["records"].append({key: value for key, value in record.items() if key != "arcflow_gpu"})
+            entry["records"].append({key: value for key, value in record.items() if key != KEY})
             entry["seconds"] = round(time.monotonic() - start, 2)
             print(f"  {record.get('what')}: {record.get('show')}", flush=True)
             self._write()
 
     def _write(self) -> None:
-        if self._out is None:
-            return
-        document = {"date": time.strftime("%Y-%m-%d"), "smoke": self._options.smoke, "parts": self.parts}
-        with atomic_file(self._out) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        if self._out is not None:
+            keep(self._out, self._record)
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """For the table: part, what was measured, whether its aim was held, the figure; "skipped", "failed" as such."""
+        yield "", "what", "held", "figure"
+        for name, part in self.parts.items():
+            for record in part["records"]:
+                kind, what = record["kind"], str(record.get("what", ""))
+                what = what if len(what) <= _WIDTH else what[: _WIDTH - 1] + "…"
+                yield name, what, _MARKS[record.get("held")] if kind == "measured" else kind, str(record.get("show"))
+            yield name, f"({part['state']} in {part['seconds']:.0f} s)", "", ""
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
@@ -138,13 +160,23 @@ def _kill(child: subprocess.Popen[str]) -> None:
         return
 
 
-def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
 def _state(records: list[dict[str, Any]]) -> str:
     """A check that was not held counts as failed, an aim does not."""
     kinds = {record["kind"] for record in records}
     if "failed" in kinds or any(record.get("held") is False for record in records if record.get("check")):
         return "failed"
     return "done" if "measured" in kinds else "skipped"
+
+
+def child(part: Part, options: Options) -> int:
+    """Run the part in this process; 0 where nothing failed."""
+    if lacking := missing(part):
+        Printer(part.name).line("skipped", what=part.title, show=f"needs {', '.join(lacking)}, not installed here")
+        return 0
+    with watched() as card:
+        printer = Printer(part.name, card)
+        return 0 if guarded(printer, part.title, lambda: import_module(part.module).run(printer, options)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(child(*pickle.loads(bytes.fromhex(sys.argv[1]))))

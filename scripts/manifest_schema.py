@@ -1,7 +1,8 @@
 """``python -m scripts.manifest_schema``: write the C++ reader of manifests from :mod:`engines.schema`.
 
-Its structs become C++ structs, their types and ranges become readers (readers.hpp), its constants become constants.
-What the C++ side has no reader for is an error here, not a manifest that one language reads otherwise.
+Its structs become C++ structs, their types and ranges become readers (readers.hpp), its constants become constants,
+and so does the order in which :mod:`engines.locate` prefers bundles. What the C++ side has no reader for is an error
+here, not a manifest that one language reads otherwise.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import msgspec
 from msgspec import inspect as kinds
 from msgspec.inspect import DictType, FloatType, IntType, ListType, LiteralType, StrType, StructType, Type, UnionType
 
-from engines import schema
+from engines import locate, schema
 
 FOLDER = Path(__file__).parents[1] / "runtime/native/core/bundle/manifest"
 
 _HEADER = """\
-// The structs and constants of a manifest. Written by `python -m scripts.manifest_schema` from engines/schema.py.
+// The structs and constants of a manifest, and the order in which bundles are preferred. Written by
+// `python -m scripts.manifest_schema` from engines/schema.py and engines/locate.py.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,8 +48,8 @@ using Dimension = std::variant<std::int64_t, std::string>;
 
 %(structs)s
 
-// The fields of a manifest.json. Throws JsonError, in msgspec's words, where they do not follow the schema.
-Manifest read_manifest_fields(std::string_view data);
+// The fields of a manifest.json. Throws readers::JsonError where they do not follow the schema.
+Manifest read_manifest_fields(const nlohmann::ordered_json& document);
 
 }  // namespace arcflow::core
 """
@@ -71,12 +74,7 @@ using namespace readers;
 
 bool is_onnx_target(std::string_view name) { return %(onnx)s; }
 
-Manifest read_manifest_fields(std::string_view data) {
-  FieldReader in(data);
-  Manifest out = manifest(in, nullptr);
-  in.finish();
-  return out;
-}
+Manifest read_manifest_fields(const Json& document) { return manifest(document, nullptr); }
 
 }  // namespace arcflow::core
 """
@@ -89,6 +87,13 @@ _CONSTANTS = {
     "MANIFEST_NAME": "const char* kManifestName",
     "SOURCE_TARGET": "const char* kSourceTarget",
 }
+_ORDERS = {
+    "_TARGETS": "kTargets",
+    "_CPU_PRECISIONS": "kCpuPrecisions",
+    "_GPU_PRECISIONS": "kGpuPrecisions",
+    "_WITHOUT_FP8": "kWithoutFp8",
+}
+"""Sequences of engines/locate.py that become arrays."""
 _TABLES = {
     "NETWORKS": ("networks_of", "{}"),
     "TOKENIZERS": ("tokenizers_of", "{}"),
@@ -108,6 +113,11 @@ def render(root: type[msgspec.Struct] = schema.Manifest) -> Mapping[str, str]:
     patterns = {pattern: f"k{name}" for pattern, name in _aliases() if pattern in used}
     signatures = {key: f"std::vector<std::string> {name}(std::string_view name)" for key, (name, _) in _TABLES.items()}
     constants = [f"constexpr {name} = {_literal(getattr(schema, source))};" for source, name in _CONSTANTS.items()]
+    constants.append(f"constexpr const char* kEmbedded = {_literal(locate.EMBEDDED)};")
+    constants += [
+        f"constexpr std::string_view {name}[] = {{{_list(getattr(locate, source))}}};"
+        for source, name in _ORDERS.items()
+    ]
     header = {
         "constants": "\n".join(constants),
         "functions": "\n".join(f"{signature};" for signature in signatures.values()),
@@ -169,7 +179,7 @@ def _function(struct: StructType, patterns: Mapping[str, str]) -> str:
         f"{_cxx(field.type, patterns)[1]})"
         for field in struct.fields
     )
-    return f"{name} {_snake(name)}(FieldReader& in, At at) {{\nreturn object(in, at, {', '.join(members)});\n}}"
+    return f"{name} {_snake(name)}(const Json& value, At at) {{\nreturn object(value, at, {', '.join(members)});\n}}"
 
 
 def _rows(table: str) -> str:
@@ -188,7 +198,7 @@ def _cxx(node: Type, patterns: Mapping[str, str]) -> tuple[str, str]:
         case LiteralType(values=values) if all(isinstance(value, str) for value in values):
             return "std::string", f"one_of({{{_list(values)}}})"
         case IntType(gt=None, lt=None, multiple_of=None, ge=None, le=None):
-            return "std::string", "any_integer"  # As its digits.
+            return "std::int64_t", "any_integer"
         case IntType(gt=None, lt=None, multiple_of=None, ge=int(least), le=int(most)):
             return "std::int64_t", f"integer({least}, {_bound(most)})"
         case FloatType(gt=None, ge=None, lt=None, le=None, multiple_of=None):
@@ -219,10 +229,10 @@ def _cxx(node: Type, patterns: Mapping[str, str]) -> tuple[str, str]:
 def _initial(field: kinds.Field) -> str:
     """The value of a field that was not read: its default, or the least there is of a number."""
     match field.type, field.default:
-        case ((StrType() | LiteralType() | IntType(ge=None)), (str() | int() as value)) if value != "":
-            return f" = {_literal(str(value))}"
-        case IntType(ge=int(least)), value:
-            return f" = {value if isinstance(value, int) else least}"
+        case ((StrType() | LiteralType()), str(value)) if value:
+            return f" = {_literal(value)}"
+        case IntType(ge=least), value:
+            return f" = {value if isinstance(value, int) else least or 0}"
         case FloatType(gt=least), value:
             return f" = {value if isinstance(value, float) else 0.0 if least is None else 1.0}"
         case kinds.BoolType(), _:

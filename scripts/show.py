@@ -1,4 +1,4 @@
-"""Print an image as text, two rows of pixels to a line: ``python scripts/show.py PICTURE.png``."""
+"""Print an image as text, two rows of pixels to a line: ``python scripts/show.py IMAGE.png``."""
 
 from __future__ import annotations
 

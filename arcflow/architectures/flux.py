@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,13 +50,8 @@ class Condition:
 
     def __getitem__(self, rows: Any) -> Condition:
         """The condition of some of the batch's rows."""
-        return Condition(
-            self.pooled[rows],
-            self.sequence[rows],
-            self.guidance[rows],
-            self.img_ids,
-            self.txt_ids,
-        )
+        pooled, sequence, guidance = self.pooled[rows], self.sequence[rows], self.guidance[rows]
+        return replace(self, pooled=pooled, sequence=sequence, guidance=guidance)
 
     def to(self, device: torch.device) -> Condition:
         """The condition on another device."""

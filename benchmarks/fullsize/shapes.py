@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def component_shapes(model: Model, component: str) -> Shapes:
     import torch
 
     with torch.device("meta"):
-        module = _BUILDERS[component](model)
+        module = _module(model, component)
     rename = _RENAMES.get((model.name, component), str)
     tied = {"encoder.embed_tokens.weight"}  # T5's file has it once, as shared.weight.
     return {rename(key): tuple(value.shape) for key, value in module.state_dict().items() if key not in tied}
@@ -91,32 +92,12 @@ def _dead_text_branch(transformer: Shapes) -> str:
     return f"transformer_blocks.{last}.txt_mlp."
 
 
-def _transformer(model: Model) -> Any:
-    from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
-
-    kind = {"flux": FluxTransformer2DModel, "qwen": QwenImageTransformer2DModel}[model.name]
-    return kind.from_config(model.config("transformer"))
-
-
-def _vae(model: Model) -> Any:
-    from diffusers import AutoencoderKL, AutoencoderKLQwenImage
-
-    kind = {"flux": AutoencoderKL, "qwen": AutoencoderKLQwenImage}[model.name]
-    return kind.from_config(model.config("vae"))
-
-
-def _text_encoder(model: Model) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    if model.name == "flux":
-        return CLIPTextModel(CLIPTextConfig(**model.config("text_encoder")))
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**model.config("text_encoder")))
-
-
-def _text_encoder_2(model: Model) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    return T5EncoderModel(T5Config(**model.config("text_encoder_2")))
+def _module(model: Model, component: str) -> Any:
+    """The component without weights, of the class that the model's index names."""
+    library, name = model.files["model_index.json"][component]
+    kind = getattr(import_module(library), name)
+    config = model.config(component)
+    return kind.from_config(config) if library == "diffusers" else kind(kind.config_class(**config))
 
 
 def _clip_name(key: str) -> str:
@@ -127,12 +108,6 @@ def _qwen_name(key: str) -> str:
     return key.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
-_BUILDERS: Mapping[str, Callable[[Model], Any]] = {
-    "transformer": _transformer,
-    "vae": _vae,
-    "text_encoder": _text_encoder,
-    "text_encoder_2": _text_encoder_2,
-}
 _RENAMES: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("flux", "text_encoder"): _clip_name,
     ("qwen", "text_encoder"): _qwen_name,

@@ -1,8 +1,9 @@
 """Synthetic models: random, non-repeating bfloat16 weights of true shapes, written in constant memory.
 
 ``python -m benchmarks.fullsize.synthesise flux|qwen DIR`` writes DIR/base, a diffusers folder, and DIR/adapter, an
-adapter of rank 256 in the released format. The transformer and the adapter are filled; text encoders and VAE, of which
-only graphs are wanted, are files of the true size that are holes but for their header, and take no room.
+adapter of rank 256 in the released format; with ``--scales``, DIR/nominal.json, invented FP8 scales for them. The
+transformer and the adapter are filled; text encoders and VAE, of which only graphs are wanted, are files of the true
+size that are holes but for their header, and take no room.
 
 Every value is a quantile of the normal distribution that 16 random bits choose: all values are finite, no two tensors
 and no two rows repeat (an engine builder would store equal tensors once), and matrices keep the scale of their input.
@@ -18,11 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.fullsize.shapes import RANK, Model, Shapes, adapter_shapes, component_shapes, published
+from export.weights.layout import Entry, header
 from foundation.cli import ArgumentParser, run
+
+if TYPE_CHECKING:
+    from export.fp8.calibration import Calibration
 
 SHARD = {"flux": 10_000_000_000, "qwen": 5_000_000_000}
 """Bytes that a shard of the published repositories holds at most."""
@@ -43,20 +49,26 @@ Report = Callable[[str, int, int], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Write one model. Raises ArcFlowError."""
     parser = ArgumentParser(prog="python -m benchmarks.fullsize.synthesise", description="Write a synthetic model.")
-    parser.add_argument("model", choices=sorted(SHARD))
-    parser.add_argument("folder", type=Path, help="where base and adapter are written")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hollow", action="store_true", help="fill nothing: enough to trace graphs, takes no room")
+    add = parser.add_argument
+    add("model", choices=sorted(SHARD))
+    add("folder", type=Path, help="where base and adapter are written")
+    add("--seed", type=int, default=0)
+    add("--hollow", action="store_true", help="fill nothing: enough to trace graphs, takes no room")
+    add("--scales", action="store_true", help="instead, write nominal.json for the base and adapter that are there")
     arguments = parser.parse_args(argv)
 
     def report(file: str, done: int, total: int) -> None:
         print(f"{file}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", flush=True)
 
-    model = published(arguments.model)
-    if arguments.hollow:
-        write_hollow_model(model, arguments.folder)
+    model, folder = published(arguments.model), arguments.folder
+    if arguments.scales:
+        from export.fp8.calibration import write_calibration
+
+        write_calibration(nominal_calibration(folder / "base", folder / "adapter"), folder / "nominal.json")
+    elif arguments.hollow:
+        write_hollow_model(model, folder)
     else:
-        synthesise(model, arguments.folder, arguments.seed, report=report)
+        synthesise(model, folder, arguments.seed, report=report)
     return 0
 
 
@@ -100,6 +112,22 @@ def _write_hollow_components(model: Model, base: Path, components: Sequence[str]
     for component in components:
         name = WEIGHTS if component in ("vae", "transformer") else "model"
         write_hollow(base / component / f"{name}.safetensors", component_shapes(model, component), {"format": "pt"})
+
+
+def nominal_calibration(base: Path, adapter: Path) -> Calibration:
+    """Marked synthetic, of no meaning for images: the same bound for every linear of the student of these two.
+
+    Keyed by the student's digest, as a build asks for: reads all of both. Raises ArcFlowError.
+    """
+    from export.fp8.calibration import nominal
+    from export.fp8.policy import layer_of
+    from export.weights.merge import merge
+    from foundation.files import sha256_tree
+
+    student = merge(base / "transformer", adapter)
+    student = student.digested(sha256_tree(base / "transformer"), sha256_tree(adapter))
+    linears = (name for name, info in student.weights.items() if name.endswith(".weight") and len(info.shape) == 2)
+    return nominal(map(layer_of, linears), student.digest)
 
 
 def bytes_of(shapes: Shapes) -> int:
@@ -185,15 +213,8 @@ def _quantiles() -> np.ndarray:
 
 
 def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, shape in shapes.items():
-        end = offset + 2 * math.prod(shape)
-        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # The format wants the data aligned to 8 bytes.
-    return len(text).to_bytes(8, "little") + text
+    entries = [Entry(name, "BF16", shape) for name, shape in shapes.items()]
+    return header(entries, metadata, 8)  # The format wants the data aligned to 8 bytes.
 
 
 if __name__ == "__main__":

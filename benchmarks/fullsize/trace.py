@@ -6,6 +6,7 @@ traced, simplified and checked just as the exporter does it; its weights become 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from export.precision import Precision
 
 TARGET = "onnx"
 
@@ -36,19 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def trace_hollow(model: str, network: str, folder: Path, precision: str) -> bytes:
+def trace_hollow(model: str, network: str, folder: Path, precision: Precision) -> bytes:
     """The serialised graph of a network of ``folder``/base, checked; weights are references. Raises ArcFlowError."""
     from export import architectures
     from export.assembling.graph import finish, trace
-    from export.precision import Precision, compute_dtype, opset
+    from export.precision import compute_dtype, opset
     from export.weights.merge import merge
 
-    architecture = architectures.choose(model)
-    base, adapter = folder / "base", folder / "adapter"
-    student = merge(base / "transformer", adapter)
-    chosen = architecture.network(network, base, student)
-    kind = Precision(precision)
-    traced = trace(chosen, compute_dtype(network, kind, TARGET), opset(kind, TARGET))
+    student = merge(folder / "base" / "transformer", folder / "adapter")
+    chosen = architectures.choose(model).network(network, folder / "base", student)
+    traced = trace(chosen, compute_dtype(network, precision, TARGET), opset(precision, TARGET))
     _refer(traced)
     return finish(traced, chosen)
 
@@ -62,10 +62,7 @@ def _refer(model: ir.Model) -> None:
         if value.const_value is not None or value.dtype is None or value.shape is None:
             continue
         shape = ir.Shape(value.shape)
-        elements = 1
-        for size in value.shape:
-            elements *= int(size)
-        length = int(elements * value.dtype.itemsize)
+        length = int(math.prod(int(size) for size in value.shape) * value.dtype.itemsize)
         value.const_value = ir.ExternalTensor(
             "weights.safetensors", offset, length, value.dtype, shape=shape, name=name, base_dir="."
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -20,16 +20,11 @@ GREATEST = 448.0
 _NAME = "arcflow_gpu::attention_fp8"
 
 
-@contextmanager
-def chosen(kind: str) -> Iterator[None]:
+def chosen(kind: str) -> AbstractContextManager[object]:
     """In the block torch's attention is cuDNN's alone for "cudnn"; otherwise torch chooses."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    if kind != "cudnn":
-        yield
-        return
-    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
-        yield
+    return sdpa_kernel([SDPBackend.CUDNN_ATTENTION]) if kind == "cudnn" else nullcontext()
 
 
 def need_fp8(where: str) -> None:

@@ -105,19 +105,12 @@ class _Widening(nn.Module):
         self.proj = nn.Linear(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return gelu(self.proj(x))
 
 
-class _FeedForward(nn.Module):
+def _feed_forward(width: int) -> nn.ModuleDict:
     """An MLP under the names that diffusers gives it: net.0.proj, net.2."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
-        return out
+    return nn.ModuleDict({"net": nn.Sequential(_Widening(width), nn.Identity(), nn.Linear(4 * width, width))})
 
 
 class _Attention(nn.Module):
@@ -137,20 +130,20 @@ class _Attention(nn.Module):
     def single(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Attention of one sequence [B, S, width]."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
-        return attend(self.norm_q(q), self.norm_k(k), v, rotation)
+        return attention(rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation), v)
 
     def joint(self, x: Tensor, text: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Attention of image and text together: (image, text)."""
         q, k, v = (self._heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
         added = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
         text_q, text_k, text_v = (self._heads(linear(text)) for linear in added)
-        q = torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1)
-        k = torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1)
-        both = attend(q, k, torch.cat([text_v, v], dim=1), rotation)
+        q = rotate(torch.cat([self.norm_added_q(text_q), self.norm_q(q)], dim=1), rotation)
+        k = rotate(torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1), rotation)
+        both = attention(q, k, torch.cat([text_v, v], dim=1))
         tokens = text.shape[1]
-        picture: Tensor = self.to_out[0](both[:, tokens:].contiguous())
+        image: Tensor = self.to_out[0](both[:, tokens:].contiguous())
         words: Tensor = self.to_add_out(both[:, :tokens].contiguous())
-        return picture, words
+        return image, words
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
@@ -164,7 +157,7 @@ class DoubleBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm1_context = (_Modulation(size.width, 6) for _ in range(2))
         self.attn = _Attention(size, joint=True)
-        self.ff, self.ff_context = (_FeedForward(size.width) for _ in range(2))
+        self.ff, self.ff_context = (_feed_forward(size.width) for _ in range(2))
 
     def forward(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(conditioning)
@@ -172,9 +165,9 @@ class DoubleBlock(nn.Module):
         normed, c_normed = norm(x) * (1 + scale) + shift, norm(text) * (1 + c_scale) + c_shift
         attended, c_attended = self.attn.joint(normed, c_normed, rotation)
         x = x + gate * attended
-        x = x + gate_mlp * self.ff(norm(x) * (1 + scale_mlp) + shift_mlp)
+        x = x + gate_mlp * self.ff["net"](norm(x) * (1 + scale_mlp) + shift_mlp)
         text = text + c_gate * c_attended
-        text = text + c_gate_mlp * self.ff_context(norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
+        text = text + c_gate_mlp * self.ff_context["net"](norm(text) * (1 + c_scale_mlp) + c_shift_mlp)
         return x, text
 
 
@@ -194,7 +187,7 @@ class SingleBlock(nn.Module):
         both = torch.cat([text, x], dim=1)
         shift, scale, gate = self.norm(conditioning)
         normed = norm(both) * (1 + scale) + shift
-        hidden = F.gelu(self.proj_mlp(normed), approximate="tanh")
+        hidden = gelu(self.proj_mlp(normed))
         both = both + gate * self.proj_out(torch.cat([self.attn.single(normed, rotation), hidden], dim=2))
         return both[:, tokens:], both[:, :tokens]
 
@@ -232,12 +225,21 @@ class Backbone(nn.Module):
         x = self.x_embedder(hidden_states)
         levels = (timestep.to(dtype) * 1000, guidance.to(dtype) * 1000)
         conditioning = self.time_text_embed(*levels, pooled_projections)
-        text = self.context_embedder(encoder_hidden_states)
-        rotation = rotations(torch.cat([txt_ids, img_ids]), self.size.axes_dims_rope)
-        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+        text, rotation = self.context_embedder(encoder_hidden_states), self.rotation(txt_ids, img_ids)
+        for block in self.transformer_blocks:
             x, text = block(x, text, conditioning, rotation)
         scale, shift = self.norm_out(conditioning)
-        return (self.proj_out(norm(x) * (1 + scale) + shift),)
+        return (self.proj_out(norm(self.singles(x, text, conditioning, rotation)) * (1 + scale) + shift),)
+
+    def rotation(self, txt_ids: Tensor, img_ids: Tensor) -> Rotation:
+        """Of all positions, the text's first."""
+        return rotations(torch.cat([txt_ids, img_ids]), self.size.axes_dims_rope)
+
+    def singles(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> Tensor:
+        """The image after the single blocks."""
+        for block in self.single_transformer_blocks:
+            x, text = block(x, text, conditioning, rotation)
+        return x
 
 
 def rotations(ids: Tensor, axes: tuple[int, ...]) -> Rotation:
@@ -275,9 +277,12 @@ def norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rotation: Rotation) -> Tensor:
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """[B, S, heads, head_dim] each -> [B, S, width]."""
-    q, k = rotate(q, rotation), rotate(k, rotation)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return mixed.transpose(1, 2).flatten(2, 3)
 

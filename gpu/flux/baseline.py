@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpu.flux.modes import Mode
 from gpu.records import SkipPartError
+from gpu.timing import stream
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from runtime.cuda.interface import Device
 
 SHIFT = 3.2
+
+Network = TypeVar("Network", bound="nn.Module")
 
 Solver = Callable[["MomentumField", "Tensor", float, float], "Tensor"]
 """The state at the second level from that at the first, which is the segment's start."""
@@ -65,7 +67,7 @@ class Baseline:
         )[0]
         return field
 
-    def paint(self) -> Tensor:
+    def generate(self) -> Tensor:
         """Two evaluations with the solver between: the latent, float32 [1, tokens, channels]."""
         x = self.noise
         for step, (a, b) in enumerate(itertools.pairwise(self.levels)):
@@ -104,7 +106,7 @@ class Baseline:
         if self.mode.fp8:
             self.model = fused
             with torch.no_grad():
-                bounds = measure_bounds(fused, self.paint)
+                bounds = measure_bounds(fused, self.generate)
             self.fp8_linears = to_fp8(fused, bounds, self.mode.attention == "fp8")
         return fused
 
@@ -131,47 +133,17 @@ def kernel_solver(device: Device) -> Solver:
     """The runtime's kernel, on the device's stream."""
     import torch
 
-    from runtime.cuda.interface import Advance
+    from gpu.kernels.fields import Placed, Size, put
 
     def advance(field: MomentumField, x: Tensor, a: float, b: float) -> Tensor:
         parts = [part.contiguous() for part in (field.means, field.logweights, field.loggammas)]
-        _, tokens, modes, channels = parts[0].shape
+        batch, tokens, modes, channels = parts[0].shape
+        size = Size(tokens, batch, modes, channels, str(parts[0].dtype).removeprefix("torch."))
         out = torch.empty_like(x)
-        device.advance(
-            Advance(
-                means=parts[0].data_ptr(),
-                logweights=parts[1].data_ptr(),
-                loggammas=parts[2].data_ptr(),
-                x=x.data_ptr(),
-                out=out.data_ptr(),
-                tokens=x.shape[0] * tokens,
-                modes=modes,
-                channels=channels,
-                positions=parts[1].shape[-1],
-                sigma_src=a,
-                sigma_a=a,
-                sigma_b=b,
-                dtype=str(parts[0].dtype).removeprefix("torch."),
-            )
-        )
+        put(device, Placed(size, *(part.data_ptr() for part in (*parts, x, out))), (a, a, b))
         return out
 
     return advance
-
-
-@contextmanager
-def stream(device: Device | None) -> Iterator[None]:
-    """In the block torch works on the device's stream, or one of its own; on a CPU there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        yield
-        return
-    torch.cuda.synchronize()
-    taken = torch.cuda.Stream() if device is None else torch.cuda.ExternalStream(device.stream)
-    with torch.cuda.stream(taken):
-        yield
-    torch.cuda.synchronize()
 
 
 @contextmanager
@@ -193,33 +165,6 @@ def compiled(model: nn.Module, mode: Mode) -> Iterator[None]:
             module._compiled_call_impl = None
 
 
-def recorded(call: Callable[[], Any]) -> tuple[Callable[[], Any], str]:
-    """The call as one CUDA graph on this stream, whose result is the same memory each time; and how it is run.
-
-    What cannot be recorded, and everything on a CPU, stays as it is: "eager", with the reason.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        return call, "eager"
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
-            result = call()
-    except RuntimeError as error:
-        torch.cuda.synchronize()
-        return call, f"eager, not recorded: {' '.join(str(error).split())[:200]}"
-
-    def replay() -> Any:
-        graph.replay()
-        return result
-
-    return replay, "graph"
-
-
 def difference(latent: Tensor, work: Path, name: str, first: bool) -> float | None:
     """Relative L2 distance to the latent that the mode ``eager`` left in ``work``; None where it left none.
 
@@ -237,14 +182,13 @@ def difference(latent: Tensor, work: Path, name: str, first: bool) -> float | No
     return float((latent.cpu() - reference).norm() / reference.norm())
 
 
-def randomise(model: Backbone) -> Backbone:
+def randomise(model: Network) -> Network:
     """Random weights in place, of a size that keeps activations finite; norms' own weights about 1."""
-    import torch
-
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if ".norm_" in name and parameter.ndim == 1 else 0.0, 0.02)
-    return model.eval().requires_grad_(False)
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        own = "norm" in name and name.endswith("weight") and parameter.ndim == 1
+        parameter.normal_(1.0 if own else 0.0, 0.02)
+    return model.eval()
 
 
 def in_diffusers(backbone: Backbone) -> nn.Module:
@@ -262,24 +206,3 @@ def in_diffusers(backbone: Backbone) -> nn.Module:
         model = build_student({**config, "patch_size": 1, "guidance_embeds": True}, size.modes)
     model.load_state_dict(backbone.state_dict(), strict=True, assign=True)
     return model.eval()
-
-
-def seconds_of(call: Callable[[], object], rounds: int) -> Sequence[float]:
-    """Seconds of each of ``rounds`` calls one after the other, by the GPU's clock; two before are not counted."""
-    import torch
-
-    for _ in range(2):
-        call()
-    if not torch.cuda.is_available():
-        marks = [time.perf_counter()]
-        for _ in range(rounds):
-            call()
-            marks.append(time.perf_counter())
-        return [b - a for a, b in itertools.pairwise(marks)]
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
-    events[0].record()
-    for event in events[1:]:
-        call()
-        event.record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)]

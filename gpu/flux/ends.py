@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpu.flux.baseline import randomise
 from gpu.records import SkipPartError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CONFIGURATIONS = Path(__file__).parents[2] / "benchmarks" / "fullsize" / "models" / "flux.json"
 CLIP_TOKENS = 77
@@ -24,24 +25,17 @@ _TINY = {
 
 @dataclass(frozen=True)
 class Ends:
-    """Networks in bfloat16. scaling, shift: of the latent; side: tokens of the image's side."""
+    """Networks in bfloat16, T5's and CLIP's as transformers has them.
 
-    t5: nn.Module
-    clip: nn.Module
+    scaling, shift: of the latent; side: tokens of the image's side.
+    """
+
+    t5: Any
+    clip: Any
     vae: Any
     scaling: float
     shift: float
     side: int
-
-    def encode(self, ids: Tensor) -> Tensor:
-        """T5's sequence [1, tokens, width] of ids [1, tokens]."""
-        sequence: Tensor = self.t5(input_ids=ids).last_hidden_state
-        return sequence
-
-    def pool(self, ids: Tensor) -> Tensor:
-        """CLIP's pooled text [1, width] of ids [1, 77]."""
-        pooled: Tensor = self.clip(input_ids=ids).pooler_output
-        return pooled
 
     def decode(self, x: Tensor) -> Tensor:
         """Bytes [height, width, 3] of packed tokens x [1, side * side, 4 * channels]."""
@@ -49,8 +43,8 @@ class Ends:
 
         grid = x.unflatten(1, (self.side, self.side)).unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5)
         latent = (grid.flatten(4, 5).flatten(2, 3) / self.scaling + self.shift).to(torch.bfloat16)
-        picture: Tensor = self.vae.decode(latent.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
-        levels = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round()
+        image: Tensor = self.vae.decode(latent.contiguous(memory_format=torch.channels_last), return_dict=False)[0]
+        levels = ((image[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round()
         return levels.to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
@@ -82,14 +76,11 @@ def make_ends(where: str, side: int, tiny: bool) -> Ends:
 
 
 def _on(model: Any, where: str) -> Any:
-    """Random weights in bfloat16 of a size that keeps values finite; buffers that count positions do so again."""
+    """Random weights in bfloat16; buffers that count positions do so again."""
     import torch
 
     model = model.to(torch.bfloat16).to_empty(device=where)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.02)
-        for name, buffer in model.named_buffers():
-            if name.endswith("position_ids"):
-                buffer.copy_(torch.arange(buffer.shape[-1], device=where).expand_as(buffer))
-    return model.eval().requires_grad_(False)
+    for name, buffer in model.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1], device=where).expand_as(buffer))
+    return randomise(model)

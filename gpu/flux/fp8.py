@@ -64,8 +64,8 @@ def to_e4m3(values: Tensor) -> Tensor:
     return values.clamp(-GREATEST, GREATEST).to(torch.float8_e4m3fn)
 
 
-def measure_bounds(model: FusedBackbone, paint: Callable[[], object]) -> Bounds:
-    """The greatest magnitudes while ``paint`` runs the model."""
+def measure_bounds(model: FusedBackbone, generate: Callable[[], object]) -> Bounds:
+    """The greatest magnitudes while ``generate`` runs the model."""
     seen: dict[str, list[Tensor]] = {}
 
     def see(name: str, tensors: tuple[Tensor, ...]) -> None:
@@ -79,7 +79,7 @@ def measure_bounds(model: FusedBackbone, paint: Callable[[], object]) -> Bounds:
         elif isinstance(module, Attend):
             hooks.append(module.register_forward_hook(lambda _, given, out, name=name: see(name, (*given, out))))
     try:
-        paint()
+        generate()
     finally:
         for hook in hooks:
             hook.remove()

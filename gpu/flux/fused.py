@@ -7,13 +7,13 @@ Made from gpu/flux/backbone.py's, whose weights it takes over; the arithmetic is
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcflow.field import MomentumField
-from gpu.flux.backbone import Backbone, BackboneSize, DoubleBlock, Rotation, SingleBlock, norm, rotate, rotations
+from gpu.flux.backbone import Backbone, BackboneSize, Rotation, attention, gelu, norm, rotate
 
 
 class Projection(nn.Module):
@@ -36,14 +36,14 @@ class Attend(nn.Module):
     """Attention over queries, keys and values [B, S, heads, head_dim] -> [B, S, width]."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2, 3)
+        return attention(q, k, v)
 
 
 class FusedDouble(nn.Module):
     """Image and text side by side, one attention over both."""
 
-    def __init__(self, block: DoubleBlock, size: BackboneSize) -> None:
+    def __init__(self, block: Any, size: BackboneSize) -> None:
+        """block: a DoubleBlock."""
         super().__init__()
         attn, self.head_dim = block.attn, size.attention_head_dim
         self.norm1, self.norm1_context = block.norm1, block.norm1_context
@@ -65,16 +65,17 @@ class FusedDouble(nn.Module):
         k = rotate(torch.cat([self.norm_added_k(text_k), self.norm_k(k)], dim=1), rotation)
         both, tokens = self.attend(q, k, torch.cat([text_v, v], dim=1)), text.shape[1]
         x = x + gate * self.out(both[:, tokens:])
-        x = x + gate_mlp * self.down(_gelu(self.up(norm(x) * (1 + scale_mlp) + shift_mlp)))
+        x = x + gate_mlp * self.down(gelu(self.up(norm(x) * (1 + scale_mlp) + shift_mlp)))
         text = text + c_gate * self.added_out(both[:, :tokens])
         mixed = norm(text) * (1 + c_scale_mlp) + c_shift_mlp
-        return x, text + c_gate_mlp * self.added_down(_gelu(self.added_up(mixed)))
+        return x, text + c_gate_mlp * self.added_down(gelu(self.added_up(mixed)))
 
 
 class FusedSingle(nn.Module):
     """Text and image as one sequence, attention beside the MLP, one product for both."""
 
-    def __init__(self, block: SingleBlock, size: BackboneSize) -> None:
+    def __init__(self, block: Any, size: BackboneSize) -> None:
+        """block: a SingleBlock."""
         super().__init__()
         attn, self.head_dim, self.width = block.attn, size.attention_head_dim, size.width
         self.norm, self.norm_q, self.norm_k = block.norm, attn.norm_q, attn.norm_k
@@ -87,19 +88,18 @@ class FusedSingle(nn.Module):
         wide, hidden = self.wide(norm(both) * (1 + scale) + shift).split([3 * self.width, 4 * self.width], dim=-1)
         q, k, v = _heads(wide, self.head_dim, 3)
         attended = self.attend(rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation), v)
-        out: Tensor = both + gate * self.out(torch.cat([attended, _gelu(hidden)], dim=-1))
+        out: Tensor = both + gate * self.out(torch.cat([attended, gelu(hidden)], dim=-1))
         return out
 
 
-class FusedBackbone(nn.Module):
-    """The student's network. Called as diffusers' transformer is; returns (MomentumField,).
+class FusedBackbone(Backbone):
+    """The backbone with fused blocks. Positions are those of the first call.
 
-    Takes the backbone's weights: a block of it is gone as soon as its fused twin is there. Positions are those of the
-    first call.
+    Takes the backbone's weights: a block of it is gone as soon as its fused twin is there.
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.size = backbone.size
         self.time_text_embed, self.context_embedder = backbone.time_text_embed, backbone.context_embedder
         self.x_embedder, self.norm_out, self.proj_out = backbone.x_embedder, backbone.norm_out, backbone.proj_out
@@ -107,40 +107,21 @@ class FusedBackbone(nn.Module):
         backbone.transformer_blocks, backbone.single_transformer_blocks = nn.ModuleList(), nn.ModuleList()
         self.transformer_blocks, self.single_transformer_blocks = nn.ModuleList(), nn.ModuleList()
         while doubles:
-            double = doubles.pop(0)
-            if isinstance(double, DoubleBlock):
-                self.transformer_blocks.append(FusedDouble(double, self.size))
+            self.transformer_blocks.append(FusedDouble(doubles.pop(0), self.size))
         while singles:
-            single = singles.pop(0)
-            if isinstance(single, SingleBlock):
-                self.single_transformer_blocks.append(FusedSingle(single, self.size))
+            self.single_transformer_blocks.append(FusedSingle(singles.pop(0), self.size))
         self._rotation: Rotation | None = None
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        pooled_projections: Tensor,
-        timestep: Tensor,
-        guidance: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
-        return_dict: bool = False,
-    ) -> tuple[MomentumField]:
-        """The field at ``timestep`` [B], a noise level, of tokens ``hidden_states`` [B, S, C]; see Backbone."""
+    def rotation(self, txt_ids: Tensor, img_ids: Tensor) -> Rotation:
         if self._rotation is None:
-            self._rotation = rotations(torch.cat([txt_ids, img_ids]), self.size.axes_dims_rope)
-        dtype, rotation, tokens = hidden_states.dtype, self._rotation, encoder_hidden_states.shape[1]
-        levels = (timestep.to(dtype) * 1000, guidance.to(dtype) * 1000)
-        conditioning = self.time_text_embed(*levels, pooled_projections)
-        x, text = self.x_embedder(hidden_states), self.context_embedder(encoder_hidden_states)
-        for block in self.transformer_blocks:
-            x, text = block(x, text, conditioning, rotation)
+            self._rotation = super().rotation(txt_ids, img_ids)
+        return self._rotation
+
+    def singles(self, x: Tensor, text: Tensor, conditioning: Tensor, rotation: Rotation) -> Tensor:
         both = torch.cat([text, x], dim=1)
         for block in self.single_transformer_blocks:
             both = block(both, conditioning, rotation)
-        scale, shift = self.norm_out(conditioning)
-        return (self.proj_out(norm(both[:, tokens:]) * (1 + scale) + shift),)
+        return both[:, text.shape[1] :]
 
 
 def _linears(module: nn.Module) -> list[nn.Linear]:
@@ -151,7 +132,3 @@ def _heads(x: Tensor, head_dim: int, parts: int) -> tuple[Tensor, ...]:
     """[B, S, parts * width] -> parts of [B, S, heads, head_dim]."""
     split: Tensor = x.unflatten(-1, (parts, -1, head_dim))
     return split.unbind(2)
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")

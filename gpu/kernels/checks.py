@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpu.kernels.fields import Field, Placed, Size, download, free, poison, random_field, reserve, upload
+from gpu.kernels.fields import Field, Size, download, free, poison, put, random_field, reserve, upload
 from gpu.records import Emit
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from runtime.cuda.interface import Device
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "solver.json"
@@ -182,57 +180,26 @@ def check_neighbours(emit: Emit, device: Device) -> None:
     device.free(target)
 
 
-def put(device: Device, placed: Placed, levels: tuple[float, float, float], *, raw: bool = False, out: int = 0) -> None:
-    """One step on the stream, at these noise levels. out: another place for the new state."""
-    from runtime.cuda.interface import Advance
-
-    size = placed.size
-    device.advance(
-        Advance(
-            means=placed.means,
-            logweights=placed.logweights,
-            loggammas=placed.loggammas,
-            x=placed.x,
-            out=out or placed.out,
-            tokens=size.all_tokens,
-            modes=size.modes,
-            channels=size.channels,
-            positions=4,
-            sigma_src=levels[0],
-            sigma_a=levels[1],
-            sigma_b=levels[2],
-            dtype=size.dtype,
-            raw_logits=raw,
-        )
-    )
-
-
 def compare(
     moved: np.ndarray[Any, np.dtype[np.float32]], field: Field, levels: tuple[float, float, float]
 ) -> tuple[float, float]:
     """Relative L2 error of the move against float64 on the same values, and the greatest absolute error of a value."""
     import torch
 
+    from arcflow.field import MomentumField, displacement
+
+    sigmas = [torch.tensor(level, dtype=torch.float64, device=field.x.device) for level in levels]
     total, scale, greatest = 0.0, 0.0, 0.0
     result = torch.from_numpy(moved).to(field.x.device)
     for first in range(0, result.shape[0], _CHUNK):
         rows = slice(first, first + _CHUNK)
-        move = _exact(field, rows, levels)
+        parts = (part[:, rows].double() for part in (field.means, field.logweights, field.loggammas))
+        move = displacement(MomentumField(*parts), *sigmas)[0]
         difference = result[rows].double() - (field.x[0, rows].double() + move)
         total += float(difference.square().sum())
         scale += float(move.square().sum())
         greatest = max(greatest, _nan_worst(float(difference.abs().max())))
     return _nan_worst(math.sqrt(total / max(scale, 1e-300))), greatest
-
-
-def _exact(field: Field, rows: slice, levels: tuple[float, float, float]) -> Tensor:
-    import torch
-
-    from arcflow.field import MomentumField, displacement
-
-    parts = (part[:, rows].double() for part in (field.means, field.logweights, field.loggammas))
-    sigmas = (torch.tensor(level, dtype=torch.float64, device=field.x.device) for level in levels)
-    return displacement(MomentumField(*parts), *sigmas)[0]
 
 
 def _advance(

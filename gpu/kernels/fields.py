@@ -11,7 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arcflow.field import MomentumField
     from runtime.cuda.interface import Device
 
 POSITIONS = 4
@@ -61,13 +60,6 @@ class Field:
     loggammas: Tensor
     x: Tensor
 
-    def momentum(self, dtype: Any = None) -> MomentumField:
-        """As the training code knows it, in its own type or another."""
-        from arcflow.field import MomentumField
-
-        parts = (self.means, self.logweights, self.loggammas)
-        return MomentumField(*(part if dtype is None else part.to(dtype) for part in parts))
-
 
 def random_field(size: Size, seed: int, where: str) -> Field:
     """A field as networks give it: unit velocities, normalised gates, gammas about [0.2, 4]. where: torch's device."""
@@ -91,7 +83,7 @@ def random_field(size: Size, seed: int, where: str) -> Field:
 
 @dataclass(frozen=True)
 class Placed:
-    """Addresses of a field, a state and a new state on the device."""
+    """Addresses of a field, a state and a new state on the device. block: the memory to give back, where it is one."""
 
     size: Size
     means: int
@@ -99,7 +91,7 @@ class Placed:
     loggammas: int
     x: int
     out: int
-    block: int
+    block: int = 0
 
 
 def reserve(device: Device, size: Size, shift: int = 0) -> Placed:
@@ -124,10 +116,35 @@ def poison(device: Device, placed: Placed) -> None:
     device.upload(placed.out, np.full((size.all_tokens, size.channels), np.nan, np.float32))
 
 
-def download(device: Device, placed: Placed) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The new state, float32 [tokens of the batch, channels]."""
+def put(device: Device, placed: Placed, levels: tuple[float, float, float], *, raw: bool = False, out: int = 0) -> None:
+    """One step on the stream, at these noise levels. out: another place for the new state."""
+    from runtime.cuda.interface import Advance
+
+    size = placed.size
+    device.advance(
+        Advance(
+            means=placed.means,
+            logweights=placed.logweights,
+            loggammas=placed.loggammas,
+            x=placed.x,
+            out=out or placed.out,
+            tokens=size.all_tokens,
+            modes=size.modes,
+            channels=size.channels,
+            positions=POSITIONS,
+            sigma_src=levels[0],
+            sigma_a=levels[1],
+            sigma_b=levels[2],
+            dtype=size.dtype,
+            raw_logits=raw,
+        )
+    )
+
+
+def download(device: Device, placed: Placed, state: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The new state, or that at another address: float32 [tokens of the batch, channels]."""
     out = np.empty((placed.size.all_tokens, placed.size.channels), np.float32)
-    device.download(placed.out, out)
+    device.download(state or placed.out, out)
     return out
 
 

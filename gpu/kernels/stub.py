@@ -9,8 +9,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+from gpu.kernels.fields import POSITIONS
+
+if TYPE_CHECKING:
+    from gpu.kernels.fields import Placed
+    from runtime.cuda.device.gpu import CudaDevice
 
 SOURCE = r"""
 // The GPU's clock in nanoseconds.
@@ -48,22 +53,9 @@ NAME = "arcflow_stub"
 THREADS = 256
 
 
-@dataclass(frozen=True)
-class StubField:
-    """Addresses that the stub writes, and the sizes of what is there (float32, as networks' ports are)."""
-
-    x: int
-    means: int
-    logweights: int
-    loggammas: int
-    tokens: int
-    modes: int
-    channels: int
-    positions: int = 4
-
-
-Stub = Callable[[StubField, int, int, int], None]
-"""Puts an evaluation on the stream: field, address of the times (uint64), slot in them, nanoseconds to keep the GPU."""
+Stub = Callable[["Placed", int, int, int], None]
+"""Puts an evaluation on the stream: field (float32, as ports are), address of the times (uint64), slot in them,
+nanoseconds to keep the GPU."""
 
 
 def factor(modes: int, sigma_src: float, sigma_a: float, sigma_b: float) -> float:
@@ -83,35 +75,28 @@ def stub_image(capability: str) -> bytes:
     return cached_image("stub.cu", SOURCE.encode(), {}, int(capability.removeprefix("sm")))
 
 
-def load_stub(device: Any) -> Stub:
-    """The stub on an opened device, whose context is this thread's. Raises RuntimeError where CUDA rejects."""
-    from cuda.bindings import driver
+def load_stub(device: CudaDevice) -> Stub:
+    """The stub on an opened device, whose context is this thread's. Raises DeviceError."""
+    from runtime.cuda.device.driver import load_driver
 
-    status, module = driver.cuModuleLoadData(stub_image(device.info.capability))
-    _check(status, "cuModuleLoadData")
-    status, function = driver.cuModuleGetFunction(module, NAME.encode())
-    _check(status, "cuModuleGetFunction")
+    driver, what = load_driver(), "loading the stub"
+    module = driver(what, "cuModuleLoadData", stub_image(device.info.capability))
+    function = driver(what, "cuModuleGetFunction", module, NAME.encode())
     # As many blocks as are at work together, so that none waits for another to end.
     blocks = device.info.multiprocessors * 4
 
-    def put(field: StubField, times: int, slot: int, nanoseconds: int) -> None:
+    def put(field: Placed, times: int, slot: int, nanoseconds: int) -> None:
+        size = field.size
         values = (
             *(ctypes.c_void_p(address) for address in (field.x, field.means, field.logweights, field.loggammas)),
-            ctypes.c_longlong(field.tokens),
-            *(ctypes.c_int(value) for value in (field.modes, field.channels, field.positions)),
+            ctypes.c_longlong(size.all_tokens),
+            *(ctypes.c_int(value) for value in (size.modes, size.channels, POSITIONS)),
             ctypes.c_void_p(times),
             ctypes.c_int(slot),
             ctypes.c_uint(nanoseconds),
         )
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        (status,) = driver.cuLaunchKernel(
-            function, blocks, 1, 1, THREADS, 1, 1, 0, device.stream, ctypes.addressof(addresses), 0
-        )
-        _check(status, "cuLaunchKernel")
+        grid = (blocks, 1, 1, THREADS, 1, 1, 0, device.stream)
+        driver("launching the stub", "cuLaunchKernel", function, *grid, ctypes.addressof(addresses), 0)
 
     return put
-
-
-def _check(status: Any, what: str) -> None:
-    if int(status) != 0:
-        raise RuntimeError(f"{what} failed: {status!r}")

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundation.measuring import Timing, timing
 from gpu.catalogue import Options
 from gpu.device import torch_device
 from gpu.records import Emit, Printer, SkipPartError, guarded
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from arcflow.recipe import Recipe
     from arcflow.tiny.teacher_folder import TeacherFolder
 
-TEACHER = Path(__file__).parents[2] / "models" / "tiny" / "teacher"
-COMMITTED = Path(__file__).parents[2] / "models" / "tiny" / "adapter"
+MODELS = Path(__file__).parents[2] / "models" / "tiny"
+TEACHER, COMMITTED = MODELS / "teacher", MODELS / "adapter"
 WARM_UP = 20
 BATCHES = (32, 256, 1024)
 """The recipe's own, and two that fill a GPU better."""
@@ -34,17 +34,8 @@ class _TimeIsUpError(Exception):
     """Ends a training run that was given so many seconds."""
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """Median seconds of an iteration, after the warm-up, and how many were timed."""
-
-    seconds: float
-    iterations: int
-
-
 def run(printer: Printer, options: Options) -> None:
     """Throughput at some batch sizes; then training, where seconds were given for it."""
-
     from arcflow.recipe import load_recipe
     from arcflow.tiny.teacher_folder import open_teacher
 
@@ -52,44 +43,34 @@ def run(printer: Printer, options: Options) -> None:
     if not TEACHER.is_dir():
         raise SkipPartError(f"the trained teacher is not here: {TEACHER}")
     recipe = load_recipe("tiny")
-    iterations = 2 if options.rehearse else 5 if options.smoke else 60
-    for batch in (2,) if options.rehearse else BATCHES[:1] if options.smoke else BATCHES:
-
-        def measure(batch: int = batch) -> None:
-            report(printer, throughput(recipe, open_teacher(TEACHER), batch, iterations, options.out), batch)
-
-        guarded(printer, f"distillation, batch {batch}", measure)
-    if options.train_seconds:
-        guarded(
-            printer,
-            "distillation, trained longer",
-            lambda: train(printer, recipe, open_teacher(TEACHER), options.train_seconds, options.out),
-        )
+    for batch in options.pick(BATCHES, BATCHES[:1], (2,)):
+        what = f"distillation, batch {batch}"
+        guarded(printer, what, partial(measure, printer, what, recipe, batch, options.pick(60, 5, 2), options.out))
+    if seconds := options.train_seconds:
+        what = "distillation, trained longer"
+        guarded(printer, what, lambda: train(printer, what, recipe, open_teacher(TEACHER), seconds, options.out))
 
 
-def report(emit: Emit, found: Throughput, batch: int) -> None:
-    """One line."""
-    emit(
-        f"distillation, batch {batch}",
-        f"{1 / found.seconds:.1f} iterations/s, {batch / found.seconds:.0f} images/s",
-        batch=batch,
-        iteration_s=found.seconds,
-        iterations=found.iterations,
-    )
+def measure(emit: Emit, what: str, recipe: Recipe, batch: int, iterations: int, work: Path) -> None:
+    """The throughput at one batch size."""
+    from arcflow.tiny.teacher_folder import open_teacher
+
+    each = throughput(recipe, open_teacher(TEACHER), batch, iterations, work)
+    pace = 1 / each.median_s
+    emit(what, f"{pace:.1f} iterations/s, {pace * batch:.0f} images/s", batch=batch, iteration=asdict(each))
 
 
-def throughput(recipe: Recipe, teacher: TeacherFolder, batch: int, iterations: int, work: Path) -> Throughput:
-    """Train that long from the start, in a folder that is thrown away, and time the iterations."""
+def throughput(recipe: Recipe, teacher: TeacherFolder, batch: int, iterations: int, work: Path) -> Timing:
+    """Train that long from the start, in a folder that is thrown away, and time the iterations after a warm-up."""
     times: list[float] = []
     warm_up = min(WARM_UP, iterations)
     sized = _with_loop(recipe, batch=batch, iterations=warm_up + iterations, save_every=1_000_000)
     with _scratch(work) as folder:
         _fit(sized, teacher, folder, lambda done, figures: times.append(time.perf_counter()))
-    steps = [b - a for a, b in zip(times[warm_up - 1 :], times[warm_up:], strict=False)]
-    return Throughput(statistics.median(steps), len(steps))
+    return timing([b - a for a, b in itertools.pairwise(times[warm_up - 1 :])])
 
 
-def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work: Path) -> None:
+def train(emit: Emit, what: str, recipe: Recipe, teacher: TeacherFolder, seconds: int, work: Path) -> None:
     """Distil for that long, save the adapter, and compare it with the committed one by the error in the latent.
 
     The iterations are chosen from the throughput, so that the recipe's schedule and average see a whole run.
@@ -97,7 +78,7 @@ def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work
     from arcflow.adapter import save_adapter
     from arcflow.policy import policy_of
 
-    pace = throughput(recipe, teacher, recipe.distill.loop.batch, 40, work).seconds
+    pace = throughput(recipe, teacher, recipe.distill.loop.batch, 40, work).median_s
     iterations = max(50, int(0.85 * seconds / pace))
     longer = _with_loop(recipe, iterations=iterations, save_every=1_000_000)
     limit = time.monotonic() + 1.2 * seconds
@@ -114,7 +95,7 @@ def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work
     save_adapter(student, teacher.transformer.config, policy_of(recipe), folder)  # type: ignore[arg-type]
     ours, before = errors(recipe, teacher, folder), errors(recipe, teacher, COMMITTED)
     emit(
-        "distillation, trained longer",
+        what,
         f"{iterations} iterations in {spent:.0f} s: error {ours:.4f} against {before:.4f} of the committed student",
         iterations=iterations,
         seconds=spent,
@@ -126,6 +107,7 @@ def train(emit: Emit, recipe: Recipe, teacher: TeacherFolder, seconds: int, work
 
 def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     """Mean relative L2 error of the two-step latents to the teacher's own endpoint, on held-out prompts and noise."""
+    import numpy as np
     import torch
 
     from arcflow.adapter import merge_into, read_adapter
@@ -134,6 +116,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     from arcflow.students import architecture, build_student
     from arcflow.tiny.data import evaluation_prompts
     from arcflow.tiny.teacher_folder import SIDE
+    from runtime import noise
 
     family, where = architecture(recipe.architecture), next(teacher.transformer.parameters()).device
     read = read_adapter(adapter)
@@ -143,11 +126,12 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     prompts = [text for text, _, _ in evaluation_prompts(_SEEDS)]
     condition = teacher.condition(prompts, recipe.guidance).to(where)
     first = recipe.evaluate.first_seed
-    noise = torch.stack([_noise(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]).to(where)
+    drawn = [noise.normal(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]
+    start = torch.from_numpy(np.stack(drawn)).to(where)
     trained = read.config.policy.conditioning_dtype
-    ends, _ = sample_student(family, student, noise, condition, recipe.distill.nfe, recipe.shift, trained=trained)
+    ends, _ = sample_student(family, student, start, condition, recipe.distill.nfe, recipe.shift, trained=trained)
     wanted, _ = sample_teacher(
-        family, teacher.transformer, noise, condition, recipe.evaluate.reference_steps, recipe.shift, trained=trained
+        family, teacher.transformer, start, condition, recipe.evaluate.reference_steps, recipe.shift, trained=trained
     )
     return float(relative_l2(ends, wanted).mean())
 
@@ -190,11 +174,3 @@ def _scratch(work: Path) -> Iterator[Path]:
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="distil-", dir=work) as folder:
         yield Path(folder)
-
-
-def _noise(seed: int, tokens: int, channels: int) -> Tensor:
-    import torch
-
-    from runtime import noise
-
-    return torch.from_numpy(noise.normal(seed, tokens, channels))

@@ -1,23 +1,22 @@
 """The FLUX student at full size with random bfloat16 weights in torch: what engines must beat.
 
 Two evaluations at 1024x1024 with the solver between, one way to run them a process (gpu/flux/modes.py), and in the mode
-``picture`` from the prompt's ids to the image's bytes.
+``image`` from the prompt's ids to the image's bytes.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from foundation.quantiles import percentile
+from foundation.measuring import timing
 from gpu.catalogue import Options
 from gpu.device import open_gpu, torch_device
-from gpu.flux.modes import MODES, USUAL, Mode
+from gpu.flux.modes import MODES, USUAL
 from gpu.records import Emit, Printer, guarded
 
 if TYPE_CHECKING:
@@ -41,7 +40,8 @@ def measure(emit: Emit, options: Options, name: str, where: str) -> None:
     """Build the student, run it as the mode says, and time an evaluation and an image's two."""
     import torch
 
-    from gpu.flux.baseline import Baseline, difference, recorded, seconds_of
+    from gpu.flux.baseline import Baseline, difference
+    from gpu.timing import recorded, seconds_of
 
     mode, size, side, text_tokens = MODES[name], *sizes(options)
     if where == "cpu":
@@ -52,42 +52,48 @@ def measure(emit: Emit, options: Options, name: str, where: str) -> None:
     _forget_memory()
     built, start = time.perf_counter() - start, time.perf_counter()
     with baseline.ready(device):
-        latent = baseline.paint()
-        _wait()
+        latent = baseline.generate()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         first = time.perf_counter() - start
         evaluate: Callable[[], Any] = partial(baseline.evaluate, baseline.noise)
-        paint: Callable[[], Any] = baseline.paint
+        generate: Callable[[], Any] = baseline.generate
         how = "launched"
         if mode.graph:
             evaluate, how = recorded(evaluate)
-            paint, how = recorded(paint)
-        rounds = 2 if options.smoke else ROUNDS
-        evaluations, pictures = seconds_of(evaluate, rounds), seconds_of(paint, rounds)
-        again = paint()
+            generate, how = recorded(generate)
+        rounds = options.pick(ROUNDS, 2, 2)
+        each, both = timing(seconds_of(evaluate, rounds)), timing(seconds_of(generate, rounds))
+        again = generate()
         finite = bool(torch.isfinite(latent).all())
-        away = difference(latent, options.out, f"{baseline.parameters}-{side}-{where}", name == "eager")
-        report(
-            emit,
-            name,
-            mode,
-            evaluations,
-            pictures,
+        rate, peak = baseline.operations / each.median_s, _peak_bytes()
+        emit(
+            f"FLUX, {name}",
+            f"{each.median_s * 1e3:.1f} ms an evaluation, {both.median_s * 1e3:.1f} ms for both with the solver, "
+            f"{rate / 1e12:.0f} TFLOP/s, peak {peak / 2**30:.1f} GiB"
+            + ("" if mode.published is None else f" (others report {mode.published:.0f} ms)"),
+            evaluation=asdict(each),
+            both=asdict(both),
+            rate=rate,
             operations=baseline.operations,
-            peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            peak_bytes=peak,
+            mode=asdict(mode),
             parameters=baseline.parameters,
             build_s=built,
             first_s=first,
             how=how,
             solver="the runtime's kernel" if device is not None else "torch",
             fp8_linears=baseline.fp8_linears,
-            difference_from_eager=away,
+            difference_from_eager=difference(
+                latent, options.out, f"{baseline.parameters}-{side}-{where}", name == "eager"
+            ),
             same_again=bool(torch.equal(latent, again)),
             finite=finite,
         )
         if not finite:
             raise ValueError(f"mode {name} gave values that are not finite")
-        if mode.picture:
-            whole(emit, options, baseline, paint, rounds)
+        if mode.image:
+            whole(emit, options, baseline, generate, rounds)
     if device is not None:
         device.close()
 
@@ -111,88 +117,57 @@ def sizes(options: Options) -> tuple[BackboneSize, int, int]:
     return size, 4, 8
 
 
-def report(
-    emit: Emit,
-    name: str,
-    mode: Mode,
-    evaluations: Sequence[float],
-    pictures: Sequence[float],
-    operations: int,
-    peak_bytes: int,
-    **figures: Any,
-) -> None:
-    """One line a mode."""
-    middle, both = statistics.median(evaluations), statistics.median(pictures)
-    emit(
-        f"FLUX, {name}",
-        f"{middle * 1e3:.1f} ms an evaluation, {both * 1e3:.1f} ms for both with the solver, "
-        f"{operations / middle / 1e12:.0f} TFLOP/s, peak {peak_bytes / 2**30:.1f} GiB"
-        + ("" if mode.published is None else f" (others report {mode.published:.0f} ms)"),
-        evaluation_ms=middle * 1e3,
-        evaluation_p99_ms=percentile(evaluations, 0.99) * 1e3,
-        both_ms=both * 1e3,
-        both_p99_ms=percentile(pictures, 0.99) * 1e3,
-        rate=operations / middle,
-        operations=operations,
-        peak_bytes=peak_bytes,
-        rounds=len(evaluations),
-        mode=asdict(mode),
-        **figures,
-    )
-
-
-def whole(emit: Emit, options: Options, baseline: Baseline, paint: Callable[[], Tensor], rounds: int) -> None:
+def whole(emit: Emit, options: Options, baseline: Baseline, generate: Callable[[], Tensor], rounds: int) -> None:
     """From ids on the host to bytes on the host: text encoders, two evaluations, VAE, each a CUDA graph."""
     import torch
 
-    from gpu.flux.baseline import recorded, seconds_of
     from gpu.flux.ends import CLIP_TOKENS, make_ends
+    from gpu.timing import recorded, seconds_of
 
     side, where = math.isqrt(baseline.noise.shape[1]), baseline.where
     ends = make_ends(where, side, options.rehearse)
     words = [torch.randint(3, 60, (1, n)) for n in (baseline.given["encoder_hidden_states"].shape[1], CLIP_TOKENS)]
     ids = [given.to(where) for given in words]
-    latent = paint()
-
-    def encode() -> None:
-        baseline.given["encoder_hidden_states"].copy_(ends.encode(ids[0]))
-
-    def pool() -> None:
-        baseline.given["pooled_projections"].copy_(ends.pool(ids[1]))
-
-    stages, times, hows = {"T5-XXL": encode, "CLIP-L": pool, "VAE decoder": lambda: ends.decode(latent)}, {}, {}
-    calls: dict[str, Callable[[], Any]] = {}
-    for what, stage in stages.items():
+    latent = generate()
+    calls: dict[str, Callable[[], Any]] = {
+        "T5-XXL": lambda: baseline.given["encoder_hidden_states"].copy_(ends.t5(input_ids=ids[0]).last_hidden_state),
+        "CLIP-L": lambda: baseline.given["pooled_projections"].copy_(ends.clip(input_ids=ids[1]).pooler_output),
+        "VAE decoder": lambda: ends.decode(latent),
+    }
+    stages, hows = {}, {}
+    for what, stage in calls.items():
         calls[what], hows[what] = recorded(stage)
-        times[what] = statistics.median(seconds_of(calls[what], rounds))
-        emit(f"FLUX, {what}", f"{times[what] * 1e3:.2f} ms, {hows[what]}", median_ms=times[what] * 1e3, how=hows[what])
+        stages[what] = timing(seconds_of(calls[what], rounds))
+        emit(
+            f"FLUX, {what}",
+            f"{stages[what].median_s * 1e3:.2f} ms, {hows[what]}",
+            **asdict(stages[what]),
+            how=hows[what],
+        )
 
-    def picture() -> Tensor:
+    def image() -> Tensor:
         for given, place in zip(words, ids, strict=True):
             place.copy_(given, non_blocking=True)
         calls["T5-XXL"]()
         calls["CLIP-L"]()
-        latent.copy_(paint())  # Where the two are no graph, the result lies elsewhere each time.
+        latent.copy_(generate())  # Where the two are no graph, the result lies elsewhere each time.
         made: Tensor = calls["VAE decoder"]()
         return made.cpu()
 
     walls = []
-    for attempt in range(2 + rounds):
+    for _ in range(2 + rounds):
         start = time.perf_counter()
-        made = picture()
-        if attempt >= 2:
-            walls.append(time.perf_counter() - start)
-    total = statistics.median(walls)
+        made = image()
+        walls.append(time.perf_counter() - start)
+    total = timing(walls[2:])
     emit(
-        "FLUX, prompt to picture",
-        f"{total * 1e3:.1f} ms from ids to {made.shape[1]}x{made.shape[0]} bytes on the host "
-        f"({', '.join(f'{what} {seconds * 1e3:.1f}' for what, seconds in times.items())})",
-        median_ms=total * 1e3,
-        p99_ms=percentile(walls, 0.99) * 1e3,
-        stages_ms={what: seconds * 1e3 for what, seconds in times.items()},
+        "FLUX, prompt to image",
+        f"{total.median_s * 1e3:.1f} ms from ids to {made.shape[1]}x{made.shape[0]} bytes on the host "
+        f"({', '.join(f'{what} {stage.median_s * 1e3:.1f}' for what, stage in stages.items())})",
+        **asdict(total),
+        stages={what: asdict(stage) for what, stage in stages.items()},
         how=hows,
-        peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-        rounds=rounds,
+        peak_bytes=_peak_bytes(),
     )
 
 
@@ -207,8 +182,7 @@ def _forget_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _wait() -> None:
+def _peak_bytes() -> int:
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

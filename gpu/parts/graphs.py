@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foundation.quantiles import percentile
+from foundation.measuring import Timing, timing
 from gpu.catalogue import Options
 from gpu.device import open_gpu
-from gpu.kernels.checks import LEVELS, put
-from gpu.kernels.fields import Placed, Size, reserve
+from gpu.kernels.checks import LEVELS
+from gpu.kernels.fields import Size, download, put, reserve
 from gpu.kernels.speed import large_copy
-from gpu.kernels.stub import Stub, StubField, factor, load_stub
+from gpu.kernels.stub import Stub, factor, load_stub
 from gpu.records import Emit, Printer, guarded
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def run(printer: Printer, options: Options) -> None:
     """Measure at the sizes of FLUX and of the largest Qwen-Image image."""
     device = open_gpu()
     stub = load_stub(device)
-    rounds = 5 if options.smoke else 100
-    rate = large_copy(printer, device, (1 << 20) if options.rehearse else 1 << 28, rounds)
-    for tokens in (64,) if options.rehearse else TOKENS[:1] if options.smoke else TOKENS:
+    rounds = options.pick(100, 5, 5)
+    rate = large_copy(printer, device, options.pick(1 << 28, 1 << 28, 1 << 20), rounds)
+    for tokens in options.pick(TOKENS, TOKENS[:1], (64,)):
         guarded(printer, f"graph: {tokens} tokens", partial(measure, printer, device, stub, tokens, rounds, rate))
     device.close()
 
@@ -56,24 +56,24 @@ def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, ra
     noise = placed.out  # The state is advanced in place; its beginning is kept here and copied back.
     device.normal(1, tokens * size.channels, noise)
 
-    def picture() -> None:
+    def image() -> None:
         device.copy(placed.x, noise, tokens * size.channels * 4)
         for slot, levels in enumerate(LEVELS[:2]):
-            stub(_field(placed), times, slot, STUB_NANOSECONDS)
+            stub(placed, times, slot, STUB_NANOSECONDS)
             put(device, placed, levels, out=placed.x)
 
-    wanted = _read(device, noise, size).astype(np.float64)
+    wanted = download(device, placed).astype(np.float64)
     for levels in LEVELS[:2]:
         wanted = wanted * factor(size.modes, *levels)
 
     def launched() -> str:
-        picture()
+        image()
         return "launched"
 
     eager = _passes(device, times, rounds, launched)
-    first = _read(device, placed.x, size)
-    graph = _passes(device, times, rounds, lambda: device.replay(("picture", tokens), picture), warm_up=3)
-    second = _read(device, placed.x, size)
+    first = download(device, placed, placed.x)
+    graph = _passes(device, times, rounds, lambda: device.replay(("image", tokens), image), warm_up=3)
+    second = download(device, placed, placed.x)
     error = float(np.linalg.norm(second - wanted) / np.linalg.norm(wanted))
     refusals = list(getattr(device, "refusals", {}).values())
     emit(
@@ -83,25 +83,21 @@ def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, ra
         check=True,
         error=error,
     )
-    for name, (how, hosts, gaps) in (("launched one by one", eager), ("as a graph", graph)):
-        gap, late = statistics.median(gaps), percentile(gaps, 0.99)
+    for name, (how, host, gap) in (("launched one by one", eager), ("as a graph", graph)):
         aimed = name == "as a graph" and tokens == AIM_TOKENS
         emit(
             f"graph: {tokens} tokens, {name}",
-            f"host {statistics.median(hosts) / 2 * 1e6:.1f} us an evaluation, gap {gap * 1e6:.1f} us "
-            f"(p99 {late * 1e6:.1f}; {size.moved / 1e6:.1f} MB need {bound * 1e6:.1f}"
+            f"host {host.median_s * 1e6:.1f} us an evaluation, gap {gap.median_s * 1e6:.1f} us "
+            f"(p99 {gap.p99_s * 1e6:.1f}; {size.moved / 1e6:.1f} MB need {bound * 1e6:.1f}"
             f"{f'; aim {GAP_AIM * 1e6:.0f}' if aimed else ''}), {how}",
-            (gap < GAP_AIM and how == "replayed") if aimed else None,
-            host_us=statistics.median(hosts) / 2 * 1e6,
-            host_p99_us=percentile(hosts, 0.99) / 2 * 1e6,
-            gap_us=gap * 1e6,
-            gap_p99_us=late * 1e6,
+            (gap.median_s < GAP_AIM and how == "replayed") if aimed else None,
+            host=asdict(host),
+            gap=asdict(gap),
             bytes=size.moved,
-            bound_us=bound * 1e6,
+            bound_s=bound,
             how=how,
             refusals=[str(reason) for reason in refusals],
-            rounds=len(gaps),
-            stub_us=STUB_NANOSECONDS / 1e3,
+            stub_s=STUB_NANOSECONDS / 1e9,
         )
     device.forget()
     device.free(times)
@@ -109,32 +105,17 @@ def measure(emit: Emit, device: Device, stub: Stub, tokens: int, rounds: int, ra
 
 
 def _passes(
-    device: Device, times: int, rounds: int, picture: Callable[[], str], warm_up: int = 2
-) -> tuple[str, list[float], list[float]]:
-    """How the last was run; seconds that the host needed to put each on the stream; seconds between evaluations."""
+    device: Device, times: int, rounds: int, image: Callable[[], str], warm_up: int = 2
+) -> tuple[str, Timing, Timing]:
+    """How the last was run; what the host needed to put an evaluation on the stream; the time between evaluations."""
     hosts, gaps, how = [], [], ""
-    for attempt in range(warm_up + rounds):
+    for _ in range(warm_up + rounds):
         notes = np.array([np.iinfo(np.uint64).max, 0] * 2, np.uint64)
         device.upload(times, notes)
         device.synchronize()
         start = time.perf_counter()
-        how = picture()
-        host = time.perf_counter() - start
+        how = image()
+        hosts.append(time.perf_counter() - start)
         device.download(times, notes)
-        if attempt >= warm_up:
-            hosts.append(host)
-            gaps.append((int(notes[2]) - int(notes[1])) / 1e9)
-    return how, hosts, gaps
-
-
-def _field(placed: Placed) -> StubField:
-    size = placed.size
-    return StubField(
-        placed.x, placed.means, placed.logweights, placed.loggammas, size.all_tokens, size.modes, size.channels
-    )
-
-
-def _read(device: Device, address: int, size: Size) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    values = np.empty((size.all_tokens, size.channels), np.float32)
-    device.download(address, values)
-    return values
+        gaps.append((int(notes[2]) - int(notes[1])) / 1e9)
+    return how, timing(hosts[warm_up:], calls=2), timing(gaps[warm_up:])

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu import pictures
+from gpu import images
 from gpu.catalogue import Options
 from gpu.device import need_gpu, open_gpu
 from gpu.records import Printer, SkipPartError, guarded
@@ -50,7 +50,7 @@ def run(printer: Printer, options: Options) -> None:
     if not _load_each(printer, bundle, toolkit, names):
         return
     what = f"tiny, plans for {names}"
-    guarded(printer, what, partial(_pictures, printer, options, bundle, what))
+    guarded(printer, what, partial(_images, printer, options, bundle, what))
 
 
 def _build(source: Path, out: Path) -> Path:
@@ -69,41 +69,37 @@ def _load_each(printer: Printer, bundle: Bundle, toolkit: Any, names: str) -> bo
     from runtime.cuda.plans.loading import load_plan
     from runtime.errors import BackendError
 
-    loaded = {}
+    plans, failed = bundle.manifest.networks, {}
     with closing(open_gpu()) as device:
-        for name, spec in bundle.manifest.networks.items():
+        for name, spec in plans.items():
             try:
-                plan = load_plan(name, bundle.map(spec.file), spec, toolkit, device.info.name)
+                load_plan(name, bundle.map(spec.file), spec, toolkit, device.info.name)
             except BackendError as error:
-                loaded[name] = str(error)
-                continue
-            loaded[name] = ""
-            del plan
-        failed = {name: error for name, error in loaded.items() if error}
+                failed[name] = str(error)
         answer = "NO" if failed else "yes"
         reason = f": {next(iter(failed.values()))}" if failed else ""
         printer(
             f"plans for {names} on {device.info.capability}",
-            f"{answer}, {len(loaded) - len(failed)} of {len(loaded)} load{reason}",
+            f"{answer}, {len(plans) - len(failed)} of {len(plans)} load{reason}",
             capability=device.info.capability,
             errors=failed,
         )
     return not failed
 
 
-def _pictures(printer: Printer, options: Options, bundle: Bundle, what: str) -> None:
+def _images(printer: Printer, options: Options, bundle: Bundle, what: str) -> None:
     from runtime import Pipeline
     from runtime.cuda.opening import open_cuda
 
     reference = Pipeline.open(REFERENCE, target="cpu")
     pipeline = Pipeline(open_cuda(bundle, foreign_gpu=True))
     limit = LIMITS[bundle.manifest.precision]
-    guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, limit))
-    guarded(printer, what, partial(pictures.measure, printer, what, pipeline, 5 if options.smoke else 50))
+    guarded(printer, what, partial(images.compare, printer, what, pipeline, reference, limit))
+    guarded(printer, what, partial(images.measure, printer, what, pipeline, options.pick(50, 5, 5)))
     pipeline.close()
     frugal = Pipeline(open_cuda(bundle, foreign_gpu=True, low_vram=True))
     what = f"{what}, low_vram"
-    guarded(printer, what, partial(pictures.compare, printer, what, frugal, reference, limit))
+    guarded(printer, what, partial(images.compare, printer, what, frugal, reference, limit))
     frugal.close()
 
 
@@ -137,7 +133,11 @@ def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
         config = builder.create_builder_config()
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-        config.add_optimization_profile(_profile(builder, network))
+        profile = builder.create_optimization_profile()
+        for port in map(network.get_input, range(network.num_inputs)):  # One shape for all: what is free is 16.
+            shape = tuple(16 if dim < 0 else dim for dim in port.shape)
+            profile.set_shape(port.name, shape, shape, shape)
+        config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             return f"NO, not built: {log.reason}", list(log.errors)
@@ -145,13 +145,3 @@ def build_and_load(toolkit: Any, onnx: Path) -> tuple[str, list[str]]:
         if engine is None:
             return f"NO, built but not loaded: {log.reason}", list(log.errors)
         return f"yes, {plan.nbytes} bytes", list(log.errors)
-
-
-def _profile(builder: Any, network: Any) -> Any:
-    """One shape for all: every dimension that is free is 16."""
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        port = network.get_input(index)
-        shape = tuple(16 if dim < 0 else dim for dim in port.shape)
-        profile.set_shape(port.name, shape, shape, shape)
-    return profile

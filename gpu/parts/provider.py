@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 
-from gpu import pictures
+from gpu import images
 from gpu.catalogue import Options
 from gpu.records import Printer, SkipPartError, guarded
 
@@ -35,6 +35,5 @@ def run(printer: Printer, options: Options) -> None:
     pipeline = Pipeline.open("tiny", target="cpu", backend="onnxruntime", device=device)
     printer("ONNX Runtime", pipeline.backend, backend=pipeline.backend, version=onnxruntime.__version__)
     what = f"tiny, ONNX Runtime {device.upper()}"
-    guarded(printer, what, partial(pictures.compare, printer, what, pipeline, reference, LIMIT))
-    rounds = 1 if options.rehearse else 5 if options.smoke else 50
-    guarded(printer, what, partial(pictures.measure, printer, what, pipeline, rounds))
+    guarded(printer, what, partial(images.compare, printer, what, pipeline, reference, LIMIT))
+    guarded(printer, what, partial(images.measure, printer, what, pipeline, options.pick(50, 5, 1)))

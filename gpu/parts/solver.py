@@ -31,7 +31,7 @@ def run(printer: Printer, options: Options) -> None:
 
 def check(printer: Printer, options: Options, device: Device, where: str) -> None:
     """All checks of the kernels. where: torch's device for the float64 reference."""
-    tokens, batches = ((64,), (1, 2)) if options.smoke else (TOKENS, BATCHES)
+    tokens, batches = options.pick((TOKENS, BATCHES), ((64,), (1, 2)), ((64,), (1, 2)))
     for what, work in (
         ("solver: golden vectors", lambda: check_golden(printer, device)),
         ("solver: odd sizes", lambda: check_odd(printer, device, where)),

@@ -33,15 +33,12 @@ _KERNEL = re.compile(rb"\.text\.([A-Za-z0-9_$]+)")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Code for one architecture: where its header begins, bytes of header and content, bytes used of the content."""
+class Container:
+    """Entries of one source file: where its header begins, bytes of the header and of what follows it."""
 
     start: int
     header: int
     size: int
-    used: int
-    kind: int
-    architecture: int
 
     @property
     def end(self) -> int:
@@ -50,17 +47,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Container:
-    """Entries of one source file. start: of its header."""
+class Entry(Container):
+    """Code for one architecture. used: bytes of it that are used; the rest is padding."""
 
-    start: int
-    header: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        """Where it ends."""
-        return self.start + self.header + self.size
+    used: int
+    kind: int
+    architecture: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,8 @@ def prune(library: bytearray, architecture: int, unwanted: str | None = None) ->
     kept = left_out = code = 0
     for container in found:
         ours = [e for e in entries(library, container) if e.kind == _CODE and e.architecture == architecture]
-        if pattern is not None and ours and all(_matches(library, entry, pattern) for entry in ours):
+        named = [kernels(library, entry) for entry in ours] if pattern is not None else []
+        if pattern is not None and named and all(names and all(map(pattern.search, names)) for names in named):
             left_out += 1
             ours = []
         body = b"".join(bytes(library[entry.start : entry.end]) for entry in ours)
@@ -138,7 +131,11 @@ def kernels(library: bytes | bytearray, entry: Entry) -> set[bytes]:
     start = entry.start + entry.header
     code = bytes(library[start : start + entry.used])
     if code.startswith(_ZSTD):
-        code = _unpacked(code)
+        try:
+            from zstandard import ZstdDecompressor
+        except ImportError as error:
+            raise ArcFlowError("names of compressed kernels are read with zstandard: pip install zstandard") from error
+        code = ZstdDecompressor().decompress(code)
     return set(_KERNEL.findall(code))
 
 
@@ -158,17 +155,3 @@ def section(library: bytes | bytearray) -> tuple[int, int]:
         if bytes(library[at : at + len(SECTION) + 1]) == SECTION + b"\0":
             return offset, offset + size
     raise ArcFlowError("the library holds no CUDA code: it has no section .nv_fatbin")
-
-
-def _matches(library: bytearray, entry: Entry, pattern: re.Pattern[bytes]) -> bool:
-    names = kernels(library, entry)
-    return bool(names) and all(pattern.search(name) for name in names)
-
-
-def _unpacked(code: bytes) -> bytes:
-    try:
-        from zstandard import ZstdDecompressor
-    except ImportError as error:
-        raise ArcFlowError("names of compressed kernels are read with zstandard: pip install zstandard") from error
-    unpacked: bytes = ZstdDecompressor().decompress(code)
-    return unpacked

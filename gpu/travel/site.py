@@ -1,7 +1,4 @@
-"""Python packages for a machine with a GPU and no network, as one archive: wheels, less what is not used there.
-
-``python -m gpu.travel.site --python 3.12 --capability 90 --out .work/gpu`` (gpu/prepare.sh calls it).
-"""
+"""Python packages for a machine with a GPU and no network, as one archive: wheels, less what is not used there."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
 from foundation.files import atomic_file
 from gpu.travel.fatbin import prune
@@ -37,23 +33,9 @@ _LEFT_OUT = (
     "include/*",
     "*.data/*",
 )
-_PRUNED = ("onnxruntime/capi/libonnxruntime_providers_cuda.so",)
+PRUNED = ("onnxruntime/capi/libonnxruntime_providers_cuda.so",)
 UNWANTED = r"[Mm]oe|MoE|GroupProblemShape"
 """Kernels for mixtures of experts: two thirds of ONNX Runtime's code, and no network of ours has any."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Fetch the wheels and pack them. Raises ArcFlowError."""
-    parser = ArgumentParser(prog="python -m gpu.travel.site", description="Pack packages for a machine with a GPU.")
-    parser.add_argument("--python", default="3.12", metavar="X.Y", help="Python of that machine (default: %(default)s)")
-    parser.add_argument("--capability", type=int, default=90, help="of its GPU, 90 for 9.0 (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder; site.tar.xz is written there")
-    arguments = parser.parse_args(argv)
-    wheels = arguments.out / "wheels"
-    fetch(PACKAGES, arguments.python, wheels)
-    size = pack(sorted(wheels.glob("*.whl")), arguments.out, arguments.capability, _PRUNED)
-    print(f"{arguments.out / 'site.tar.xz'}: {size / 1e6:.1f} MB for CPython {arguments.python}")
-    return 0
 
 
 def fetch(packages: Sequence[str], python: str, wheels: Path) -> None:
@@ -71,12 +53,11 @@ def fetch(packages: Sequence[str], python: str, wheels: Path) -> None:
         )
 
 
-def pack(wheels: Sequence[Path], out: Path, capability: int, pruned: Sequence[str]) -> int:
-    """Unpack wheels into ``out/site`` and pack what is used as ``out/site.tar.xz``; its bytes.
+def pack(wheels: Sequence[Path], site: Path, archive: Path, capability: int, pruned: Sequence[str] = PRUNED) -> int:
+    """Unpack wheels into ``site`` and pack what is used as ``archive`` (.tar.xz); its bytes.
 
     pruned: libraries of which one architecture's code is kept. Raises ArcFlowError.
     """
-    site, archive = out / "site", out / "site.tar.xz"
     shutil.rmtree(site, ignore_errors=True)
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as packed:
@@ -96,7 +77,3 @@ def pack(wheels: Sequence[Path], out: Path, capability: int, pruned: Sequence[st
             if path.is_file():
                 packed.add(path, arcname=path.relative_to(site).as_posix(), recursive=False)
     return archive.stat().st_size
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin
 from runtime.bench.baselines import BASELINES
 from runtime.errors import RequestError
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
     from runtime.bench.gpu import Gpu, MemoryWatch
-    from runtime.bench.measure import Measurement
+    from runtime.bench.measure import Measurement, Passage
     from runtime.pipeline import Pipeline
 
 _FOLDER = Path("arcflow-out")
@@ -45,32 +45,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     bundle = _find(arguments)
     device = arguments.device or (_CPU if bundle.manifest.engine is None else "cuda")
-    gpu = _gpu(device)
     from runtime.bench import baselines
-    from runtime.bench.table import table
+    from runtime.bench.gpu import find_gpu
+    from runtime.bench.table import text
+    from runtime.hosts.onnx_cuda import ordinal_of
+
+    ordinal = ordinal_of(device)
+    gpu = None if ordinal is None else find_gpu(ordinal)
 
     baselines.check(arguments, bundle.manifest)
-    pipeline, measured, memory = _measure(arguments, device)
+    begun = begin("python -m runtime.bench", argv)
+    pipeline, opened, measured, memory = _measure(arguments, ordinal)
     subject = _subject(bundle, arguments)
     result: dict[str, Any] = {
+        **begun,
         **subject,
         "device": gpu.info.name if gpu else _CPU,
+        "gpu": asdict(gpu.info) if gpu else None,
         "backend": pipeline.backend,
-        "total_s": asdict(measured.total),
-        "stages_s": [asdict(stage) for stage in measured.stages],
-        "idle_s": asdict(measured.idle) if measured.idle else None,
-        "runs": measured.runs,
+        "open_s": opened,
+        **asdict(measured),
         "peak_bytes": memory,
         "gpu_bytes": dict(pipeline.memory()) if gpu else None,
         "roofline": _roofline(pipeline, bundle, arguments, measured, gpu) if arguments.roofline else None,
-        "machine": _machine(gpu),
     }
+    timeline = result.pop("timeline")
     pipeline.close()  # The baselines may need the memory.
     kinds = [kind for name in arguments.baseline for kind in BASELINES[name]]
     result["baselines"] = [baselines.run_baseline(kind, subject, arguments, bundle.manifest, device) for kind in kinds]
-    timeline = arguments.timeline or _FOLDER / f"timeline-{result['bundle']}.png"
-    _draw(timeline, result, measured)
-    sys.stdout.write(table(result) + f"\ntimeline: {timeline}\n" + json.dumps(result) + "\n")
+    image = arguments.timeline or _FOLDER / f"timeline-{result['bundle']}.png"
+    _draw(image, result, timeline)
+    sys.stdout.write(f"{text(result)}\ntimeline: {image}\n{as_line(result)}\n")
     return 0
 
 
@@ -130,24 +135,14 @@ def _find(arguments: Namespace) -> Bundle:
     return bundle
 
 
-def _gpu(device: str) -> Gpu | None:
-    from runtime.hosts.onnx_cuda import ordinal_of
+def _measure(arguments: Namespace, ordinal: int | None) -> tuple[Pipeline, float, Measurement, dict[str, int]]:
+    """The open pipeline, the seconds that took, its runs, and the bytes it took at most, by kind ("host", "gpu").
 
-    ordinal = ordinal_of(device)
-    if ordinal is None:
-        return None
-    from runtime.bench.gpu import find_gpu
-
-    return find_gpu(ordinal)
-
-
-def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, dict[str, int]]:
-    """The open pipeline, its runs, and the bytes it took at most, by kind ("host", "gpu")."""
+    ordinal: of the GPU whose memory is watched.
+    """
     from runtime.bench.measure import measure, peak_memory
-    from runtime.hosts.onnx_cuda import ordinal_of
     from runtime.pipeline import Pipeline
 
-    ordinal = ordinal_of(device)
     watch: contextlib.AbstractContextManager[MemoryWatch | None] = contextlib.nullcontext()
     if ordinal is not None:
         from runtime.bench.gpu import MemoryWatch
@@ -156,6 +151,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
     chosen = {name: getattr(arguments, name) for name in ("device", "backend", "low_vram") if getattr(arguments, name)}
     options = {name: getattr(arguments, name) for name in ("num_images", "nfe", "width", "height")}
     with watch as gpu_memory:
+        start = time.perf_counter()
         pipeline = Pipeline.open(
             arguments.model,
             precision=arguments.precision,
@@ -163,6 +159,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
             threads=arguments.threads,
             **chosen,
         )
+        opened = time.perf_counter() - start
         measured = measure(
             lambda seed: pipeline.generate(_prompt(arguments, seed), seed=seed, **options),
             arguments.runs,
@@ -172,7 +169,7 @@ def _measure(arguments: Namespace, device: str) -> tuple[Pipeline, Measurement, 
         memory = dict(peak_memory())  # Before the baselines and the roofline take their own.
         if gpu_memory:
             memory["gpu"] = gpu_memory.peak()
-    return pipeline, measured, memory
+    return pipeline, opened, measured, memory
 
 
 def _prompt(arguments: Namespace, run: int) -> str:
@@ -198,8 +195,7 @@ def _roofline(
 ) -> list[dict[str, Any]]:
     """For each network: cost, limit, what its evaluation took, and the share."""
     from runtime.bench.costs import costs_of, rows
-    from runtime.bench.measure import cpu_peak
-    from runtime.bench.peaks import gpu_peak
+    from runtime.bench.peaks import cpu_peak, gpu_peak
     from runtime.hosts.onnx_network import default_threads
 
     sizes = pipeline.sizes(
@@ -211,17 +207,11 @@ def _roofline(
     else:
         types = sorted({kind for cost in costs.values() for kind in cost.operations})
         peak = cpu_peak(types, arguments.threads or default_threads())
-    took = {stage.name: stage.median for stage in measured.stages}
+    took = {name: stage.median_s for name, stage in measured.stages.items()}
     return [asdict(row) for row in rows(costs, peak, took)]
 
 
-def _machine(gpu: Gpu | None) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": cores}
-    return machine if gpu is None else {**machine, "gpu": asdict(gpu.info)}
-
-
-def _draw(path: Path, result: Mapping[str, Any], measured: Measurement) -> None:
+def _draw(path: Path, result: Mapping[str, Any], timeline: Sequence[Passage]) -> None:
     """Write the timeline."""
     import io
 
@@ -230,7 +220,7 @@ def _draw(path: Path, result: Mapping[str, Any], measured: Measurement) -> None:
     from runtime.image import write_files
 
     buffer = io.BytesIO()
-    draw(title(result), programs(result, measured.timeline)).save(buffer, "PNG")
+    draw(title(result), programs(result, timeline)).save(buffer, "PNG")
     write_files({path: buffer.getvalue()})
 
 

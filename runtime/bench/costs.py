@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,37 +46,31 @@ def costs_of(bundle: Bundle, sizes: Mapping[str, Mapping[str, int]], source: Pat
 
 
 def rows(costs: Mapping[str, Cost], peak: Peak, took: Mapping[str, float]) -> list[Row]:
-    """A row a network. took: median seconds by stage. Raises BackendError where the peak of a type is not known."""
-    found = []
+    """A row a network, and one for several text encoders together, which are one stage.
+
+    took: median seconds by stage. Raises BackendError where the peak of a type is not known.
+    """
     texts = [name for name in costs if name not in _STAGES]
-    for name, cost in costs.items():
-        limit = limit_of(cost, peak)
-        alone = name in _STAGES or len(texts) == 1
-        found.append(_row(name, [cost], limit.seconds, limit.bound, took.get(_STAGES.get(name, _TEXT)), alone, peak))
-    if len(texts) > 1:
-        limits = [limit_of(costs[name], peak) for name in texts]
-        slowest = max(limits, key=lambda limit: limit.seconds)
-        seconds = sum(limit.seconds for limit in limits)
-        name, parts = " + ".join(texts), [costs[name] for name in texts]
-        found.append(_row(name, parts, seconds, slowest.bound, took.get(_TEXT), True, peak))
+    found = []
+    for names in [*([name] for name in costs), *([texts] if len(texts) > 1 else [])]:
+        parts = [costs[name] for name in names]
+        limits = [limit_of(cost, peak) for cost in parts]
+        limit, stage = sum(each.seconds for each in limits), _STAGES.get(names[0], _TEXT)
+        measured = took.get(stage) if stage != _TEXT or names == texts else None
+        found.append(
+            Row(
+                network=" + ".join(names),
+                operations=sum(cost.total_operations for cost in parts),
+                weight_bytes=sum(cost.weight_bytes for cost in parts),
+                port_bytes=sum(cost.port_bytes for cost in parts),
+                limit_s=limit,
+                bound=max(limits, key=lambda each: each.seconds).bound,
+                measured_s=measured,
+                share=limit / measured if measured else None,
+                peak=peak.source,
+            )
+        )
     return found
-
-
-def _row(
-    name: str, costs: Sequence[Cost], limit: float, bound: str, seconds: float | None, alone: bool, peak: Peak
-) -> Row:
-    measured = seconds if alone else None
-    return Row(
-        network=name,
-        operations=sum(cost.total_operations for cost in costs),
-        weight_bytes=sum(cost.weight_bytes for cost in costs),
-        port_bytes=sum(cost.port_bytes for cost in costs),
-        limit_s=limit,
-        bound=bound,
-        measured_s=measured,
-        share=limit / measured if measured else None,
-        peak=peak.source,
-    )
 
 
 def _source(bundle: Bundle, folder: Path | None) -> Bundle:

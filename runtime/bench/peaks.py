@@ -1,20 +1,28 @@
-"""What a GPU can do at best: by its name from NVIDIA's own sheets, else from its clocks and its compute capability.
+"""What a machine can do at best. A CPU is measured; a GPU is known by name from NVIDIA's sheets, else by its clocks.
 
-Operations are dense ones (sheets often show twice as many, "with sparsity"), sums in float32, at the boost clock.
+Operations of a GPU are dense ones (sheets often show twice as many, "with sparsity"), sums in float32, at the boost
+clock.
 """
 
 from __future__ import annotations
 
+import timeit
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
+from engines.schema import Network, Port
 from runtime.bench.gpu import Gpu
 from runtime.bench.roofline import Peak
 from runtime.errors import BackendError
+from runtime.hosts.onnx_network import OnnxRuntimeNetwork
 
 Float32 = Literal["tf32", "float32"]
 """What float32 products are computed in: TF32 (10 bits of mantissa), as TensorRT may, or float32 itself."""
 
+_MATRIX = 2048
+_COPY_BYTES = 256 << 20
 _TYPES = ("float32", "tf32", "float16", "bfloat16", "float8")
 
 _H100_SXM = (66.9, 494.7, 989.4, 989.4, 1978.9)
@@ -54,31 +62,60 @@ def gpu_peak(gpu: Gpu, float32: Float32 = "tf32") -> Peak:
 
     Raises BackendError where neither its name nor its capability is known.
     """
-    sheet = _SHEETS.get(gpu.info.name)
-    if sheet is not None:
-        speeds, bandwidth, source = sheet
-        operations = {kind: speed * 1e12 for kind, speed in zip(_TYPES, speeds, strict=False)}
-        return _peak(operations, bandwidth * 1e9, f"{gpu.info.name}: {source}", float32)
-    rates = _RATES.get(gpu.info.capability)
-    if rates is None:
-        known = ", ".join(_RATES)
-        raise BackendError(
-            f"the peak of {gpu.info.name} ({gpu.info.capability}) is not known; known are {known}: leave --roofline out"
+    info = gpu.info
+    if info.name in _SHEETS:
+        teras, gigas, sheet = _SHEETS[info.name]
+        speeds, bandwidth = [tera * 1e12 for tera in teras], gigas * 1e9
+        source = f"{info.name}: {sheet}"
+    elif info.capability in _RATES:
+        speeds = [rate * info.multiprocessors * gpu.clock for rate in _RATES[info.capability]]
+        bandwidth = gpu.bandwidth
+        source = (
+            f"{info.name}: {info.multiprocessors} multiprocessors of {info.capability} at {gpu.clock / 1e6:.0f} MHz, "
+            "memory as the driver says"
         )
-    speed = gpu.info.multiprocessors * gpu.clock
-    source = (
-        f"{gpu.info.name}: {gpu.info.multiprocessors} multiprocessors of {gpu.info.capability} at "
-        f"{gpu.clock / 1e6:.0f} MHz, memory as the driver says"
-    )
-    return _peak(
-        {kind: rate * speed for kind, rate in zip(_TYPES, rates, strict=False)}, gpu.bandwidth, source, float32
-    )
-
-
-def _peak(operations: Mapping[str, float], bandwidth: float, source: str, float32: Float32) -> Peak:
-    """The peak with one speed for float32; the sentence says which, and the bandwidth."""
-    speeds = {kind: speed for kind, speed in operations.items() if kind != "tf32"}
-    speeds["float32"] = operations[float32]
-    shown = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in speeds.items())
+    else:
+        raise BackendError(
+            f"the peak of {info.name} ({info.capability}) is not known; known are {', '.join(_RATES)}: "
+            "leave --roofline out"
+        )
+    operations = dict(zip(_TYPES, speeds, strict=False))
+    operations["float32"] = operations[float32]
+    del operations["tf32"]
+    named = ", ".join(f"{kind} {speed / 1e12:.0f}" for kind, speed in operations.items())
     mode = " (as TF32)" if float32 == "tf32" else ""
-    return Peak(speeds, bandwidth, f"{source}; TFLOP/s: {shown}{mode}; {bandwidth / 1e9:.0f} GB/s")
+    return Peak(operations, bandwidth, f"{source}; TFLOP/s: {named}{mode}; {bandwidth / 1e9:.0f} GB/s")
+
+
+def cpu_peak(types: Sequence[str], threads: int) -> Peak:
+    """What this CPU reaches at best of five: a float32 matrix product, and a copy that no cache holds.
+
+    types: those that the networks are stored in; a CPU computes all of them in float32. threads: of the product, which
+    runs where the networks run, in ONNX Runtime. Raises BackendError where the package onnx is not installed.
+    """
+    a, b = (np.random.default_rng(seed).random((_MATRIX, _MATRIX), dtype=np.float32) for seed in (0, 1))
+    ports = [Port(name, "float32", [_MATRIX, _MATRIX]) for name in "abc"]
+    spec = Network(file="product.onnx", inputs=ports[:2], outputs=ports[2:])
+    network = OnnxRuntimeNetwork("product", _product_model(), spec, threads)
+    product = min(timeit.repeat(lambda: network.run({"a": a, "b": b}), number=1, repeat=5))
+    source, target = np.ones(_COPY_BYTES // 4, np.float32), np.zeros(_COPY_BYTES // 4, np.float32)
+    copy = min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=5))
+    speed = 2.0 * _MATRIX**3 / product
+    return Peak(
+        operations=dict.fromkeys(types, speed),
+        bandwidth=2.0 * _COPY_BYTES / copy,
+        source=f"measured: {speed / 1e9:.0f} GFLOP/s in a product of {_MATRIX} x {_MATRIX} on {threads} threads, "
+        f"{2.0 * _COPY_BYTES / copy / 1e9:.1f} GB/s in a copy of {_COPY_BYTES >> 20} MiB",
+    )
+
+
+def _product_model() -> bytes:
+    """c = a b, as an ONNX model."""
+    try:
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise BackendError("measuring the peak needs the package onnx: pip install 'arcflow[export]'") from error
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [_MATRIX, _MATRIX]) for name in "abc")
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())

@@ -15,15 +15,16 @@ product without a shape is an error, never a silent zero.
 from __future__ import annotations
 
 import ast
+import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.errors import BackendError
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+    from onnx import GraphProto, NodeProto, TensorProto
 
 _FLOAT8 = "float8"
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
@@ -147,23 +148,23 @@ class _Counter:
 
     def _matmul(self, node: NodeProto) -> float:
         """[..., n, k] x [..., k, m]: two operations for each element of the output and of k."""
-        return 2.0 * _product(self._shape(node, node.output[0])) * self._shape(node, node.input[0])[-1]
+        return 2.0 * math.prod(self._shape(node, node.output[0])) * self._shape(node, node.input[0])[-1]
 
     def _gemm(self, node: NodeProto) -> float:
         rows = self._shape(node, node.input[0])
         inner = rows[0] if _attribute(node, "transA") else rows[1]
-        return 2.0 * _product(self._shape(node, node.output[0])) * inner
+        return 2.0 * math.prod(self._shape(node, node.output[0])) * inner
 
     def _conv(self, node: NodeProto) -> float:
         """Each output element is a product over the kernel and its group's input channels (weights [O, I/g, ...])."""
-        return 2.0 * _product(self._shape(node, node.output[0])) * _product(self._shape(node, node.input[1])[1:])
+        return 2.0 * math.prod(self._shape(node, node.output[0])) * math.prod(self._shape(node, node.input[1])[1:])
 
     def _attention(self, node: NodeProto) -> float:
         """Scores and their product with the values, [batch, heads, tokens, width] or [batch, tokens, heads*width]."""
         query, key, value = (self._shape(node, name) for name in node.input[:3])
         # Heads times width is the product over all but batch and tokens in either layout.
         tokens, keys = (shape[-2] for shape in (query, key))
-        return 2.0 * _product(query) * keys + 2.0 * _product(value) // keys * tokens * keys
+        return 2.0 * math.prod(query) * keys + 2.0 * math.prod(value) // keys * tokens * keys
 
     def _kind(self, node: NodeProto) -> str:
         """The type a product is computed in: E4M3 where both sides come out of 8-bit floats."""
@@ -188,7 +189,7 @@ class _Counter:
         import onnx
 
         size = onnx.helper.tensor_dtype_to_np_dtype(self._types[name]).itemsize if name in self._types else 4
-        return int(_product(self._shapes.get(name, []))) * int(size)
+        return math.prod(self._shapes.get(name, [])) * int(size)
 
     def _raw_type(self, name: str) -> str:
         """ONNX's name of a value's type; of a value without one, that of what quantised it."""
@@ -232,12 +233,4 @@ def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
 
 
 def _attribute(node: NodeProto, name: str) -> int:
-    found: Sequence[AttributeProto] = [attribute for attribute in node.attribute if attribute.name == name]
-    return int(found[0].i) if found else 0
-
-
-def _product(shape: Sequence[int]) -> float:
-    result = 1.0
-    for size in shape:
-        result *= size
-    return result
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), 0)

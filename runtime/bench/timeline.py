@@ -6,6 +6,7 @@ the stages of the first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ _COLOURS: Mapping[str, str] = {
     "tokenize": "#7f7f7f", "text": "#4c78a8", "noise": "#b5b5b5", "evaluation": "#f58518", "solver": "#54a24b",
     "vae": "#b279a2", "pipeline": "#e45756",
 }  # fmt: skip
-_STEPS = (1, 2, 5)
 _CUT = 6.0
 """Programs that take more than so many times as long as the first do not set the scale."""
 
@@ -75,12 +75,8 @@ def _axis(canvas: ImageDraw, longest: float, scale: float, bottom: int, label: M
 
 def _step(longest: float) -> float:
     """The distance of the axis' marks: the least of 1, 2, 5 times a power of ten that gives at most ten of them."""
-    power = 1e-6
-    while True:
-        for step in _STEPS:
-            if longest / (step * power) <= 10:
-                return step * power
-        power *= 10
+    steps = (step * 10.0**power for power in itertools.count(-6) for step in (1, 2, 5))
+    return next(step for step in steps if longest / step <= 10)
 
 
 def _kind(stage: str) -> str:

@@ -1,7 +1,7 @@
 """Good and damaged bundles, each with the error that opening it must give: one table for every reader of bundles.
 
 Python's own tests run it (``test_bundle.py``), and those that hold the native core to Python's words, to the last
-letter (``tests/native/test_bundle.py``).
+letter (``tests/native/core/test_bundle.py``).
 """
 
 from __future__ import annotations

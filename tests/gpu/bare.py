@@ -45,7 +45,7 @@ def main() -> None:
         print("torch skipped:", reason)
         return
     solver.check(printer, options, device, "cpu")
-    flux.run(printer, Options(smoke=True, rehearse=True, modes=("eager", "fused", "fp8", "diffusers", "picture")))
+    flux.run(printer, Options(smoke=True, rehearse=True, modes=("eager", "fused", "fp8", "diffusers", "image")))
 
 
 if __name__ == "__main__":

@@ -7,18 +7,19 @@ import time
 
 import numpy as np
 
-from gpu.kernels.stub import Stub, StubField
+from gpu.kernels.fields import POSITIONS, Placed
+from gpu.kernels.stub import Stub
 from tests.runtime.cuda.stand_in import StandInDevice
 
 
 def host_stub(device: StandInDevice) -> Stub:
     """Puts what gpu/kernels/stub.py's kernel does on the stand-in's stream; it does not wait."""
 
-    def put(field: StubField, times: int, slot: int, nanoseconds: int) -> None:
+    def put(field: Placed, times: int, slot: int, nanoseconds: int) -> None:
         def work() -> None:
             clock = device.view(times, (4,), np.uint64)
             clock[2 * slot] = min(int(clock[2 * slot]), time.perf_counter_ns())
-            n, k, c, p = field.tokens, field.modes, field.channels, field.positions
+            n, k, c, p = field.size.all_tokens, field.size.modes, field.size.channels, POSITIONS
             growth = (1 + np.arange(k, dtype=np.float32) / np.float32(k))[None, :, None]
             device.view(field.means, (n, k, c), np.float32)[:] = (
                 device.view(field.x, (n, c), np.float32)[:, None] * growth

@@ -32,7 +32,7 @@ def test_nothing_absent_is_imported(tmp_path: Path) -> None:
     assert {"solver: golden vectors", "FLUX, eager", "FLUX, fp8", "graph: result, 32 tokens"} <= measured
     skipped = {record["what"]: record["show"] for record in records if record["kind"] == "skipped"}
     assert "needs diffusers, peft, msgspec" in skipped["FLUX, diffusers"]
-    assert "needs transformers and diffusers" in skipped["FLUX, picture"]
+    assert "needs transformers and diffusers" in skipped["FLUX, image"]
 
 
 def test_without_torch_its_parts_say_so_and_the_rest_goes_on() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpu.card import Look, Nvml, shown, summary, watched
+from foundation.nvml import Look, Nvml, gpus
+from gpu.card import shown, summary, watched
 from gpu.records import Printer
 from tests.gpu.rehearsal.played import HERE
 from tests.runtime.cuda import host_library
@@ -23,6 +24,8 @@ def library() -> str:
 
 def test_what_the_library_says_is_beside_the_figure(library: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert Nvml(library).look() == Look(1755, 2619, 654.321, 61, 97)
+    card = {"name": "NVIDIA H100 played", "driver": "580.95", "memory_bytes": 80 << 30, "power_limit_watts": 700.0}
+    assert gpus(library) == [card]
     with watched(library) as card:
         time.sleep(0.25)
         Printer("x", card)("speed", "3 m/s")

@@ -55,7 +55,7 @@ def test_plans_that_load_are_run_and_compared(bundle: Path, capsys: pytest.Captu
     assert version["version"] == "1.7.1.116" and current["kind"] == "skipped"
     assert answer["show"] == "yes, 4 of 4 load" and answer["capability"] == "sm90"
     assert compared["held"] and frugal["held"] and compared["error"] < 1e-5
-    assert timed["memory"]["peak"] > 0 and timed["rounds"] == 5
+    assert timed["memory"]["peak"] > 0 and timed["total"]["samples"] == 5
 
 
 def test_plans_that_do_not_load_are_an_answer_too(

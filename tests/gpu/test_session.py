@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from foundation.measuring import table
 from gpu.catalogue import PARTS, Options, Part, missing
-from gpu.child import decode, encode
-from gpu.records import parse, plain
+from gpu.records import parse
 from gpu.session import Session
-from gpu.table import table
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Part("x", "tests.gpu.sample_part", "a sample")
@@ -132,23 +131,14 @@ def test_a_part_without_its_packages_is_skipped_with_their_names(tmp_path: Path)
     assert entry["state"] == "skipped" and "no_such_package" in str(records[0]["show"])
 
 
-def test_part_and_options_travel_whole() -> None:
-    options = Options(True, False, ("eager", "blocks"), 30, Path("/a/b"), Path("out"))
-    assert decode(encode(PARTS["flux"], options)) == (PARTS["flux"], options)
-    assert decode(encode(PARTS["plans"], Options(rehearse=True))) == (PARTS["plans"], Options(rehearse=True))
-
-
-def test_records_are_json_and_other_lines_are_not_records() -> None:
-    assert plain({"a": float("inf"), "b": (1, True, None), "c": Path("x")}) == {
-        "a": "inf",
-        "b": [1, True, None],
-        "c": "x",
-    }
+def test_other_lines_are_not_records() -> None:
     assert parse('{"loss": 1}\n') is None and parse("text\n") is None and parse("{broken\n") is None
 
 
 def test_the_table_names_what_failed(tmp_path: Path) -> None:
-    text = table({"x": _run("piece", tmp_path)})  # type: ignore[dict-item]
+    session = Session(ROOT, Options(modes=("piece",)))
+    session.do(SAMPLE)
+    text = table(session.rows())
     assert "yes" in text and "ZeroDivisionError" in text and "(failed in" in text
 
 

@@ -19,7 +19,7 @@ SEED = 7
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 4])
-def test_latents_and_pictures_are_those_of_torch(nfe: int) -> None:
+def test_latents_and_images_are_those_of_torch(nfe: int) -> None:
     pytest.importorskip("diffusers")
     pipeline = Pipeline.open(COMMITTED)
     made = pipeline.generate(PROMPTS, seed=SEED, nfe=nfe, width=32, height=32)

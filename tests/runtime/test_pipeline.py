@@ -365,7 +365,7 @@ def test_public_names() -> None:
         _ = runtime.nothing  # type: ignore[attr-defined]
 
 
-def test_the_committed_bundle_paints(default_bundle: Path) -> None:
+def test_the_committed_bundle_generates(default_bundle: Path) -> None:
     made = Pipeline.open(default_bundle).generate(PROMPT, seed=7)
     assert made.images[0].shape == (32, 32, 3)
     assert made.images[0].std() > 5

@@ -18,7 +18,7 @@ from runtime import png
 
 Pixels = NDArray[np.uint8]
 
-PICTURES = arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 9), st.just(3)))
+PIXELS = arrays(np.uint8, st.tuples(st.integers(1, 70), st.integers(1, 9), st.just(3)))
 
 
 def chunks(data: bytes) -> dict[bytes, bytes]:
@@ -35,7 +35,7 @@ def chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(PICTURES)
+@given(PIXELS)
 def test_the_pixels_come_back(pixels: Pixels) -> None:
     with Image.open(io.BytesIO(png.encode(pixels, {}))) as image:
         assert image.mode == "RGB"
@@ -43,7 +43,7 @@ def test_the_pixels_come_back(pixels: Pixels) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(PICTURES)
+@given(PIXELS)
 def test_each_row_has_the_filter_of_the_least_differences(pixels: Pixels) -> None:
     height, width, _ = pixels.shape
     data = zlib.decompress(chunks(png.encode(pixels, {}))[b"IDAT"])

@@ -141,7 +141,7 @@ def test_the_released_schedule() -> None:
 
 
 @given(count=st.integers(0, 64), shift=st.floats(0.1, 10))
-def test_previews_lie_between_noise_and_picture(count: int, shift: float) -> None:
+def test_previews_lie_between_noise_and_image(count: int, shift: float) -> None:
     levels = solver.preview_sigmas(count, shift)
     assert len(levels) == count
     assert list(levels) == sorted(levels, reverse=True)

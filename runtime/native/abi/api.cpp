@@ -3,8 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "abi/status.hpp"
-#include "abi/structs.hpp"
+#include "abi/boundary.hpp"
 #include "arcflow/arcflow.h"
 #include "core/bundle/bundle.hpp"
 #include "core/numerics/compute.hpp"
@@ -149,7 +148,7 @@ ArcflowStatus* ARCFLOW_CALL model_shape(const ArcflowModel* model, const Arcflow
     const core::CheckedRequest checked = core::check_request(manifest, WholeRequest(request).get());
     const core::OutputShape sizes = core::output_shape(manifest, checked);
     ArcflowShape facts = ARCFLOW_INIT(ArcflowShape);
-    facts.image_count = static_cast<std::uint32_t>(sizes.pictures);
+    facts.image_count = static_cast<std::uint32_t>(sizes.images);
     facts.width = checked.width;
     facts.height = checked.height;
     facts.nfe = checked.nfe;
@@ -226,8 +225,8 @@ ArcflowStatus* ARCFLOW_CALL describe_image(const ArcflowModel* model, const Arcf
       throw Error(ARCFLOW_INVALID_ARGUMENT, "image is " + std::to_string(image) + "; the request makes " +
                                                 std::to_string(checked.total()) + ", the first of them is 0");
     }
-    const core::PictureSettings settings{checked.prompt_of(image), checked.seeds[image], checked.nfe,
-                                         checked.sigmas,           checked.width,        checked.height};
+    const core::ImageSettings settings{checked.prompt_of(image), checked.seeds[image], checked.nfe,
+                                       checked.sigmas,           checked.width,        checked.height};
     *out = new ArcflowBytes{core::describe(manifest, settings)};
   });
 }

@@ -31,9 +31,7 @@ inline std::string tidy(const std::string& path) {
   std::istringstream parts(path);
   std::string out = path.rfind('/', 0) == 0 ? "/" : "", part;
   while (std::getline(parts, part, '/')) {
-    if (!part.empty() && part != ".") {
-      out += (out.empty() || out.back() == '/' ? "" : "/") + part;
-    }
+    if (!part.empty() && part != ".") out += (out.empty() || out.back() == '/' ? "" : "/") + part;
   }
   return out.empty() ? "." : out;
 }
@@ -50,9 +48,7 @@ inline std::string slug(const std::string& prompt) {
     } else if (prompt.compare(i, 2, "\xC4\xB0") == 0) {
       letter = 'i';  // and its second byte a dash, as the dot that is left over
     }
-    if (letter >= 'A' && letter <= 'Z') {
-      letter = static_cast<char>(letter - 'A' + 'a');
-    }
+    if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
     if ((letter >= 'a' && letter <= 'z') || (letter >= '0' && letter <= '9')) {
       out += letter;
     } else if (out.empty() || out.back() != '-') {
@@ -115,9 +111,7 @@ inline void check_targets(const std::vector<std::string>& paths) {
       throw UserError("cannot write " + path + ": it is a folder; give the name of a file that ends in .png");
     }
     std::string folder = parent_of(path);
-    while (type_of(path, folder) == std::filesystem::file_type::not_found) {
-      folder = parent_of(folder);
-    }
+    while (type_of(path, folder) == std::filesystem::file_type::not_found) folder = parent_of(folder);
     if (type_of(path, folder) != std::filesystem::file_type::directory) {
       throw UserError("cannot write " + path + ": " + folder + " is not a folder; choose another --out");
     }
@@ -128,9 +122,7 @@ inline void check_targets(const std::vector<std::string>& paths) {
 class Files {
  public:
   ~Files() {
-    for (const auto& [temporary, path] : pending_) {
-      unlink(temporary.c_str());
-    }
+    for (const auto& [temporary, path] : pending_) unlink(temporary.c_str());
   }
 
   void add(const std::string& path, const std::string& content) {
@@ -139,9 +131,7 @@ class Files {
     const std::string name = path.substr(path.rfind('/') + 1);
     std::string temporary = parent_of(path) + "/." + name + ".XXXXXX.png";
     const int file = code ? -1 : mkstemps(temporary.data(), 4);
-    if (file < 0) {
-      fail(path, code ? code.value() : errno);
-    }
+    if (file < 0) fail(path, code ? code.value() : errno);
     pending_.emplace_back(temporary, path);
     const mode_t mask = umask(0);
     umask(mask);
@@ -152,17 +142,13 @@ class Files {
       done += count > 0 ? static_cast<std::size_t>(count) : 0;
     }
     const int reason = errno;
-    if (close(file) != 0 || !good) {
-      fail(path, good ? errno : reason);
-    }
+    if (close(file) != 0 || !good) fail(path, good ? errno : reason);
   }
 
   void commit() {
     while (!pending_.empty()) {
       const auto& [temporary, path] = pending_.back();
-      if (rename(temporary.c_str(), path.c_str()) != 0) {
-        fail(path, errno);
-      }
+      if (rename(temporary.c_str(), path.c_str()) != 0) fail(path, errno);
       pending_.pop_back();
     }
   }

@@ -36,7 +36,7 @@ constexpr const char* kExamples = R"(examples:
   arcflow-cli "a grey bag" --out bag.png --previews 6 --json
   arcflow-cli "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
 
-The picture's settings are in its text chunks. The same seed gives the same bytes.
+The image's settings are in its text chunks. The same seed gives the same bytes.
 )";
 
 struct Arguments {
@@ -50,9 +50,7 @@ struct Arguments {
 std::optional<std::string> whole(const std::string& text) {
   const bool sign = !text.empty() && (text[0] == '-' || text[0] == '+');
   std::string digits = text.substr(sign ? 1 : 0);
-  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) {
-    return std::nullopt;
-  }
+  if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos) return std::nullopt;
   digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size() - 1));
   return (text[0] == '-' && digits != "0" ? "-" : "") + digits;
 }
@@ -61,9 +59,7 @@ std::optional<std::string> whole(const std::string& text) {
 std::uint64_t number(const Numbers& numbers, const std::string& name, std::uint64_t fallback, std::uint64_t low,
                      std::uint64_t high) {
   const auto found = numbers.find(name);
-  if (found == numbers.end()) {
-    return fallback;
-  }
+  if (found == numbers.end()) return fallback;
   errno = 0;
   const std::uint64_t value = std::strtoull(found->second.c_str(), nullptr, 10);
   if (found->second[0] == '-' || errno != 0 || value < low || value > high) {
@@ -103,9 +99,7 @@ std::optional<int> parse(int count, char** words, Arguments& arguments) {
     std::replace(option.begin(), option.end(), '_', '-');
     const auto set = [&arguments, name = name, option](const std::string& text) {
       const auto value = whole(text);
-      if (!value) {
-        throw CLI::ValidationError("argument " + option + ": invalid int value: '" + text + "'", 2);
-      }
+      if (!value) throw CLI::ValidationError("argument " + option + ": invalid int value: '" + text + "'", 2);
       arguments.numbers[name] = *value;
     };
     app.add_option_function<std::string>(option, set, help)->type_name("N");
@@ -150,9 +144,7 @@ double since_process_start() {
   // Field 22, counted after the command's name, which may hold blanks and parentheses.
   std::istringstream rest(line.substr(std::min(line.rfind(')'), line.size())));
   std::string skipped;
-  for (int field = 2; field < 22; ++field) {
-    rest >> skipped;
-  }
+  for (int field = 2; field < 22; ++field) rest >> skipped;
   double ticks = 0;
   rest >> ticks;
   return std::max(seconds_of(CLOCK_BOOTTIME) - ticks / static_cast<double>(sysconf(_SC_CLK_TCK)), 0.0);
@@ -246,14 +238,10 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
   seconds["write"] = seconds_of(CLOCK_MONOTONIC) - writing;
   seconds["total"] = since_process_start();
 
-  for (const std::string& warning : warnings) {
-    std::fprintf(stderr, "warning: %s\n", warning.c_str());
-  }
+  for (const std::string& warning : warnings) std::fprintf(stderr, "warning: %s\n", warning.c_str());
   if (arguments.json) {
     Json document;
-    for (auto& value : seconds) {
-      value = std::round(value.get<double>() * 1e6) / 1e6;
-    }
+    for (auto& value : seconds) value = std::round(value.get<double>() * 1e6) / 1e6;
     document["images"] = images;
     document["files"] = paths;
     document["scale"] = scale;
@@ -262,9 +250,7 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
     std::printf("%s\n", document.dump(2, ' ', true, Json::error_handler_t::replace).c_str());
     leave();
   }
-  for (const std::string& one : paths) {
-    std::printf("%s\n", one.c_str());
-  }
+  for (const std::string& one : paths) std::printf("%s\n", one.c_str());
   std::printf("%u x %ux%u px, %u evaluations, seed %s, %.2f s from start to file\n", request.num_images, request.width,
               request.height, request.nfe, std::to_string(request.seed).c_str(), seconds["total"].get<double>());
   leave();
@@ -279,9 +265,7 @@ void start_with_large_pages(char** words) {
   constexpr const char* kValue =
       "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=1073741824:"
       "glibc.malloc.top_pad=67108864";
-  if (std::getenv(kName) != nullptr || setenv(kName, kValue, 0) != 0) {
-    return;
-  }
+  if (std::getenv(kName) != nullptr || setenv(kName, kValue, 0) != 0) return;
   execv("/proc/self/exe", words);
 }
 
@@ -292,9 +276,7 @@ int main(int count, char** words) {
   try {
     Arguments arguments;
     const std::optional<int> end = parse(count, words, arguments);
-    if (end) {
-      return *end;
-    }
+    if (end) return *end;
     generate(arguments);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

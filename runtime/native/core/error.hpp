@@ -18,4 +18,7 @@ class Error : public std::runtime_error {
   ArcflowCode code_;
 };
 
+// Of a bundle that is missing, altered, or not of this machine.
+[[noreturn]] inline void reject(const std::string& message) { throw Error(ARCFLOW_BUNDLE_REJECTED, message); }
+
 }  // namespace arcflow::core

@@ -10,7 +10,7 @@
 #define ARCFLOW_SHARED(name) extern __shared__ __align__(16) float name[]
 #define ARCFLOW_UNROLL _Pragma("unroll")
 #else
-// tests/cuda_on_host.hpp defines threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __launch_bounds__,
+// tests/cuda/cuda_on_host.hpp defines threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __launch_bounds__,
 // ARCFLOW_KERNEL and ARCFLOW_SHARED.
 #define ARCFLOW_DEVICE inline
 #define ARCFLOW_UNROLL

@@ -5,12 +5,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <variant>
 
-#include "server/api_error.hpp"
-#include "server/log.hpp"
-#include "server/metrics.hpp"
-#include "server/request.hpp"
+#include "server/requests/api_error.hpp"
+#include "server/requests/request.hpp"
+#include "server/telemetry/log.hpp"
+#include "server/telemetry/metrics.hpp"
 
 namespace {
 
@@ -28,20 +27,19 @@ ModelDescription tiny() {
 }
 
 void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
+  if (!holds) std::abort();
 }
 
 void read_body(std::string_view body) {
   const ModelDescription model = tiny();
-  const auto parsed = parse_generation(body, model, 60);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) {
-    require(error->status == 400 || error->status == 404);
-    require(nlohmann::json::parse(to_json(*error))["error"]["message"].is_string());
+  GenerationRequest request;
+  try {
+    request = parse_generation(body, model, 60);
+  } catch (const ApiError& error) {
+    require(error.status == 400 || error.status == 404);
+    require(nlohmann::json::parse(to_json(error))["error"]["message"].is_string());
     return;
   }
-  const auto& request = std::get<GenerationRequest>(parsed);
   require(!request.prompt.empty() && request.prompt.find('\0') == std::string::npos);
   require(request.n >= 1 && request.n <= kMaxImages);
   require(request.timeout > 0 && request.timeout <= 60);
@@ -53,9 +51,7 @@ void read_body(std::string_view body) {
 
 void read_header(std::string_view value) {
   is_json_type(value);
-  if (is_request_id(value)) {
-    require(value.size() <= kMaxRequestId);
-  }
+  if (is_request_id(value)) require(value.size() <= kMaxRequestId);
   const std::string text(value);
   require(escape_label(text).find('\n') == std::string::npos);
   for (const LogFormat format : {LogFormat::kText, LogFormat::kJson}) {
@@ -66,9 +62,7 @@ void read_header(std::string_view value) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size == 0) {
-    return 0;
-  }
+  if (size == 0) return 0;
   const std::string_view content(reinterpret_cast<const char*>(data) + 1, size - 1);
   if (data[0] == 'h') {
     read_header(content);

@@ -62,8 +62,8 @@ struct ArcflowHostNetwork {
 };
 
 struct ArcflowHostOptions {
-  const char* library;  // path of the engine's library, or null: search
-  std::uint32_t threads;
+  const char* library;    // path of the engine's library, or null: search
+  std::uint32_t threads;  // 1 or more
   std::uint32_t device;
   void (*log)(void* user, std::int32_t level, const char* message);  // may be null; any thread
   void* log_user;

@@ -7,9 +7,10 @@
 #include <initializer_list>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "core/error.hpp"
-#include "core/numerics/sizes.hpp"
+#include "core/numerics/compute.hpp"
 #include "hosts/host.h"
 
 namespace arcflow::hosts {
@@ -45,51 +46,83 @@ inline std::uint64_t product(std::initializer_list<std::int64_t> sizes) {
   });
 }
 
-// A function that throws as the table has it: with a code for a result, and a last argument for the message.
-template <auto function>
-struct Guarded;
-template <class... Arguments, void (*function)(Arguments...)>
-struct Guarded<function> {
-  static std::int32_t call(Arguments... arguments, ArcflowHostError* error) noexcept {
-    return guard(error, [&] { function(arguments...); });
-  }
+// What is there while a function of a host runs, made of its first argument: for most hosts nothing.
+struct Anywhere {
+  explicit Anywhere(const void*) {}
 };
 
-// The table of a host: `Host` has a static function for each entry, by its name. Those whose entries return a code
-// return nothing and may throw; the others must not.
-template <class Host>
+// A function that throws as the table has it. Where that has a code for a result, its last argument is for the message;
+// where it has none, nothing is told.
+template <auto function, class Around>
+struct Guarded;
+template <class First, class... Rest, void (*function)(First, Rest...), class Around>
+struct Guarded<function, Around> {
+  static std::int32_t call(First first, Rest... rest, ArcflowHostError* error) noexcept {
+    return guard(error, [&] {
+      [[maybe_unused]] const Around around(first);
+      function(first, rest...);
+    });
+  }
+  static void silent(First first, Rest... rest) noexcept { call(first, rest..., nullptr); }
+};
+
+// The table of a host: `Host` has a static function for each entry, by its name. Those whose entries return nothing, or
+// a code, return nothing and may throw; the others must not.
+template <class Host, class Around = Anywhere>
 constexpr ArcflowHostApi table_of(const char* name) noexcept {
   ArcflowHostApi table{};
   table.version = kArcflowHostVersion;
   table.name = name;
-  table.model_create = Guarded<&Host::model_create>::call;
-  table.model_destroy = Host::model_destroy;
+  table.model_create = Guarded<&Host::model_create, Around>::call;
+  table.model_destroy = Guarded<&Host::model_destroy, Around>::silent;
   table.model_backend = Host::model_backend;
   table.model_memory = Host::model_memory;
-  table.session_create = Guarded<&Host::session_create>::call;
-  table.session_destroy = Host::session_destroy;
+  table.session_create = Guarded<&Host::session_create, Around>::call;
+  table.session_destroy = Guarded<&Host::session_destroy, Around>::silent;
   table.session_memory = Host::session_memory;
-  table.buffer_create = Guarded<&Host::buffer_create>::call;
-  table.buffer_destroy = Host::buffer_destroy;
-  table.write = Guarded<&Host::write>::call;
-  table.read = Guarded<&Host::read>::call;
-  table.copy = Guarded<&Host::copy>::call;
-  table.run = Guarded<&Host::run>::call;
-  table.normal = Guarded<&Host::normal>::call;
-  table.advance = Guarded<&Host::advance>::call;
-  table.unpack = Guarded<&Host::unpack>::call;
-  table.to_rgb8 = Guarded<&Host::to_rgb8>::call;
-  table.finite = Guarded<&Host::finite>::call;
-  table.synchronize = Guarded<&Host::synchronize>::call;
-  table.graph_begin = Guarded<&Host::graph_begin>::call;
-  table.graph_end = Guarded<&Host::graph_end>::call;
-  table.graph_reset = Host::graph_reset;
+  table.buffer_create = Guarded<&Host::buffer_create, Around>::call;
+  table.buffer_destroy = Guarded<&Host::buffer_destroy, Around>::silent;
+  table.write = Guarded<&Host::write, Around>::call;
+  table.read = Guarded<&Host::read, Around>::call;
+  table.copy = Guarded<&Host::copy, Around>::call;
+  table.run = Guarded<&Host::run, Around>::call;
+  table.normal = Guarded<&Host::normal, Around>::call;
+  table.advance = Guarded<&Host::advance, Around>::call;
+  table.unpack = Guarded<&Host::unpack, Around>::call;
+  table.to_rgb8 = Guarded<&Host::to_rgb8, Around>::call;
+  table.finite = Guarded<&Host::finite, Around>::call;
+  table.synchronize = Guarded<&Host::synchronize, Around>::call;
+  table.graph_begin = Guarded<&Host::graph_begin, Around>::call;
+  table.graph_end = Guarded<&Host::graph_end, Around>::call;
+  table.graph_reset = Guarded<&Host::graph_reset, Around>::silent;
   table.interrupt = Host::interrupt;
   table.rearm = Host::rearm;
   table.prepare = Host::prepare;
   table.unprepare = Host::unprepare;
   static_assert(sizeof table == 28 * sizeof(void*), "an entry was appended: fill it in here too");
   return table;
+}
+
+// Bytes [offset, offset + count) lie inside `size`, or core::Error(ARCFLOW_INTERNAL).
+inline void check_inside(std::uint64_t offset, std::uint64_t count, std::uint64_t size) {
+  if (offset > size || count > size - offset) {
+    throw core::Error(ARCFLOW_INTERNAL, std::to_string(count) + " bytes from " + std::to_string(offset) +
+                                            " on are not inside a buffer of " + std::to_string(size));
+  }
+}
+
+// One of a model's networks, by the core's number of it.
+template <class Network>
+const Network& network_at(const std::vector<Network>& networks, std::size_t index) {
+  if (index < networks.size()) return networks[index];
+  throw core::Error(ARCFLOW_INTERNAL, "there is no network " + std::to_string(index) + " in this model");
+}
+
+// "[1, 64, 16]"
+inline std::string shape_text(const std::int64_t* dims, std::size_t rank) {
+  std::string text;
+  for (std::size_t axis = 0; axis < rank; ++axis) text += (axis == 0 ? "" : ", ") + std::to_string(dims[axis]);
+  return "[" + text + "]";
 }
 
 // What a host without preparation gives for `prepare` and `unprepare`.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -37,18 +38,17 @@ struct Item {
 };
 
 // rgb8: [height, width, 3]. settings: the JSON object that goes into the image's file.
-struct Picture {
+struct Image {
   std::vector<std::uint8_t> rgb8;
   std::string settings;
 };
 
-struct StageSeconds {
-  double tokenize = 0, text = 0, noise = 0, backbone = 0, solver = 0, vae = 0, total = 0;
-};
+using StageSeconds = std::map<std::string, double>;  // "tokenize", "text", "noise", "backbone", "solver", "vae"
 
 struct BatchResult {
-  std::vector<Picture> pictures;  // one an item, in order
+  std::vector<Image> images;  // one an item, in order
   StageSeconds seconds;
+  double total_seconds = 0;
 };
 
 // Why an engine did not do it.
@@ -88,7 +88,7 @@ class Engine {
   virtual std::unique_ptr<EngineSession> session() = 0;
   virtual std::unique_ptr<CancelToken> cancel_token() = 0;
   // The image as a PNG file.
-  virtual std::string encode(const Shape& shape, const Picture& picture) const = 0;
+  virtual std::string encode(const Shape& shape, const Image& image) const = 0;
 };
 
 }  // namespace arcflow::serve

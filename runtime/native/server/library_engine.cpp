@@ -1,11 +1,9 @@
 // arcflow::Error becomes EngineError, and a batch of anybody's images becomes one request.
 #include "server/library_engine.hpp"
 
-#include <arcflow/arcflow.hpp>
 #include <utility>
 
 namespace arcflow::serve {
-
 namespace {
 
 EngineError translated(const Error& error) {
@@ -56,11 +54,10 @@ class LibrarySession final : public EngineSession {
       const Result made = session_.generate(request);
       BatchResult result;
       for (std::size_t j = 0; j < items.size(); ++j) {
-        result.pictures.push_back({made.image(j).rgb8, model_.describe(request, static_cast<std::uint32_t>(j))});
+        result.images.push_back({made.image(j).rgb8, model_.describe(request, static_cast<std::uint32_t>(j))});
       }
-      const ArcflowOutput& seconds = made.output;
-      result.seconds = {seconds.tokenize_seconds, seconds.text_seconds, seconds.noise_seconds, seconds.backbone_seconds,
-                        seconds.solver_seconds,   seconds.vae_seconds,  seconds.total_seconds};
+      for (const auto& [stage, took] : stage_seconds(made.output)) result.seconds[stage] = took;
+      result.total_seconds = made.output.total_seconds;
       return result;
     });
   }
@@ -76,7 +73,7 @@ class LibrarySession final : public EngineSession {
 
 class LibraryEngine final : public Engine {
  public:
-  LibraryEngine(const LibraryOptions& options, Log& log) : model_(open(options, log)) {
+  LibraryEngine(const ModelOptions& options, Log& log) : model_(open(options, log)) {
     const ArcflowModelInfo info = model_.info();
     const auto limits = [](const ArcflowRange& range) { return Limits{range.min, range.opt, range.max}; };
     description_.name = info.model;
@@ -107,28 +104,21 @@ class LibraryEngine final : public Engine {
     return guarded([] { return std::make_unique<LibraryToken>(); });
   }
 
-  std::string encode(const Shape& shape, const Picture& picture) const override {
+  std::string encode(const Shape& shape, const Image& image) const override {
     // "scale" is what the generate command writes for an image that is not enlarged: the files are equal.
-    std::string settings = picture.settings;
+    std::string settings = image.settings;
     settings.insert(settings.rfind('}'), ", \"scale\": 1");
-    return guarded([&] { return encode_png({shape.width, shape.height, picture.rgb8}, settings); });
+    return guarded([&] { return encode_png({shape.width, shape.height, image.rgb8}, settings); });
   }
 
  private:
-  static Model open(const LibraryOptions& options, Log& log) {
+  static Model open(const ModelOptions& options, Log& log) {
     ContextOptions context;
     context.least_level = ARCFLOW_LOG_WARNING;
     context.logger = [&log](ArcflowLogLevel level, const std::string& message) {
       log.write(level == ARCFLOW_LOG_WARNING ? "warning" : "error", "library", {{"message", message}});
     };
-    ModelOptions wanted;
-    wanted.bundle = options.bundle;
-    wanted.precision = options.precision;
-    wanted.target = options.target;
-    wanted.library = options.library;
-    wanted.threads = options.threads;
-    wanted.device = options.device;
-    return guarded([&] { return Context(context).open(wanted); });
+    return guarded([&] { return Context(context).open(options); });
   }
 
   Model model_;
@@ -137,7 +127,7 @@ class LibraryEngine final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_library(const LibraryOptions& options, Log& log) {
+std::unique_ptr<Engine> open_library(const ModelOptions& options, Log& log) {
   return std::make_unique<LibraryEngine>(options, log);
 }
 

@@ -17,7 +17,6 @@
 #include "server/service.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 constexpr int kUsage = 2;
@@ -61,9 +60,7 @@ class Signals {
       int number = 0;
       sigwait(&set, &number);
       const std::lock_guard lock(state->mutex);
-      if (!state->armed || state->received) {
-        std::_Exit(128 + number);
-      }
+      if (!state->armed || state->received) std::_Exit(128 + number);
       state->received = true;
       state->changed.notify_all();
     }
@@ -118,9 +115,7 @@ SchedulerOptions scheduling_of(const Options& options, const ModelDescription& m
   wanted.workers = options.workers;
   wanted.queue = options.queue;
   wanted.max_batch = model.batch.max;
-  if (options.max_batch != 0) {
-    wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
-  }
+  if (options.max_batch != 0) wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
   wanted.batch_wait =
       std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.batch_wait));
   wanted.warm_up = warm_up_shapes(options.warm_up, model);
@@ -133,9 +128,7 @@ bool drain(Service& service, Scheduler& scheduler, double grace) {
   scheduler.drain();
   const bool whole = scheduler.wait_idle(
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(grace)));
-  if (!whole) {
-    scheduler.abort();
-  }
+  if (!whole) scheduler.abort();
   return whole;
 }
 
@@ -164,7 +157,7 @@ int run(const Options& options) {
   std::unique_ptr<Scheduler> scheduler;
   const Listening listening(server);
   log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
-  engine = open_library(options.library, log);
+  engine = open_library(options.model, log);
   const ModelDescription& model = engine->model();
   const SchedulerOptions wanted = scheduling_of(options, model);
   scheduler = std::make_unique<Scheduler>(*engine, metrics, wanted);

@@ -8,10 +8,9 @@
 #include <map>
 #include <stdexcept>
 
-#include "server/request.hpp"
+#include "server/requests/request.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 constexpr const char* kExamples = R"(examples:
@@ -28,62 +27,47 @@ SIGTERM or SIGINT: new requests get 503, accepted ones are finished, exit code 0
 
 std::variant<Options, Exit> parse_options(int count, const char* const* arguments) {
   Options options;
-  LibraryOptions& library = options.library;
-  library.bundle = "tiny";
+  ModelOptions& model = options.model;
+  model.bundle = "tiny";
   CLI::App app("Serve images over HTTP, as OpenAI's images API has it.", "arcflow-serve");
   app.footer(kExamples);
   app.set_version_flag("--version", "arcflow-serve, interface version " + std::to_string(ARCFLOW_API_VERSION));
   app.get_formatter()->column_width(32);
   app.option_defaults()->always_capture_default()->take_last();
-  app.add_option("--model", library.bundle, "a model's name, or a bundle's folder")->type_name("NAME");
-  app.add_option("--precision", library.precision, "which bundle of the model: fp32, ...")->type_name("NAME");
-  app.add_option("--target", library.target, "which bundle of the model: cpu, sm120, ...")->type_name("NAME");
-  app.add_option("--library", library.library,
-                 "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME, then the loader's search)")
-      ->type_name("PATH");
-  app.add_option("--threads", library.threads, "compute threads of a network; 0: the cores, at most 8")
-      ->check(CLI::Range(0, 1024))
-      ->type_name("N");
-  app.add_option("--device", library.device, "ordinal of the GPU")->check(CLI::Range(0, 1023))->type_name("N");
-  app.add_option("--host", options.host, "address to listen on")->type_name("ADDRESS");
-  app.add_option("--port", options.port, "0: any free one, which the log tells")
-      ->check(CLI::Range(0, 65535))
-      ->type_name("N");
-  app.add_option("--workers", options.workers, "sessions that make images at the same time")
-      ->check(CLI::Range(1, 64))
-      ->type_name("N");
-  app.add_option("--queue", options.queue, "requests that may wait; more get 429")
-      ->check(CLI::Range(1, 1000))
-      ->type_name("N");
-  app.add_option("--max-batch", options.max_batch, "images made together; 0: what the model takes")
-      ->check(CLI::Range(0, 1024))
-      ->type_name("N");
-  app.add_option("--batch-wait", options.batch_wait, "how long to wait for others to join, while there are others")
-      ->check(CLI::Range(0.0, 1000.0))
-      ->type_name("MS");
-  app.add_option("--timeout", options.timeout, "most that a request may take")
-      ->check(CLI::Range(0.001, 3600.0))
-      ->type_name("SECONDS");
-  app.add_option("--grace", options.grace, "most that accepted requests may take after SIGTERM")
-      ->check(CLI::Range(0.0, 3600.0))
-      ->type_name("SECONDS");
-  app.add_option("--max-body", options.max_body, "of a request")
-      ->check(CLI::Range(std::size_t{1024}, std::size_t{1} << 30))
-      ->type_name("BYTES");
-  app.add_option("--warm-up", options.warm_up, "sizes to warm up at: usual, none, or 512x512,768x512")
+  const auto text = [&app](const char* name, auto& value, const char* type, const char* help) {
+    return app.add_option(name, value, help)->type_name(type);
+  };
+  const auto number = [&text](const char* name, auto& value, auto low, auto high, const char* type, const char* help) {
+    text(name, value, type, help)->check(CLI::Range(low, high));
+  };
+  text("--model", model.bundle, "NAME", "a model's name, or a bundle's folder");
+  text("--precision", model.precision, "NAME", "which bundle of the model: fp32, ...");
+  text("--target", model.target, "NAME", "which bundle of the model: cpu, sm120, ...");
+  text("--library", model.library, "PATH", "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME, then the loader's search)");
+  number("--threads", model.threads, 0, 1024, "N", "compute threads of a network; 0: the cores, at most 8");
+  number("--device", model.device, 0, 1023, "N", "ordinal of the GPU");
+  text("--host", options.host, "ADDRESS", "address to listen on");
+  number("--port", options.port, 0, 65535, "N", "0: any free one, which the log tells");
+  number("--workers", options.workers, 1, 64, "N", "sessions that make images at the same time");
+  number("--queue", options.queue, 1, 1000, "N", "requests that may wait; more get 429");
+  number("--max-batch", options.max_batch, 0, 1024, "N", "images made together; 0: what the model takes");
+  number("--batch-wait", options.batch_wait, 0.0, 1000.0, "MS",
+         "how long to wait for others to join, while there are others");
+  number("--timeout", options.timeout, 0.001, 3600.0, "SECONDS", "most that a request may take");
+  number("--grace", options.grace, 0.0, 3600.0, "SECONDS", "most that accepted requests may take after SIGTERM");
+  number("--max-body", options.max_body, std::size_t{1024}, std::size_t{1} << 30, "BYTES", "of a request");
+  text("--warm-up", options.warm_up, "SIZES", "sizes to warm up at: usual, none, or 512x512,768x512")
       ->delimiter(',')
-      ->take_all()
-      ->type_name("SIZES");
+      ->take_all();
   std::string format = "text";
-  app.add_option("--log-format", format, "one line a request on standard error")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->type_name("text|json");
+  text("--log-format", format, "text|json", "one line a request on standard error")
+      ->check(CLI::IsMember({"text", "json"}));
   try {
     app.parse(count, arguments);
   } catch (const CLI::Success& success) {  // --help, --version
-    std::ostringstream text;
-    app.exit(success, text, text);
-    return Exit{0, text.str()};
+    std::ostringstream help;
+    app.exit(success, help, help);
+    return Exit{0, help.str()};
   } catch (const CLI::ParseError& error) {
     std::string line = error.what();
     std::replace(line.begin(), line.end(), '\n', ' ');
@@ -96,18 +80,16 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
 std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const ModelDescription& model) {
   std::vector<Shape> shapes;
   for (const std::string& size : sizes) {
-    if (size == "none") {
-      continue;
-    }
+    if (size == "none") continue;
     if (size == "usual") {
       shapes.push_back({model.width.usual, model.height.usual, model.nfe});
       continue;
     }
-    auto parsed = parse_size(size, model);
-    if (const auto* error = std::get_if<ApiError>(&parsed)) {
-      throw std::invalid_argument("--warm-up: " + error->message);
+    try {
+      shapes.push_back(parse_size(size, model));
+    } catch (const ApiError& error) {
+      throw std::invalid_argument("--warm-up: " + error.message);
     }
-    shapes.push_back(std::get<Shape>(parsed));
   }
   return shapes;
 }

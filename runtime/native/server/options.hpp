@@ -1,18 +1,19 @@
 // The command line of arcflow-serve.
 #pragma once
 
+#include <arcflow/arcflow.hpp>
 #include <cstddef>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include "server/library_engine.hpp"
-#include "server/log.hpp"
+#include "server/engine.hpp"
+#include "server/telemetry/log.hpp"
 
 namespace arcflow::serve {
 
 struct Options {
-  LibraryOptions library;
+  ModelOptions model;
   std::string host = "127.0.0.1";
   int port = 8080;
   std::size_t workers = 1;

@@ -8,10 +8,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "server/base64.hpp"
+#include "server/requests/base64.hpp"
 
 namespace arcflow::serve {
-
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -50,9 +49,7 @@ Visit& visit_of(Response& response) {
 
 void set_error(Response& response, const ApiError& error) {
   response.status = error.status;
-  if (error.retry_after > 0) {
-    response.set_header("Retry-After", std::to_string(error.retry_after));
-  }
+  if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
   response.set_content(to_json(error), "application/json");
 }
 
@@ -91,9 +88,7 @@ void Service::route(HttpServer& server) {
   server.set_pre_routing_handler([this](const Request& in, Response& out) { return before(in, out); });
   server.set_post_routing_handler([this](const Request& in, Response& out) { after(in, out); });
   server.set_error_handler([](const Request&, Response& out) {
-    if (out.body.empty()) {
-      set_error(out, plain_error(out.status));
-    }
+    if (out.body.empty()) set_error(out, plain_error(out.status));
   });
   server.set_exception_handler([this](const Request&, Response& out, std::exception_ptr failure) {
     try {
@@ -139,9 +134,7 @@ httplib::Server::HandlerResponse Service::before(const Request& request, Respons
 // For every answer there is, also those that HTTP itself gives.
 void Service::after(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
-  if (visit.id.empty()) {
-    visit.id = id_of(request);
-  }
+  if (visit.id.empty()) visit.id = id_of(request);
   response.set_header("x-request-id", visit.id);
   metrics_.count_request(visit.route, response.status);
   const auto began = request.start_time_ == Clock::time_point::min() ? visit.began : request.start_time_;
@@ -158,9 +151,7 @@ void Service::after(const Request& request, Response& response) {
 // The caller's own, or a new one.
 std::string Service::id_of(const Request& request) {
   const std::string given = request.get_header_value("x-request-id");
-  if (is_request_id(given)) {
-    return given;
-  }
+  if (is_request_id(given)) return given;
   char id[33];
   std::snprintf(id, sizeof id, "%016" PRIx64 "%016" PRIx64, random(), random());
   return id;
@@ -172,14 +163,13 @@ void Service::generate(const Request& request, Response& response) {
     metrics_.count_rejected(state == State::kLoading ? "not_ready" : "draining");
     return set_error(response, unavailable());
   }
-  auto parsed = parse_generation(request.body, engine_->model(), timeout_);
-  if (const auto* error = std::get_if<ApiError>(&parsed)) {
-    metrics_.count_rejected("invalid");
-    return set_error(response, *error);
-  }
-  auto& wanted = std::get<GenerationRequest>(parsed);
+  GenerationRequest wanted;
   try {
+    wanted = parse_generation(request.body, engine_->model(), timeout_);
     engine_->check(wanted.shape, wanted.prompt);
+  } catch (const ApiError& error) {
+    metrics_.count_rejected("invalid");
+    return set_error(response, error);
   } catch (const EngineError& error) {
     metrics_.count_rejected("invalid");
     return set_error(response, bad_request(error.what(), "prompt"));
@@ -235,7 +225,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
   body["data"] = Json::array();
   for (std::size_t j = 0; j < ticket.seeds.size(); ++j) {
     Json one;
-    one["b64_json"] = base64(engine_->encode(ticket.shape, ticket.pictures[j]));
+    one["b64_json"] = base64(engine_->encode(ticket.shape, ticket.images[j]));
     one["seed"] = ticket.seeds[j];
     body["data"].push_back(std::move(one));
   }
@@ -248,7 +238,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
   body["nfe"] = ticket.shape.nfe;
   body["output_format"] = "png";
   body["timings"] = {{"queue", rounded(queue)},
-                     {"generate", rounded(ticket.seconds.total)},
+                     {"generate", rounded(ticket.generate_seconds)},
                      {"encode", rounded(encode)},
                      {"total", rounded(total)}};
   response.status = 200;
@@ -261,14 +251,12 @@ void Service::answer(const Ticket& ticket, Response& response) {
                                {"nfe", std::int64_t{ticket.shape.nfe}},
                                {"batch", static_cast<std::int64_t>(ticket.batch)},
                                {"queue_ms", in_milliseconds(queue)},
-                               {"generate_ms", in_milliseconds(ticket.seconds.total)},
+                               {"generate_ms", in_milliseconds(ticket.generate_seconds)},
                                {"encode_ms", in_milliseconds(encode)}};
 }
 
 void Service::list_models(Response& response) {
-  if (state_ == State::kLoading) {
-    return set_error(response, unavailable());
-  }
+  if (state_ == State::kLoading) return set_error(response, unavailable());
   const ModelDescription& model = engine_->model();
   Json one;
   one["id"] = model.name;
@@ -291,9 +279,7 @@ void Service::list_models(Response& response) {
 void Service::health(Response& response) const { response.set_content("{\"status\":\"ok\"}", "application/json"); }
 
 void Service::ready(Response& response) const {
-  if (state_ != State::kOpen) {
-    return set_error(response, unavailable());
-  }
+  if (state_ != State::kOpen) return set_error(response, unavailable());
   response.set_content("{\"status\":\"ready\"}", "application/json");
 }
 

@@ -8,11 +8,11 @@
 #include <string>
 
 #include "server/engine.hpp"
-#include "server/http_server.hpp"
-#include "server/log.hpp"
-#include "server/metrics.hpp"
-#include "server/request.hpp"
-#include "server/scheduler.hpp"
+#include "server/http/http_server.hpp"
+#include "server/requests/request.hpp"
+#include "server/scheduling/scheduler.hpp"
+#include "server/telemetry/log.hpp"
+#include "server/telemetry/metrics.hpp"
 
 namespace arcflow::serve {
 

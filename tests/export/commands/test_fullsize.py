@@ -16,11 +16,10 @@ import torch
 from onnx import TensorProto, helper
 
 from benchmarks.fullsize.graphs import graph_facts
-from benchmarks.fullsize.machine import NoRoomError, check
 from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure
 from benchmarks.fullsize.shapes import Model, adapter_shapes, component_shapes, published
-from benchmarks.fullsize.steps import PARTS, Part, Step
-from benchmarks.fullsize.synthesise import bytes_of, synthesise, write_hollow_model
+from benchmarks.fullsize.steps import PARTS, NoRoomError, Part, Step, check
+from benchmarks.fullsize.synthesise import bytes_of, nominal_calibration, synthesise, write_hollow_model
 from export import architectures
 from export.weights.files import open_folder, tensor_set
 from export.weights.merge import merge
@@ -147,6 +146,16 @@ def test_every_network_can_be_built_from_the_published_configurations(name: str,
     assert architecture.latent(base).channels == 16
 
 
+def test_a_graph_is_traced_without_weights(tmp_path: Path) -> None:
+    from benchmarks.fullsize.trace import main
+
+    write_hollow_model(small("flux"), tmp_path, rank=4)
+    out = tmp_path / "graphs" / "backbone.onnx"
+    assert main(["flux", "backbone", str(tmp_path), str(out)]) == 0
+    facts = graph_facts(out)
+    assert facts["weights"] > 1000 and facts["linears"] > 20 and facts["fp8_weight_share"] == 0
+
+
 def test_measure_counts_memory_disk_and_writing(tmp_path: Path) -> None:
     code = "import os,time; x = os.urandom(50 << 20); open('f', 'wb').write(x[: 20 << 20]); time.sleep(0.3)"
     found = measure([sys.executable, "-c", code], tmp_path, tmp_path / "log", tmp_path, os.environ)
@@ -187,9 +196,9 @@ def test_fp8_shares_are_counted(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), str(path))
     facts = graph_facts(path)
-    assert (facts.nodes, facts.linears, facts.fp8_linears) == (7, 2, 1)
-    assert facts.fp8_linear_share == 0.5
-    assert facts.fp8_weight_share == pytest.approx(17 / 38)
+    assert (facts["nodes"], facts["weights"], facts["linears"]) == (7, 38, 2)
+    assert facts["fp8_linear_share"] == 0.5
+    assert facts["fp8_weight_share"] == pytest.approx(17 / 38)
 
 
 def test_a_part_that_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -226,6 +235,7 @@ def test_the_command_keeps_the_figures_and_removes_the_rest(
     assert command.main(arguments) == 0
     figures = json.loads(report.read_text())
     assert set(figures["parts"]) == {"other", "graphs"}
+    assert figures["parts"]["graphs"]["command"].startswith("python benchmarks/fullsize.py --part graphs")
     assert [row["result_bytes"] for row in figures["parts"]["graphs"]["steps"]] == [8192, 8192]
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == figures
     assert not (tmp_path / "work" / "graphs").exists()
@@ -257,8 +267,6 @@ def test_the_command_says_so_where_a_step_makes_nothing(
 
 
 def test_the_nominal_calibration_is_the_students(tmp_path: Path) -> None:
-    from benchmarks.fullsize.nominal import nominal_calibration
-
     synthesise(small("qwen"), tmp_path, rank=2)
     calibration = nominal_calibration(tmp_path / "base", tmp_path / "adapter")
     assert calibration.synthetic

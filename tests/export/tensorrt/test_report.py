@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.tensorrt_log import TensorRTLog
+from engines.tensorrt import TensorRTLog
 from export.errors import ExportError
 from export.folders import places
 from export.folders.places import Needs, available_memory, check_out, check_place, one_after_the_other

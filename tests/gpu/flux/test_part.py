@@ -14,11 +14,11 @@ import torch._dynamo as dynamo
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu.catalogue import PARTS, Options
-from gpu.flux import baseline as running
 from gpu.flux.backbone import Backbone, BackboneSize, inputs
 from gpu.flux.baseline import Baseline, compiled, kernel_solver
 from gpu.flux.modes import MODES, USUAL
 from gpu.parts import flux
+from gpu.timing import recorded
 from runtime.cuda.interface import Advance
 from tests.gpu.flux.test_backbone import SMALL
 from tests.gpu.recorder import Recorder
@@ -42,20 +42,23 @@ def test_modes_of_every_kind_agree_with_eager(tmp_path: Path) -> None:
     eager, *others = emit.records
     assert eager["operations"] == flux.sizes(options)[0].operations(16, 8) and eager["difference_from_eager"] == 0
     for record in (eager, *others):
-        assert record["finite"] and record["same_again"] and record["rounds"] == 2 and record["rate"] > 0
-        assert record["both_ms"] > 0 < record["evaluation_ms"] and record["how"] in ("launched", "eager")
+        assert record["finite"] and record["same_again"] and record["both"]["samples"] == 2 and record["rate"] > 0
+        assert record["both"]["median_s"] > 0 < record["evaluation"]["median_s"] and record["how"] in (
+            "launched",
+            "eager",
+        )
         assert record["difference_from_eager"] < (1e-6 if record["fp8_linears"] == 0 else 1e-2)
     assert [record["fp8_linears"] for record in others] == [0, 0, 0, 20, 20]
 
 
-def test_from_the_prompts_ids_to_the_pictures_bytes(tmp_path: Path) -> None:
+def test_from_the_prompts_ids_to_the_images_bytes(tmp_path: Path) -> None:
     emit = Recorder()
-    flux.measure(emit, replace(REHEARSAL, out=tmp_path), "picture", "cpu")
+    flux.measure(emit, replace(REHEARSAL, out=tmp_path), "image", "cpu")
     mode, t5, clip, vae, whole = emit.records
     assert mode["difference_from_eager"] is None  # Nothing to compare with was left.
     assert [record["what"] for record in (t5, clip, vae)] == ["FLUX, T5-XXL", "FLUX, CLIP-L", "FLUX, VAE decoder"]
-    assert set(whole["stages_ms"]) == {"T5-XXL", "CLIP-L", "VAE decoder"} and "64x64 bytes" in whole["show"]
-    assert whole["median_ms"] > 0
+    assert set(whole["stages"]) == {"T5-XXL", "CLIP-L", "VAE decoder"} and "64x64 bytes" in whole["show"]
+    assert whole["median_s"] > 0
 
 
 def test_true_size_ends_are_those_of_flux() -> None:
@@ -128,9 +131,9 @@ def test_one_compiled_block_serves_all_of_its_kind(monkeypatch: pytest.MonkeyPat
     size = replace(flux.sizes(REHEARSAL)[0], num_layers=10, num_single_layers=10)
     made = Baseline(size, replace(MODES["fp8-attention"], attention="fp8"), "cpu", 4, 8)
     with torch.no_grad():
-        wanted = made.paint()
+        wanted = made.generate()
     with made.ready(None):
-        assert float((made.paint() - wanted).norm() / wanted.norm()) < 1e-3
+        assert float((made.generate() - wanted).norm() / wanted.norm()) < 1e-3
     assert dynamo.utils.counters["stats"]["unique_graphs"] == 3 and not dynamo.utils.counters["graph_break"]
 
 
@@ -139,5 +142,5 @@ def _compile_eagerly(self: torch.nn.Module, **options: Any) -> None:
 
 
 def test_what_cannot_be_recorded_stays_as_it_is() -> None:
-    call, how = running.recorded(lambda: 7)
+    call, how = recorded(lambda: 7)
     assert call() == 7 and how == "eager"

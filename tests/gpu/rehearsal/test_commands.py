@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from gpu.travel import send, site
+from foundation.errors import ArcFlowError
+from gpu.travel import prepare, site
 from tests.gpu.rehearsal.played import play
 from tests.runtime.cuda import host_library
 from tests.runtime.cuda.host_library import ROOT
@@ -29,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is prepared: first/cache with the kernels, second/site.tar.xz with a package of one module."""
     made = tmp_path_factory.mktemp("gpu")
     compiling = {**os.environ, "ARCFLOW_CACHE": str(made / "first" / "cache")}
-    subprocess.run([sys.executable, "-m", "gpu.travel.kernels"], check=True, cwd=ROOT, env=compiling)
+    code = "from gpu.travel import prepare; prepare.compile_kernels(90)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=compiling)
     (made / "second").mkdir()
     with tarfile.open(made / "second" / "site.tar.xz", "w:xz") as archive:
         module = made / "carried.py"
@@ -47,8 +49,9 @@ def _run(which: str, folder: Path, tree: Path) -> tuple[int, dict[str, Any], str
     environment.pop("PYTHONPATH", None)
     command = ["sh", "gpu/travel/on_gpu.sh", which, str(folder / which), str(folder / "out")]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    parts = json.loads((folder / "out" / f"{which}.json").read_text())["parts"]
-    return done.returncode, parts, done.stdout + done.stderr
+    record = json.loads((folder / "out" / f"{which}.json").read_text())
+    assert record["machine"]["gpus"][0]["name"] == "NVIDIA H100 played" and record["command"].startswith("python gpu/")
+    return done.returncode, record["parts"], done.stdout + done.stderr
 
 
 def _held(part: dict[str, Any]) -> bool:
@@ -66,20 +69,20 @@ def test_both_commands(folder: Path, tmp_path: Path) -> None:
         f"sanitizer: {tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
     ]
     gap = next(record for record in parts["graphs"]["records"] if record["what"].endswith("as a graph"))
-    assert gap["how"] == "replayed" and gap["bound_us"] > 0 and gap["held"] is None  # Only 4,096 tokens are held to it.
+    assert gap["how"] == "replayed" and gap["bound_s"] > 0 and gap["held"] is None  # Only 4,096 tokens are held to it.
 
     tree = tmp_path / "tree"
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(tuple(f"{kept}/" for kept in send.KEPT)):
+        if (ROOT / name).is_file() and not name.startswith(tuple(f"{kept}/" for kept in prepare.KEPT)):
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
     code, parts, said = _run("second", folder, tree)
     assert code == 0, said
     assert list(parts) == ["provider", "flux", "distil"]
     assert all(part["state"] == "done" and _held(part) for part in parts.values()), said
-    assert {"FLUX, eager", "FLUX, picture", "FLUX, prompt to picture"} <= {r["what"] for r in parts["flux"]["records"]}
+    assert {"FLUX, eager", "FLUX, image", "FLUX, prompt to image"} <= {r["what"] for r in parts["flux"]["records"]}
     assert (folder / "kept" / "site" / "carried.py").is_file()
 
 
@@ -90,18 +93,17 @@ def test_an_unknown_command_says_which_there_are() -> None:
     assert done.returncode == 2 and "first|second" in done.stderr
 
 
-def test_sizes_are_said_and_what_is_too_much_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_said_and_what_is_too_much_is_refused(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(bytes(1_500_000))
-    assert send.main(["--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    tree, kept = send.tree_bytes(ROOT), sum(send.size_of(ROOT / name) for name in send.KEPT)
+    said = prepare.what_to_send(tmp_path, 60)
+    tree, kept = prepare.tree_bytes(ROOT), sum(prepare.size_of(ROOT / name) for name in prepare.KEPT)
     assert f"({(tree + 1_500_000) / 1e6:.1f} MB together)" in said
     assert f"({(tree - kept + 1_500_000) / 1e6:.1f} MB together)" in said
     assert f"sh gpu/travel/on_gpu.sh second {tmp_path / 'second'}" in said
-    with pytest.raises(send.ArcFlowError, match="first command would send"):
-        send.main(["--out", str(tmp_path), "--limit", "20"])
+    with pytest.raises(ArcFlowError, match="first command would send"):
+        prepare.what_to_send(tmp_path, 20)
 
 
 def test_the_packages_are_those_that_parts_need() -> None:

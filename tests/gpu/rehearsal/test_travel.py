@@ -107,7 +107,7 @@ def test_wheels_become_one_archive_without_what_is_not_used(tmp_path: Path) -> N
         packed.writestr("onnxruntime/__init__.py", "VERSION = 1")
         packed.writestr("onnxruntime/tools/large.py", "unused")
         packed.writestr("onnxruntime/capi/libcuda_part.so", bytes(library(container(entry(80, b"x"), entry(90, b"y")))))
-    size = site.pack([wheel], out, 90, ["onnxruntime/capi/libcuda_part.so"])
+    size = site.pack([wheel], out / "site", out / "site.tar.xz", 90, ["onnxruntime/capi/libcuda_part.so"])
     with tarfile.open(out / "site.tar.xz") as archive:
         assert archive.getnames() == ["onnxruntime/__init__.py", "onnxruntime/capi/libcuda_part.so"]
         archive.extractall(tmp_path / "there", filter="data")

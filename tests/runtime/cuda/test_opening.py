@@ -1,4 +1,4 @@
-"""From a bundle of plans to a pipeline: what is rejected and in which order, what is shared, kept and given back."""
+"""From a bundle of plans to a pipeline: what is rejected and in which order, what is shared, cached and given back."""
 
 from __future__ import annotations
 
@@ -96,24 +96,24 @@ def test_weights_are_loaded_once_a_process(gpus: list[StandInDevice], folder: Pa
 def test_compiled_kernels_are_kept_beside_the_bundle(
     gpus: list[StandInDevice], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = folder.parent / ".tiny-fp32-sm89.1.7.1.116.sm89.kernels"
+    cached = folder.parent / ".tiny-fp32-sm89.1.7.1.116.sm89.kernels"
     first = _open(folder)
     first.generate(PROMPT)
-    assert kept.read_bytes().endswith(b"\nkernels 4")
+    assert cached.read_bytes().endswith(b"\nkernels 4")
     first.generate(PROMPT, width=16)
-    assert kept.read_bytes().endswith(b"\nkernels 6"), "another size, two contexts more"
-    before = kept.stat().st_mtime_ns
+    assert cached.read_bytes().endswith(b"\nkernels 6"), "another size, two contexts more"
+    before = cached.stat().st_mtime_ns
     first.generate(PROMPT)
     first.close()
-    assert kept.stat().st_mtime_ns == before
+    assert cached.stat().st_mtime_ns == before
     second = _open(folder)
     second.generate(PROMPT)
-    assert kept.read_bytes().endswith(b"\nkernels 10"), "they were read again"
+    assert cached.read_bytes().endswith(b"\nkernels 10"), "they were read again"
     second.close()
-    kept.write_bytes(kept.read_bytes().replace(b"10", b"90"))
+    cached.write_bytes(cached.read_bytes().replace(b"10", b"90"))
     third = _open(folder)
     third.generate(PROMPT)
-    assert kept.read_bytes().endswith(b"\nkernels 4"), "what was altered is not read"
+    assert cached.read_bytes().endswith(b"\nkernels 4"), "what was altered is not read"
     third.close()
     assert open_bundle(folder), "the bundle itself is as it was"
 

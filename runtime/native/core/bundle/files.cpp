@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -23,82 +22,74 @@ constexpr std::uint64_t kManifestMax = std::uint64_t{16} << 20;
 constexpr std::size_t kManifestChunk = std::size_t{1} << 16;
 constexpr std::size_t kChunk = std::size_t{1} << 20;
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(ARCFLOW_BUNDLE_REJECTED, message); }
-
 // A plain file of the bundle, open.
 class PlainFile {
  public:
-  PlainFile(const std::string& root, const std::string& path) : root_(root), path_(path) {
-    // A fifo that took the file's place must not block the open; a link that did must not be followed.
-    handle_ = ::open((root + "/" + path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (handle_ < 0) fail(errno);
+  // A fifo that took the file's place must not block the open; a link that did must not be followed.
+  PlainFile(const std::string& root, const std::string& path)
+      : root_(root),
+        path_(path),
+        handle_(::open((root + "/" + path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)) {
     struct stat status{};
-    if (::fstat(handle_, &status) != 0) {
-      const int error = errno;
-      ::close(handle_);
-      fail(error);
-    }
-    try {
-      check_kind(root, path, status);
-    } catch (...) {
-      ::close(handle_);
-      throw;
-    }
+    if (handle_.value < 0 || ::fstat(handle_.value, &status) != 0) fail(errno);
+    check_kind(root, path, status);
     size_ = static_cast<std::uint64_t>(status.st_size);
   }
-  PlainFile(const PlainFile&) = delete;
-  PlainFile& operator=(const PlainFile&) = delete;
-  ~PlainFile() { ::close(handle_); }
 
   std::uint64_t size() const { return size_; }
 
-  // Up to `size` bytes, fewer at the end of the file only.
   std::size_t read(void* out, std::size_t size) {
-    std::size_t done = 0;
-    while (done < size) {
-      const ssize_t got = ::read(handle_, static_cast<char*>(out) + done, std::min(size - done, kChunk));
-      if (got == 0) break;
-      if (got < 0 && errno != EINTR) fail(errno);
-      if (got > 0) done += static_cast<std::size_t>(got);
-    }
-    return done;
+    const ssize_t got = read_up_to(handle_, out, size);
+    if (got < 0) fail(errno);
+    return static_cast<std::size_t>(got);
   }
 
   void* map() {
-    void* data = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_SHARED, handle_, 0);
+    void* data = ::mmap(nullptr, static_cast<std::size_t>(size_), PROT_READ, MAP_SHARED, handle_.value, 0);
     if (data == MAP_FAILED) fail(errno);
     return data;
   }
 
  private:
   [[noreturn]] void fail(int error) const {
-    if (error == ENOENT) refuse(root_ + ": the file " + python_repr(path_) + " is missing; " + hint(root_));
+    if (error == ENOENT) reject(root_ + ": the file " + python_repr(path_) + " is missing; " + hint(root_));
     struct stat status{};
     if (::lstat((root_ + "/" + path_).c_str(), &status) == 0 && S_ISLNK(status.st_mode)) {
-      refuse(root_ + ": " + python_repr(path_) + " is a symbolic link; a bundle holds plain files only");
+      reject(root_ + ": " + python_repr(path_) + " is a symbolic link; a bundle holds plain files only");
     }
-    refuse(root_ + ": cannot read " + python_repr(path_) + ": " + system_text(error) + "; " + hint(root_));
+    reject(root_ + ": cannot read " + python_repr(path_) + ": " + system_text(error) + "; " + hint(root_));
   }
 
   const std::string& root_;
   const std::string& path_;
-  int handle_ = -1;
+  const Handle handle_;
   std::uint64_t size_ = 0;
 };
 
 void check_size(const std::string& root, const FileEntry& entry, std::uint64_t actual) {
   if (actual == static_cast<std::uint64_t>(entry.size)) return;
-  refuse(root + ": " + python_repr(entry.path) + " has " + std::to_string(actual) + " bytes, its manifest says " +
+  reject(root + ": " + python_repr(entry.path) + " has " + std::to_string(actual) + " bytes, its manifest says " +
          std::to_string(entry.size) + "; " + hint(root));
 }
 
 void check_digest(const std::string& root, const FileEntry& entry, const std::string& actual) {
   if (actual == entry.sha256) return;
-  refuse(root + ": " + python_repr(entry.path) + " was altered: its sha256 is " + actual.substr(0, 16) +
+  reject(root + ": " + python_repr(entry.path) + " was altered: its sha256 is " + actual.substr(0, 16) +
          "..., its manifest says " + entry.sha256.substr(0, 16) + "...; " + hint(root));
 }
 
 }  // namespace
+
+ssize_t read_up_to(const Handle& file, void* out, std::size_t size) {
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(file.value, static_cast<char*>(out) + done, std::min(size - done, kChunk));
+    if (got == 0) break;
+    if (got < 0 && errno != EINTR) return got;
+    if (got > 0) done += static_cast<std::size_t>(got);
+  }
+  return static_cast<ssize_t>(done);
+}
 
 std::string system_text(int error) { return std::generic_category().message(error); }
 
@@ -106,7 +97,7 @@ std::string read_manifest(const std::string& root) {
   const std::string path = kManifestName;
   PlainFile file(root, path);
   if (file.size() > kManifestMax) {
-    refuse(root + ": " + python_repr(path) + " has " + std::to_string(file.size()) +
+    reject(root + ": " + python_repr(path) + " has " + std::to_string(file.size()) +
            " bytes, more than any manifest; " + hint(root));
   }
   std::string data;
@@ -159,13 +150,11 @@ void verify_file(const std::string& root, const FileEntry& entry) {
 void check_kind(const std::string& root, const std::string& path, const struct stat& status) {
   const std::string place = root + ": " + python_repr(path);
   if (S_ISLNK(status.st_mode)) {
-    refuse(place + " is a symbolic link; a bundle holds plain files only: copy the file itself");
+    reject(place + " is a symbolic link; a bundle holds plain files only: copy the file itself");
   }
-  if (!S_ISREG(status.st_mode)) {
-    refuse(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
-  }
+  if (!S_ISREG(status.st_mode)) reject(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
   if (status.st_nlink > 1) {
-    refuse(place + " is a hard link (it has " + std::to_string(status.st_nlink) +
+    reject(place + " is a hard link (it has " + std::to_string(status.st_nlink) +
            " names); a bundle holds plain files only: copy the bundle with cp -r and use the copy");
   }
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -27,6 +28,20 @@ void verify_file(const std::string& root, const FileEntry& entry);
 
 // Rejects what is not a plain file with one name (hard link).
 void check_kind(const std::string& root, const std::string& path, const struct stat& status);
+
+// An open file, closed at the end.
+struct Handle {
+  explicit Handle(int file) : value(file) {}
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  ~Handle() {
+    if (value >= 0) ::close(value);
+  }
+  const int value;
+};
+
+// Up to `size` bytes of an open file, fewer at its end only; -1 and errno where it cannot be read.
+ssize_t read_up_to(const Handle& file, void* out, std::size_t size);
 
 // What the system says of an errno: "Permission denied".
 std::string system_text(int error);

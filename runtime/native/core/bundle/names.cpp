@@ -33,6 +33,11 @@ std::optional<BundleName> parse_name(std::string_view folder) {
   return BundleName{std::string(model), std::string(precision), std::string(target)};
 }
 
+bool serves(const BundleName& name, const std::string& target) {
+  const auto covered = capabilities_of_target(name.target);
+  return target == name.target || std::find(covered.begin(), covered.end(), target) != covered.end();
+}
+
 std::string hint(std::string_view root) {
   const auto slash = root.rfind('/');
   const auto name = parse_name(slash == root.npos ? root : root.substr(slash + 1));

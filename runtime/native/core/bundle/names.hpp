@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/bundle/manifest/schema.hpp"
+
 namespace arcflow::core {
 
 struct BundleName {
@@ -15,10 +17,15 @@ struct BundleName {
   std::string str() const { return model + "-" + precision + "-" + target; }
 };
 
+inline BundleName name_of(const Manifest& manifest) { return {manifest.model, manifest.precision, manifest.target}; }
+
 bool operator<(const BundleName& a, const BundleName& b);
 
 // The parts of a bundle folder's name; nothing where it is not one. The model alone may hold dashes.
 std::optional<BundleName> parse_name(std::string_view folder);
+
+// Whether the bundle of that name is one for `target`: the same, or a GPU among those of its plans.
+bool serves(const BundleName& name, const std::string& target);
 
 // The command that makes the bundle in the folder `root` anew, as the end of an error message.
 std::string hint(std::string_view root);

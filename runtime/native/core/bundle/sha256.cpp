@@ -11,8 +11,6 @@
 namespace arcflow::core {
 namespace {
 
-EVP_MD_CTX* context_of(void* context) { return static_cast<EVP_MD_CTX*>(context); }
-
 void require(bool done) {
   if (!done) throw Error(ARCFLOW_INTERNAL, "OpenSSL cannot compute a SHA-256; check the installation of libcrypto");
 }
@@ -26,22 +24,16 @@ std::string hexadecimal(const unsigned char* bytes, std::size_t size) {
 
 }  // namespace
 
-void Sha256::Free::operator()(void* context) const { EVP_MD_CTX_free(context_of(context)); }
-
-Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  require(context_ != nullptr && EVP_DigestInit_ex(context_of(context_.get()), EVP_sha256(), nullptr) == 1);
+Sha256::Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+  require(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
 }
 
-Sha256::~Sha256() = default;
-
-void Sha256::update(const void* data, std::size_t size) {
-  require(EVP_DigestUpdate(context_of(context_.get()), data, size) == 1);
-}
+void Sha256::update(const void* data, std::size_t size) { require(EVP_DigestUpdate(context_.get(), data, size) == 1); }
 
 std::string Sha256::hex() {
   unsigned char bytes[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  require(EVP_DigestFinal_ex(context_of(context_.get()), bytes, &size) == 1);
+  require(EVP_DigestFinal_ex(context_.get(), bytes, &size) == 1);
   return hexadecimal(bytes, size);
 }
 

@@ -6,24 +6,20 @@
 #include <string>
 #include <string_view>
 
+struct evp_md_ctx_st;  // OpenSSL's EVP_MD_CTX
+
 namespace arcflow::core {
 
 // A digest under way. Every function throws Error(ARCFLOW_INTERNAL) where OpenSSL has no SHA-256 to offer.
 class Sha256 {
  public:
   Sha256();
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
-  ~Sha256();
   void update(const void* data, std::size_t size);
   // The digest in 64 hexadecimal digits; ends it.
   std::string hex();
 
  private:
-  struct Free {
-    void operator()(void* context) const;
-  };
-  std::unique_ptr<void, Free> context_;
+  std::unique_ptr<evp_md_ctx_st, void (*)(evp_md_ctx_st*)> context_;
 };
 
 std::string sha256_hex(const void* data, std::size_t size);

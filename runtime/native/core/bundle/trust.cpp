@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <pwd.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -19,8 +18,6 @@ namespace arcflow::core {
 namespace {
 
 constexpr std::size_t kKeyBytes = 32;
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(ARCFLOW_BUNDLE_REJECTED, message); }
 
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
@@ -46,18 +43,13 @@ std::string key_path() {
   return plain_path(folder + "/plans.key");
 }
 
-struct Handle {
-  int value;
-  ~Handle() { ::close(value); }
-};
-
 // The key, nothing where there is none; a key that others may read or replace is rejected.
 std::optional<std::string> read_key() {
   const std::string path = key_path();
   const auto unreadable = [&](int error) {
-    refuse("cannot read the key " + path + ": " + system_text(error) + "; it must be a file of your own");
+    reject("cannot read the key " + path + ": " + system_text(error) + "; it must be a file of your own");
   };
-  const Handle handle{::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+  const Handle handle(::open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (handle.value < 0) {
     if (errno == ENOENT) return std::nullopt;
     unreadable(errno);
@@ -65,19 +57,15 @@ std::optional<std::string> read_key() {
   struct stat status{};
   if (::fstat(handle.value, &status) != 0) unreadable(errno);
   if (!S_ISREG(status.st_mode) || status.st_uid != ::geteuid() || (status.st_mode & 077) != 0) {
-    refuse("the key " + path + " is open to others or not yours; run: chmod 600 " + path +
+    reject("the key " + path + " is open to others or not yours; run: chmod 600 " + path +
            " (or remove it, and build your plans again)");
   }
   std::string key(kKeyBytes + 1, '\0');
-  std::size_t size = 0;
-  while (size < key.size()) {
-    const ssize_t got = ::read(handle.value, key.data() + size, key.size() - size);
-    if (got == 0) break;
-    if (got < 0 && errno != EINTR) unreadable(errno);
-    if (got > 0) size += static_cast<std::size_t>(got);
-  }
-  if (size != kKeyBytes) refuse("the key " + path + " is damaged: remove it, and build your plans again");
-  key.resize(size);
+  const ssize_t size = read_up_to(handle, key.data(), key.size());
+  if (size < 0) unreadable(errno);
+  if (size != static_cast<ssize_t>(kKeyBytes))
+    reject("the key " + path + " is damaged: remove it, and build your plans again");
+  key.resize(kKeyBytes);
   return key;
 }
 
@@ -108,8 +96,8 @@ void require_ours(const Manifest& manifest) {
   } else if (!key || seal.substr(0, seal.find(':')) != key_id(*key)) {
     reason = "its plans were built on another machine (plans are code: they run only where they were built)";
   }
-  const std::string name = BundleName{manifest.model, manifest.precision, manifest.target}.str();
-  refuse(name + ": " + reason + "; " + hint(name));
+  const std::string name = name_of(manifest).str();
+  reject(name + ": " + reason + "; " + hint(name));
 }
 
 }  // namespace arcflow::core

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 namespace arcflow::core {
@@ -48,5 +49,18 @@ std::vector<double> preview_sigmas(std::int64_t count, double shift);
 // by 1000 and rounds again, over 1000.
 float to_bfloat16(float value) noexcept;
 float scaled_bfloat16(float value) noexcept;
+
+// The product of sizes, at most 2^63 - 1. refuse(size) has to throw: it is called with the first size that is negative
+// or makes the product greater.
+template <class Refuse>
+std::uint64_t product(std::initializer_list<std::int64_t> sizes, const Refuse& refuse) {
+  std::uint64_t result = 1;
+  for (const std::int64_t size : sizes) {
+    const auto factor = static_cast<std::uint64_t>(size);
+    if (size < 0 || (size > 0 && result > static_cast<std::uint64_t>(INT64_MAX) / factor)) refuse(size);
+    result *= factor;
+  }
+  return result;
+}
 
 }  // namespace arcflow::core

@@ -39,9 +39,7 @@ static_assert(sizeof(unsigned) == 4 && sizeof(unsigned long long) == 8, "words o
 // polynomial: 0.01^8/9! is far below the last digit of a double. NaN stays NaN.
 template <class Real>
 ARCFLOW_HD Real phi1(Real z) {
-  if (z >= Real(1e-2) || z <= Real(-1e-2) || z != z) {
-    return expm1(z) / z;
-  }
+  if (z >= Real(1e-2) || z <= Real(-1e-2) || z != z) return expm1(z) / z;
   Real sum = Real(1.0 / 40320.0);
   sum = Real(1.0 / 5040.0) + sum * z;
   sum = Real(1.0 / 720.0) + sum * z;
@@ -63,9 +61,7 @@ ARCFLOW_HD Real straight_coefficient(Real logweight, Real span) {
 template <class Real>
 ARCFLOW_HD Real coefficient(Real logweight, Real rate, Real start, Real span) {
   Real gate = exp(logweight);
-  if (start != Real(0)) {
-    gate *= exp(rate * start);
-  }
+  if (start != Real(0)) gate *= exp(rate * start);
   return gate * span * phi1(rate * span);
 }
 
@@ -73,13 +69,9 @@ ARCFLOW_HD Real coefficient(Real logweight, Real rate, Real start, Real span) {
 template <class Real>
 ARCFLOW_HD Real log_sum_exp(const Real* logits, int count, int stride) {
   Real most = logits[0];
-  for (int k = 1; k < count; ++k) {
-    most = logits[k * stride] > most ? logits[k * stride] : most;
-  }
+  for (int k = 1; k < count; ++k) most = logits[k * stride] > most ? logits[k * stride] : most;
   Real sum = Real(0);
-  for (int k = 0; k < count; ++k) {
-    sum += exp(logits[k * stride] - most);
-  }
+  for (int k = 0; k < count; ++k) sum += exp(logits[k * stride] - most);
   return most + log(sum);
 }
 

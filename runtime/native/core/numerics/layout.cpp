@@ -57,9 +57,7 @@ void to_rgb8(const float* images, std::int64_t batch, std::int64_t height, std::
       const std::size_t count = std::min(kBlock, plane - first);
       for (std::size_t colour = 0; colour < 3; ++colour) {
         const float* from = images + colour * plane + first;
-        for (std::size_t i = 0; i < count; ++i) {
-          levels[colour][i] = formula::level(from[i]);
-        }
+        for (std::size_t i = 0; i < count; ++i) levels[colour][i] = formula::level(from[i]);
       }
       for (std::size_t i = 0; i < count; ++i, pixels += 3) {
         pixels[0] = levels[0][i];
@@ -81,9 +79,7 @@ bool all_finite(const float* values, std::size_t count) {
       std::memcpy(&bits, values + i, sizeof bits);
       bad |= formula::finite_bits(bits) ? 0u : 1u;
     }
-    if (bad != 0) {
-      return false;
-    }
+    if (bad != 0) return false;
   }
   return true;
 }
@@ -97,9 +93,7 @@ std::vector<float> centred_image_ids(std::int64_t rows, std::int64_t columns) {
 std::vector<float> text_positions(std::int64_t rows, std::int64_t columns, std::int64_t tokens) {
   std::vector<float> positions;
   const auto first = static_cast<float>(std::max(rows / 2, columns / 2));
-  for (std::int64_t token = 0; token < tokens; ++token) {
-    positions.push_back(static_cast<float>(token) + first);
-  }
+  for (std::int64_t token = 0; token < tokens; ++token) positions.push_back(static_cast<float>(token) + first);
   return positions;
 }
 

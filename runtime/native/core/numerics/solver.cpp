@@ -1,7 +1,10 @@
 // The closed-form solver on the CPU, bit for bit what runtime/solver.py computes: coefficients in float64, the mixture
-// in float32, mode by mode in ascending order, product and sum rounded apart (no FMA: -ffp-contract=off).
+// in float32, mode by mode in ascending order, product and sum rounded apart (no FMA: -ffp-contract=off). The noise
+// (runtime/noise.py) and the numbers that condition a backbone, beside it.
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -25,9 +28,7 @@ void check(const Segment& s) {
 
 // One mode's coefficients [positions] repeated over the channels, so that the loop over channels is a plain product.
 void spread(const double* coefficients, std::size_t positions, std::size_t channels, float* row) {
-  for (std::size_t p = 0; p < positions; ++p) {
-    row[p] = static_cast<float>(coefficients[p]);
-  }
+  for (std::size_t p = 0; p < positions; ++p) row[p] = static_cast<float>(coefficients[p]);
   // Doubling keeps the copies long; each is of whole periods, since channels is a multiple of positions.
   for (std::size_t done = positions; done < channels; done *= 2) {
     std::copy_n(row, std::min(done, channels - done), row + done);
@@ -37,16 +38,14 @@ void spread(const double* coefficients, std::size_t positions, std::size_t chann
 // These two loops are nearly all of the work. The restricted pointers let the compiler vectorise them without a test.
 void start_mixture(const float* __restrict v, const float* __restrict row, std::size_t channels,
                    float* __restrict sum) {
-  for (std::size_t c = 0; c < channels; ++c) {
-    sum[c] = v[c] * row[c];
-  }
+  for (std::size_t c = 0; c < channels; ++c) sum[c] = v[c] * row[c];
 }
 
 void add_mode(const float* __restrict v, const float* __restrict row, std::size_t channels, float* __restrict sum) {
-  for (std::size_t c = 0; c < channels; ++c) {
-    sum[c] += v[c] * row[c];
-  }
+  for (std::size_t c = 0; c < channels; ++c) sum[c] += v[c] * row[c];
 }
+
+constexpr float kTimeScale = 1000.0F;
 
 double shift_sigma(double t, double shift) { return shift * t / (1.0 + (shift - 1.0) * t); }
 
@@ -77,9 +76,7 @@ void advance(const Segment& segment, const float* x, const float* means, const f
       spread(coefficients.data(), positions, channels, row);
       (k == 0 ? start_mixture : add_mode)(means + k * channels, row, channels, sum);
     }
-    for (std::size_t c = 0; c < channels; ++c) {
-      out[c] = x[c] - sum[c];
-    }
+    for (std::size_t c = 0; c < channels; ++c) out[c] = x[c] - sum[c];
     x += channels;
     out += channels;
     means += modes * channels;
@@ -91,9 +88,7 @@ void advance(const Segment& segment, const float* x, const float* means, const f
 std::vector<double> sigmas(std::int64_t nfe, double shift, double final_step_ratio) {
   const double base = 1.0 / (static_cast<double>(nfe - 1) + final_step_ratio);
   std::vector<double> levels;
-  for (std::int64_t i = 0; i < nfe; ++i) {
-    levels.push_back(shift_sigma(1.0 - static_cast<double>(i) * base, shift));
-  }
+  for (std::int64_t i = 0; i < nfe; ++i) levels.push_back(shift_sigma(1.0 - static_cast<double>(i) * base, shift));
   levels.push_back(shift_sigma(0.0, shift));
   return levels;
 }
@@ -105,5 +100,21 @@ std::vector<double> preview_sigmas(std::int64_t count, double shift) {
   }
   return levels;
 }
+
+void normal(std::uint64_t seed, std::uint64_t first, std::size_t count, float* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = formula::normal<double>(seed, first + i);
+}
+
+// To the bit what runtime/architectures/conditioning.py makes.
+float to_bfloat16(float value) noexcept {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) & 0xFFFF0000U;
+  float rounded = 0.0F;
+  std::memcpy(&rounded, &bits, sizeof rounded);
+  return rounded;
+}
+
+float scaled_bfloat16(float value) noexcept { return to_bfloat16(to_bfloat16(value) * kTimeScale) / kTimeScale; }
 
 }  // namespace arcflow::core

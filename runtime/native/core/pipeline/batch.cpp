@@ -68,7 +68,7 @@ void Session::denoise_watched(Job& job, const BatchShape& shape, std::size_t fir
 void Session::show_previews(Job& job, const BatchShape& shape, std::size_t first, double sigma_src, double sigma_end) {
   const Architecture& architecture = model_->architecture();
   const auto batch = static_cast<std::size_t>(shape.batch);
-  const std::size_t picture = architecture.image_values(shape.grid);
+  const std::size_t values = architecture.image_values(shape.grid);
   for (const double sigma : preview_sigmas(job.request.previews, model_->manifest().schedule.shift)) {
     if (sigma < sigma_end || sigma >= sigma_src) continue;
     job.supervised.check();
@@ -81,17 +81,17 @@ void Session::show_previews(Job& job, const BatchShape& shape, std::size_t first
     {
       const Stage stage(job.output.vae_seconds);
       architecture.decode(device_, shape, Slot::kPreviewTokens);
-      device_.need(Slot::kPixels, batch * picture);
+      device_.need(Slot::kPixels, batch * values);
       device_.to_rgb8(Slot::kImages, Slot::kPixels, shape.batch, job.request.height, job.request.width);
-      pixels_.resize(std::max(pixels_.size(), batch * picture));
-      device_.read(Slot::kPixels, 0, pixels_.data(), batch * picture);
+      pixels_.resize(std::max(pixels_.size(), batch * values));
+      device_.read(Slot::kPixels, 0, pixels_.data(), batch * values);
     }
     for (std::size_t row = 0; row < batch; ++row) {
       ArcflowPreview preview = ARCFLOW_INIT(ArcflowPreview);
       preview.image = static_cast<std::uint32_t>(first + row);
       preview.frame = job.frame;
       preview.sigma = sigma;
-      preview.rgb8 = pixels_.data() + row * picture;
+      preview.rgb8 = pixels_.data() + row * values;
       preview.width = job.request.width;
       preview.height = job.request.height;
       call_back("on_preview", [&] {
@@ -107,7 +107,7 @@ void Session::finish(Job& job, const BatchShape& shape, std::size_t first) {
   ArcflowOutput& output = job.output;
   const auto batch = static_cast<std::size_t>(shape.batch);
   const std::size_t tokens = architecture.token_values(shape.grid);
-  const std::size_t picture = architecture.image_values(shape.grid);
+  const std::size_t values = architecture.image_values(shape.grid);
   const Stage stage(output.vae_seconds);
   if (output.latents != nullptr) {
     architecture.unpack(device_, shape, Slot::kTokens);
@@ -116,14 +116,14 @@ void Session::finish(Job& job, const BatchShape& shape, std::size_t first) {
   if (output.images == nullptr && output.rgb8 == nullptr && !job.all_networks) return;
   job.supervised.check();
   architecture.decode(device_, shape, Slot::kTokens);
-  check_finite(Slot::kImages, batch * picture);
+  check_finite(Slot::kImages, batch * values);
   if (output.images != nullptr) {
-    device_.read(Slot::kImages, 0, output.images + first * picture, batch * picture * sizeof(float));
+    device_.read(Slot::kImages, 0, output.images + first * values, batch * values * sizeof(float));
   }
   if (output.rgb8 == nullptr && !job.all_networks) return;
-  device_.need(Slot::kPixels, batch * picture);
+  device_.need(Slot::kPixels, batch * values);
   device_.to_rgb8(Slot::kImages, Slot::kPixels, shape.batch, job.request.height, job.request.width);
-  if (output.rgb8 != nullptr) device_.read(Slot::kPixels, 0, output.rgb8 + first * picture, batch * picture);
+  if (output.rgb8 != nullptr) device_.read(Slot::kPixels, 0, output.rgb8 + first * values, batch * values);
 }
 
 void Session::check_finite(Slot slot, std::uint64_t count) {

@@ -17,7 +17,17 @@ class Log {
 
   bool wants(std::int32_t level) const noexcept { return logger_ != nullptr && level >= least_; }
   // What the logger throws is dropped, and so is what is logged from inside it.
-  void write(std::int32_t level, const std::string& message) const noexcept;
+  void write(std::int32_t level, const std::string& message) const noexcept {
+    if (!wants(level)) return;
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    if (writing_) return;
+    writing_ = true;
+    try {
+      logger_(user_, level, message.c_str());
+    } catch (...) {  // NOLINT: a logger has nobody to tell.
+    }
+    writing_ = false;
+  }
 
  private:
   ArcflowLogger logger_;

@@ -2,7 +2,7 @@
 #include "core/pipeline/device.hpp"
 
 #include "core/error.hpp"
-#include "core/numerics/sizes.hpp"
+#include "core/numerics/compute.hpp"
 #include "core/pipeline/host_loader.hpp"
 
 namespace arcflow::core {
@@ -10,12 +10,6 @@ namespace {
 
 // Shapes that stay recorded; a session that sees more forgets them all and begins again.
 constexpr std::size_t kMaxRecordings = 16;
-
-ArcflowHostError no_error() {
-  ArcflowHostError error;
-  error.message[0] = '\0';
-  return error;
-}
 
 }  // namespace
 
@@ -29,12 +23,11 @@ Device::Device(const ArcflowHostApi& api, ArcflowHostModel* model, const std::ve
                void* stream)
     : api_(api) {
   for (std::size_t i = 0; i < networks.size(); ++i) networks_[networks[i]] = i;
-  ArcflowHostError error = no_error();
-  check_host(api_.session_create(model, stream, &session_, &error), error);
+  call_host(api_.session_create, model, stream, &session_);
 }
 
 Device::~Device() {
-  ArcflowHostError error = no_error();
+  ArcflowHostError error;
   api_.synchronize(session_, &error);  // Buffers may go only when no work is left on them.
   api_.graph_reset(session_);
   for (const Held& one : held_) {
@@ -53,9 +46,8 @@ bool Device::need(Slot slot, std::uint64_t bytes) {
     api_.buffer_destroy(one.buffer);
     one = Held{};
   }
-  ArcflowHostError error = no_error();
   ArcflowHostBuffer* made = nullptr;
-  check_host(api_.buffer_create(session_, size, &made, &error), error);
+  call_host(api_.buffer_create, session_, size, &made);
   one = Held{made, size};
   return true;
 }
@@ -67,18 +59,15 @@ ArcflowHostBuffer* Device::buffer(Slot slot) const {
 }
 
 void Device::write(Slot slot, std::uint64_t offset, const void* data, std::uint64_t bytes) {
-  ArcflowHostError error = no_error();
-  check_host(api_.write(session_, buffer(slot), offset, data, bytes, &error), error);
+  call_host(api_.write, session_, buffer(slot), offset, data, bytes);
 }
 
 void Device::read(Slot slot, std::uint64_t offset, void* data, std::uint64_t bytes) {
-  ArcflowHostError error = no_error();
-  check_host(api_.read(session_, buffer(slot), offset, data, bytes, &error), error);
+  call_host(api_.read, session_, buffer(slot), offset, data, bytes);
 }
 
 void Device::copy(Slot from, std::uint64_t from_offset, Slot to, std::uint64_t to_offset, std::uint64_t bytes) {
-  ArcflowHostError error = no_error();
-  check_host(api_.copy(session_, buffer(from), from_offset, buffer(to), to_offset, bytes, &error), error);
+  call_host(api_.copy, session_, buffer(from), from_offset, buffer(to), to_offset, bytes);
 }
 
 void Device::run(const std::string& network, const std::vector<Binding>& inputs, const std::vector<Binding>& outputs) {
@@ -93,13 +82,11 @@ void Device::run(const std::string& network, const std::vector<Binding>& inputs,
   };
   const auto in = bound(inputs);
   const auto out = bound(outputs);
-  ArcflowHostError error = no_error();
-  check_host(api_.run(session_, networks_.at(network), in.data(), in.size(), out.data(), out.size(), &error), error);
+  call_host(api_.run, session_, networks_.at(network), in.data(), in.size(), out.data(), out.size());
 }
 
 void Device::normal(std::uint64_t seed, Slot slot, std::uint64_t offset, std::uint64_t count) {
-  ArcflowHostError error = no_error();
-  check_host(api_.normal(session_, seed, buffer(slot), offset, count, &error), error);
+  call_host(api_.normal, session_, seed, buffer(slot), offset, count);
 }
 
 void Device::advance(Slot x, Slot out, ArcflowHostAdvance segment) {
@@ -108,33 +95,26 @@ void Device::advance(Slot x, Slot out, ArcflowHostAdvance segment) {
   segment.logweights = buffer(Slot::kLogweights);
   segment.loggammas = buffer(Slot::kLoggammas);
   segment.out = buffer(out);
-  ArcflowHostError error = no_error();
-  check_host(api_.advance(session_, &segment, &error), error);
+  call_host(api_.advance, session_, &segment);
 }
 
 void Device::unpack(Slot tokens, Slot latents, ArcflowHostUnpack shape) {
   shape.tokens = buffer(tokens);
   shape.latents = buffer(latents);
-  ArcflowHostError error = no_error();
-  check_host(api_.unpack(session_, &shape, &error), error);
+  call_host(api_.unpack, session_, &shape);
 }
 
 void Device::to_rgb8(Slot images, Slot pixels, std::int64_t batch, std::int64_t height, std::int64_t width) {
-  ArcflowHostError error = no_error();
-  check_host(api_.to_rgb8(session_, buffer(images), buffer(pixels), batch, height, width, &error), error);
+  call_host(api_.to_rgb8, session_, buffer(images), buffer(pixels), batch, height, width);
 }
 
 bool Device::finite(Slot slot, std::uint64_t count) {
   std::int32_t all_finite = 0;
-  ArcflowHostError error = no_error();
-  check_host(api_.finite(session_, buffer(slot), count, &all_finite, &error), error);
+  call_host(api_.finite, session_, buffer(slot), count, &all_finite);
   return all_finite != 0;
 }
 
-void Device::synchronize() {
-  ArcflowHostError error = no_error();
-  check_host(api_.synchronize(session_, &error), error);
-}
+void Device::synchronize() { call_host(api_.synchronize, session_); }
 
 void Device::memory(std::uint64_t& host, std::uint64_t& device) const noexcept {
   api_.session_memory(session_, &host, &device);
@@ -145,18 +125,14 @@ bool Device::begin_recording(const std::vector<std::int64_t>& shape) {
   const auto [place, fresh] = recordings_.try_emplace(shape, next_recording_);
   if (fresh) ++next_recording_;
   std::int32_t mode = 0;
-  ArcflowHostError error = no_error();
-  check_host(api_.graph_begin(session_, place->second, &mode, &error), error);
+  call_host(api_.graph_begin, session_, place->second, &mode);
   return mode != 2;
 }
 
-void Device::end_recording() {
-  ArcflowHostError error = no_error();
-  check_host(api_.graph_end(session_, &error), error);
-}
+void Device::end_recording() { call_host(api_.graph_end, session_); }
 
 void Device::abandon_recording() noexcept {
-  ArcflowHostError error = no_error();
+  ArcflowHostError error;
   api_.graph_end(session_, &error);  // What it says of the rest no longer matters.
   forget_recordings();
 }

@@ -1,7 +1,7 @@
 // Equal prompts are encoded once: text by its text, tokens by their ids and masks for every encoder.
-#include "core/pipeline/encode.hpp"
-
 #include <map>
+
+#include "core/pipeline/job.hpp"
 
 namespace arcflow::core {
 namespace {

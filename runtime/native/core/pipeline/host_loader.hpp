@@ -27,7 +27,12 @@ const ArcflowHostApi& load_host(const std::string& name, const std::filesystem::
 
 // Throws what a host's function said.
 [[noreturn]] void throw_host_error(std::int32_t code, const ArcflowHostError& error);
-inline void check_host(std::int32_t code, const ArcflowHostError& error) {
+// Calls a function of the table, whose last parameter is its error.
+template <class... Parameters, class... Arguments>
+void call_host(std::int32_t (*function)(Parameters...), Arguments... arguments) {
+  ArcflowHostError error;
+  error.message[0] = '\0';
+  const std::int32_t code = function(arguments..., &error);
   if (code != 0) throw_host_error(code, error);
 }
 

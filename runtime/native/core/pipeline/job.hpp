@@ -9,10 +9,19 @@
 #include <vector>
 
 #include "core/error.hpp"
-#include "core/pipeline/encode.hpp"
 #include "core/pipeline/pipeline.hpp"
 
 namespace arcflow::core {
+
+// Prompts as token ids, equal prompts once.
+struct EncodedPrompts {
+  TokensByEncoder tokens;           // a row for each prompt that differs from those before it
+  std::vector<std::size_t> row_of;  // by prompt of the request
+  std::vector<std::string> warnings;
+};
+
+// The token ids of a request: those it came with, or what the tokenizers make of its prompts.
+EncodedPrompts tokenize(const CheckedRequest& request, const std::vector<PromptTokenizer>& tokenizers);
 
 inline double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

@@ -192,10 +192,8 @@ void Model::load(const OpenOptions& options) {
     for (Blob& blob : mapped) data_.push_back(std::move(blob));
   }
   preparation.wait();
-  ArcflowHostError error;
-  error.message[0] = '\0';
   ArcflowHostModel* made = nullptr;
-  check_host(api_->model_create(&host_options, networks.all.data(), networks.all.size(), &made, &error), error);
+  call_host(api_->model_create, &host_options, networks.all.data(), networks.all.size(), &made);
   loaded_ = {made, api_->model_destroy};
   const char* backend = api_->model_backend(made);
   backend_ = backend != nullptr ? backend : host;

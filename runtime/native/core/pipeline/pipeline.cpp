@@ -40,12 +40,12 @@ void check_capacity(const char* name, const void* buffer, std::size_t have, std:
 
 OutputShape output_shape(const Manifest& manifest, const CheckedRequest& request) {
   const std::int64_t factor = manifest.latent.vae_factor;
-  const auto pictures = static_cast<std::int64_t>(request.total());
+  const auto images = static_cast<std::int64_t>(request.total());
   const std::int64_t width = request.width;
   const std::int64_t height = request.height;
-  const std::uint64_t values = product({pictures, 3, height, width});
+  const std::uint64_t values = product({images, 3, height, width});
   return {request.total(), values, values,
-          product({pictures, manifest.latent.channels, height / factor, width / factor})};
+          product({images, manifest.latent.channels, height / factor, width / factor})};
 }
 
 Session::Session(std::shared_ptr<const Model> model, void* stream)
@@ -102,15 +102,15 @@ void Session::warm_up(const CheckedRequest& request, const Listener& listener, C
   run(job, std::min(request.total(), static_cast<std::size_t>(model_->manifest().limits.batch.max)));
 }
 
-void Session::run(Job& job, std::size_t pictures) {
+void Session::run(Job& job, std::size_t images) {
   try {
     job.supervised.check();
     encode(job);
     const auto most = static_cast<std::size_t>(model_->manifest().limits.batch.max);
-    job.evaluations = static_cast<std::uint32_t>((pictures + most - 1) / most) * job.request.nfe;
-    for (std::size_t first = 0; first < pictures; first += most) {
+    job.evaluations = static_cast<std::uint32_t>((images + most - 1) / most) * job.request.nfe;
+    for (std::size_t first = 0; first < images; first += most) {
       job.supervised.check();
-      run_batch(job, first, std::min(most, pictures - first));
+      run_batch(job, first, std::min(most, images - first));
     }
   } catch (const Error&) {
     // An engine that was interrupted fails in its own words; the reason is ours to say.

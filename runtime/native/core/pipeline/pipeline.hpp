@@ -26,7 +26,7 @@ struct Listener {
 
 // What a request makes: images, and the values of each of them.
 struct OutputShape {
-  std::size_t pictures, rgb8_bytes, image_floats, latent_floats;  // of the whole request
+  std::size_t images, rgb8_bytes, image_floats, latent_floats;  // of the whole request
 };
 OutputShape output_shape(const Manifest& manifest, const CheckedRequest& request);
 
@@ -47,7 +47,7 @@ class Session {
  private:
   struct Job;  // one request on its way
 
-  void run(Job& job, std::size_t pictures);
+  void run(Job& job, std::size_t images);
   void encode(Job& job);
   void run_batch(Job& job, std::size_t first, std::size_t count);
   void denoise(Job& job, const BatchShape& shape);

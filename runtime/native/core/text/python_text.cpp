@@ -11,45 +11,17 @@
 namespace arcflow::core {
 namespace {
 
-// What stands at the start of some bytes: a character of `size` bytes, or a fault of `size` bytes.
+// The character that some bytes start with, of `size` bytes; -1 for a byte that starts none.
 struct Step {
   std::size_t size;
-  std::int32_t point;  // -1 for a fault
-  const char* fault;
+  std::int32_t point;
 };
 
-constexpr Step fault(std::size_t size, const char* reason) { return {size, -1, reason}; }
-
-// How many bytes a lead byte announces, 0 for a byte that starts nothing.
-std::size_t announced(unsigned char lead) {
-  if (lead < 0x80) return 1;
-  if (lead < 0xC2) return 0;
-  if (lead < 0xE0) return 2;
-  if (lead < 0xF0) return 3;
-  return lead < 0xF5 ? 4 : 0;
-}
-
-// Whether a second byte may follow its lead: no overlong form, no surrogate, nothing beyond U+10FFFF.
-bool may_follow(unsigned char lead, unsigned char second) {
-  if ((second & 0xC0) != 0x80) return false;
-  if (lead == 0xE0) return second >= 0xA0;
-  if (lead == 0xED) return second < 0xA0;
-  if (lead == 0xF0) return second >= 0x90;
-  return lead != 0xF4 || second < 0x90;
-}
-
 Step step(std::string_view rest) noexcept {
-  const auto byte = [rest](std::size_t i) { return static_cast<unsigned char>(rest[i]); };
-  const unsigned char lead = byte(0);
-  const std::size_t size = announced(lead);
-  if (size == 0) return fault(1, "invalid start byte");
-  std::int32_t point = size == 1 ? lead : lead & (0x7F >> size);
-  for (std::size_t i = 1; i < size; ++i) {
-    if (i == rest.size()) return fault(i, "unexpected end of data");
-    if (i == 1 ? !may_follow(lead, byte(1)) : (byte(i) & 0xC0) != 0x80) return fault(i, "invalid continuation byte");
-    point = point << 6 | (byte(i) & 0x3F);
-  }
-  return {size, point, nullptr};
+  std::int32_t point = -1;
+  const auto size = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(rest.data()),
+                                     static_cast<utf8proc_ssize_t>(rest.size()), &point);
+  return size > 0 ? Step{static_cast<std::size_t>(size), point} : Step{1, -1};
 }
 
 bool printable(std::int32_t point) {
@@ -92,7 +64,7 @@ std::string python_repr(std::string_view text) {
   while (!text.empty()) {
     const Step next = step(text);
     if (next.point < 0) {
-      for (char c : text.substr(0, next.size)) out += escape(0xDC00 + static_cast<unsigned char>(c));
+      out += escape(0xDC00 + static_cast<unsigned char>(text.front()));
     } else if (next.point == quote || next.point == '\\') {
       (out += '\\') += static_cast<char>(next.point);
     } else if (printable(next.point)) {
@@ -105,23 +77,6 @@ std::string python_repr(std::string_view text) {
   return out += quote;
 }
 
-std::optional<std::string> utf8_fault(std::string_view text) {
-  for (std::size_t at = 0; at < text.size();) {
-    const Step next = step(text.substr(at));
-    if (next.fault != nullptr) {
-      char where[64];
-      if (next.size == 1) {
-        std::snprintf(where, sizeof(where), "byte 0x%02x in position %zu", static_cast<unsigned char>(text[at]), at);
-      } else {
-        std::snprintf(where, sizeof(where), "bytes in position %zu-%zu", at, at + next.size - 1);
-      }
-      return std::string("'utf-8' codec can't decode ") + where + ": " + next.fault;
-    }
-    at += next.size;
-  }
-  return std::nullopt;
-}
-
 std::u32string_view python_strip(std::u32string_view text) noexcept {
   while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
   while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
@@ -132,9 +87,9 @@ TextFacts inspect_utf8(std::string_view text) noexcept {
   TextFacts facts;
   for (; !text.empty(); ++facts.characters) {
     const Step next = step(text);
-    facts.valid = facts.valid && next.fault == nullptr;
-    facts.blank = facts.blank && next.fault == nullptr && is_space(static_cast<char32_t>(next.point));
-    text.remove_prefix(next.fault == nullptr ? next.size : 1);
+    facts.valid = facts.valid && next.point >= 0;
+    facts.blank = facts.blank && next.point >= 0 && is_space(static_cast<char32_t>(next.point));
+    text.remove_prefix(next.size);
   }
   return facts;
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,9 +11,6 @@ namespace arcflow::core {
 // Python shows those of a file's name ('\udcff'). What Python prints as it is depends on its version of Unicode, so a
 // character that is newer than one of the two may be escaped by one of them only.
 std::string python_repr(std::string_view text);
-
-// What is wrong with text that should be UTF-8, in the words of Python's UnicodeDecodeError; nothing where it is valid.
-std::optional<std::string> utf8_fault(std::string_view text);
 
 // str.strip().
 std::u32string_view python_strip(std::u32string_view text) noexcept;

@@ -1,45 +1,33 @@
 // Loading networks into ONNX Runtime from verified bytes, and holding their ports to the manifest.
 #include "hosts/ort/model.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <future>
+#include <iterator>
 #include <system_error>
-#include <thread>
 
 namespace arcflow::ort {
 namespace {
 
 using core::Error;
 
-constexpr std::uint32_t kMostDefaultThreads = 8;
-
-// The cores this process may use, at most 8.
-std::uint32_t default_threads() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const unsigned int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? static_cast<unsigned int>(CPU_COUNT(&set))
-                                                                          : std::thread::hardware_concurrency();
-  return std::clamp<std::uint32_t>(cores, 1, kMostDefaultThreads);
-}
+// The types of host.h, in their order.
+constexpr struct {
+  ONNXTensorElementDataType type;
+  const char* name;
+  std::uint64_t bytes;
+} kTypes[] = {{ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "float32", 4},
+              {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, "float16", 2},
+              {ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, "bfloat16", 2},
+              {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, "int64", 8},
+              {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32, "int32", 4}};
+static_assert(kArcflowFloat32 == 0 && kArcflowInt32 + 1 == std::size(kTypes), "a row for each type");
 
 const char* type_name(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-      return "float32";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      return "float16";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
-      return "bfloat16";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-      return "int64";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
-      return "int32";
-    default:
-      return "of another type";
-  }
+  const auto row =
+      std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& one) { return one.type == type; });
+  return row == std::end(kTypes) ? "of another type" : row->name;
 }
 
 // As Python writes a list of names.
@@ -69,32 +57,17 @@ std::uint64_t bytes_of(const ArcflowHostNetwork& network) {
 }  // namespace
 
 ONNXTensorElementDataType element_type(std::int32_t type) {
-  switch (type) {
-    case kArcflowFloat32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case kArcflowFloat16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case kArcflowBfloat16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-    case kArcflowInt64:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case kArcflowInt32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    default:
-      throw Error(ARCFLOW_INTERNAL, "a port has the unknown type number " + std::to_string(type));
+  if (type < 0 || static_cast<std::size_t>(type) >= std::size(kTypes)) {
+    throw Error(ARCFLOW_INTERNAL, "a port has the unknown type number " + std::to_string(type));
   }
+  return kTypes[type].type;
 }
 
 std::uint64_t element_bytes(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-      return 8;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
-      return 2;
-    default:
-      return 4;
+  for (const auto& one : kTypes) {
+    if (one.type == type) return one.bytes;
   }
+  return 4;
 }
 
 Model::Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networks, std::size_t count)
@@ -105,17 +78,10 @@ Model::Model(const ArcflowHostOptions& options, const ArcflowHostNetwork* networ
   check(api(), api().CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime cannot start");
   memory_.reset(memory);
 
-  const std::uint32_t threads = options.threads != 0 ? options.threads : default_threads();
+  const std::uint32_t threads = options.threads;
   load_all(networks, count, threads);
   backend_ = "ONNX Runtime " + environment_.library.version + ", CPU, " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads");
-}
-
-const Network& Model::network(std::size_t index) const {
-  if (index >= networks_.size()) {
-    throw Error(ARCFLOW_INTERNAL, "there is no network " + std::to_string(index) + " in this model");
-  }
-  return networks_[index];
 }
 
 Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& network, std::uint32_t threads) const {
@@ -132,7 +98,7 @@ Handle<OrtSessionOptions> Model::session_options(const ArcflowHostNetwork& netwo
   } else {
     require(api().SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL));
   }
-  // One or two evaluations a image: an arena and its plans cost more than they save, idle spinning costs a core.
+  // One or two evaluations an image: an arena and its plans cost more than they save, idle spinning costs a core.
   require(api().DisableCpuMemArena(raw));
   require(api().DisableMemPattern(raw));
   require(api().AddSessionConfigEntry(raw, "session.intra_op.allow_spinning", "0"));

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "hosts/host.h"
 #include "hosts/ort/library.hpp"
+#include "hosts/table.hpp"
 
 namespace arcflow::ort {
 
@@ -31,7 +31,7 @@ class Model {
 
   const OrtApi& api() const noexcept { return *environment_.library.api; }
   const OrtMemoryInfo* memory() const noexcept { return memory_.get(); }
-  const Network& network(std::size_t index) const;
+  const Network& network(std::size_t index) const { return hosts::network_at(networks_, index); }
   const std::string& backend() const noexcept { return backend_; }
   std::uint64_t bytes() const noexcept { return bytes_; }
 

@@ -5,6 +5,8 @@
 #include <new>
 #include <string>
 
+#include "hosts/table.hpp"
+
 namespace arcflow::ort {
 namespace {
 
@@ -13,13 +15,8 @@ using core::Error;
 // A cache line, and what the widest vector instructions like.
 constexpr std::align_val_t kAlignment{64};
 
-// "[1, 64, 16]"
 std::string shape_text(const ArcflowHostBinding& binding) {
-  std::string text;
-  for (std::int32_t axis = 0; axis < binding.rank; ++axis) {
-    text += (axis == 0 ? "" : ", ") + std::to_string(binding.dims[axis]);
-  }
-  return "[" + text + "]";
+  return hosts::shape_text(binding.dims, static_cast<std::size_t>(binding.rank));
 }
 
 }  // namespace
@@ -37,10 +34,7 @@ Buffer::~Buffer() {
 }
 
 std::byte* Buffer::at(std::uint64_t offset, std::uint64_t bytes) const {
-  if (offset > bytes_ || bytes > bytes_ - offset) {
-    throw Error(ARCFLOW_INTERNAL, std::to_string(bytes) + " bytes from " + std::to_string(offset) +
-                                      " on are not inside a buffer of " + std::to_string(bytes_));
-  }
+  hosts::check_inside(offset, bytes, bytes_);
   return data_ + offset;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "hosts/table.hpp"
 
 namespace arcflow::tensorrt {
 namespace {
@@ -12,11 +13,7 @@ using core::Error;
 
 constexpr std::uintptr_t kAlignment = 256;  // that TensorRT asks of addresses
 
-std::string text(const std::vector<std::int64_t>& dims) {
-  std::string result = "[";
-  for (const std::int64_t dim : dims) result += (result.size() > 1 ? ", " : "") + std::to_string(dim);
-  return result + "]";
-}
+std::string text(const std::vector<std::int64_t>& dims) { return hosts::shape_text(dims.data(), dims.size()); }
 
 std::uint64_t value_bytes(nvinfer1::DataType type) {
   switch (type) {

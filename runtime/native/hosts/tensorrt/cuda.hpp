@@ -4,7 +4,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 namespace arcflow::tensorrt {
 
@@ -79,6 +81,26 @@ class Event {
 
  private:
   cudaEvent_t event_ = nullptr;
+};
+
+// Pinned memory that what is written passes through, so that the caller may reuse its own at once and nothing waits: a
+// few chunks, each free again when the device has read it.
+class Staging {
+ public:
+  // Copies `from` and puts the copy to the device on the stream.
+  void write(void* to, const void* from, std::uint64_t bytes, cudaStream_t stream);
+  std::uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  struct Chunk {
+    explicit Chunk(std::uint64_t size) : memory(size) {}
+    PinnedMemory memory;
+    Event copied;  // when the device has read it
+  };
+  Chunk& free_chunk(std::uint64_t bytes);
+
+  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::uint64_t bytes_ = 0;
 };
 
 }  // namespace arcflow::tensorrt

@@ -1,7 +1,7 @@
 // Loading plans, and holding them to what the manifest says of them.
 //
 // Not yet run: it was compiled and linked where there is no GPU. What runs there is tested: every way in which opening
-// the library or the device fails (tests/native/test_tensorrt_host.py).
+// the library or the device fails (tests/native/hosts/test_tensorrt_host.py).
 #include "hosts/tensorrt/model.hpp"
 
 #include <algorithm>
@@ -122,13 +122,6 @@ void Model::load(const ArcflowHostNetwork& source) {
   const std::int64_t activations = network.engine->getDeviceMemorySizeV2();
   activation_bytes_ = std::max(activation_bytes_, static_cast<std::uint64_t>(std::max<std::int64_t>(activations, 0)));
   networks_.push_back(std::move(network));
-}
-
-const Network& Model::network(std::size_t index) const {
-  if (index >= networks_.size()) {
-    throw Error(ARCFLOW_INTERNAL, "there is no network " + std::to_string(index));
-  }
-  return networks_[index];
 }
 
 }  // namespace arcflow::tensorrt

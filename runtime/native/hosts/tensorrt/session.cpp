@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "cuda/launch.hpp"
+#include "hosts/table.hpp"
 
 namespace arcflow::tensorrt {
 
@@ -39,10 +40,7 @@ Buffer::~Buffer() {
 }
 
 void* Buffer::at(std::uint64_t offset, std::uint64_t bytes) const {
-  if (offset > memory_->bytes() || bytes > memory_->bytes() - offset) {
-    throw Error(ARCFLOW_INTERNAL, "bytes " + std::to_string(offset) + " to " + std::to_string(offset) + " + " +
-                                      std::to_string(bytes) + " of a buffer of " + std::to_string(memory_->bytes()));
-  }
+  hosts::check_inside(offset, bytes, memory_->bytes());
   return static_cast<unsigned char*>(memory_->data()) + offset;
 }
 
@@ -56,10 +54,6 @@ Session::Session(std::shared_ptr<const Model> model, void* stream)
       contexts_(model_->size()) {}
 
 Session::~Session() { cudaStreamSynchronize(stream_->get()); }
-
-std::unique_ptr<Buffer> Session::make_buffer(std::uint64_t bytes) {
-  return std::make_unique<Buffer>(bytes, stream_, total_);
-}
 
 std::uint64_t Session::device_bytes() const noexcept { return *total_ + arena_.bytes() + found_.bytes(); }
 
@@ -108,9 +102,7 @@ void Session::wait() {
 }
 
 Context& Session::context_for(std::size_t network) {
-  if (recordings_.open()) {
-    return recordings_.keep(std::make_unique<Context>(*model_, network, arena_, stream_->get()));
-  }
+  if (recordings_.open()) return recordings_.keep(std::make_unique<Context>(*model_, network, arena_, stream_->get()));
   std::unique_ptr<Context>& own = contexts_.at(network);
   if (own == nullptr) own = std::make_unique<Context>(*model_, network, arena_, stream_->get());
   return *own;

@@ -13,7 +13,6 @@
 #include "hosts/tensorrt/cuda.hpp"
 #include "hosts/tensorrt/model.hpp"
 #include "hosts/tensorrt/recording.hpp"
-#include "hosts/tensorrt/staging.hpp"
 
 namespace arcflow::tensorrt {
 
@@ -57,7 +56,7 @@ class Session {
   Session(std::shared_ptr<const Model> model, void* stream);
   ~Session();
 
-  std::unique_ptr<Buffer> make_buffer(std::uint64_t bytes);
+  Buffer make_buffer(std::uint64_t bytes) { return Buffer(bytes, stream_, total_); }
   void write(const Buffer& to, std::uint64_t offset, const void* from, std::uint64_t bytes);
   void read(const Buffer& from, std::uint64_t offset, void* to, std::uint64_t bytes);
   void run(std::size_t network, const std::vector<Bound>& inputs, const std::vector<Bound>& outputs);

@@ -1,18 +1,18 @@
-// See interrupt.hpp.
 #include "interrupt.hpp"
 
 #include <nanobind/nanobind.h>
 
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 
 namespace nb = nanobind;
 
 namespace arcflow::python {
-
 namespace {
 
 constexpr std::chrono::milliseconds kLook{50};
@@ -28,6 +28,7 @@ struct Interruptible::Shared {
   std::mutex mutex;
   std::condition_variable changed;
   const std::function<void()>* job = nullptr;
+  std::exception_ptr raised;  // by the job
   bool done = false;
 };
 
@@ -40,8 +41,13 @@ void Interruptible::run(const std::function<void()>& work, const std::function<v
   Shared shared;
   shared_ = &shared;
   std::optional<nb::python_error> interrupt;
+  std::exception_ptr thrown;
   std::thread worker([&] {
-    work();
+    try {
+      work();
+    } catch (...) {
+      thrown = std::current_exception();
+    }
     const std::lock_guard<std::mutex> lock(shared.mutex);
     shared.done = true;
     shared.changed.notify_all();
@@ -56,8 +62,14 @@ void Interruptible::run(const std::function<void()>& work, const std::function<v
       done = shared.done;
     }
     if (job != nullptr) {
-      (*job)();
+      std::exception_ptr raised;
+      try {
+        (*job)();
+      } catch (...) {
+        raised = std::current_exception();
+      }
       const std::lock_guard<std::mutex> lock(shared.mutex);
+      shared.raised = raised;
       shared.job = nullptr;
       shared.changed.notify_all();
     }
@@ -72,6 +84,7 @@ void Interruptible::run(const std::function<void()>& work, const std::function<v
   worker.join();
   shared_ = nullptr;
   if (interrupt) throw nb::python_error(std::move(*interrupt));
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 void Interruptible::inside(const std::function<void()>& job) {
@@ -84,6 +97,7 @@ void Interruptible::inside(const std::function<void()>& job) {
   shared_->job = &job;
   shared_->changed.notify_all();
   shared_->changed.wait(lock, [&] { return shared_->job == nullptr; });
+  if (const std::exception_ptr raised = std::exchange(shared_->raised, nullptr)) std::rethrow_exception(raised);
 }
 
 }  // namespace arcflow::python

@@ -9,11 +9,12 @@ namespace arcflow::python {
 // Runs work() without the interpreter's lock. Calls that the work makes through `inside` run on the calling thread with
 // the lock held. On the main thread, a signal whose handler raises (KeyboardInterrupt) calls stop() once, waits for the
 // work to end and throws nb::python_error; on other threads Python delivers no signals and the work runs where it is.
-// work and stop must not throw.
+// What the work throws is thrown again. stop must not throw.
 class Interruptible {
  public:
   void run(const std::function<void()>& work, const std::function<void()>& stop);
-  // From within the work: runs job() under the interpreter's lock, on the thread that called run. job must not throw.
+  // From within the work: runs job() under the interpreter's lock, on the thread that called run, and throws what it
+  // throws.
   void inside(const std::function<void()>& job);
 
  private:

@@ -1,4 +1,4 @@
-"""The kernels' code: compiled for every GPU that is supported, kept, and made again where what is kept is wrong."""
+"""The kernels' code: compiled for every GPU that is supported, cached, and made again where what is cached is wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EM_CUDA = 190
 
 @pytest.mark.parametrize("capability", ARCHITECTURES)
 def test_machine_code_for_every_gpu(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Three seconds each: kept in build/ for the next run, by the digest of all that goes in.
+    # Three seconds each: cached in build/ for the next run, by the digest of all that goes in.
     monkeypatch.setenv(kernels.ENVIRONMENT, str(BUILD / "cache"))
     image = kernels.kernel_image(capability)
     assert image.startswith(b"\x7fELF")

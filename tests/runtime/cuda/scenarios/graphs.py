@@ -165,7 +165,7 @@ def work_inside_work() -> None:
 
 
 def many_keys() -> None:
-    """Only so many graphs are kept, those that were used last."""
+    """Only so many graphs are cached, those that were used last."""
     device = open_device()
     target = device.allocate(4 * COUNT, "noise")
 

@@ -1,10 +1,10 @@
-#include "core/bundle/manifest/checks.hpp"
-
+// What the parts of a well-typed manifest must agree on (engines/checks.py).
 #include <algorithm>
 #include <functional>
 #include <set>
 #include <utility>
 
+#include "core/bundle/manifest/manifest.hpp"
 #include "core/bundle/names.hpp"
 #include "core/error.hpp"
 #include "core/text/python_text.hpp"
@@ -49,9 +49,7 @@ void check_files(const std::vector<FileEntry>& files) {
     if (const auto reason = unsafe_path(entry.path)) {
       refuse("the file path " + python_repr(entry.path) + " " + *reason + "; it must lie in the bundle");
     }
-    if (entry.path == kManifestName) {
-      throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json lists itself among its files");
-    }
+    if (entry.path == kManifestName) throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json lists itself among its files");
     paths.push_back(entry.path);
   }
   if (!strictly_sorted(paths)) refuse("files are not sorted by path, or one is listed twice");

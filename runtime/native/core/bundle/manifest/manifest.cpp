@@ -1,10 +1,10 @@
 #include "core/bundle/manifest/manifest.hpp"
 
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "core/bundle/manifest/checks.hpp"
-#include "core/bundle/manifest/fields.hpp"
+#include "core/bundle/manifest/readers.hpp"
 #include "core/bundle/sha256.hpp"
 #include "core/error.hpp"
 #include "core/text/python_text.hpp"
@@ -12,34 +12,37 @@
 namespace arcflow::core {
 namespace {
 
+using readers::At;
+using readers::Json;
+
 [[noreturn]] void refuse(const std::string& message) {
   throw Error(ARCFLOW_BUNDLE_REJECTED, "manifest.json " + message);
 }
 
 // What is looked at before anything else; the rest may be of any version.
 struct Header {
-  std::string schema_version;  // in decimal
+  std::int64_t schema_version = 0;
   std::string kind;
 };
 
-Header header_of(std::string_view data) {
+std::pair<Json, Header> header_of(std::string_view data) {
   try {
-    FieldReader in(data);
+    Json document = readers::parse(data);
     Header out;
-    in.object(nullptr, FieldReader::Unknown::skip,
-              {{"schema_version", true, [&](const Place* at) { out.schema_version = in.any_integer(at); }},
-               {"kind", true, [&](const Place* at) { out.kind = in.text(at); }}});
-    in.finish();
-    return out;
-  } catch (const JsonError& error) {
+    readers::read_object(
+        document, nullptr, true,
+        {{"schema_version", true, [&](const Json& v, At at) { out.schema_version = readers::any_integer(v, at); }},
+         {"kind", true, [&](const Json& v, At at) { out.kind = readers::text(v, at); }}});
+    return {std::move(document), std::move(out)};
+  } catch (const readers::JsonError& error) {
     refuse(std::string("is damaged or is not a bundle's manifest: ") + error.what());
   }
 }
 
-Manifest fields_of(std::string_view data) {
+Manifest fields_of(const Json& document) {
   try {
-    return read_manifest_fields(data);
-  } catch (const JsonError& error) {
+    return read_manifest_fields(document);
+  } catch (const readers::JsonError& error) {
     refuse(std::string("does not follow the schema: ") + error.what());
   }
 }
@@ -78,16 +81,15 @@ void check_digest(std::string_view data, const std::string& digest) {
 }  // namespace
 
 Manifest parse_manifest(std::string_view data) {
-  const Header header = header_of(data);
+  const auto [document, header] = header_of(data);
   if (header.kind != kBundleKind) {
     refuse("is of kind " + python_repr(header.kind) + "; a bundle's is " + python_repr(kBundleKind));
   }
-  const std::string version = std::to_string(kSchemaVersion);
-  if (header.schema_version != version) {
-    refuse("has schema version " + header.schema_version + ", this ArcFlow reads version " + version +
-           ": use the ArcFlow that made the bundle, or build the bundle again");
+  if (header.schema_version != kSchemaVersion) {
+    refuse("has schema version " + std::to_string(header.schema_version) + ", this ArcFlow reads version " +
+           std::to_string(kSchemaVersion) + ": use the ArcFlow that made the bundle, or build the bundle again");
   }
-  Manifest manifest = fields_of(data);
+  Manifest manifest = fields_of(document);
   check_digest(data, manifest.digest);
   check_manifest(manifest);
   return manifest;

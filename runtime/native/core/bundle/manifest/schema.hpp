@@ -1,8 +1,10 @@
-// The structs and constants of a manifest. Written by `python -m scripts.manifest_schema` from engines/schema.py.
+// The structs and constants of a manifest, and the order in which bundles are preferred. Written by
+// `python -m scripts.manifest_schema` from engines/schema.py and engines/locate.py.
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +18,11 @@ constexpr std::int64_t kSchemaVersion = 3;
 constexpr const char* kBundleKind = "arcflow-bundle";
 constexpr const char* kManifestName = "manifest.json";
 constexpr const char* kSourceTarget = "onnx";
+constexpr const char* kEmbedded = "tiny";
+constexpr std::string_view kTargets[] = {"cpu", "sm120", "sm100", "sm90", "sm89", "sm86", "sm80", "rtx", "onnx"};
+constexpr std::string_view kCpuPrecisions[] = {"fp32", "fp16", "fp8"};
+constexpr std::string_view kGpuPrecisions[] = {"bf16", "fp16", "fp8", "fp32"};
+constexpr std::string_view kWithoutFp8[] = {"sm80", "sm86"};
 
 std::vector<std::string> networks_of(std::string_view name);
 std::vector<std::string> tokenizers_of(std::string_view name);
@@ -97,7 +104,7 @@ struct TokenizerSpec {
 // How far a network was from its original at one shape when the bundle was built, and what was allowed.
 struct ParityResult {
   std::string network;
-  std::map<std::string, std::string> shape;
+  std::map<std::string, std::int64_t> shape;
   double relative_error = 0.0;
   double limit = 0.0;
   bool twin = false;
@@ -173,10 +180,10 @@ struct Manifest {
   std::vector<FileEntry> files;
   std::string digest;
   std::string kind = "arcflow-bundle";
-  std::string schema_version = "3";
+  std::int64_t schema_version = 3;
 };
 
-// The fields of a manifest.json. Throws JsonError, in msgspec's words, where they do not follow the schema.
-Manifest read_manifest_fields(std::string_view data);
+// The fields of a manifest.json. Throws readers::JsonError where they do not follow the schema.
+Manifest read_manifest_fields(const nlohmann::ordered_json& document);
 
 }  // namespace arcflow::core

@@ -127,16 +127,19 @@ void Architecture::advance(Device& device, const BatchShape& shape, Slot x, Slot
   device.advance(x, out, segment);
 }
 
-void Architecture::unpack(Device& device, const BatchShape& shape, Slot tokens) const {
-  const Latent& latent = manifest_.latent;
-  device.need(Slot::kLatents, product({shape.batch, static_cast<std::int64_t>(token_values(shape.grid)), kFloatBytes}));
+ArcflowHostUnpack Architecture::layout(const BatchShape& shape) const {
   ArcflowHostUnpack layout{};
   layout.batch = shape.batch;
   layout.rows = shape.grid.rows;
   layout.columns = shape.grid.columns;
-  layout.channels = latent.channels;
-  layout.patch = latent.patch;
-  device.unpack(tokens, Slot::kLatents, layout);
+  layout.channels = manifest_.latent.channels;
+  layout.patch = manifest_.latent.patch;
+  return layout;
+}
+
+void Architecture::unpack(Device& device, const BatchShape& shape, Slot tokens) const {
+  device.need(Slot::kLatents, product({shape.batch, static_cast<std::int64_t>(token_values(shape.grid)), kFloatBytes}));
+  device.unpack(tokens, Slot::kLatents, layout(shape));
 }
 
 void Architecture::decode(Device& device, const BatchShape& shape, Slot tokens) const {
@@ -144,16 +147,11 @@ void Architecture::decode(Device& device, const BatchShape& shape, Slot tokens) 
   const Grid& grid = shape.grid;
   device.need(Slot::kVaeLatents, product({shape.batch, static_cast<std::int64_t>(token_values(grid)), kFloatBytes}));
   device.need(Slot::kImages, product({shape.batch, static_cast<std::int64_t>(image_values(grid)), kFloatBytes}));
-  ArcflowHostUnpack layout{};
-  layout.batch = shape.batch;
-  layout.rows = grid.rows;
-  layout.columns = grid.columns;
-  layout.channels = latent.channels;
-  layout.patch = latent.patch;
-  layout.scaling = scaling_.data();
-  layout.shift = shift_.data();
-  layout.factor_count = static_cast<std::int64_t>(scaling_.size());
-  device.unpack(tokens, Slot::kVaeLatents, layout);
+  ArcflowHostUnpack scaled = layout(shape);
+  scaled.scaling = scaling_.data();
+  scaled.shift = shift_.data();
+  scaled.factor_count = static_cast<std::int64_t>(scaling_.size());
+  device.unpack(tokens, Slot::kVaeLatents, scaled);
   const std::int64_t high = grid.rows * latent.patch;
   const std::int64_t wide = grid.columns * latent.patch;
   const char* images = manifest_.networks.at(kVae).outputs.front().name.c_str();

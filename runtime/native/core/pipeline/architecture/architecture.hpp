@@ -116,6 +116,7 @@ class Architecture {
  private:
   // A noise level or guidance as the student saw it in training: what the backbone is fed.
   float as_trained(double value) const noexcept;
+  ArcflowHostUnpack layout(const BatchShape& shape) const;
   const Port* find_input(const std::string& network, const std::string& input) const;
 
   std::int32_t field_type_ = kArcflowFloat32;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/bundle/names.hpp"
 #include "core/error.hpp"
 #include "core/pipeline/architecture/architecture.hpp"
 
@@ -13,11 +14,7 @@ namespace {
                                                "; build the bundle again: python -m export.build");
 }
 
-std::string names(const std::vector<std::string>& all) {
-  std::string text;
-  for (const std::string& name : all) text += (text.empty() ? "" : ", ") + name;
-  return text.empty() ? "none" : text;
-}
+std::string names(const std::vector<std::string>& all) { return all.empty() ? "none" : joined(all); }
 
 }  // namespace
 

@@ -18,12 +18,10 @@ constexpr std::int64_t kMaxTokenId = std::numeric_limits<std::int32_t>::max();
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ARCFLOW_INVALID_ARGUMENT, message); }
 
-std::string text(std::int64_t value) { return std::to_string(value); }
-std::string text(std::uint64_t value) { return std::to_string(value); }
-
 void check_within(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
   if (value < least || value > most) {
-    refuse(std::string(name) + " is " + text(value) + "; it must be from " + text(least) + " to " + text(most));
+    refuse(std::string(name) + " is " + std::to_string(value) + "; it must be from " + std::to_string(least) + " to " +
+           std::to_string(most));
   }
 }
 
@@ -36,8 +34,8 @@ std::uint32_t number(const char* name, std::uint32_t value, std::int64_t usual, 
 std::uint32_t pixels(const char* name, std::uint32_t value, const Range& limit, std::int64_t multiple) {
   const std::uint32_t chosen = number(name, value, limit.opt, limit.min, limit.max);
   if (chosen % multiple != 0) {
-    refuse(std::string(name) + " is " + text(std::uint64_t{chosen}) + " px; it must be a multiple of " +
-           text(multiple) + " from " + text(limit.min) + " to " + text(limit.max));
+    refuse(std::string(name) + " is " + std::to_string(chosen) + " px; it must be a multiple of " +
+           std::to_string(multiple) + " from " + std::to_string(limit.min) + " to " + std::to_string(limit.max));
   }
   return chosen;
 }
@@ -46,19 +44,17 @@ void check_total(std::size_t prompts, std::uint32_t num_images) {
   const std::size_t most = kMaxImages;
   if (prompts > most || prompts * std::max<std::size_t>(num_images, 1) > most) {
     const double total = static_cast<double>(prompts) * std::max<double>(num_images, 1.0);
-    const std::string count = total < 1e15 ? text(static_cast<std::uint64_t>(total)) : "far too many";
-    refuse("the request asks for " + count + " images in all; at most " + text(std::uint64_t{most}) + " are allowed");
+    const std::string count = total < 1e15 ? std::to_string(static_cast<std::uint64_t>(total)) : "far too many";
+    refuse("the request asks for " + count + " images in all; at most " + std::to_string(most) + " are allowed");
   }
 }
 
 void check_prompt(const std::string& prompt, bool described_only) {
   const TextFacts facts = inspect_utf8(prompt);
-  if (facts.blank && !described_only) {
-    refuse("the prompt is empty: say in a few words what the image should show");
-  }
+  if (facts.blank && !described_only) refuse("the prompt is empty: say in a few words what the image should show");
   if (facts.characters > kMaxPromptCharacters) {
-    refuse("the prompt has " + text(std::uint64_t{facts.characters}) + " characters; at most " +
-           text(std::uint64_t{kMaxPromptCharacters}) + " are allowed");
+    refuse("the prompt has " + std::to_string(facts.characters) + " characters; at most " +
+           std::to_string(kMaxPromptCharacters) + " are allowed");
   }
   if (!facts.valid) refuse("the prompt is not plain text: it holds a NUL or a byte that is not UTF-8");
 }
@@ -73,7 +69,7 @@ std::vector<std::string> checked_prompts(const ArcflowRequest& request, bool has
   std::vector<std::string> prompts;
   prompts.reserve(request.prompt_count);
   for (std::size_t i = 0; i < request.prompt_count; ++i) {
-    if (request.prompts[i] == nullptr) refuse("prompts[" + text(std::uint64_t{i}) + "] is NULL");
+    if (request.prompts[i] == nullptr) refuse("prompts[" + std::to_string(i) + "] is NULL");
     prompts.emplace_back(request.prompts[i]);
     check_prompt(prompts.back(), has_tokens);
   }
@@ -85,7 +81,7 @@ std::size_t tokens_in(const std::string& encoder, const std::int64_t* mask, std:
   const auto is_wrong = [](std::int64_t value) { return value != 0 && value != 1; };
   const std::int64_t* wrong = std::find_if(mask, mask + length, is_wrong);
   if (wrong != mask + length) {
-    refuse("the mask of '" + encoder + "' holds " + text(*wrong) + "; it is 1 for a token and 0 for padding");
+    refuse("the mask of '" + encoder + "' holds " + std::to_string(*wrong) + "; it is 1 for a token and 0 for padding");
   }
   const std::int64_t* end = std::find(mask, mask + length, 0);
   if (std::find(end, mask + length, 1) != mask + length) {
@@ -98,21 +94,22 @@ TokenIds checked_tokens(const ArcflowTokens& given, std::size_t prompts, const T
   const std::string encoder = given.encoder;
   if (given.ids == nullptr) refuse("the ids of the tokens of '" + encoder + "' are NULL");
   if (given.length < 1 || given.length > static_cast<std::size_t>(spec.max_tokens)) {
-    refuse("the tokens of '" + encoder + "' have a length of " + text(std::uint64_t{given.length}) +
-           "; it must be from 1 to " + text(spec.max_tokens));
+    refuse("the tokens of '" + encoder + "' have a length of " + std::to_string(given.length) +
+           "; it must be from 1 to " + std::to_string(spec.max_tokens));
   }
   std::vector<std::size_t> lengths(prompts, given.length);
   for (std::size_t row = 0; row < prompts; ++row) {
     const std::int64_t* ids = given.ids + row * given.length;
     for (std::size_t i = 0; i < given.length; ++i) {
       if (ids[i] < 0 || ids[i] > kMaxTokenId) {
-        refuse("a token of '" + encoder + "' is " + text(ids[i]) + "; it must be from 0 to " + text(kMaxTokenId));
+        refuse("a token of '" + encoder + "' is " + std::to_string(ids[i]) + "; it must be from 0 to " +
+               std::to_string(kMaxTokenId));
       }
     }
     if (given.mask != nullptr) lengths[row] = tokens_in(encoder, given.mask + row * given.length, given.length);
     if (lengths[row] <= static_cast<std::size_t>(spec.drop)) {
-      refuse("a prompt has " + text(std::uint64_t{lengths[row]}) + " tokens for '" + encoder +
-             "'; it needs more than " + text(spec.drop) + (spec.drop > 0 ? ", which are the template's" : ""));
+      refuse("a prompt has " + std::to_string(lengths[row]) + " tokens for '" + encoder + "'; it needs more than " +
+             std::to_string(spec.drop) + (spec.drop > 0 ? ", which are the template's" : ""));
     }
   }
   TokenIds tokens;
@@ -138,7 +135,7 @@ std::map<std::string, TokenIds> all_tokens(const Manifest& manifest, const Arcfl
   std::map<std::string, TokenIds> tokens;
   for (std::size_t i = 0; i < request.token_count; ++i) {
     const ArcflowTokens& given = request.tokens[i];
-    if (given.encoder == nullptr) refuse("the encoder of tokens[" + text(std::uint64_t{i}) + "] is NULL; " + rule);
+    if (given.encoder == nullptr) refuse("the encoder of tokens[" + std::to_string(i) + "] is NULL; " + rule);
     const auto spec = manifest.tokenizers.find(given.encoder);
     if (spec == manifest.tokenizers.end()) refuse("'" + std::string(given.encoder) + "' is no text encoder; " + rule);
     if (tokens.count(spec->first) != 0) refuse("tokens of '" + spec->first + "' are given twice; " + rule);
@@ -155,8 +152,8 @@ std::vector<std::uint64_t> image_seeds(const ArcflowRequest& request, std::size_
     return seeds;
   }
   if (request.seed_count != total) {
-    refuse("seed_count is " + text(std::uint64_t{request.seed_count}) + ", but the request makes " +
-           text(std::uint64_t{total}) + " images: give one seed for each");
+    refuse("seed_count is " + std::to_string(request.seed_count) + ", but the request makes " + std::to_string(total) +
+           " images: give one seed for each");
   }
   return std::vector<std::uint64_t>(request.seeds, request.seeds + total);
 }

@@ -30,7 +30,7 @@ struct CheckedRequest {
   const std::string& prompt_of(std::size_t image) const { return prompts.at(image / num_images); }
 };
 
-// The request with the bundle's defaults filled in. request: whole, as this header has it (see abi/structs.hpp).
+// The request with the bundle's defaults filled in. request: whole, as this header has it (see abi/boundary.hpp).
 // Throws Error(ARCFLOW_INVALID_ARGUMENT): what is wrong and what is allowed.
 CheckedRequest check_request(const Manifest& manifest, const ArcflowRequest& request);
 

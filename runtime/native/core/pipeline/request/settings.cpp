@@ -119,19 +119,19 @@ void write(const Settings& value, KeyOrder order, std::string& out) {
 
 }  // namespace
 
-std::string describe(const Manifest& manifest, const PictureSettings& picture) {
+std::string describe(const Manifest& manifest, const ImageSettings& image) {
   const Settings settings = {
-      {"prompt", picture.prompt},
-      {"seed", picture.seed},
+      {"prompt", image.prompt},
+      {"seed", image.seed},
       {"model", manifest.model},
       {"precision", manifest.precision},
       {"target", manifest.target},
       {"bundle", manifest.digest},
-      {"nfe", picture.nfe},
-      {"sigmas", picture.sigmas},
+      {"nfe", image.nfe},
+      {"sigmas", image.sigmas},
       {"guidance", manifest.schedule.guidance},
-      {"width", picture.width},
-      {"height", picture.height},
+      {"width", image.width},
+      {"height", image.height},
   };
   return to_json(settings, KeyOrder::kGiven);
 }

@@ -15,7 +15,7 @@ namespace arcflow::core {
 using Settings = nlohmann::ordered_json;
 
 // What a request says of one image, its defaults filled in. sigmas: nfe + 1 noise levels from 1 to 0.
-struct PictureSettings {
+struct ImageSettings {
   std::string prompt;
   std::uint64_t seed = 0;
   std::int64_t nfe = 0;
@@ -24,7 +24,7 @@ struct PictureSettings {
 };
 
 // The settings of one image in the order of runtime/result.py, Settings.of_image, as json.dumps writes them.
-std::string describe(const Manifest& manifest, const PictureSettings& picture);
+std::string describe(const Manifest& manifest, const ImageSettings& image);
 
 // Reads a JSON object with settings. Throws Error(ARCFLOW_INVALID_ARGUMENT): not an object, nested more than 32 deep, a
 // text that is not UTF-8, a number that is not finite or a whole one of more than 64 bits.

@@ -1,13 +1,13 @@
 // SentencePiece's precompiled character map. Every index into the double array is checked: the map comes from a file.
 #include "core/text/characters/charsmap.hpp"
 
+#include <openssl/evp.h>
 #include <utf8proc.h>
 
 #include <algorithm>
 
 #include "core/error.hpp"
-#include "core/text/characters/base64.hpp"
-#include "core/text/document/reader.hpp"
+#include "core/text/document/document.hpp"
 
 namespace arcflow::core::tokenizer {
 namespace {
@@ -32,14 +32,29 @@ std::size_t offset_of(std::uint32_t unit) noexcept {
 void replace(std::vector<Change>& changes, std::size_t before, std::u32string_view after) {
   const std::size_t kept = std::min(before, after.size());
   for (std::size_t i = 0; i < after.size(); ++i) changes.emplace_back(after[i], i < kept ? 0 : 1);
-  if (before > after.size() && !changes.empty()) {
-    changes.back().second -= static_cast<int>(before - after.size());
-  }
+  if (before > after.size() && !changes.empty()) changes.back().second -= static_cast<int>(before - after.size());
 }
 
 }  // namespace
 
-Charsmap::Charsmap(std::string_view base64) {
+std::optional<std::string> from_base64(const std::string& text) {
+  if (text.size() % 4 != 0 || text.size() > INT32_MAX) return std::nullopt;
+  const auto* in = reinterpret_cast<const unsigned char*>(text.data());
+  std::string bytes(text.size() / 4 * 3 + 1, '\0');
+  auto* out = reinterpret_cast<unsigned char*>(bytes.data());
+  const int length = EVP_DecodeBlock(out, in, static_cast<int>(text.size()));  // padding counts as zeros
+  if (length < 0) return std::nullopt;
+  bytes.resize(static_cast<std::size_t>(length) -
+               std::min<std::size_t>(text.size() - text.find_last_not_of('=') - 1, 2));
+  // OpenSSL passes over white space at both ends and over bits left over: only what it would write is taken.
+  std::string again(text.size() + 1, '\0');
+  EVP_EncodeBlock(reinterpret_cast<unsigned char*>(again.data()), reinterpret_cast<unsigned char*>(bytes.data()),
+                  static_cast<int>(bytes.size()));
+  again.resize(text.size());
+  return again == text ? std::optional(std::move(bytes)) : std::nullopt;
+}
+
+Charsmap::Charsmap(const std::string& base64) {
   const auto bytes = from_base64(base64);
   if (!bytes || bytes->size() < 4) fail("its precompiled_charsmap is not base64 of a character map");
   const std::size_t count = word_at(*bytes, 0) / 4;

@@ -11,12 +11,16 @@
 
 namespace arcflow::core::tokenizer {
 
+// The bytes of base64 as RFC 4648 has it: padded, without white space or bits left over. Nothing where `text` is not
+// that.
+std::optional<std::string> from_base64(const std::string& text);
+
 // Immutable. The map is a double array (of the library Darts-clone) over UTF-8, whose values are offsets into a block
 // of NUL-terminated replacements.
 class Charsmap {
  public:
   // base64: the field "precompiled_charsmap". Throws Error where it is not such a map.
-  explicit Charsmap(std::string_view base64);
+  explicit Charsmap(const std::string& base64);
 
   // Rewrites `text` as the tokenizers package does: a grapheme of less than six bytes is replaced by what the map has
   // for the shortest part it begins with, and other graphemes character by character.

@@ -3,13 +3,12 @@
 // The tables are utf8proc's; the algorithm (decompose, order the marks, compose) is written out because a library's
 // own function does not tell where a character of its result came from. The tokenizers package's tables are those of
 // Unicode 9: a mark or composed character that came later is left alone, here as there, so that ids are the same.
-#include "core/text/characters/nfc.hpp"
-
 #include <utf8proc.h>
 
 #include <algorithm>
 
-#include "core/text/characters/ranges.hpp"
+#include "core/text/characters/text.hpp"
+#include "core/text/characters/unicode.hpp"
 
 namespace arcflow::core::tokenizer {
 namespace {

@@ -48,8 +48,8 @@ std::u32string decode(std::string_view utf8) {
   return chars;
 }
 
-Text decode_text(std::string_view utf8) {
-  Text text{decode(utf8), {}};
+Text with_origins(std::u32string chars) {
+  Text text{std::move(chars), {}};
   text.origins.resize(text.chars.size());
   std::iota(text.origins.begin(), text.origins.end(), 0u);
   return text;

@@ -35,9 +35,13 @@ using Change = std::pair<char32_t, int>;
 // Rewrites `text`. A character that was put in has the origin of what stands before it in the old text.
 void rewrite(Text& text, const std::vector<Change>& changes);
 
+// Unicode's normalisation form C, as the tokenizers package does it.
+void nfc(Text& text);
+
 // The characters of UTF-8. Throws Error(ARCFLOW_INVALID_ARGUMENT) where the bytes are not UTF-8.
 std::u32string decode(std::string_view utf8);
-Text decode_text(std::string_view utf8);
+// Each character is its own origin.
+Text with_origins(std::u32string chars);
 void append_utf8(std::string& utf8, char32_t c);
 std::string encode(std::u32string_view chars);
 

@@ -4,8 +4,6 @@
 
 #include <utf8proc.h>
 
-#include "core/text/characters/ranges.hpp"
-
 namespace arcflow::core::tokenizer {
 namespace {
 

@@ -1,165 +1,156 @@
-// A tokenizer.json, read event by event: vocabulary and merges go straight into their tables.
 #include "core/text/document/document.hpp"
 
-#include <utility>
-#include <vector>
+#include "core/error.hpp"
 
 namespace arcflow::core::tokenizer {
 namespace {
 
-constexpr std::size_t kDepth = 32;  // a real file needs six or so; components are read by recursion
+constexpr std::size_t kShown = 200;
+constexpr int kDepth = 32;  // a real file needs six or so; components are read by recursion
 
-class Reader : public nlohmann::json_sax<Json> {
+using Event = Json::parse_event_t;
+
+// Takes a model's vocabulary and merges out of what the parser has read, value by value.
+class Tables {
  public:
-  explicit Reader(Document& document) : document_(document) {}
+  explicit Tables(Document& document) : document_(document) {}
 
-  bool null() override { return value(nullptr); }
-  bool boolean(bool truth) override { return value(truth); }
-  bool number_integer(number_integer_t number) override { return value(number); }
-  bool number_float(number_float_t number, const string_t&) override { return value(number); }
-  bool binary(binary_t&) override { return false; }
-
-  bool number_unsigned(number_unsigned_t number) override {
-    if (part_ != Part::kVocabulary) return value(number);
-    if (number > 0xFFFFFFFF) damaged_vocabulary();
-    document_.vocabulary->add(key_, static_cast<std::uint32_t>(number));
-    return true;
-  }
-
-  bool string(string_t& text) override {
-    if (part_ == Part::kMerges) return merge_of_line(text), true;
-    if (part_ != Part::kMerge) return value(std::move(text));
-    document_.merges->add(text);
-    ++pieces_;
-    return true;
-  }
-
-  bool key(string_t& name) override {
-    key_.swap(name);
-    if (part_ == Part::kRest && open_.size() == 1 && key_ == "model") document_.vocabulary = {}, document_.merges = {};
-    return true;
-  }
-
-  bool start_object(std::size_t) override {
-    if (in_model() && key_ == "vocab") {
-      part_ = Part::kVocabulary;
-      document_.vocabulary.emplace();
+  // Whether the parser is to keep what it tells. depth: of the containers around it.
+  bool keep(int depth, Event event, Json& value) {
+    if (depth > kDepth) fail("its JSON is nested more than " + std::to_string(kDepth) + " deep");
+    if (event == Event::key && depth <= 2) {
+      (depth == 1 ? part_ : table_) = value.get<std::string>();
+      if (depth == 1 && part_ == "model") document_.vocabulary.reset(), document_.merges.reset();
       return true;
     }
-    return open(Json::object());
-  }
-
-  bool start_array(std::size_t) override {
-    if (part_ == Part::kMerges) {
-      part_ = Part::kMerge;
-      pieces_ = 0;
-      return true;
-    }
-    if (in_model() && key_ == "merges") {
-      part_ = Part::kMerges;
-      document_.merges.emplace();
-      return true;
-    }
-    return open(Json::array());
-  }
-
-  bool end_object() override {
-    if (part_ == Part::kVocabulary) {
-      part_ = Part::kRest;
-    } else {
-      open_.pop_back();
-    }
-    return true;
-  }
-
-  bool end_array() override {
-    if (part_ == Part::kMerge) {
-      if (pieces_ != 2) damaged_merge();
-      part_ = Part::kMerges;
-    } else if (part_ == Part::kMerges) {
-      part_ = Part::kRest;
-    } else {
-      open_.pop_back();
-    }
-    return true;
-  }
-
-  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    fail("it is not JSON: " + shown_bare(error.what()));
+    if (part_ != "model" || depth < 2) return true;
+    if (table_ == "vocab") return vocabulary(depth, event, value);
+    return table_ != "merges" || merges(depth, event, value);
   }
 
  private:
-  enum class Part { kRest, kVocabulary, kMerges, kMerge };  // which table values go to; kMerge: inside one of a list
-
-  [[noreturn]] static void damaged_vocabulary() {
-    fail("its model's vocabulary has an id that is not a whole number from 0 to 4294967295");
+  // {"a</w>": 320, ...}
+  bool vocabulary(int depth, Event event, Json& value) {
+    if (depth == 2) {
+      if (event == Event::object_start) document_.vocabulary.emplace();
+      return event != Event::object_end;
+    }
+    if (!document_.vocabulary) return true;
+    if (depth > 3 || (event != Event::key && event != Event::value)) id_of(nullptr, "model's vocabulary");
+    if (event == Event::value) document_.vocabulary->insert_or_assign(piece_, id_of(value, "model's vocabulary"));
+    if (event == Event::key) piece_ = std::move(value.get_ref<std::string&>());
+    return event != Event::key;
   }
+
+  // ["a b", ...] or [["a", "b"], ...]
+  bool merges(int depth, Event event, Json& value) {
+    if (depth == 2) {
+      if (event == Event::array_start) document_.merges.emplace();
+      return true;
+    }
+    if (!document_.merges) return true;
+    const bool text = event == Event::value && value.is_string();
+    if (depth == 3 && event == Event::array_start) {
+      pieces_.clear();
+      return true;
+    }
+    if (depth == 3 && event == Event::array_end) {
+      if (pieces_.size() != 2) damaged_merge();
+      document_.merges->emplace_back(std::move(pieces_[0]), std::move(pieces_[1]));
+      return false;
+    }
+    if (depth > 4 || !text) damaged_merge();
+    std::string line = std::move(value.get_ref<std::string&>());
+    if (depth == 4) {
+      pieces_.push_back(std::move(line));
+    } else if (line.compare(0, 8, "#version") != 0) {
+      const std::size_t space = line.find(' ');
+      if (space == line.npos || line.find(' ', space + 1) != line.npos) damaged_merge();
+      document_.merges->emplace_back(line.substr(0, space), line.substr(space + 1));
+    }
+    return false;
+  }
+
   [[noreturn]] static void damaged_merge() { fail("its model has a merge that is not two pieces"); }
 
-  // Whether the value that comes is a field of the model.
-  bool in_model() const {
-    return part_ == Part::kRest && open_.size() == 2 && open_[1]->is_object() && open_[1] == model();
-  }
-  const Json* model() const {
-    const auto found = document_.fields.find("model");
-    return found == document_.fields.end() ? nullptr : &*found;
-  }
-
-  // "a b"
-  void merge_of_line(std::string_view line) {
-    if (line.substr(0, 8) == "#version") return;
-    const std::size_t space = line.find(' ');
-    if (space == line.npos || line.find(' ', space + 1) != line.npos) damaged_merge();
-    document_.merges->add(line.substr(0, space));
-    document_.merges->add(line.substr(space + 1));
-  }
-
-  Json* put(Json&& json) {
-    if (part_ == Part::kVocabulary) damaged_vocabulary();
-    if (part_ != Part::kRest) damaged_merge();
-    if (open_.empty()) {
-      document_.fields = std::move(json);
-      return &document_.fields;
-    }
-    Json& parent = *open_.back();
-    if (parent.is_array()) {
-      parent.push_back(std::move(json));
-      return &parent.back();
-    }
-    return &(parent[key_] = std::move(json));
-  }
-
-  template <typename Value>
-  bool value(Value&& from) {
-    put(Json(std::forward<Value>(from)));
-    return true;
-  }
-
-  bool open(Json&& json) {
-    if (open_.size() >= kDepth) fail("its JSON is nested more than " + std::to_string(kDepth) + " deep");
-    open_.push_back(put(std::move(json)));
-    return true;
-  }
-
   Document& document_;
-  std::vector<Json*> open_;  // the values that have begun, the outermost first
-  std::string key_;
-  Part part_ = Part::kRest;
-  std::size_t pieces_ = 0;
+  std::string part_, table_, piece_;
+  std::vector<std::string> pieces_;
 };
 
 }  // namespace
 
+void fail(const std::string& reason) { throw Error(ARCFLOW_BACKEND_UNAVAILABLE, reason); }
+
 Document parse(std::string_view bytes) {
   Document document;
-  Reader reader(document);
+  Tables tables(document);
   try {
-    Json::sax_parse(bytes.begin(), bytes.end(), &reader);
+    document.fields = Json::parse(bytes.begin(), bytes.end(), [&tables](int depth, Event event, Json& value) {
+      return tables.keep(depth, event, value);
+    });
   } catch (const Json::exception& error) {
     fail("it is not JSON: " + shown_bare(error.what()));
   }
   if (!document.fields.is_object()) fail("it holds no JSON object");
   return document;
+}
+
+std::string shown(const Json& value) {
+  // Cut before it is written out, where it can be: a file may hold megabytes.
+  if (value.is_string() && value.get_ref<const std::string&>().size() > kShown)
+    return '"' + shown_bare(value.get_ref<const std::string&>()) + '"';
+  std::string text = value.dump(-1, ' ', true);
+  if (text.size() > 6 * kShown) text = text.substr(0, 6 * kShown) + "...";
+  return text;
+}
+
+std::string shown_bare(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, kShown)) out += c >= ' ' && c <= '~' ? c : '?';
+  return text.size() > kShown ? out + "..." : out;
+}
+
+std::string type_of(const Json& component, const std::string& where) {
+  if (!component.is_object()) fail("its " + where + " is not an object");
+  return string_field(component, "type", where);
+}
+
+const Json& field(const Json& object, const std::string& key, const std::string& where) {
+  const auto found = object.find(key);
+  if (found == object.end()) fail("its " + where + " has no \"" + shown_bare(key) + "\"");
+  return *found;
+}
+
+const Json& array(const Json& object, const char* key, const std::string& where) {
+  const Json& value = field(object, key, where);
+  if (!value.is_array()) fail("\"" + std::string(key) + "\" of its " + where + " is not a list");
+  return value;
+}
+
+std::string string_field(const Json& object, const char* key, const std::string& where) {
+  const Json& value = field(object, key, where);
+  if (!value.is_string()) fail("\"" + std::string(key) + "\" of its " + where + " is not a string");
+  return value.get<std::string>();
+}
+
+std::string string_field(const Json& object, const char* key, const std::string& where, const char* fallback) {
+  const auto found = object.find(key);
+  return found == object.end() || found->is_null() ? fallback : string_field(object, key, where);
+}
+
+bool flag(const Json& object, const char* key, const std::string& where, bool fallback) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return fallback;
+  if (!found->is_boolean()) fail("\"" + std::string(key) + "\" of its " + where + " is neither true nor false");
+  return found->get<bool>();
+}
+
+std::uint32_t id_of(const Json& value, const std::string& where) {
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > 0xFFFFFFFF) {
+    fail("its " + where + " has an id that is not a whole number from 0 to 4294967295");
+  }
+  return static_cast<std::uint32_t>(value.get<std::uint64_t>());
 }
 
 }  // namespace arcflow::core::tokenizer

@@ -13,6 +13,10 @@ namespace {
 
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
+std::uint64_t pair_of(std::uint32_t left, std::uint32_t right) noexcept {
+  return static_cast<std::uint64_t>(left) << 32 | right;
+}
+
 void refuse_options(const Json& description) {
   const auto dropout = description.find("dropout");
   const bool drops = dropout != description.end() && !dropout->is_null() && *dropout != 0.0;
@@ -40,22 +44,19 @@ Bpe::Bpe(Document& document, const Special& special) : special_(special) {
   unknown_id_ = id(unknown_);
 }
 
-void Bpe::read_merges(const Texts& merges) {
+void Bpe::read_merges(const std::vector<std::pair<std::string, std::string>>& merges) {
   // A piece that no text may match takes part in no merge.
-  const auto piece_id = [&](std::string_view piece) {
+  const auto piece_id = [&](const std::string& piece) {
     const auto found = vocabulary_.find(piece);
-    if (!found || special_.find(piece) != special_.end()) {
+    if (found == vocabulary_.end() || special_.count(piece) != 0) {
       fail("its model has a merge of or to " + shown(piece) + ", which its vocabulary lacks");
     }
-    return *found;
+    return found->second;
   };
-  merges_ = Merges(merges.size() / 2);
-  std::string merged;
-  for (std::size_t i = 0; i + 1 < merges.size(); i += 2) {
-    const std::uint32_t left = piece_id(merges[i]);
-    const std::uint32_t right = piece_id(merges[i + 1]);
-    merged.assign(merges[i]).append(merges[i + 1]);
-    merges_.add(left, right, {static_cast<std::uint32_t>(i / 2), piece_id(merged)});
+  merges_.reserve(merges.size());
+  std::uint32_t rank = 0;
+  for (const auto& [left, right] : merges) {
+    merges_[pair_of(piece_id(left), piece_id(right))] = {rank++, piece_id(left + right)};  // the last of a pair counts
   }
 }
 
@@ -65,18 +66,21 @@ void Bpe::read_characters(const std::string& suffix) {
     const std::u32string chars = decode(piece);
     return chars.size() == 1 ? std::optional(chars[0]) : std::nullopt;
   };
-  for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
-    const std::string_view piece = vocabulary_.piece(i);
+  for (const auto& [name, id] : vocabulary_) {
+    const std::string_view piece = name;
     const auto inner = one(piece);
     const bool ends = piece.size() > suffix.size() && piece.substr(piece.size() - suffix.size()) == suffix;
     const auto last = ends ? one(piece.substr(0, piece.size() - suffix.size())) : std::nullopt;
     if ((!inner && !last) || special_.find(piece) != special_.end()) continue;
-    if (inner) inner_.emplace(*inner, vocabulary_.id(i));
-    if (last) last_.emplace(*last, vocabulary_.id(i));
+    if (inner) inner_.emplace(*inner, id);
+    if (last) last_.emplace(*last, id);
   }
 }
 
-std::optional<std::uint32_t> Bpe::id(std::string_view piece) const { return vocabulary_.find(piece); }
+std::optional<std::uint32_t> Bpe::id(std::string_view piece) const {
+  const auto found = vocabulary_.find(std::string(piece));
+  return found == vocabulary_.end() ? std::nullopt : std::optional(found->second);
+}
 
 std::vector<Bpe::Symbol> Bpe::symbols(const Text& word) const {
   std::vector<Symbol> symbols;
@@ -104,8 +108,8 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
   const auto propose = [&](std::size_t left) {
     const std::size_t right = symbols[left].after;
     if (right == kNone) return;
-    if (const Merge* known = merges_.find(symbols[left].id, symbols[right].id))
-      queue.emplace(known->rank, left, known->id);
+    const auto known = merges_.find(pair_of(symbols[left].id, symbols[right].id));
+    if (known != merges_.end()) queue.emplace(known->second.rank, left, known->second.id);
   };
   for (std::size_t i = 0; i < symbols.size(); ++i) propose(i);
   while (!queue.empty()) {
@@ -114,8 +118,8 @@ void Bpe::merge(std::vector<Symbol>& symbols) const {
     Symbol& left = symbols[at];
     if (left.length == 0 || left.after == kNone) continue;
     Symbol& right = symbols[left.after];
-    const Merge* known = merges_.find(left.id, right.id);
-    if (known == nullptr || known->id != id) continue;  // one of the two has merged since
+    const auto known = merges_.find(pair_of(left.id, right.id));
+    if (known == merges_.end() || known->second.id != id) continue;  // one of the two has merged since
     left.id = id;
     left.length += right.length;
     right.length = 0;

@@ -22,20 +22,23 @@ class Bpe final : public Model {
   std::size_t size() const override { return vocabulary_.size(); }
 
  private:
+  struct Merge {
+    std::uint32_t rank, id;  // what the two become
+  };
   struct Symbol {
     std::uint32_t id;
     std::size_t length;  // in bytes of UTF-8; 0: merged into the one before
     std::size_t before, after;
   };
 
-  void read_merges(const Texts& merges);
+  void read_merges(const std::vector<std::pair<std::string, std::string>>& merges);
   void read_characters(const std::string& suffix);
   std::vector<Symbol> symbols(const Text& word) const;
   void merge(std::vector<Symbol>& symbols) const;
 
   Special special_;
-  Vocabulary vocabulary_;
-  Merges merges_;
+  std::unordered_map<std::string, std::uint32_t> vocabulary_;
+  std::unordered_map<std::uint64_t, Merge> merges_;           // by the ids of the two
   std::unordered_map<char32_t, std::uint32_t> inner_, last_;  // a word's characters, and the one that ends it
   std::string unknown_;  // the name of the token for a character that is not in the vocabulary; "": it is left out
   std::optional<std::uint32_t> unknown_id_;

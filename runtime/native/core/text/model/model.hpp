@@ -2,7 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -29,8 +28,5 @@ class Model {
 
 // Names of special tokens: the pieces that no text may match.
 using Special = std::set<std::string, std::less<>>;
-
-// Takes the tables of `document`. Throws Error where its model is neither a BPE nor a Unigram that is known here.
-std::unique_ptr<const Model> read_model(Document& document, const Special& special);
 
 }  // namespace arcflow::core::tokenizer

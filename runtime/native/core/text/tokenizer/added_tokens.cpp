@@ -1,7 +1,7 @@
 // The "added_tokens" of a tokenizer.json.
-#include "core/text/tokenizer/added_tokens.hpp"
-
 #include <algorithm>
+
+#include "core/text/tokenizer/encoder.hpp"
 
 namespace arcflow::core::tokenizer {
 namespace {
@@ -49,7 +49,7 @@ AddedTokens::AddedTokens(const Json& document, const Model& model, const Normali
              ", which is not known here for a token that is not special");
       }
     }
-    Text form = decode_text(text);
+    Text form = with_origins(decode(text));
     const bool after = flag(token, "normalized", kWhere, true);
     if (after) normalizer(form);
     if (!form.chars.empty()) (after ? normalized_ : raw_).push_back({std::move(form.chars), id});

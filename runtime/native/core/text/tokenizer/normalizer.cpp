@@ -1,12 +1,10 @@
 // The normalisers of CLIP, T5 and Qwen2.
-#include "core/text/tokenizer/normalizer.hpp"
-
 #include <algorithm>
 #include <memory>
 
 #include "core/text/characters/charsmap.hpp"
-#include "core/text/characters/nfc.hpp"
 #include "core/text/characters/unicode.hpp"
+#include "core/text/tokenizer/encoder.hpp"
 
 namespace arcflow::core::tokenizer {
 namespace {

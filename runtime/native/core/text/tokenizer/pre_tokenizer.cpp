@@ -1,10 +1,9 @@
 // The pre-tokenizers of CLIP, T5 and Qwen2.
-#include "core/text/tokenizer/pre_tokenizer.hpp"
-
 #include <array>
 #include <utility>
 
 #include "core/text/characters/unicode.hpp"
+#include "core/text/tokenizer/encoder.hpp"
 #include "core/text/tokenizer/splits.hpp"
 
 namespace arcflow::core::tokenizer {

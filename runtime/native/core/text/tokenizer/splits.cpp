@@ -28,9 +28,7 @@ std::size_t contraction(std::u32string_view text, std::size_t at, bool any_case)
   if (text[at] != '\'') return at;
   for (const std::u32string_view form : kContractions) {
     std::size_t i = 1;
-    while (i < form.size() && at + i < text.size() && (any_case ? folded(text[at + i]) : text[at + i]) == form[i]) {
-      ++i;
-    }
+    while (i < form.size() && at + i < text.size() && (any_case ? folded(text[at + i]) : text[at + i]) == form[i]) ++i;
     if (i == form.size()) return at + i;
   }
   return at;

@@ -12,7 +12,6 @@
 namespace arcflow::core {
 
 using tokenizer::Encoder;
-using tokenizer::Text;
 using tokenizer::Token;
 
 namespace {
@@ -63,13 +62,6 @@ std::vector<Piece> split_template(const std::string& text, const std::map<std::s
   return pieces;
 }
 
-Text with_origins(std::u32string chars) {
-  Text text{std::move(chars), {}};
-  text.origins.resize(text.chars.size());
-  for (std::size_t i = 0; i < text.origins.size(); ++i) text.origins[i] = static_cast<std::uint32_t>(i);
-  return text;
-}
-
 void append_ids(std::vector<std::uint32_t>& ids, const std::vector<Token>& tokens, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) ids.push_back(tokens[i].id);
 }
@@ -96,13 +88,11 @@ struct PromptTokenizer::Impl {
   Encoded alone(const std::u32string& prompt) const {
     const auto& around = encoder.around();
     const std::size_t room = most - around.size();
-    const std::vector<Token> tokens = encoder(with_origins(prompt), room + 1);
+    const std::vector<Token> tokens = encoder(tokenizer::with_origins(prompt), room + 1);
     Encoded result{around.before, {}};
     append_ids(result.ids, tokens, std::min(tokens.size(), room));
     result.ids.insert(result.ids.end(), around.after.begin(), around.after.end());
-    if (tokens.size() > room) {
-      result.dropped = python_strip(std::u32string_view(prompt).substr(tokens[room].start));
-    }
+    if (tokens.size() > room) result.dropped = python_strip(std::u32string_view(prompt).substr(tokens[room].start));
     return result;
   }
 
@@ -116,7 +106,7 @@ struct PromptTokenizer::Impl {
       }
       const std::u32string text = piece.has_prompt ? piece.before + prompt + piece.after : piece.before;
       const std::size_t room = most - std::min(result.ids.size(), most);
-      const std::vector<Token> tokens = encoder(with_origins(text), room + 1);
+      const std::vector<Token> tokens = encoder(tokenizer::with_origins(text), room + 1);
       if (piece.has_prompt && tokens.size() > room) {
         const std::size_t start = tokens[room].start;
         const std::size_t from = std::min(start - std::min(start, piece.before.size()), prompt.size());

@@ -1,0 +1,41 @@
+// From the bytes of a request to what shall be generated, or to the error that says why not. Pure: no clock, no
+// network.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "server/engine.hpp"
+#include "server/requests/api_error.hpp"
+
+namespace arcflow::serve {
+
+constexpr std::uint32_t kMaxImages = 10;              // images of one request, as OpenAI has it
+constexpr std::size_t kMaxPromptCharacters = 10'000;  // as everywhere in ArcFlow
+constexpr std::size_t kMaxRequestId = 128;
+
+// A request whose every value is within the model's limits. seed: absent where the caller leaves it to the server.
+struct GenerationRequest {
+  std::string prompt;
+  std::uint32_t n = 1;
+  Shape shape;
+  std::optional<std::uint64_t> seed;
+  double timeout = 0;  // seconds; more than 0 and at most the server's
+};
+
+// Reads the JSON body of POST /v1/images/generations. most_seconds: the server's own limit, which is also the default.
+// A field that is null counts as absent. Throws ApiError.
+GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, double most_seconds);
+
+// "WIDTHxHEIGHT" within the model's limits, with its usual number of evaluations. Throws ApiError.
+Shape parse_size(const std::string& size, const ModelDescription& model);
+
+// Whether a Content-Type header's value names JSON, parameters aside.
+bool is_json_type(std::string_view content_type);
+
+// Whether a caller's x-request-id may be used: 1 to kMaxRequestId printable ASCII characters without blanks.
+bool is_request_id(std::string_view id);
+
+}  // namespace arcflow::serve

@@ -1,0 +1,254 @@
+// The workers' loop and what happens to a batch whose members leave or whose engine fails.
+#include "server/scheduling/scheduler.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <utility>
+
+namespace arcflow::serve {
+namespace {
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
+    : engine_(engine), metrics_(metrics), options_(std::move(options)) {
+  for (std::size_t i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
+}
+
+Scheduler::~Scheduler() {
+  drain();
+  abort();
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  work_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Scheduler::wait_ready() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return startup_failure_ != nullptr || ready_ == options_.workers; });
+  if (startup_failure_ != nullptr) std::rethrow_exception(startup_failure_);
+}
+
+Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
+  const std::lock_guard lock(mutex_);
+  if (draining_) return Admission::kDraining;
+  if (queue_.size() >= options_.queue) return Admission::kFull;
+  ticket->images.resize(ticket->seeds.size());
+  queue_.push_back(ticket);
+  report_depth();
+  work_.notify_all();
+  return Admission::kAccepted;
+}
+
+Scheduler::Outcome Scheduler::wait(const std::shared_ptr<Ticket>& ticket, const std::function<bool()>& gone,
+                                   Clock::duration poll) {
+  std::unique_lock lock(mutex_);
+  while (!ticket->done) {
+    if (ticket->abandoned) return Outcome::kDropped;
+    changed_.wait_until(lock, std::min(Clock::now() + poll, ticket->deadline));
+    if (ticket->done || ticket->abandoned) continue;
+    if (Clock::now() >= ticket->deadline) {
+      leave(ticket);
+      return Outcome::kDeadline;
+    }
+    lock.unlock();
+    const bool left = gone();
+    lock.lock();
+    if (left && !ticket->done) {
+      leave(ticket);
+      return Outcome::kGone;
+    }
+  }
+  if (ticket->failure.empty()) return Outcome::kDone;
+  return ticket->invalid ? Outcome::kInvalid : Outcome::kFailed;
+}
+
+void Scheduler::drain() {
+  const std::lock_guard lock(mutex_);
+  draining_ = true;
+  work_.notify_all();
+}
+
+bool Scheduler::wait_idle(Clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, until, [this] { return queue_.empty() && running_.empty(); });
+}
+
+void Scheduler::abort() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& ticket : queue_) ticket->abandoned = true;
+  queue_.clear();
+  for (Running* running : running_) {
+    for (const Share& share : running->shares) share.ticket->abandoned = true;
+    running->token->cancel();
+  }
+  report_depth();
+  changed_.notify_all();
+}
+
+int Scheduler::retry_after() const {
+  const std::lock_guard lock(mutex_);
+  double images = 0;
+  for (const auto& ticket : queue_) images += static_cast<double>(ticket->seeds.size() - ticket->taken);
+  const double seconds = images * image_seconds_ / static_cast<double>(options_.workers);
+  return static_cast<int>(std::clamp(std::ceil(seconds), 1.0, 60.0));
+}
+
+void Scheduler::work() {
+  std::unique_ptr<EngineSession> session;
+  try {
+    session = engine_.session();
+    for (const Shape& shape : options_.warm_up) {
+      session->warm_up(shape, 1);
+      if (options_.max_batch > 1) session->warm_up(shape, static_cast<std::uint32_t>(options_.max_batch));
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    startup_failure_ = std::current_exception();
+    changed_.notify_all();
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    ++ready_;
+    changed_.notify_all();
+  }
+  Running running;
+  while (next_batch(running)) run(*session, running);
+}
+
+// Waits for work and takes it; false at the end.
+bool Scheduler::next_batch(Running& running) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (stopping_) return false;
+    const Clock::time_point until = hold_until(queue_, options_.max_batch, crowded_ && !draining_, options_.batch_wait);
+    if (until > Clock::now()) {
+      work_.wait_until(lock, until);
+      continue;  // others came, or left, or the time is up: look again
+    }
+    break;
+  }
+  running.shares = take_batch(queue_, options_.max_batch);
+  running.token = engine_.cancel_token();
+  running_.push_back(&running);
+  const Clock::time_point now = Clock::now();
+  for (const Share& share : running.shares) {
+    if (share.first == 0) {
+      share.ticket->started = now;
+      metrics_.observe_stage("queue", seconds_between(share.ticket->arrived, now));
+    }
+  }
+  report_depth();
+  return true;
+}
+
+void Scheduler::run(EngineSession& session, Running& running) {
+  std::vector<Item> items;
+  for (const Share& share : running.shares) {
+    for (std::size_t i = share.first; i < share.first + share.count; ++i) {
+      items.push_back({share.ticket->prompt, share.ticket->seeds[i]});
+    }
+  }
+  metrics_.observe_batch(items.size());
+  try {
+    BatchResult result = session.generate(running.shares.front().ticket->shape, items, *running.token);
+    if (result.images.size() != items.size()) {
+      throw EngineError(EngineError::Kind::kOther, "the engine gave another number of images than it was asked for");
+    }
+    finish(running, std::move(result));
+  } catch (const EngineError& error) {
+    fail(running, error.what(), error.kind() == EngineError::Kind::kInvalid);
+  } catch (const std::exception& error) {
+    fail(running, error.what(), false);
+  }
+}
+
+void Scheduler::finish(Running& running, BatchResult&& result) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [stage, seconds] : result.seconds) metrics_.observe_stage(stage, seconds);
+  const auto count = static_cast<double>(result.images.size());
+  image_seconds_ = 0.8 * image_seconds_ + 0.2 * result.total_seconds / count;
+  auto image = result.images.begin();
+  for (const Share& share : running.shares) {
+    Ticket& ticket = *share.ticket;
+    const auto begin = std::exchange(image, image + static_cast<std::ptrdiff_t>(share.count));
+    if (ticket.done || ticket.abandoned) {
+      continue;  // its caller may be reading it, or is gone
+    }
+    std::move(begin, image, ticket.images.begin() + static_cast<std::ptrdiff_t>(share.first));
+    ticket.batch = std::max(ticket.batch, result.images.size());
+    ticket.generate_seconds += result.total_seconds;
+    ticket.done =
+        std::none_of(ticket.images.begin(), ticket.images.end(), [](const Image& one) { return one.rgb8.empty(); });
+    if (ticket.done) remove(share.ticket);
+  }
+  crowded_ = running.shares.size() > 1 || !queue_.empty();
+  running_.remove(&running);
+  report_depth();
+  changed_.notify_all();
+}
+
+// A batch that several share may have failed by the fault of one: each of them is tried again by itself, once.
+void Scheduler::fail(Running& running, const std::string& message, bool invalid) {
+  const std::lock_guard lock(mutex_);
+  const bool shared = running.shares.size() > 1;
+  for (auto share = running.shares.rbegin(); share != running.shares.rend(); ++share) {
+    Ticket& ticket = *share->ticket;
+    if (ticket.abandoned || ticket.done) continue;
+    if (shared && !ticket.alone) {
+      // From this share on, whatever else of the ticket is on its way: made twice is better than not at all.
+      ticket.alone = true;
+      ticket.taken = share->first;
+      remove(share->ticket);
+      queue_.push_front(share->ticket);
+    } else {
+      ticket.failure = message.empty() ? "the engine failed" : message;
+      ticket.invalid = invalid;
+      ticket.done = true;
+      remove(share->ticket);
+    }
+  }
+  running_.remove(&running);
+  report_depth();
+  work_.notify_all();
+  changed_.notify_all();
+}
+
+void Scheduler::leave(const std::shared_ptr<Ticket>& ticket) {
+  ticket->abandoned = true;
+  remove(ticket);
+  for (Running* running : running_) {
+    const auto& shares = running->shares;
+    const bool mine =
+        std::any_of(shares.begin(), shares.end(), [&](const Share& share) { return share.ticket == ticket; });
+    if (mine && std::all_of(shares.begin(), shares.end(), [](const Share& share) { return share.ticket->abandoned; })) {
+      running->token->cancel();
+    }
+  }
+  report_depth();
+  changed_.notify_all();
+}
+
+void Scheduler::remove(const std::shared_ptr<Ticket>& ticket) {
+  queue_.erase(std::remove(queue_.begin(), queue_.end(), ticket), queue_.end());
+}
+
+void Scheduler::report_depth() {
+  std::size_t images = 0;
+  for (const Running* running : running_) {
+    for (const Share& share : running->shares) images += share.count;
+  }
+  metrics_.set_load(queue_.size(), images, running_.size());
+}
+
+}  // namespace arcflow::serve

@@ -1,0 +1,91 @@
+// A bounded queue in front of one or more workers, each with a session of its own. What callers see: submit, then wait.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "server/engine.hpp"
+#include "server/scheduling/batching.hpp"
+#include "server/telemetry/metrics.hpp"
+
+namespace arcflow::serve {
+
+struct SchedulerOptions {
+  std::size_t workers = 1;
+  std::size_t queue = 64;     // requests that may wait, beside those that run
+  std::size_t max_batch = 1;  // images
+  Clock::duration batch_wait{};
+  std::vector<Shape> warm_up;  // run at batch 1 and max_batch by every worker before it is ready
+};
+
+class Scheduler {
+ public:
+  enum class Admission { kAccepted, kFull, kDraining };
+  enum class Outcome { kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
+
+  // Starts the workers. The engine and the metrics must outlive the scheduler.
+  Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options);
+  // Ends what runs and joins the workers.
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // Blocks until every worker has its session and is warm. Throws what a worker's session or warm-up threw.
+  void wait_ready();
+
+  Admission submit(const std::shared_ptr<Ticket>& ticket);
+
+  // Blocks until the ticket is done, its deadline passes, or gone() says that its caller is not there any more; gone is
+  // asked every `poll`. In the latter two cases the ticket leaves: out of the queue, or out of its batch, which is
+  // cancelled once nobody in it is waited for.
+  Outcome wait(const std::shared_ptr<Ticket>& ticket, const std::function<bool()>& gone, Clock::duration poll);
+
+  // From now on nothing is accepted; what was accepted goes on.
+  void drain();
+  // Blocks until nothing waits or runs, at most until then. Gives whether that came about.
+  bool wait_idle(Clock::time_point until);
+  // Drops what waits and cancels what runs: their callers get kDropped.
+  void abort();
+
+  // Seconds after which a rejected caller may expect room, 1 to 60.
+  int retry_after() const;
+
+ private:
+  struct Running {
+    std::vector<Share> shares;
+    std::unique_ptr<CancelToken> token;
+  };
+
+  void work();
+  bool next_batch(Running& running);
+  void run(EngineSession& session, Running& running);
+  void finish(Running& running, BatchResult&& result);
+  void fail(Running& running, const std::string& message, bool invalid);
+  void leave(const std::shared_ptr<Ticket>& ticket);
+  void remove(const std::shared_ptr<Ticket>& ticket);
+  void report_depth();
+
+  Engine& engine_;
+  Metrics& metrics_;
+  const SchedulerOptions options_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_;     // for workers: something waits, or the end
+  std::condition_variable changed_;  // for callers: a ticket is done, a worker is ready, nothing runs any more
+  Queue queue_;
+  std::list<Running*> running_;
+  bool draining_ = false;
+  bool stopping_ = false;
+  bool crowded_ = false;
+  double image_seconds_ = 0.1;  // a moving average, for retry_after
+  std::size_t ready_ = 0;
+  std::exception_ptr startup_failure_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace arcflow::serve

@@ -1,0 +1,170 @@
+// Rendering of counters, gauges and histograms.
+#include "server/telemetry/metrics.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+
+namespace arcflow::serve {
+namespace {
+
+const std::vector<double> kSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+const std::vector<double> kBatch = {1, 2, 3, 4, 6, 8, 12, 16, 32, 64};
+constexpr std::array<const char*, 9> kStages = {"queue",  "tokenize", "text",   "noise", "backbone",
+                                                "solver", "vae",      "encode", "total"};
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return text;
+}
+
+std::string head(const std::string& name, const char* type, const char* help) {
+  return "# HELP " + name + " " + help + "\n# TYPE " + name + " " + type + "\n";
+}
+
+std::string gauge(const std::string& name, const char* help, double value) {
+  return head(name, "gauge", help) + name + " " + number(value) + "\n";
+}
+
+// Bytes of main memory that the process holds, or 0 where the system does not say.
+double resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  double pages = 0, resident = 0;
+  file >> pages >> resident;
+  return file ? resident * static_cast<double>(sysconf(_SC_PAGESIZE)) : 0;
+}
+
+double unix_now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+std::string escape_label(const std::string& value) {
+  std::string out;
+  for (const char c : value) {
+    if (c == '\\' || c == '"') out += '\\';
+    out += c == '\n' ? std::string("\\n") : std::string(1, c);
+  }
+  return out;
+}
+
+Histogram::Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
+
+void Histogram::observe(double value) {
+  const auto place = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
+  ++counts_[static_cast<std::size_t>(place)];
+  sum_ += value;
+}
+
+std::string Histogram::render(const std::string& name, const std::string& labels) const {
+  std::string out;
+  std::uint64_t below = 0;
+  for (std::size_t i = 0; i < counts_.size(); ++i) {
+    below += counts_[i];
+    const std::string bound = i < bounds_.size() ? number(bounds_[i]) : "+Inf";
+    out += name + "_bucket{" + labels + (labels.empty() ? "" : ",") + "le=\"" + bound + "\"} " + std::to_string(below) +
+           "\n";
+  }
+  const std::string tail = labels.empty() ? " " : "{" + labels + "} ";
+  out += name + "_sum" + tail + number(sum_) + "\n";
+  return out + name + "_count" + tail + std::to_string(below) + "\n";
+}
+
+Metrics::Metrics() : batches_(kBatch), started_(unix_now()) {
+  for (const char* stage : kStages) stages_.emplace(stage, Histogram(kSeconds));
+  for (const char* reason : {"queue_full", "draining", "not_ready", "invalid"}) rejected_[reason] = 0;
+  for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
+}
+
+void Metrics::count_request(const std::string& route, int status) {
+  const std::lock_guard lock(mutex_);
+  ++requests_[{route, status}];
+}
+
+void Metrics::set_load(std::size_t queued, std::size_t images, std::size_t batches) {
+  const std::lock_guard lock(mutex_);
+  queued_ = queued;
+  in_flight_ = images;
+  running_ = batches;
+}
+
+void Metrics::set_ready(bool ready) {
+  const std::lock_guard lock(mutex_);
+  ready_ = ready;
+}
+
+void Metrics::observe_batch(std::size_t images) {
+  const std::lock_guard lock(mutex_);
+  batches_.observe(static_cast<double>(images));
+}
+
+void Metrics::observe_stage(const std::string& stage, double seconds) {
+  const std::lock_guard lock(mutex_);
+  stages_.at(stage).observe(seconds);
+}
+
+void Metrics::count_images(std::size_t images) {
+  const std::lock_guard lock(mutex_);
+  images_ += images;
+}
+
+void Metrics::count_rejected(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  ++rejected_[reason];
+}
+
+void Metrics::count_cancelled(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  ++cancelled_[reason];
+}
+
+void Metrics::set_model(const ModelDescription& model) {
+  const std::lock_guard lock(mutex_);
+  const auto label = [](const char* name, const std::string& value) {
+    return std::string(name) + "=\"" + escape_label(value) + "\"";
+  };
+  build_labels_ = label("version", model.version) + "," + label("model", model.name) + "," +
+                  label("precision", model.precision) + "," + label("target", model.target) + "," +
+                  label("digest", model.digest) + "," + label("backend", model.backend);
+}
+
+std::string Metrics::render() const {
+  const std::lock_guard lock(mutex_);
+  std::string out = head("arcflow_requests_total", "counter", "Requests answered, by route and status.");
+  for (const auto& [key, count] : requests_) {
+    out += "arcflow_requests_total{route=\"" + escape_label(key.first) + "\",code=\"" + std::to_string(key.second) +
+           "\"} " + std::to_string(count) + "\n";
+  }
+  out += gauge("arcflow_queue_depth", "Requests that wait for a worker.", static_cast<double>(queued_));
+  out += gauge("arcflow_in_flight_images", "Images that are being made.", static_cast<double>(in_flight_));
+  out += gauge("arcflow_running_batches", "Batches that are being made.", static_cast<double>(running_));
+  out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
+  out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +
+         std::to_string(images_) + "\n";
+  const auto reasons = [&out](const std::string& name, const char* help, const auto& counts) {
+    out += head(name, "counter", help);
+    for (const auto& [reason, count] : counts) {
+      out += name + "{reason=\"" + escape_label(reason) + "\"} " + std::to_string(count) + "\n";
+    }
+  };
+  reasons("arcflow_rejected_total", "Generation requests that were not accepted.", rejected_);
+  reasons("arcflow_cancelled_total", "Accepted requests that ended without images.", cancelled_);
+  out += head("arcflow_batch_size", "histogram", "Images of a batch.") + batches_.render("arcflow_batch_size", "");
+  out += head("arcflow_stage_seconds", "histogram",
+              "Seconds by stage: queue, encode and total of a request, the others of a batch.");
+  for (const auto& [stage, histogram] : stages_) {
+    out += histogram.render("arcflow_stage_seconds", "stage=\"" + stage + "\"");
+  }
+  if (!build_labels_.empty()) {
+    out += head("arcflow_build_info", "gauge", "What is served.") + "arcflow_build_info{" + build_labels_ + "} 1\n";
+  }
+  out += gauge("process_resident_memory_bytes", "Main memory held by the process.", resident_bytes());
+  out += head("process_start_time_seconds", "gauge", "Unix time of the start.") + "process_start_time_seconds " +
+         std::to_string(started_) + "\n";
+  return out;
+}
+
+}  // namespace arcflow::serve

@@ -1,0 +1,66 @@
+// What the service counts, and its rendering in Prometheus' text format, version 0.0.4.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/engine.hpp"
+
+namespace arcflow::serve {
+
+// Counts of values by upper bound, as Prometheus has them. Not safe by itself: Metrics locks.
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds);
+  void observe(double value);
+  // Lines of name_bucket, name_sum, name_count. labels: `stage="vae"` or "".
+  std::string render(const std::string& name, const std::string& labels) const;
+
+ private:
+  std::vector<double> bounds_;
+  std::vector<std::uint64_t> counts_;  // of each bound alone, the last for what is above all
+  double sum_ = 0;
+};
+
+// All functions may be called from any thread.
+class Metrics {
+ public:
+  Metrics();
+
+  // A request is answered. route: one of the service's, or "other", so that callers cannot make up label values.
+  void count_request(const std::string& route, int status);
+  // queued: requests that wait. images, batches: that are being made now.
+  void set_load(std::size_t queued, std::size_t images, std::size_t batches);
+  void set_ready(bool ready);
+  void observe_batch(std::size_t images);
+  void observe_stage(const std::string& stage, double seconds);
+  void count_images(std::size_t images);
+  void count_rejected(const std::string& reason);   // "queue_full", "draining", "not_ready", "invalid"
+  void count_cancelled(const std::string& reason);  // "client_gone", "deadline", "shutdown"
+  void set_model(const ModelDescription& model);
+
+  // The whole page.
+  std::string render() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int>, std::uint64_t> requests_;
+  std::map<std::string, std::uint64_t> rejected_, cancelled_;
+  std::map<std::string, Histogram> stages_;
+  Histogram batches_;
+  std::size_t queued_ = 0, in_flight_ = 0, running_ = 0;
+  std::uint64_t images_ = 0;
+  bool ready_ = false;
+  std::string build_labels_;
+  double started_;
+};
+
+// A label's value with backslash, quote and newline escaped.
+std::string escape_label(const std::string& value);
+
+}  // namespace arcflow::serve
