@@ -252,7 +252,11 @@ _PLANS = [
         ("seal of another form", setting("engine.seal", "x"), "Expected `str` matching regex '^([0-9a-f]{16}:[0-9a-f]"),
         ("no engine", setting("engine", None), "target is 'sm89'; an engine must be described for plans, and for"),
         ("other capability", setting("engine.compute_capabilities", ["sm90"]), "which is sm89; its engine is for sm90"),
-        ("no profiles", setting("engine.profiles", {}), "engine.profiles are none; flux has backbone, clip, conditioner, t5"),
+        (
+            "no profiles",
+            setting("engine.profiles", {}),
+            "engine.profiles are none; flux has backbone, clip, conditioner, t5",
+        ),
         ("profile of another", setting("engine.profiles.clip", {}), "of 'clip' are for ; it takes input_ids"),
         (
             "profile too small",

@@ -103,6 +103,7 @@ Quantisation quantisation(const Json& value, At at) {
   return object(value, at, needed("calibration", &Quantisation::calibration, matching(kSha256)),
                 needed("method", &Quantisation::method, text), needed("synthetic", &Quantisation::synthetic, boolean),
                 needed("layers", &Quantisation::layers, list_of(text)),
+                defaulted("stored", &Quantisation::stored, map_of(list_of(text))),
                 defaulted("kept_high", &Quantisation::kept_high, list_of(text)),
                 defaulted("options", &Quantisation::options, map_of(text)));
 }
@@ -146,7 +147,7 @@ Manifest manifest(const Json& value, At at) {
 }  // namespace
 
 std::vector<std::string> networks_of(std::string_view name) {
-  if (name == "flux") return {"backbone", "clip", "t5", "vae_decoder"};
+  if (name == "flux") return {"backbone", "clip", "conditioner", "t5", "vae_decoder"};
   if (name == "qwen") return {"backbone", "text", "vae_decoder"};
   return {};
 }

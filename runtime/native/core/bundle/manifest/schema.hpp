@@ -14,7 +14,7 @@
 namespace arcflow::core {
 
 constexpr std::int64_t kCountMax = 1048576;
-constexpr std::int64_t kSchemaVersion = 3;
+constexpr std::int64_t kSchemaVersion = 4;
 constexpr const char* kBundleKind = "arcflow-bundle";
 constexpr const char* kManifestName = "manifest.json";
 constexpr const char* kSourceTarget = "onnx";
@@ -134,6 +134,7 @@ struct Quantisation {
   std::string method;
   bool synthetic = false;
   std::vector<std::string> layers;
+  std::map<std::string, std::vector<std::string>> stored;
   std::vector<std::string> kept_high;
   std::map<std::string, std::string> options;
 };
@@ -180,7 +181,7 @@ struct Manifest {
   std::vector<FileEntry> files;
   std::string digest;
   std::string kind = "arcflow-bundle";
-  std::int64_t schema_version = 3;
+  std::int64_t schema_version = 4;
 };
 
 // The fields of a manifest.json. Throws readers::JsonError where they do not follow the schema.
