@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.assembling.bundle import build
-    from export.assembling.estimate import check_fit, estimate, estimate_plans
+    from export.assembling.estimate import check_fit, estimate, estimate_plans, sizes_table
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
     if setup is not None and needed_by_plans is not None:
         say(setup.describe(needed_by_plans))
+    console.print(sizes_table(inputs))
+    if arguments.dry_run:
+        check_fit(inputs, needed, needed_by_plans)
+        return 0
 
     with alone(wanted.workdir, lambda: check_fit(inputs, needed, needed_by_plans), say):
         with reading(console) as report:
@@ -146,6 +150,9 @@ def _parser() -> ArgumentParser:
         type=Path,
         default=WORKDIR,
         help=f"keeps the stages' results; one build at a time (default: {WORKDIR})",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would be built, what it takes, and whether that is here"
     )
     parser.add_argument("--json", action="store_true", help="print what was built as one JSON line as well")
     return parser

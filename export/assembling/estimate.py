@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from export.assembling.gate import gate_needs
 from export.assembling.twin_parity import RUN_BELOW
-from export.folders.places import Needs, check_place, existing, one_after_the_other
+from export.folders.places import Needs, amount, check_place, existing, one_after_the_other
 from export.tensorrt.estimate import PLANS_ADVICE
 from export.tensorrt.estimate import estimate as plan_estimate
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from export.assembling.inputs import Build, Task
     from export.tensorrt.plans import Setup
 
@@ -49,6 +51,20 @@ def estimate_plans(build: Build, setup: Setup) -> Needs:
     return one_after_the_other(
         plan_estimate(task.bytes_high, task.bytes_fp8, setup.target, setup.toolkit.flavour) for task in build.tasks
     )
+
+
+def sizes_table(build: Build) -> Table:
+    """What each network is, before it is built: parameters, type, and bytes of its weights as they will be stored."""
+    from rich.table import Table
+
+    table = Table(title="networks to build")
+    for name in ("network", "parameters", "computes in", "stored in FP8", "bytes"):
+        table.add_column(name, justify="left" if name in ("network", "computes in") else "right")
+    for task in build.tasks:
+        share = f"{task.bytes_fp8 / task.parameters:.0%}" if task.bytes_fp8 else ""
+        size = amount(task.bytes_fp8 + task.bytes_high)
+        table.add_row(task.name, f"{task.parameters:,}", task.compute, share, size)
+    return table
 
 
 def check_fit(build: Build, networks: Needs, plans: Needs | None) -> None:
