@@ -74,7 +74,7 @@ def _graphs(model: str, limit: int, *networks: str) -> Iterator[Step]:
 
 
 _PLAN = Step("flux: TensorRT-RTX plan for sm120", _build("flux", "sm120"), "work/plans-*")
-_FLUX_GRAPHS = _graphs("flux", 3 * GIB, "clip", "t5", "backbone", "vae_decoder")
+_FLUX_GRAPHS = _graphs("flux", 3 * GIB, "clip", "t5", "conditioner", "backbone", "vae_decoder")
 _QWEN_GRAPHS = _graphs("qwen", 4 * GIB, "text", "backbone", "vae_decoder")
 
 PARTS = {
