@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.fullsize.shapes import RANK, Model, Shapes, adapter_shapes, component_shapes, published
-from export.weights.layout import Entry, header
+from export.weights.layout import Entry, layout
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ def _quantiles() -> np.ndarray:
 
 
 def _header(shapes: Shapes, metadata: Mapping[str, str]) -> bytes:
-    entries = [Entry(name, "BF16", shape) for name, shape in shapes.items()]
-    return header(entries, metadata, 8)  # The format wants the data aligned to 8 bytes.
+    return layout([Entry(name, "BF16", shape) for name, shape in shapes.items()], metadata).header
 
 
 if __name__ == "__main__":

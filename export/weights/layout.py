@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from export.errors import WeightsError
@@ -42,13 +43,16 @@ class Layout:
     size: int
 
 
-def layout(entries: Sequence[Entry]) -> Layout:
-    """Where ``entries`` lie in their file, whose head includes its length field.
+_TORCH = MappingProxyType({"format": "pt"})
+
+
+def layout(entries: Sequence[Entry], metadata: Mapping[str, str] = _TORCH) -> Layout:
+    """Where ``entries`` lie in their file, whose head includes its length field. metadata: what the header says more.
 
     Tensors lie by falling size of element, so that each starts at a multiple of its element's. Raises WeightsError
     where a name comes twice.
     """
-    table: dict[str, Any] = {METADATA: {"format": "pt"}}
+    table: dict[str, Any] = {METADATA: dict(metadata)}
     offset = 0
     for entry in sorted(entries, key=lambda entry: -DTYPES[entry.dtype][1]):
         if entry.name in table:

@@ -1,4 +1,5 @@
-// PNG and settings: the structure of the file, and JSON as Python writes it. tests/native/core/test_png.py compares bytes.
+// PNG and settings: the structure of the file, and JSON as Python writes it. tests/native/core/test_png.py compares
+// bytes.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 #include <zlib.h>

@@ -11,8 +11,8 @@
 
 #include "core/numerics/compute.hpp"
 #include "cuda/plan.hpp"
-#include "tests/cuda/cuda_on_host.hpp"
 #include "tests/core/golden.hpp"
+#include "tests/cuda/cuda_on_host.hpp"
 
 using namespace arcflow;
 using core::Segment;

@@ -1,5 +1,6 @@
-// The core's arithmetic for tests/native/core/test_compute.py: a JSON line in, a JSON line out; arrays travel as base64 text
-// of little-endian numbers. {"do": "advance" | "normal" | "unpack" | "to_rgb8" | "ids" | "sigmas" | "levels" | "time",
+// The core's arithmetic for tests/native/core/test_compute.py: a JSON line in, a JSON line out; arrays travel as base64
+// text of little-endian numbers. {"do": "advance" | "normal" | "unpack" | "to_rgb8" | "ids" | "sigmas" | "levels" |
+// "time",
 // ...}
 #include <chrono>
 #include <cstring>

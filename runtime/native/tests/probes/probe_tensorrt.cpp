@@ -1,6 +1,6 @@
 // Opens the TensorRT host as the core does and asks it for a model: how that fails, for
-// tests/native/hosts/test_tensorrt_host.py. Arguments: the module, the library to use ("" to search), the number of the GPU,
-// a plan's file. Prints JSON.
+// tests/native/hosts/test_tensorrt_host.py. Arguments: the module, the library to use ("" to search), the number of the
+// GPU, a plan's file. Prints JSON.
 #include <dlfcn.h>
 
 #include <cstdio>
