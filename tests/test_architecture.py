@@ -107,6 +107,25 @@ def is_module(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
+@cache
+def defined_in(name: str) -> frozenset[str]:
+    """What a module of this tree has at its top, its submodules among it."""
+    path = ROOT.joinpath(*name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = {child.stem for child in path.iterdir()} if path.is_dir() else set()
+    left: list[ast.AST] = list(tree_of(file).body) if file.is_file() else []
+    while left:
+        node = left.pop()
+        match node:
+            case ast.FunctionDef(name=made) | ast.ClassDef(name=made) | ast.Name(id=made, ctx=ast.Store()):
+                found.add(made)  # What is inside it is not at the top.
+            case ast.ImportFrom(names=names) | ast.Import(names=names):
+                found |= {alias.asname or alias.name for alias in names}
+            case _:
+                left += ast.iter_child_nodes(node)
+    return frozenset(found)
+
+
 def is_command(tree: ast.Module) -> bool:
     """Whether the module runs as a program: it has an ``if __name__ == "__main__":``."""
     return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
@@ -152,6 +171,21 @@ def reject_circle(graph: dict[str, set[str]]) -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"these import each other, the first the second and so on: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("folder", [*MAY_IMPORT, "benchmarks", "examples", "gpu", "scripts", "tests"])
+def test_what_is_imported_from_this_tree_is_there(folder: str) -> None:
+    """Also what a lazy import names, which only a run would find out."""
+    own = {*MAY_IMPORT, "benchmarks", "gpu", "scripts", "tests"}
+    missing = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.module}.{alias.name}"
+        for path in files_of(folder)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level and node.module.split(".")[0] in own
+        for alias in node.names
+        if alias.name not in defined_in(node.module)
+    ]
+    assert not missing
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
