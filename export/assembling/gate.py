@@ -62,15 +62,16 @@ def gate_needs(build: Build) -> Needs:
 
     latent, (width, height) = build.subject.latent, build.wanted.shapes.resolutions[0]
     rows, columns = height // latent.vae_factor, width // latent.vae_factor
+    nfe = build.subject.student.policy.nfe
     sizes = {
         "batch": BATCH,
+        "levels": BATCH * nfe,
         "rows": rows,
         "columns": columns,
         "image_tokens": rows * columns // latent.patch**2,
         "text_tokens": build.wanted.spec.limits.text_tokens.opt,
     }
     networks = {task.name: task.network for task in build.tasks}
-    nfe = build.subject.student.policy.nfe
     costs = {name: cost_of(network, sizes) for name, network in networks.items()}
     calls = dict.fromkeys(networks, 1.0) | {_VAE: 2.0, BACKBONE: nfe * (1.0 + _SIMULATED)}
     fast = speed(torch.float32, torch.device("cpu"))

@@ -179,7 +179,7 @@ def test_a_network_computes_in_the_type_that_is_asked_for(sources: Sources, name
     assert counts["RMSNormalization"] == (6 if name == "backbone" else 0)
     assert counts["Reciprocal"] == counts["ReduceMean"] == 0
     angles = [node for node in model.graph if node.op_type in ("Sin", "Cos", "LogSoftmax")]
-    assert len(angles) == (7 if name == "backbone" else 0)
+    assert len(angles) == (1 if name == "backbone" else 0)
     assert all(node.outputs[0].dtype == ir.DataType.FLOAT for node in angles)
     # diffusers keeps hidden states within float16's range, in float16 alone.
     if name == "backbone":

@@ -76,7 +76,7 @@ def test_the_reference_gets_style_loras_apart_from_the_merge(architecture: Archi
     student = merge(transformer, sources.adapter, [lora])
     network = architecture.network("backbone", sources.base, student)
     module: Any = network.build(torch.float32).eval()
-    weights = {name: student.weights.rows_float32(name, 0, info.shape[0]) for name, info in student.weights.items()}
+    weights = {name: network.weights.rows_float32(name, 0, info.shape[0]) for name, info in network.weights.items()}
     module.network.load_state_dict(weights)
     inputs = network.examples(network.parity_sizes[1], generator)
     without = architecture.network("backbone", sources.base, plain)

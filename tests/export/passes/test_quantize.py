@@ -21,7 +21,7 @@ from export.fp8.observers import Observer
 from export.fp8.policy import block_of, layer_of, select_layers, weight_of
 from export.fp8.simulation import fake_quantised
 from export.networks.base import Network
-from export.networks.flux_backbone import flux_backbone_network
+from export.networks.flux_student import flux_student_network
 from export.passes.quantize_fp8 import quantize_fp8
 from export.weights.merge import merge
 from tests.export.conftest import Sources
@@ -171,7 +171,7 @@ class Student:
 def student(sources: Sources) -> Student:
     transformer = sources.base / "transformer"
     merged = merge(transformer, sources.adapter)
-    network = flux_backbone_network(transformer, merged)
+    network = flux_student_network(transformer, merged)
     module = network.reference().network  # type: ignore[attr-defined]
     inputs = network.examples(
         {"batch": 2, "image_tokens": 12, "rows": 3, "text_tokens": 5}, torch.Generator().manual_seed(3)
