@@ -100,11 +100,18 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
     built = {network.name: network for network in networks}
     cpu = torch.device("cpu")
     prompts = read_prompts(default_prompts(wanted.spec.name))[:PROMPTS]
-    prompted = subject.prompted(prompts, *wanted.shapes.resolutions[0], torch.float32, cpu)
+    stored = {network.name: network.record.stored for network in networks}
+    size = wanted.shapes.resolutions[0]
+    prompted = subject.prompted(prompts, *size, torch.float32, cpu)
+    told = subject.prompted(prompts, *size, torch.float32, cpu, stored=stored)
     backbone = built[BACKBONE]
     reference = open_module(subject.whole, torch.float32, cpu, Placement.HOLD)
     vae = open_module(built[_VAE].task.network, torch.float32, cpu, Placement.HOLD)
-    layers = {layer_of(name): calibration.amax[layer_of(name)] for name in backbone.record.quantised}
+    merged = [built[name] for name, part in wanted.architecture.parts.items() if part.merged]
+    layers: dict[str, float | None] = {
+        layer_of(name): calibration.amax[layer_of(name)] for name in backbone.record.quantised
+    }
+    layers |= dict.fromkeys(layer_of(name) for network in merged for name in network.record.stored)
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
         images: torch.Tensor = vae(latents=latents)[0]
@@ -118,9 +125,10 @@ def measure(build: Build, networks: Sequence[Exported]) -> Gate | None:
             found: Sequence[torch.Tensor] = reference(**ports)
         return found
 
-    parts = [str(built[name].onnx) for name, part in wanted.architecture.parts.items() if part.merged]
-    quantised = onnx_evaluate(*parts) if wanted.target == CPU else simulated
-    gate = measure_gate(reference, quantised, decode, prompted, subject.sigmas(), subject.latent, wanted.gate, BATCH)
+    quantised = onnx_evaluate(*(str(part.onnx) for part in merged)) if wanted.target == CPU else simulated
+    gate = measure_gate(
+        reference, quantised, decode, prompted, subject.sigmas(), subject.latent, wanted.gate, BATCH, told
+    )
     return check_gate(gate, _advice(build))
 
 

@@ -21,18 +21,20 @@ _HOOKED = "_old_forward"
 
 
 @contextmanager
-def fake_quantised(backbone: nn.Module, amax: Mapping[str, float]) -> Iterator[nn.Module]:
+def fake_quantised(network: nn.Module, amax: Mapping[str, float | None]) -> Iterator[nn.Module]:
     """In the block, the linears named in ``amax`` compute in FP8; afterwards they are as before.
 
-    amax: by layer (state-dict name without ``.weight``), the greatest input magnitude that is kept. Weights are
-    quantised as each layer runs, with scales stored in its own type. Raises ExportError for what is no linear.
+    amax: by layer (state-dict name without ``.weight``), the greatest input magnitude that is kept; None where only the
+    weight is in FP8. Weights are quantised as each layer runs, with scales stored in its own type. Raises ExportError
+    for what is no linear.
     """
-    modules = {name: _linear(backbone, name) for name in amax}
+    modules = {name: _linear(network, name) for name in amax}
     before = {name: vars(module).get(_slot(module)) for name, module in modules.items()}
     try:
         for name, module in modules.items():
-            setattr(module, _slot(module), _forward(module, activation_scale(amax[name])))
-        yield backbone
+            bound = amax[name]
+            setattr(module, _slot(module), _forward(module, None if bound is None else activation_scale(bound)))
+        yield network
     finally:
         for name, module in modules.items():
             if before[name] is None:
@@ -41,11 +43,11 @@ def fake_quantised(backbone: nn.Module, amax: Mapping[str, float]) -> Iterator[n
                 setattr(module, _slot(module), before[name])
 
 
-def _linear(backbone: nn.Module, name: str) -> Any:
+def _linear(network: nn.Module, name: str) -> Any:
     from torch import nn
 
     try:
-        module = backbone.get_submodule(name)
+        module = network.get_submodule(name)
     except AttributeError as error:
         raise ExportError(f"the backbone has no layer {name}; the calibration belongs to another student") from error
     if not isinstance(module, nn.Linear):
@@ -57,11 +59,11 @@ def _slot(module: nn.Module) -> str:
     return _HOOKED if hasattr(module, _HOOKED) else "forward"
 
 
-def _forward(module: Any, scale: float) -> Any:
+def _forward(module: Any, scale: float | None) -> Any:
     from torch.nn import functional
 
     def forward(x: Tensor) -> Tensor:
         weight = fake_quantise_rows(module.weight, module.weight.dtype).to(module.weight.dtype)
-        return functional.linear(fake_quantise(x, scale), weight, module.bias)
+        return functional.linear(x if scale is None else fake_quantise(x, scale), weight, module.bias)
 
     return forward

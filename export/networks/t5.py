@@ -60,5 +60,5 @@ def t5_network(folder: Path) -> Network:
             {"batch": 2, "text_tokens": 7},
             {"batch": 3, "text_tokens": 40},
         ),
-        fp8_weights=("encoder.block.*.SelfAttention.*.weight", "encoder.block.*.DenseReluDense.*.weight"),
+        fp8_weights=("encoder.block.*.SelfAttention.[qkvo].weight", "encoder.block.*.DenseReluDense.*.weight"),
     )

@@ -40,9 +40,11 @@ def check_gate(gate: Gate, advice: str) -> Gate:
 
 def measure_gate(
     reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limit: float = LIMIT, batch: int = 8,
+    latent: Latent, limit: float = LIMIT, batch: int = 8, told: Prompted | None = None,
 ) -> Gate:  # fmt: skip
     """Generate every prompt with both backbones and compare: relative L2 norms an image, their mean is what counts.
+
+    told: the prompts as the quantised one is told them, None where its text encoders are not quantised.
 
     sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limit: of each error; batch: images
     a call.
@@ -55,9 +57,8 @@ def measure_gate(
     for start in range(0, len(prompted), batch):
         rows = slice(start, min(start + batch, len(prompted)))
         noise = noises(range(FIRST_NOISE + rows.start, FIRST_NOISE + rows.stop), tokens, channels)
-        ports = prompted.ports(rows)
-        backbones = (prompted.calling(backbone) for backbone in (reference, quantised))
-        truth, found = (rollout(backbone, noise, ports, sigmas) for backbone in backbones)
+        sides = ((reference, prompted), (quantised, told or prompted))
+        truth, found = (rollout(text.calling(net), noise, text.ports(rows), sigmas) for net, text in sides)
         errors["latent"].append(relative_l2(found, truth))
         if decode is not None:
             with torch.no_grad():

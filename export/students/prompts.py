@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from export.errors import CalibrationError
 from export.networks.streaming import choose_placement, open_module
@@ -92,18 +92,25 @@ class Prompted:
 
 
 def encode(
-    network: Network, inputs: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, report: Report = silent
-) -> Tensor:
-    """One text encoder over all prompts, some at a time; its only output, in ``dtype`` on the CPU."""
+    network: Network, inputs: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, report: Report = silent,
+    stored: Sequence[str] = (),
+) -> Tensor:  # fmt: skip
+    """One text encoder over all prompts, some at a time; its only output, in ``dtype`` on the CPU.
+
+    stored: weights that it is to have as FP8 leaves them.
+    """
     import torch
 
-    module = open_module(network, dtype, device, choose_placement(network, dtype, device))
+    from export.fp8.policy import layer_of
+    from export.fp8.simulation import fake_quantised
+
+    module: Any = open_module(network, dtype, device, choose_placement(network, dtype, device))
     parts = []
     total = len(inputs["input_ids"])
-    for start in range(0, total, BATCH):
-        batch = {name: tensor[start : start + BATCH].to(device) for name, tensor in inputs.items()}
-        with torch.no_grad():
+    with torch.no_grad(), fake_quantised(module.network, dict.fromkeys(map(layer_of, stored))):
+        for start in range(0, total, BATCH):
+            batch = {name: tensor[start : start + BATCH].to(device) for name, tensor in inputs.items()}
             (output,) = module(**batch)
-        parts.append(output.to("cpu", dtype))
-        report(network.name, min(start + BATCH, total), total)
+            parts.append(output.to("cpu", dtype))
+            report(network.name, min(start + BATCH, total), total)
     return torch.cat(parts)

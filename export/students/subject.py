@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from export import architectures
@@ -124,15 +125,20 @@ class Subject:
 
     def prompted(
         self, prompts: Sequence[str], width: int, height: int, dtype: torch.dtype, device: torch.device,
-        report: Report = silent,
+        report: Report = silent, stored: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> Prompted:  # fmt: skip
-        """Encode prompts for images of that size. Raises ExportError, WeightsError."""
+        """Encode prompts for images of that size. Raises ExportError, WeightsError.
+
+        stored: by text encoder, weights that it is to have as FP8 leaves them.
+        """
         from export.students.prompts import Prompted, encode
 
         rows, columns = self.grid(width, height)
         tokenizers = self.architecture.tokenizers(self.base, self.spec.limits)
         encodings = self.architecture.encodings(
-            tokenizers, prompts, lambda name, inputs: encode(self.network(name), inputs, dtype, device, report)
+            tokenizers,
+            prompts,
+            lambda name, inputs: encode(self.network(name), inputs, dtype, device, report, stored.get(name, ())),
         )
         policy = self.student.policy
         return Prompted(self.architecture, encodings, policy.guidance, policy.conditioning_dtype, rows, columns)
