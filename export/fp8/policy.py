@@ -31,10 +31,13 @@ def block_of(layer: str) -> str:
 def select_weights(names: Iterable[str], defaults: Sequence[str], keep_high: Sequence[str] = ()) -> tuple[str, ...]:
     """The weights that are only stored in FP8: those that match a default pattern and none of ``keep_high``.
 
-    Names may have a prefix that the patterns lack. Nothing need match.
+    Names may have parts in front that the patterns lack (``model.layers.0`` for ``layers.0``). Nothing need match.
     """
-    chosen = (name for name in names if any(fnmatchcase(name, f"*{pattern}") for pattern in defaults))
-    return tuple(name for name in chosen if not any(_matches(name, f"*{pattern}") for pattern in keep_high))
+
+    def meant(name: str, patterns: Sequence[str]) -> bool:
+        return any(_matches(name, pattern) or _matches(name, f"*.{pattern}") for pattern in patterns)
+
+    return tuple(name for name in names if meant(name, defaults) and not meant(name, keep_high))
 
 
 def own_patterns(network: str, keep_high: Sequence[str]) -> tuple[str, ...]:

@@ -35,7 +35,9 @@ def build(folder: Path, exported: Exported, work: Path) -> Bundle:
         networks={name: _entry(network) for name, network in exported.networks.items()},
         limits=LIMITS,
         latent=QWEN.latent(exported.sources.base),
-        schedule=Schedule(shift=3.2, guidance=4.0, nfe=2, final_step_ratio=1.0, conditioning_dtype="bfloat16"),
+        schedule=Schedule(
+            shift=3.2, guidance=4.0, nfe=2, final_step_ratio=1.0, conditioning_dtype="bfloat16", max_nfe=QWEN.max_nfe
+        ),
         momentum=Momentum(modes=exported.student.modes, packed_channels=64, patch_positions=4),
         tokenizers={name: tokenizer.spec for name, tokenizer in tokenizers.items()},
         parents={},
