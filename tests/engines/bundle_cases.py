@@ -48,6 +48,7 @@ from tests.runtime import small_bundle, small_plans
 FILES = (
     "backbone.onnx",
     "clip.onnx",
+    "conditioner.onnx",
     "manifest.json",
     "t5.onnx",
     "tokenizers/clip.json",
@@ -73,7 +74,7 @@ class Case:
 _DAMAGED = "manifest.json is damaged or is not a bundle's manifest: "
 _SCHEMA = "manifest.json does not follow the schema: "
 _QUANTISED = {"calibration": "a" * 64, "method": "max", "synthetic": True, "layers": ["x"]}
-_LATER = b'"schema_version": 4, "field_of_the_future": []'
+_LATER = b'"schema_version": 5, "field_of_the_future": []'
 _FLIPPED_MANIFEST = {"first": "JSON is malformed", "middle": "manifest.json", "last": "trailing characters"}
 
 
@@ -150,8 +151,8 @@ _BYTES = [
     Case("not UTF-8", replacing(b'"onnx": "', b'"onnx": "\xf0\x9f\x92'), "can't decode bytes in position 0-2: invalid"),
     Case("half a pair", replacing(b'"onnx": "', b'"onnx": "\\ud83d'), "unexpected end of hex escape (byte "),
     Case("other spaces", raw(lambda data: data.replace(b"\n", b"\r\n")), "was altered: its digest is "),
-    Case("later version", replacing(b'"schema_version": 3', _LATER), "schema version 4, this ArcFlow reads version 3"),
-    Case("huge version", replacing(b'"schema_version": 3', b'"schema_version": ' + b"9" * 40), "version 9999999999999"),
+    Case("later version", replacing(b'"schema_version": 4', _LATER), "schema version 5, this ArcFlow reads version 4"),
+    Case("huge version", replacing(b'"schema_version": 4', b'"schema_version": ' + b"9" * 40), "version 9999999999999"),
     Case("other kind", replacing(b'"arcflow-bundle"', b'"it\'s \\u0007"'), "is of kind \"it's \\x07\"; a bundle's is"),
     Case("digest missing", replacing(b'"digest": ', b'"tools": {}, "x": '), "contains unknown field `x`"),
     Case("digest empty", raw(lambda data: data.replace(data[data.index(b'"digest": "') + 11 :][:64], b"", 1)),
@@ -214,7 +215,7 @@ _RULES = [
     Case("listed twice", lambda root: edit(root, list_twice), "files are not sorted by path, or one is listed twice"),
     Case("unsorted", lambda root: edit(root, lambda d: d["files"].reverse()), "files are not sorted by path"),
     Case("lists itself", relisting("clip.onnx", MANIFEST_NAME), "manifest.json lists itself among its files"),
-    Case("networks", setting("networks", {}), "networks are none; flux has backbone, clip, t5, vae_decoder"),
+    Case("networks", setting("networks", {}), "networks are none; flux has backbone, clip, conditioner, t5, vae_decoder"),
     Case("architecture", setting("architecture", "qwen"), "t5, vae_decoder; qwen has backbone, text, vae_decoder"),
     Case("tokenizers", setting("tokenizers.clip-", None), "tokenizers are t5; flux has clip, t5"),
     Case("template", setting("tokenizers.t5.template", "{} {}"), "of tokenizer 't5' must hold \"{}\" once"),
@@ -225,7 +226,7 @@ _RULES = [
     Case("factors", setting("latent.shift_factor", []), "latent.shift_factor has 0 numbers; it needs 1, or one for"),
     Case("field's shape", setting("momentum.packed_channels", 12), "momentum has 12 packed channels and 4 patch pos"),
     Case("evaluations", setting("schedule.nfe", 65), "schedule.nfe is 65, above max_nfe 64"),
-    Case("formats", setting("target", "sm89"), "each network of target 'sm89' is a plan; not so backbone, clip, t5"),
+    Case("formats", setting("target", "sm89"), "each network of target 'sm89' is a plan; not so backbone, clip, conditioner, t5"),
     Case("precision", setting("precision", "fp8"), "precision is 'fp8'; quantisation must be described where it is"),
     Case("data", setting("networks.t5.data", ["tokenizers/t5.json"]), "of 't5' do not lie beside 't5.onnx'"),
     Case("data twice", setting("networks.t5.data", ["clip.onnx"] * 2), "of 't5' are not sorted, or one is listed"),
@@ -251,7 +252,7 @@ _PLANS = [
         ("seal of another form", setting("engine.seal", "x"), "Expected `str` matching regex '^([0-9a-f]{16}:[0-9a-f]"),
         ("no engine", setting("engine", None), "target is 'sm89'; an engine must be described for plans, and for"),
         ("other capability", setting("engine.compute_capabilities", ["sm90"]), "which is sm89; its engine is for sm90"),
-        ("no profiles", setting("engine.profiles", {}), "engine.profiles are none; flux has backbone, clip, t5"),
+        ("no profiles", setting("engine.profiles", {}), "engine.profiles are none; flux has backbone, clip, conditioner, t5"),
         ("profile of another", setting("engine.profiles.clip", {}), "of 'clip' are for ; it takes input_ids"),
         (
             "profile too small",

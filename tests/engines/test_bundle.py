@@ -91,9 +91,9 @@ def test_what_is_good_opens_and_damage_is_refused_with_a_clear_error(
 
 def test_an_unknown_schema_version_is_its_own_error(bundle: Path) -> None:
     data = (bundle / MANIFEST_NAME).read_bytes()
-    changed = data.replace(b'"schema_version": 3', b'"schema_version": 4, "field_of_the_future": []')
+    changed = data.replace(b'"schema_version": 4', b'"schema_version": 5, "field_of_the_future": []')
     (bundle / MANIFEST_NAME).write_bytes(changed)
-    with pytest.raises(SchemaVersionError, match="schema version 4, this ArcFlow reads version 3"):
+    with pytest.raises(SchemaVersionError, match="schema version 5, this ArcFlow reads version 4"):
         open_bundle(bundle)
 
 

@@ -58,7 +58,7 @@ def test_is_readable_json_with_sorted_keys() -> None:
     document = json.loads(data)
     assert list(document) == sorted(document)
     assert document["kind"] == "arcflow-bundle"
-    assert document["schema_version"] == 3
+    assert document["schema_version"] == 4
     assert data.endswith(b"}\n")
     assert b'\n  "architecture": "flux"' in data
 
@@ -68,7 +68,7 @@ def test_the_order_of_dictionaries_does_not_matter() -> None:
     assert render_manifest(_complete(networks=networks)) == render_manifest(_complete())
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, 99])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 99])
 def test_unknown_versions(version: int) -> None:
     with pytest.raises(SchemaVersionError, match=f"schema version {version}"):
         parse_manifest(render_manifest(_complete(schema_version=version)))
@@ -116,7 +116,7 @@ _LIMITS = small_bundle.manifest().limits
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"networks": {}}, "networks are none; flux has backbone, clip, t5, vae_decoder"),
+        ({"networks": {}}, "networks are none; flux has backbone, clip, conditioner, t5, vae_decoder"),
         ({"tokenizers": {}}, "tokenizers are none; flux has clip, t5"),
         ({"limits": msgspec.structs.replace(_LIMITS, batch=Range(2, 1, 4))}, "limits.batch is 2/1/4"),
         ({"limits": msgspec.structs.replace(_LIMITS, multiple=12)}, "limits.multiple is 12"),
@@ -127,11 +127,11 @@ _LIMITS = small_bundle.manifest().limits
         ({"files": []}, "not among its files"),
         (
             {"architecture": "qwen"},
-            "networks are backbone, clip, t5, vae_decoder; qwen has backbone, text, vae_decoder",
+            "networks are backbone, clip, conditioner, t5, vae_decoder; qwen has backbone, text, vae_decoder",
         ),
         ({"latent": Latent(4, 2, 4, [1.0, 1.0], [0.0])}, "latent.scaling_factor has 2 numbers"),
         ({"latent": Latent(4, 2, 4, [1.0], [])}, "latent.shift_factor has 0 numbers"),
-        ({"target": "sm89"}, "each network of target 'sm89' is a plan; not so backbone, clip, t5, vae_decoder"),
+        ({"target": "sm89"}, "each network of target 'sm89' is a plan; not so backbone, clip, conditioner, t5, vae_decoder"),
         ({"precision": "fp8"}, "quantisation must be described"),
         ({"quantisation": Quantisation(calibration="a" * 64, method="max", synthetic=False, layers=[])}, "only there"),
         ({"networks": _networks(data=["weights.safetensors"])}, "needs 'weights.safetensors'"),

@@ -18,7 +18,7 @@ from tests.runtime import small_plans
 def test_a_line_a_file_and_ok(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(main, [str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[-1].startswith("OK tiny-fp32-cpu: 6 files, ")
 
 

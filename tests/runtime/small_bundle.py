@@ -32,7 +32,7 @@ from engines.schema import (
 from engines.writer import write_bundle
 
 MODES = 4
-CLIP_TOKENS, T5_TOKENS, WIDTH, HIDDEN = 24, 12, 64, 32
+CLIP_TOKENS, T5_TOKENS, WIDTH, HIDDEN, MODULATION = 24, 12, 64, 32, 128
 WORDS = ("a", "dark", "ankle", "boot", "photo", "of", "light", "t-shirt", "grey", "bag")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
@@ -44,6 +44,7 @@ def build(folder: Path, **changes: Any) -> Bundle:
     graphs = {
         "clip.onnx": _clip(len(clip["model"]["vocab"])),
         "t5.onnx": _t5(len(t5["model"]["vocab"])),
+        "conditioner.onnx": _conditioner(),
         "backbone.onnx": _backbone(),
         "vae_decoder.onnx": _vae_decoder(),
     }
@@ -118,19 +119,33 @@ def _port(name: str, dtype: str, *shape: int | str) -> Port:
     return Port(name, dtype, list(shape))  # type: ignore[arg-type]
 
 
-_B, _S, _T = "batch", "image_tokens", "text_tokens"
+_B, _L, _S, _T = "batch", "levels", "image_tokens", "text_tokens"
 _PORTS: dict[str, tuple[list[Port], list[Port]]] = {
     "clip": ([_port("input_ids", "int64", _B, CLIP_TOKENS)], [_port("pooled", "float32", _B, WIDTH)]),
     "t5": ([_port("input_ids", "int64", _B, _T)], [_port("sequence", "float32", _B, _T, WIDTH)]),
+    "conditioner": (
+        [
+            _port("timestep", "float32", _L),
+            _port("guidance", "float32", _L),
+            _port("pooled_projections", "float32", _L, WIDTH),
+            _port("encoder_hidden_states", "float32", _B, _T, WIDTH),
+            _port("img_ids", "float32", _S, 3),
+            _port("txt_ids", "float32", _T, 3),
+        ],
+        [
+            _port("modulation", "float32", _L, MODULATION),
+            _port("context", "float32", _B, _T, HIDDEN),
+            _port("image_rotary", "float32", _S, HIDDEN),
+            _port("text_rotary", "float32", _T, HIDDEN),
+        ],
+    ),
     "backbone": (
         [
             _port("hidden_states", "float32", _B, _S, 16),
-            _port("encoder_hidden_states", "float32", _B, _T, WIDTH),
-            _port("pooled_projections", "float32", _B, WIDTH),
-            _port("timestep", "float32", _B),
-            _port("guidance", "float32", _B),
-            _port("img_ids", "float32", _S, 3),
-            _port("txt_ids", "float32", _T, 3),
+            _port("modulation", "float32", _B, MODULATION),
+            _port("context", "float32", _B, _T, HIDDEN),
+            _port("image_rotary", "float32", _S, HIDDEN),
+            _port("text_rotary", "float32", _T, HIDDEN),
         ],
         [
             _port("means", "float32", _B, _S, MODES, 16),
@@ -181,22 +196,40 @@ def _t5(vocab: int) -> onnx.ModelProto:
     return _model("t5", nodes, _weights(2, table=(vocab, WIDTH)))
 
 
+def _conditioner() -> onnx.ModelProto:
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["pooled_projections", "w_pooled"], ["p"]),
+        node("Unsqueeze", ["timestep", "one"], ["sigma"]),
+        node("Mul", ["sigma", "w_sigma"], ["s"]),
+        node("Unsqueeze", ["guidance", "one"], ["strength"]),
+        node("Mul", ["strength", "w_guidance"], ["g"]),
+        node("Sum", ["p", "s", "g"], ["modulation"]),
+        node("MatMul", ["encoder_hidden_states", "w_text"], ["context"]),
+        node("MatMul", ["img_ids", "w_image_ids"], ["image_rotary"]),
+        node("MatMul", ["txt_ids", "w_text_ids"], ["text_rotary"]),
+    ]
+    weights = _weights(
+        5,
+        w_pooled=(WIDTH, MODULATION),
+        w_sigma=(1, MODULATION),
+        w_guidance=(1, MODULATION),
+        w_text=(WIDTH, HIDDEN),
+        w_image_ids=(3, HIDDEN),
+        w_text_ids=(3, HIDDEN),
+    )
+    return _model("conditioner", nodes, [*weights, _constant("one", 1)])
+
+
 def _backbone() -> onnx.ModelProto:
     node = helper.make_node
     nodes = [
         node("MatMul", ["hidden_states", "w_x"], ["x"]),
-        node("ReduceMean", ["encoder_hidden_states", "one"], ["text"], keepdims=1),
-        node("MatMul", ["text", "w_text"], ["t"]),
-        node("MatMul", ["pooled_projections", "w_pooled"], ["p0"]),
+        node("MatMul", ["modulation", "w_modulation"], ["p0"]),
         node("Unsqueeze", ["p0", "one"], ["p"]),
-        node("Unsqueeze", ["timestep", "one_two"], ["sigma"]),
-        node("Mul", ["sigma", "w_sigma"], ["s"]),
-        node("Unsqueeze", ["guidance", "one_two"], ["strength"]),
-        node("Mul", ["strength", "w_guidance"], ["g"]),
-        node("MatMul", ["img_ids", "w_image_ids"], ["i"]),
-        node("MatMul", ["txt_ids", "w_text_ids"], ["j0"]),
-        node("ReduceMean", ["j0", "zero"], ["j"], keepdims=1),
-        node("Sum", ["x", "t", "p", "s", "g", "i", "j"], ["sum"]),
+        node("ReduceMean", ["context", "one"], ["t"], keepdims=1),
+        node("ReduceMean", ["text_rotary", "zero"], ["j"], keepdims=1),
+        node("Sum", ["x", "t", "p", "image_rotary", "j"], ["sum"]),
         node("Tanh", ["sum"], ["h"]),
         node("MatMul", ["h", "w_means"], ["m"]),
         node("Reshape", ["m", "means_shape"], ["means"]),
@@ -209,12 +242,7 @@ def _backbone() -> onnx.ModelProto:
     weights = _weights(
         3,
         w_x=(16, HIDDEN),
-        w_text=(WIDTH, HIDDEN),
-        w_pooled=(WIDTH, HIDDEN),
-        w_sigma=(1, 1, HIDDEN),
-        w_guidance=(1, 1, HIDDEN),
-        w_image_ids=(3, HIDDEN),
-        w_text_ids=(3, HIDDEN),
+        w_modulation=(MODULATION, HIDDEN),
         w_means=(HIDDEN, MODES * 16),
         w_weights=(HIDDEN, MODES * 4),
         w_gammas=(HIDDEN, (MODES - 1) * 4),
@@ -222,7 +250,6 @@ def _backbone() -> onnx.ModelProto:
     constants = [
         _constant("zero", 0),
         _constant("one", 1),
-        _constant("one_two", 1, 2),
         _constant("means_shape", 0, 0, MODES, 16),
         _constant("weights_shape", 0, 0, MODES, 4),
         _constant("gammas_shape", 0, 0, MODES - 1, 4),

@@ -161,7 +161,16 @@ def test_one_of_many_outputs_is_a_folder(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["backbone.onnx", "clip.onnx", "t5.onnx", "vae_decoder.onnx", "tokenizers/clip.json", MANIFEST_NAME]
+    "path",
+    [
+        "backbone.onnx",
+        "clip.onnx",
+        "conditioner.onnx",
+        "t5.onnx",
+        "vae_decoder.onnx",
+        "tokenizers/clip.json",
+        MANIFEST_NAME,
+    ],
 )
 def test_a_flipped_byte_in_any_file(
     small: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str

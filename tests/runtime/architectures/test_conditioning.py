@@ -11,7 +11,6 @@ import pytest
 
 from engines.schema import Manifest, Schedule
 from runtime.architectures import conditioning
-from runtime.architectures.base import Grid
 from runtime.architectures.flux import Flux
 from tests.runtime.small_bundle import manifest
 
@@ -31,14 +30,11 @@ def test_golden_values() -> None:
 @pytest.mark.parametrize(
     ("dtype", "timestep", "guidance"), [("float32", 761.9048, 3500.0), ("bfloat16", 760.0, 3504.0)]
 )
-def test_a_flux_backbone_is_fed_what_it_was_trained_with(dtype: Any, timestep: float, guidance: float) -> None:
+def test_flux_is_fed_what_it_was_trained_with(dtype: Any, timestep: float, guidance: float) -> None:
     """What diffusers' pipeline makes of the second of two noise levels, and of FLUX.1-dev's guidance."""
     made: Manifest = manifest(schedule=Schedule(3.2, 3.5, 2, 1.0, dtype))
-    architecture = Flux(made)
-    fed = {
-        "timestep": architecture.as_trained(np.full(2, 16 / 21)),
-        **architecture.constants([5, 5], 5, 3.5, Grid(2, 2)),
-    }
+    fed = Flux(made).levels([1.0, 16 / 21], 3.5, batch=2)
     for name, expected in (("timestep", timestep), ("guidance", guidance)):
-        assert fed[name].dtype == np.float32 and fed[name].shape == (2,)
-        assert fed[name] * np.float32(1000) == pytest.approx(expected, rel=1e-6)
+        assert fed[name].dtype == np.float32 and fed[name].shape == (4,)
+        assert fed[name][2:] * np.float32(1000) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_array_equal(fed["timestep"][:2], np.ones(2, dtype=np.float32))
