@@ -131,7 +131,10 @@ _LIMITS = small_bundle.manifest().limits
         ),
         ({"latent": Latent(4, 2, 4, [1.0, 1.0], [0.0])}, "latent.scaling_factor has 2 numbers"),
         ({"latent": Latent(4, 2, 4, [1.0], [])}, "latent.shift_factor has 0 numbers"),
-        ({"target": "sm89"}, "each network of target 'sm89' is a plan; not so backbone, clip, conditioner, t5, vae_decoder"),
+        (
+            {"target": "sm89"},
+            "each network of target 'sm89' is a plan; not so backbone, clip, conditioner, t5",
+        ),
         ({"precision": "fp8"}, "quantisation must be described"),
         ({"quantisation": Quantisation(calibration="a" * 64, method="max", synthetic=False, layers=[])}, "only there"),
         ({"networks": _networks(data=["weights.safetensors"])}, "needs 'weights.safetensors'"),

@@ -19,7 +19,7 @@ def test_a_line_a_file_and_ok(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(main, [str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
-    assert lines[-1].startswith("OK tiny-fp32-cpu: 6 files, ")
+    assert lines[-1].startswith("OK tiny-fp32-cpu: 7 files, ")
 
 
 def test_quiet(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
