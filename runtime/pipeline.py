@@ -101,17 +101,23 @@ class Pipeline:
         return self.host.generate(request, settings_of(self.manifest, request), on_step)
 
     def sizes(
-        self, prompt: str | Sequence[str], *, num_images: int = 1, width: int | None = None, height: int | None = None
+        self,
+        prompt: str | Sequence[str],
+        *,
+        nfe: int | None = None,
+        num_images: int = 1,
+        width: int | None = None,
+        height: int | None = None,
     ) -> dict[str, dict[str, int]]:
         """For each network the symbolic dimensions of its inputs in such a request: what its cost depends on.
 
         Nothing runs. Raises RequestError.
         """
-        request = check_request(self.manifest, prompt, num_images=num_images, width=width, height=height)
+        request = check_request(self.manifest, prompt, nfe=nfe, num_images=num_images, width=width, height=height)
         architecture = architecture_of(self.manifest)
         ids = {name: tokenizer(request.prompts) for name, tokenizer in self.host.tokenizers.items()}
         batch = min(request.total, self.manifest.limits.batch.max)
-        return architecture.sizes(ids, architecture.grid(request.width, request.height), batch)
+        return architecture.sizes(ids, architecture.grid(request.width, request.height), batch, request.nfe)
 
     def memory(self) -> Mapping[str, int]:
         """Bytes that the pipeline knows that it holds, by kind: "weights", and on a GPU "buffers", "peak", ..."""

@@ -125,12 +125,12 @@ class Architecture(ABC):
                 values[port] = np.where(shown[..., None] == 1, values[port][:, drop:], np.float32(0))
         return Conditions(values, shown.sum(axis=1), least)
 
-    def sizes(self, tokens: Mapping[str, TokenIds], grid: Grid, batch: int) -> dict[str, dict[str, int]]:
+    def sizes(self, tokens: Mapping[str, TokenIds], grid: Grid, batch: int, nfe: int) -> dict[str, dict[str, int]]:
         """For each network the value of every symbolic dimension, for ``batch`` images of that grid."""
         patch, encoder = self.manifest.latent.patch, self.text_ports[SEQUENCE]
         shared = {
             "batch": batch,
-            "levels": batch * min(self.manifest.schedule.nfe, LEVELS_A_RUN),
+            "levels": batch * min(nfe, LEVELS_A_RUN),
             "image_tokens": grid.tokens,
             "rows": grid.rows * patch,
             "columns": grid.columns * patch,

@@ -198,9 +198,8 @@ def _roofline(
     from runtime.bench.peaks import cpu_peak, gpu_peak
     from runtime.hosts.onnx_network import default_threads
 
-    sizes = pipeline.sizes(
-        _prompt(arguments, 0), num_images=arguments.num_images, width=arguments.width, height=arguments.height
-    )
+    chosen = {name: getattr(arguments, name) for name in ("nfe", "num_images", "width", "height")}
+    sizes = pipeline.sizes(_prompt(arguments, 0), **chosen)
     costs = costs_of(bundle, sizes, arguments.onnx)
     if gpu:
         peak = gpu_peak(gpu, "float32" if bundle.manifest.engine is None else "tf32")

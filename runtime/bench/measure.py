@@ -57,8 +57,8 @@ def measure(
             passages.append(name_spans(made.spans))
     seconds: dict[str, list[float]] = {}
     for wall, spans in zip(walls, passages, strict=True):
-        for name, begin, end in spans:
-            seconds.setdefault(name, []).append(end - begin)
+        for stage in dict.fromkeys(name for name, _, _ in spans):  # Text encoders and conditioner are one, each a span.
+            seconds.setdefault(stage, []).append(sum(end - begin for name, begin, end in spans if name == stage))
         seconds.setdefault(_HOST, []).append(wall - covered(spans))
     seconds[_HOST] = seconds.pop(_HOST)  # Last.
     idle = [gap for spans in passages for gap in gaps(spans)]

@@ -9,7 +9,7 @@ room or file    what it holds
 ``device/``     the device over NVIDIA's driver, CUDA graphs, and the native core's kernels
 ``plans/``      plans loaded once a process, their contexts, and what TensorRT for RTX compiles
 ``memory/``     networks, buffers and cached encodings on the device
-``execution/``  prompts through the text encoders, what the backbone is fed, one batch of images
+``execution/``  prompts through text encoders and conditioner, what the backbone is fed, one batch of images
 ``errors``      one sentence for each thing that goes wrong on a GPU
 ==============  ====================================================================================
 """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runtime.architectures import architecture_of
 from runtime.cuda.execution.batch import DeviceBatch
-from runtime.cuda.execution.encoding import Encoder
+from runtime.cuda.execution.conditioning import ConditionedEncoder
+from runtime.cuda.execution.encoding import Encoder, Wanted
 from runtime.cuda.execution.marks import Marks
-from runtime.cuda.execution.parts import field_type, parts_of
+from runtime.cuda.execution.parts import MODULATION, field_type, parts_of
 from runtime.cuda.interface import Device
 from runtime.cuda.memory.buffers import BACKBONE
 from runtime.cuda.memory.encodings import CachedEncodings, DeviceEncodings, HostEncodings
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from runtime.text import PromptTokenizer
 
 EMBEDDINGS = 16
-"""Encodings of prompts that are cached, unless a batch or a caller wants more."""
+"""Prompts whose encodings are cached, unless a batch or a caller wants more."""
 
 
 class CudaHost:
@@ -54,7 +56,7 @@ class CudaHost:
         """Compose a host. The device becomes the host's own.
 
         loaders: put each network on the device; called now, or, with low_vram, when it is needed. backend: what
-        runs it, for people. embeddings: encodings of prompts that are cached at least. after: called when new
+        runs it, for people. embeddings: prompts whose encodings are cached at least. after: called when new
         evaluations were made. closing: called when the engines are gone. Raises BackendError, DeviceMemoryError.
         """
         self.manifest = manifest
@@ -67,15 +69,15 @@ class CudaHost:
         self._marks = Marks(device)
         try:
             self._extents = extents_of(manifest)
-            parts = parts_of(self._architecture, self._extents)
+            parts = parts_of(self._architecture, self._extents, embeddings)
             field_type(manifest)
             self._residents = Residents(
                 device, manifest, self._extents, loaders, low_vram=low_vram, forget=self._marks.forget
             )
             self._encodings: CachedEncodings = (HostEncodings if low_vram else DeviceEncodings)(
-                device, {part.port: part.size for part in parts}, max(embeddings, manifest.limits.batch.max)
+                device, {part.port: part.size for part in parts}
             )
-            self._encoder = Encoder(
+            self._encoder = (ConditionedEncoder if self._architecture.conditioned else Encoder)(
                 device,
                 self._architecture,
                 self._extents,
@@ -83,7 +85,7 @@ class CudaHost:
                 self._encodings,
                 parts,
                 self._marks,
-                replays=not low_vram,
+                together=not low_vram,
             )
             if not low_vram:
                 self._residents.need(BACKBONE)
@@ -102,7 +104,8 @@ class CudaHost:
         prompts = tokenize(self.tokenizers, request, clock)
         grid = self._architecture.grid(request.width, request.height)
         for count in {len(members) for members in members_of(self.manifest, request)}:
-            check_extents(self._extents, self._architecture.sizes(prompts.ids, grid, count), self._residents.encoders)
+            sizes = self._architecture.sizes(prompts.ids, grid, count, settings.nfe)
+            check_extents(self._extents, sizes, self._residents.encoders)
         with self._lock:
             made = self._generate(request, settings, prompts, clock, on_step)
             self._after()
@@ -111,8 +114,9 @@ class CudaHost:
     def memory(self) -> dict[str, int]:
         """Bytes of the device's memory, by kind.
 
-        weights, embeddings: held now. buffers: the arena, which is the peak of what buffers need at once; apart: what
-        they would take if none shared its place. peak: weights and buffers together, at most so far.
+        weights, embeddings (all that is cached of prompts): held now. buffers: the arena, which is the peak of what
+        buffers need at once; apart: what they would take if none shared its place. peak: weights and buffers together,
+        at most so far.
         """
         return {**self._residents.memory(), "embeddings": self._encodings.device_bytes}
 
@@ -127,17 +131,22 @@ class CudaHost:
         if not self._close.alive:
             raise BackendError(CLOSED)
         self._marks.begin()
+        grid = self._architecture.grid(settings.width, settings.height)
         if isinstance(self._encodings, HostEncodings):
-            # Encoders are on the device once for all prompts of the request.
-            self._encodings.grow(len(prompts.texts))
-            self._encoder.ensure(prompts, prompts.rows)
+            # What comes before the backbone is on the device once for all prompts of the request.
+            self._encodings.grow(len(prompts.texts), {MODULATION: settings.nfe})
+            self._encoder.ensure(Wanted(prompts, prompts.texts, grid, settings))
         made = []
         for members in members_of(self.manifest, request):
-            rows = prompts.rows[members.start : members.stop]
-            self._encoder.ensure(prompts, rows)
+            texts = [prompts.texts[row] for row in prompts.rows[members.start : members.stop]]
+            wanted = Wanted(prompts, texts, grid, settings)
+            self._encoder.ensure(wanted)
             group = self._residents.need(BACKBONE)
-            text = self._encoder.feed(group, prompts, rows)
-            batch = DeviceBatch(self._device, self._architecture, group, self._marks, settings, members, text)
+            text = self._encoder.feed(group, wanted)
+            feed_levels = partial(self._encoder.feed_levels, group, wanted)
+            batch = DeviceBatch(
+                self._device, self._architecture, group, self._marks, settings, members, text, feed_levels
+            )
             made.append(batch.make(request, on_step))
             self._marks.read(clock)
         return made

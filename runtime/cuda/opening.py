@@ -34,9 +34,9 @@ def open_cuda(
 ) -> CudaHost:
     """Load an opened bundle of plans on GPU ``ordinal``.
 
-    low_vram: text encoders leave the GPU when they are done, and the backbone while they are there; a new prompt then
-    costs their loading. embeddings: encodings of prompts that are cached at least. foreign_gpu: try plans for another
-    compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
+    low_vram: text encoders and the conditioner leave the GPU when they are done, and the backbone while they are there;
+    a new prompt then costs their loading. embeddings: prompts whose encodings are cached at least. foreign_gpu: try
+    plans for another compute capability too. Raises TrustError, FlavourError, StaleBundleError, DeviceError,
     DeviceMemoryError, BackendError, BundleError.
     """
     manifest, engine = bundle.manifest, bundle.manifest.engine

@@ -53,7 +53,7 @@ def test_plans_that_load_are_run_and_compared(bundle: Path, capsys: pytest.Captu
     plans.run(Printer("plans"), Options(smoke=True, bundle=bundle, out=tmp_path))
     version, current, answer, compared, timed, frugal = _records(capsys)
     assert version["version"] == "1.7.1.116" and current["kind"] == "skipped"
-    assert answer["show"] == "yes, 4 of 4 load" and answer["capability"] == "sm90"
+    assert answer["show"] == "yes, 5 of 5 load" and answer["capability"] == "sm90"
     assert compared["held"] and frugal["held"] and compared["error"] < 1e-5
     assert timed["memory"]["peak"] > 0 and timed["total"]["samples"] == 5
 
@@ -69,5 +69,5 @@ def test_plans_that_do_not_load_are_an_answer_too(
     monkeypatch.setattr(loading, "load_plan", refuse)
     plans.run(Printer("plans"), Options(smoke=True, bundle=bundle, out=tmp_path))
     answer = _records(capsys)[-1]
-    assert answer["show"] == "NO, 0 of 4 load: built for another GPU" and answer["kind"] == "measured"
-    assert set(answer["errors"]) == {"backbone", "clip", "t5", "vae_decoder"}
+    assert answer["show"] == "NO, 0 of 5 load: built for another GPU" and answer["kind"] == "measured"
+    assert set(answer["errors"]) == {"backbone", "clip", "conditioner", "t5", "vae_decoder"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,19 @@ from runtime.architectures.base import Architecture, Tokens
 from runtime.cuda.execution.marks import Marks
 from runtime.cuda.execution.parts import field_type
 from runtime.cuda.interface import Advance, Device, Unpack
+from runtime.cuda.memory.arena import aligned
 from runtime.cuda.memory.buffers import (
     BACKBONE,
     FOUND,
+    LEVELS,
     PIXELS,
     STATE,
-    TIMESTEPS,
     VAE,
     X,
+    level_bytes,
+    level_port,
+    level_rows,
     port_buffer,
-    timestep_stride,
 )
 from runtime.cuda.memory.extents import shape_of
 from runtime.cuda.memory.residents import Group
@@ -40,23 +43,26 @@ class DeviceBatch(Batch):
         marks: Marks,
         settings: Settings,
         members: range,
-        text: tuple[Sequence[int], int],
+        text: int,
+        feed_levels: Callable[[int], None],
     ) -> None:
-        """Everything that the evaluations read, besides the encodings; the noise among it.
+        """The networks at the batch's shapes, and the noise. What is the same at each evaluation was fed before.
 
-        text: as :meth:`runtime.cuda.execution.encoding.Encoder.feed` gave it.
+        text: text tokens that the backbone is fed. feed_levels: puts the rows from an evaluation on into LEVELS.
         """
         super().__init__(architecture, settings, members)
         self._device = device
         self._group = group
         self._marks = marks
         self._count = len(members)
-        tokens, self._text = text
+        self._text = text
+        self._feed_levels = feed_levels
         manifest, grid = architecture.manifest, self.grid
         self._values = grid.tokens * manifest.momentum.packed_channels
         """Values of the state of one image."""
         self._field_type = field_type(manifest)
-        self._stride = timestep_stride(self._count)
+        self._rows, self._row_bytes = level_rows(manifest), level_bytes(manifest, self._count)
+        self._level_port = port_buffer(BACKBONE, level_port(manifest))
         rows, columns = grid.rows * manifest.latent.patch, grid.columns * manifest.latent.patch
         latents = (self._count, manifest.latent.channels, rows, columns)
         images = (self._count, 3, settings.height, settings.width)
@@ -65,17 +71,14 @@ class DeviceBatch(Batch):
         spec = manifest.networks[BACKBONE]
         inputs, outputs = ({port.name: shape_of(port, dims) for port in ports} for ports in (spec.inputs, spec.outputs))
         self._backbone = group.evaluation(BACKBONE, inputs, outputs)
-        for name, values in architecture.constants(tokens, self._text, settings.guidance, grid).items():
-            device.upload(self._at(port_buffer(BACKBONE, name)), np.ascontiguousarray(values))
-        table = np.zeros((settings.nfe, self._stride // 4), dtype=np.float32)
-        table[:, : self._count] = architecture.as_trained(settings.sigmas[:-1])[:, None]
-        device.upload(self._at(TIMESTEPS), table)
         with marks.stage("noise"):
             for place, member in enumerate(members):
                 device.normal(settings.seeds[member], self._values, self._at(X) + place * self._values * 4)
 
     def run(self) -> tuple[Tokens, Sequence[Pixels]]:
-        """All evaluations and the images, as one CUDA graph where that is possible."""
+        """All evaluations and the images; as one CUDA graph where that is possible and LEVELS holds all rows."""
+        if self.settings.nfe > self._rows:
+            return super().run()
 
         def work() -> None:
             for index in range(self.settings.nfe):
@@ -83,11 +86,15 @@ class DeviceBatch(Batch):
                 self.advance(index)
             self._decode(self._at(X), check=True)
 
+        self._feed_levels(0)
         self._marks.replay(self._key("images", *self.settings.sigmas), work)
         return self._collect()
 
     def evaluate(self, index: int) -> None:
-        self._marks.replay(self._key("evaluation", index), lambda: self._evaluate(index))
+        row = index % self._rows
+        if row == 0:
+            self._feed_levels(index)
+        self._marks.replay(self._key("evaluation", row), lambda: self._evaluate(row))
 
     def advance(self, index: int) -> None:
         self._advance(index, self.settings.sigmas[index + 1], self._at(X))
@@ -115,10 +122,11 @@ class DeviceBatch(Batch):
             raise BackendError(NOT_FINITE)
         return self.state(), tuple(self._images())
 
-    def _evaluate(self, index: int) -> None:
+    def _evaluate(self, row: int) -> None:
         with self._marks.stage("backbone"):
-            source = self._at(TIMESTEPS) + index * self._stride
-            self._device.copy(self._at(port_buffer(BACKBONE, "timestep")), source, self._count * 4)
+            # A copy of a few microseconds: each other address would be a context with memory of its own.
+            source = self._at(LEVELS) + row * aligned(self._row_bytes)
+            self._device.copy(self._at(self._level_port), source, self._row_bytes)
             self._backbone.enqueue()
 
     def _advance(self, index: int, sigma: float, out: int) -> None:

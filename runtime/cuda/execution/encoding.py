@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.architectures.base import Architecture
+from runtime.architectures.base import SEQUENCE, Architecture, Grid
 from runtime.cuda.execution.marks import Marks
 from runtime.cuda.execution.parts import Part
 from runtime.cuda.interface import Device
-from runtime.cuda.memory.buffers import BACKBONE, ZERO_TOKENS, ZEROS, port_buffer
+from runtime.cuda.memory.arena import aligned
+from runtime.cuda.memory.buffers import BACKBONE, LEVELS, ZERO_TOKENS, ZEROS, level_bytes, level_port, port_buffer
 from runtime.cuda.memory.encodings import CachedEncodings
 from runtime.cuda.memory.extents import Extents, shape_of
 from runtime.cuda.memory.residents import Group, Residents
 from runtime.hosts.batches import Prompts
+from runtime.result import Settings
 from runtime.text import TokenIds
 
 _TEXT_STEP = 32
@@ -24,8 +26,18 @@ _TEXT_STEP = 32
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a batch needs to be told: the prompt of each of its images, their size and noise levels."""
+
+    prompts: Prompts
+    texts: Sequence[str]
+    grid: Grid
+    settings: Settings
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """Everything that turns prompts into conditions on the device."""
+    """Everything that turns prompts into conditions on the device, for a backbone that takes them as they are."""
 
     device: Device
     architecture: Architecture
@@ -34,33 +46,56 @@ class Encoder:
     encodings: CachedEncodings
     parts: Sequence[Part]
     marks: Marks
-    replays: bool
-    """Whether evaluations are recorded: not where encoders come and go."""
+    together: bool
+    """Whether all networks are on the device at once: evaluations are then recorded, and run when they are needed."""
 
-    def ensure(self, prompts: Prompts, rows: Sequence[int]) -> None:
-        """Have the encodings of those rows of ``prompts`` in the cache. Raises BackendError."""
-        missing = self.encodings.missing(prompts.texts[row] for row in rows)
-        for network in dict.fromkeys(part.network for part in self.parts) if missing else ():
-            group = self.residents.need(network)
-            for prompt in missing:
-                with self.marks.stage("text"):
-                    self._encode(group, network, prompt, prompts.ids[network], prompts.texts.index(prompt))
+    def ensure(self, wanted: Wanted) -> None:
+        """Have what the backbone is fed of prompts in the cache. Raises BackendError."""
+        self.encode(wanted.prompts, {part.port: wanted.texts for part in self.parts})
 
-    def feed(self, group: Group, prompts: Prompts, rows: Sequence[int]) -> tuple[list[int], int]:
-        """Put the encodings of a batch into the backbone's inputs; text tokens of each image, and those it is fed."""
-        texts = [prompts.texts[row] for row in rows]
-        sequence = next(part for part in self.parts if part.sequence)
-        tokens = [self.encodings.tokens(text, sequence.port) for text in texts]
+    def feed(self, group: Group, wanted: Wanted) -> int:
+        """Put what stays the same into the backbone's inputs; returns the text tokens that it is fed."""
+        tokens, width = self.feed_text(group, wanted, SEQUENCE)
+        self.upload(group, BACKBONE, self.architecture.constants(tokens, width, wanted.grid))
+        return width
+
+    def feed_levels(self, group: Group, wanted: Wanted, first: int) -> None:
+        """Put what the backbone is fed at each evaluation from ``first`` on into LEVELS, as many as it holds."""
+        settings, count, manifest = wanted.settings, len(wanted.texts), self.architecture.manifest
+        table = np.zeros((settings.nfe, aligned(level_bytes(manifest, count)) // 4), dtype=np.float32)
+        levels = self.architecture.levels(settings.sigmas[:-1], settings.guidance, count)
+        table[:, :count] = levels[level_port(manifest)].reshape(settings.nfe, count)
+        self.device.upload(group.address(LEVELS), table[first:])
+
+    def encode(self, prompts: Prompts, wanted: Mapping[str, Iterable[str]]) -> None:
+        """Have encoders' parts in the cache, by port, of those texts of ``prompts``. Raises BackendError."""
+        missing = {port: self.encodings.missing(port, texts) for port, texts in wanted.items()}
+        for port, network in self.architecture.text_ports.items():
+            if missing[port]:
+                group = self.residents.need(network)
+                for text in missing[port]:
+                    with self.marks.stage("text"):
+                        self._encode(group, network, text, prompts.ids[network], prompts.texts.index(text))
+
+    def feed_text(self, group: Group, wanted: Wanted, port: str) -> tuple[list[int], int]:
+        """Put the cached text of a batch into the backbone's input; tokens of each image, and those it is fed."""
+        part = self.part(port)
+        tokens = [self.encodings.tokens(port, text) for text in wanted.texts]
         width = self._width(max(tokens))
-        for part in self.parts:
-            start, token_bytes = group.address(port_buffer(BACKBONE, part.port)), part.size.token_bytes
-            row_tokens = width if part.sequence else 1
-            for place, text in enumerate(texts):
-                address = start + place * row_tokens * token_bytes
-                self.encodings.fetch(text, part.port, address)
-                filled = self.encodings.tokens(text, part.port)
-                self._clear(group, address + filled * token_bytes, row_tokens - filled, token_bytes)
+        start, token_bytes = group.address(port_buffer(BACKBONE, port)), part.size.token_bytes
+        for place, (text, filled) in enumerate(zip(wanted.texts, tokens, strict=True)):
+            address = start + place * width * token_bytes
+            self.encodings.fetch(port, text, address)
+            self._clear(group, address + filled * token_bytes, width - filled, token_bytes)
         return tokens, width
+
+    def upload(self, group: Group, network: str, inputs: Mapping[str, NDArray[np.generic]]) -> None:
+        """Put arrays into a network's inputs, by port."""
+        for port, values in inputs.items():
+            self.device.upload(group.address(port_buffer(network, port)), np.ascontiguousarray(values))
+
+    def part(self, port: str) -> Part:
+        return next(part for part in self.parts if part.port == port)
 
     def _width(self, longest: int) -> int:
         """Text tokens that the backbone is fed where the longest text of a batch has so many."""
@@ -85,9 +120,8 @@ class Encoder:
         batch, width = inputs["input_ids"].shape
         outputs = {port.name: shape_of(port, {"batch": batch, "text_tokens": width}) for port in spec.outputs}
         evaluation = group.evaluation(network, {port.name: inputs[port.name].shape for port in spec.inputs}, outputs)
-        for port, values in inputs.items():
-            self.device.upload(group.address(port_buffer(network, port)), values)
-        if self.replays:
+        self.upload(group, network, inputs)
+        if self.together:
             self.marks.replay((network, width), evaluation.enqueue)
         else:
             evaluation.enqueue()
@@ -99,7 +133,7 @@ class Encoder:
                 # All tokens, or where padding can be told from text, those that are text.
                 filled = int(ids.mask[row].sum()) if self.architecture.masked else outputs[part.output][1]
                 tokens = max(filled - drop, 0)
-            self.encodings.put(prompt, part.port, address, tokens)
+            self.encodings.put(part.port, prompt, address, tokens)
 
     def _inputs(self, network: str, ids: TokenIds, row: int) -> dict[str, NDArray[np.int64]]:
         """The encoder's inputs for a prompt; text of free length is cut to its own and padded to a step.

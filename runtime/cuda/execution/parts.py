@@ -1,4 +1,4 @@
-"""Which inputs of the backbone are made on the device by networks before it, a part of a prompt's encoding each."""
+"""What one network makes on the device and another is fed: the parts that are cached in between, and their sizes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines.schema import Manifest, Port
-from runtime.architectures.base import Architecture
-from runtime.cuda.memory.buffers import BACKBONE, VAE
+from runtime.architectures.base import SEQUENCE, Architecture
+from runtime.cuda.memory.buffers import BACKBONE, CONDITIONER, VAE, find_port, level_port, level_rows
 from runtime.cuda.memory.encodings import PartSize
 from runtime.cuda.memory.extents import BYTES, Extents
 from runtime.errors import BackendError
 
+MODULATION, CONTEXT = "modulation", "context"
+IMAGE_ROTARY, TEXT_ROTARY = "image_rotary", "text_rotary"
+"""What the conditioner makes: of a prompt and a schedule, a row a noise level; of a prompt; of an image's size; of the
+number of text tokens."""
+
+_SIZES = 4
+"""Sizes of images whose rotary angles are cached; there are as many of text."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """An input of the backbone that another network makes: its port there, the network, and the network's output.
+    """An input that another network makes: its port there, the network, and the network's output.
 
     size: tokens at most and bytes of a token; a part without a token axis is one token. sequence: whether it has one.
     """
@@ -28,52 +36,71 @@ class Part:
     sequence: bool
 
 
-def parts_of(architecture: Architecture, extents: Extents) -> tuple[Part, ...]:
-    """The parts of an encoding. Raises BackendError where the bundle's ports are not those of its architecture."""
+def parts_of(architecture: Architecture, extents: Extents, prompts: int) -> tuple[Part, ...]:
+    """The parts, in the order in which they are made: of text encoders, and of the conditioner where there is one.
+
+    prompts: whose parts are cached at least; a batch's always are. Raises BackendError where the bundle's ports are not
+    those of its architecture.
+    """
     manifest = architecture.manifest
     _check_types(manifest)
-    text = extents[BACKBONE].get("text_tokens")
+    batch = manifest.limits.batch.max
+    prompts = max(prompts, batch)
+    most = {
+        # Where there is a context, that is what lasts.
+        SEQUENCE: batch if architecture.conditioned else prompts,
+        MODULATION: max(prompts * manifest.schedule.nfe, batch * level_rows(manifest)),
+        IMAGE_ROTARY: _SIZES,
+        TEXT_ROTARY: _SIZES,
+    }
+    taker = CONDITIONER if architecture.conditioned else BACKBONE
+    made = [
+        (name, network, manifest.networks[network].outputs[0], taker)
+        for name, network in architecture.text_ports.items()
+    ]
+    if architecture.conditioned:
+        outputs = manifest.networks[CONDITIONER].outputs
+        names = (CONTEXT, IMAGE_ROTARY, TEXT_ROTARY, MODULATION)
+        made += [(name, CONDITIONER, find_port(outputs, name), BACKBONE) for name in names]
     parts = []
-    for name, network in architecture.text_ports.items():
-        port, output = _port(manifest.networks[BACKBONE].inputs, name), manifest.networks[network].outputs[0]
-        sequence = len(port.shape) == 3
-        if sequence:
-            width = port.shape[2]
-            tokens = port.shape[1] if isinstance(port.shape[1], int) else (text.most if text else 0)
-        else:
-            width, tokens = math.prod(dim for dim in port.shape[1:] if isinstance(dim, int)), 1
-        if not isinstance(width, int) or not tokens or output.dtype != port.dtype:
+    for name, network, output, taker in made:
+        port = find_port(manifest.networks[taker].inputs, name)
+        own = [dim for dim in port.shape if dim not in ("batch", "levels")]
+        width, tokens = own[-1], [_most(extents, taker, dim) for dim in own[:-1]]
+        if not isinstance(width, int) or not all(tokens) or (output.dtype, output.shape[-1]) != (port.dtype, width):
             raise BackendError(
-                f"the backbone takes {name!r} as {port.dtype} {list(port.shape)}, which the {network} network's "
+                f"the {taker} takes {name!r} as {port.dtype} {list(port.shape)}, which the {network} network's "
                 f"{output.dtype} {list(output.shape)} cannot be"
             )
-        parts.append(Part(name, network, output.name, PartSize(tokens, width * BYTES[port.dtype]), sequence))
+        size = PartSize(math.prod(tokens), width * BYTES[port.dtype], most.get(name, prompts))
+        parts.append(Part(name, network, output.name, size, bool(tokens)))
     return tuple(parts)
 
 
 def field_type(manifest: Manifest) -> str:
     """The type of the backbone's outputs means, logweights and loggammas. Raises BackendError where theirs differ."""
-    ports = [_port(manifest.networks[BACKBONE].outputs, name) for name in ("means", "logweights", "loggammas")]
+    ports = [find_port(manifest.networks[BACKBONE].outputs, name) for name in ("means", "logweights", "loggammas")]
     if len({port.dtype for port in ports}) > 1:
         raise BackendError(f"the backbone's outputs are of several types: {[port.dtype for port in ports]}")
     return ports[0].dtype
 
 
+def _most(extents: Extents, network: str, dim: int | str) -> int:
+    if isinstance(dim, int):
+        return dim
+    span = extents[network].get(dim)
+    return span.most if span else 0
+
+
 def _check_types(manifest: Manifest) -> None:
-    """The solver and the noise are float32; so are the images that become bytes."""
+    """The solver, the noise and what noise levels make are float32; so are the images that become bytes."""
     backbone, vae = manifest.networks[BACKBONE], manifest.networks[VAE]
-    for ports, name in (
+    checked: list[tuple[Sequence[Port], str]] = [
         (backbone.inputs, "hidden_states"),
-        (backbone.inputs, "timestep"),
+        (backbone.inputs, level_port(manifest)),
         (vae.inputs, "latents"),
         (vae.outputs, "images"),
-    ):
-        if (found := _port(ports, name)).dtype != "float32":
+    ]
+    for ports, name in checked:
+        if (found := find_port(ports, name)).dtype != "float32":
             raise BackendError(f"the port {name!r} is {found.dtype}; on a GPU it must be float32")
-
-
-def _port(ports: Sequence[Port], name: str) -> Port:
-    for port in ports:
-        if port.name == name:
-            return port
-    raise BackendError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")

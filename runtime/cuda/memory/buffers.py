@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from engines.schema import Manifest
+from engines.schema import LEVELS_A_RUN, Manifest, Port
 from runtime.architectures.base import SEQUENCE
 from runtime.cuda.memory.arena import Need, aligned
 from runtime.cuda.memory.extents import BYTES, Extents, shape_of, size_of
+from runtime.errors import BackendError
 
-BACKBONE, VAE = "backbone", "vae_decoder"
+CONDITIONER, BACKBONE, VAE = "conditioner", "backbone", "vae_decoder"
 X = f"{BACKBONE}/hidden_states"
 """The state, float32 [batch, image_tokens, channels]; the solver changes it in place."""
 
-STATE, TIMESTEPS, PIXELS, FOUND, ZEROS = "state", "timesteps", "pixels", "found", "zeros"
-"""A preview's state; every evaluation's timestep; the images' bytes; whether a value is not finite; empty text."""
+STATE, LEVELS, PIXELS, FOUND, ZEROS = "state", "levels", "pixels", "found", "zeros"
+"""A preview's state; a row for each evaluation of what its noise level makes (:func:`level_port`); the images' bytes;
+whether a value is not finite; empty text."""
 
 ZERO_TOKENS = 32
 """Text tokens of the buffer of zeros; longer padding is copied in pieces."""
@@ -25,9 +27,29 @@ def port_buffer(network: str, port: str) -> str:
     return f"{network}/{port}"
 
 
-def timestep_stride(batch: int) -> int:
-    """Bytes from one evaluation's timesteps to the next: they begin where an input of a network may."""
-    return aligned(batch * 4)
+def level_port(manifest: Manifest) -> str:
+    """The backbone's input that another noise level changes."""
+    return "modulation" if CONDITIONER in manifest.networks else "timestep"
+
+
+def level_rows(manifest: Manifest) -> int:
+    """Evaluations whose rows LEVELS holds at once: those of one run of the conditioner; of plain noise levels all."""
+    most = manifest.schedule.max_nfe
+    return min(most, LEVELS_A_RUN) if CONDITIONER in manifest.networks else most
+
+
+def level_bytes(manifest: Manifest, batch: int) -> int:
+    """Bytes of one evaluation's row for that many images."""
+    port = find_port(manifest.networks[BACKBONE].inputs, level_port(manifest))
+    return size_of(port, shape_of(port, {"batch": batch}))
+
+
+def find_port(ports: Sequence[Port], name: str) -> Port:
+    """Raises BackendError where there is none of that name."""
+    for port in ports:
+        if port.name == name:
+            return port
+    raise BackendError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")
 
 
 def scratch_buffer(network: str) -> str:
@@ -37,13 +59,15 @@ def scratch_buffer(network: str) -> str:
 def needs_of(
     manifest: Manifest, extents: Extents, networks: Sequence[str], scratch: Mapping[str, int]
 ) -> tuple[Need, ...]:
-    """The buffers of ``networks``, which run in that order: text encoders, the backbone, the VAE decoder.
+    """The buffers of ``networks``, which run in that order: text encoders, conditioner, the backbone, the VAE decoder.
 
-    scratch: bytes that an evaluation of each needs besides. An encoder's buffers live while it runs. What the backbone
-    is fed and gives also lives while the VAE runs, which generates previews between two evaluations.
+    scratch: bytes that an evaluation of each needs besides. A network's buffers live while it runs. What the backbone
+    is fed and gives also lives while the VAE runs, which generates previews between two evaluations; and what it is fed
+    while the conditioner runs, which may have to between two evaluations as well.
     """
     latent, batch, cells = manifest.latent, manifest.limits.batch.max, _most_cells(manifest, extents)
     of_images = [place for place, name in enumerate(networks) if name in (BACKBONE, VAE)]
+    fed = networks.index(CONDITIONER) if CONDITIONER in networks else min(of_images, default=0)
     needs: list[Need] = []
     for place, name in enumerate(networks):
         network = manifest.networks[name]
@@ -56,13 +80,14 @@ def needs_of(
                 size = BYTES[port.dtype] * dims["batch"] * cells * values
             else:
                 size = size_of(port, shape_of(port, dims))
-            needs.append(Need(port_buffer(name, port.name), size, place, last))
+            first = fed if name == BACKBONE and port in network.inputs else place
+            needs.append(Need(port_buffer(name, port.name), size, first, last))
         needs.append(Need(scratch_buffer(name), scratch[name], place, place))
     if of_images:
         first, last = of_images[0], of_images[-1]
         needs += [
             Need(STATE, batch * cells * latent.channels * 4, first, last),
-            Need(TIMESTEPS, manifest.schedule.max_nfe * timestep_stride(batch), first, last),
+            Need(LEVELS, level_rows(manifest) * aligned(level_bytes(manifest, batch)), fed, last),
             Need(PIXELS, batch * cells * latent.vae_factor**2 * 3, last, last),
             Need(FOUND, 4, last, last),
         ]

@@ -1,11 +1,12 @@
-"""Cached encodings of prompts, least recently used first out: on the device, or in main memory."""
+"""Encodings of prompts and what follows from them, least recently used first out: on the device, or in main memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,82 +15,88 @@ from runtime.cuda.interface import Device
 from runtime.cuda.memory.arena import aligned
 from runtime.errors import BackendError
 
+K = TypeVar("K", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class PartSize:
-    """One part of an encoding (what one text encoder says): tokens at most, and the bytes of a token."""
+    """A kind of value that is cached (what one text encoder says): tokens at most, and the bytes of a token.
+
+    most: how many values of it are cached.
+    """
 
     tokens: int
     token_bytes: int
+    most: int
 
     @property
     def size(self) -> int:
         return self.tokens * self.token_bytes
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Entry:
-    """A prompt's place in the cache, and the tokens of the parts that were put in."""
+    """A value's place among those of its part, and its tokens."""
 
     slot: int
-    tokens: dict[str, int]
+    tokens: int
 
 
 class CachedEncodings(ABC):
-    """Encodings by prompt. parts: by name; a prompt's is whole when each of its parts was put in."""
+    """Values by part and key: a prompt, and where the value depends on more, that as well."""
 
     device_bytes = 0
     """Bytes of the device's memory that are held for them."""
 
-    def __init__(self, device: Device, parts: Mapping[str, PartSize], most: int) -> None:
-        """most: encodings that are cached. Raises BackendError for none."""
-        if most < 1:
-            raise BackendError(f"{most} encodings of prompts cannot be cached; one at least is needed")
-        self._most = most
+    def __init__(self, device: Device, parts: Mapping[str, PartSize]) -> None:
+        """parts: by name. Raises BackendError where none of one may be cached."""
+        if any(part.most < 1 for part in parts.values()):
+            raise BackendError("0 encodings of prompts cannot be cached; one at least is needed")
         self._device = device
-        self._parts = parts
-        self._free = list(reversed(range(most)))
-        self._known: OrderedDict[str, _Entry] = OrderedDict()
+        self._parts = dict(parts)
+        self._free = {name: list(reversed(range(part.most))) for name, part in parts.items()}
+        self._known: dict[str, OrderedDict[Hashable, _Entry]] = {name: OrderedDict() for name in parts}
 
-    def missing(self, prompts: Iterable[str]) -> list[str]:
-        """Those of ``prompts``, each once, that are not here whole; the others become the most recently used."""
-        absent = []
-        for prompt in dict.fromkeys(prompts):
-            if prompt in self._known and self._known[prompt].tokens.keys() == self._parts.keys():
-                self._known.move_to_end(prompt)
+    def missing(self, part: str, keys: Iterable[K]) -> list[K]:
+        """Those of ``keys``, each once, that are not here; the others become the most recently used."""
+        known, absent = self._known[part], []
+        for key in dict.fromkeys(keys):
+            if key in known:
+                known.move_to_end(key)
             else:
-                absent.append(prompt)
+                absent.append(key)
         return absent
 
-    def put(self, prompt: str, part: str, address: int, tokens: int) -> None:
+    def put(self, part: str, key: Hashable, address: int, tokens: int) -> None:
         """Take over ``tokens`` of a part from the device at ``address``; the least recently used may have to go.
 
         Raises BackendError for more tokens than the part may have.
         """
-        kind = self._parts[part]
+        kind, known, free = self._parts[part], self._known[part], self._free[part]
         if not 0 <= tokens <= kind.tokens:
             raise BackendError(f"{tokens} tokens for {part!r}; at most {kind.tokens} are cached")
-        if prompt not in self._known:
-            slot = self._free.pop() if self._free else self._known.popitem(last=False)[1].slot
-            self._known[prompt] = _Entry(slot, {})
-        self._known.move_to_end(prompt)
-        entry = self._known[prompt]
+        if key in known:
+            free.append(known.pop(key).slot)
+        elif not free:
+            free.append(known.popitem(last=False)[1].slot)
         if tokens:
-            self._write(entry.slot, part, address, tokens * kind.token_bytes)
-        entry.tokens[part] = tokens  # Not before: what is interrupted is not whole.
+            self._write(free[-1], part, address, tokens * kind.token_bytes)
+        known[key] = _Entry(free.pop(), tokens)  # Not before: what is interrupted is not here.
 
-    def tokens(self, prompt: str, part: str) -> int:
+    def tokens(self, part: str, key: Hashable) -> int:
         """How many tokens of the part there are. Raises KeyError where it is not here."""
-        return self._known[prompt].tokens[part]
+        return self._known[part][key].tokens
 
-    def fetch(self, prompt: str, part: str, address: int) -> None:
-        """Put a part on the device at ``address``."""
-        if tokens := self.tokens(prompt, part):
-            self._read(self._known[prompt].slot, part, address, tokens * self._parts[part].token_bytes)
+    def fetch(self, part: str, key: Hashable, address: int) -> None:
+        """Put a value on the device at ``address``."""
+        entry = self._known[part][key]
+        if entry.tokens:
+            self._read(entry.slot, part, address, entry.tokens * self._parts[part].token_bytes)
 
     def close(self) -> None:
         """Forget all and give the memory back."""
-        self._known.clear()
+        for known in self._known.values():
+            known.clear()
 
     @abstractmethod
     def _write(self, slot: int, part: str, address: int, size: int) -> None: ...
@@ -101,16 +108,13 @@ class CachedEncodings(ABC):
 class DeviceEncodings(CachedEncodings):
     """Cached on the device: nothing waits, a copy takes microseconds."""
 
-    def __init__(self, device: Device, parts: Mapping[str, PartSize], most: int) -> None:
-        """Allocates memory for ``most`` encodings of the greatest size. Raises DeviceMemoryError."""
-        super().__init__(device, parts, most)
+    def __init__(self, device: Device, parts: Mapping[str, PartSize]) -> None:
+        """Allocates memory for all values at their greatest size. Raises DeviceMemoryError."""
+        super().__init__(device, parts)
         self._offsets: dict[str, int] = {}
-        size = 0
         for name, part in parts.items():
-            self._offsets[name] = size
-            size += aligned(part.size)
-        self._slot_bytes = max(size, 256)
-        self.device_bytes = self._slot_bytes * most
+            self._offsets[name] = self.device_bytes
+            self.device_bytes += aligned(part.size) * part.most
         self._address = device.allocate(self.device_bytes, "encodings of prompts")
 
     def close(self) -> None:
@@ -126,21 +130,26 @@ class DeviceEncodings(CachedEncodings):
         self._device.copy(address, self._place(slot, part), size)
 
     def _place(self, slot: int, part: str) -> int:
-        return self._address + slot * self._slot_bytes + self._offsets[part]
+        return self._address + self._offsets[part] + slot * aligned(self._parts[part].size)
 
 
 class HostEncodings(CachedEncodings):
     """Cached in main memory, for devices with little of their own: taking one over waits for the device."""
 
-    def __init__(self, device: Device, parts: Mapping[str, PartSize], most: int) -> None:
+    def __init__(self, device: Device, parts: Mapping[str, PartSize]) -> None:
         """Takes no memory yet."""
-        super().__init__(device, parts, most)
+        super().__init__(device, parts)
         self._values: dict[tuple[int, str], NDArray[np.uint8]] = {}
 
-    def grow(self, most: int) -> None:
-        """Cache at least so many from now on: all prompts of a request, for their encoder is there once only."""
-        self._free += range(self._most, most)
-        self._most = max(self._most, most)
+    def grow(self, prompts: int, each: Mapping[str, int]) -> None:
+        """Cache what belongs to so many prompts from now on: all of a request, for what makes it is there once only.
+
+        each: values of a prompt by part, where they are not one.
+        """
+        for name, part in self._parts.items():
+            most = max(part.most, prompts * each.get(name, 1))
+            self._free[name] += range(part.most, most)
+            self._parts[name] = replace(part, most=most)
 
     def _write(self, slot: int, part: str, address: int, size: int) -> None:
         self._values[slot, part] = np.empty(size, dtype=np.uint8)

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engines.schema import Manifest, Network, Port
+from engines.schema import LEVELS_A_RUN, Manifest, Network, Port
 from runtime.errors import BackendError, RequestError
 
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 """Bytes of one value, by the manifest's types."""
 
+_AT_ONCE: Mapping[str, str] = {"batch": "images at once", "levels": "noise levels at once"}
 _MULTIPLE = re.compile(r"(?:(\d+)\*)?(\w+)")
 
 
@@ -43,6 +44,7 @@ def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
     per_token = latent.patch**2
     shared = {
         "batch": Span(limits.batch.min, limits.batch.max),
+        "levels": Span(1, LEVELS_A_RUN * limits.batch.max),
         "rows": rows,
         "columns": columns,
         "image_tokens": Span(rows.least * columns.least // per_token, rows.most * columns.most // per_token),
@@ -64,7 +66,7 @@ def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], exce
         for dimension, span in spans.items():
             value = sizes[network].get(dimension, span.least)
             if not span.least <= value <= span.most:
-                what = "images at once" if dimension == "batch" else dimension.replace("_", " ")
+                what = _AT_ONCE.get(dimension, dimension.replace("_", " "))
                 raise RequestError(
                     f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
                     f"{span.most}: ask for something else, or build plans for it (export.build --resolutions, --batch)"

@@ -1,7 +1,7 @@
 """Which networks are on the device, and the memory that they work in.
 
 All of them at once, with one arena for all buffers; or, where the device's memory is scarce, a group at a time: each
-text encoder alone, then the backbone with the VAE decoder.
+text encoder alone, the conditioner alone, then the backbone with the VAE decoder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from engines.schema import Manifest, Port
 from runtime.cuda.errors import mebibytes
 from runtime.cuda.interface import Bound, Device, Engine, Evaluation
 from runtime.cuda.memory.arena import ArenaPlan, plan_arena
-from runtime.cuda.memory.buffers import BACKBONE, VAE, ZEROS, needs_of, port_buffer, scratch_buffer
+from runtime.cuda.memory.buffers import BACKBONE, CONDITIONER, VAE, ZEROS, needs_of, port_buffer, scratch_buffer
 from runtime.cuda.memory.extents import Extents, size_of
 from runtime.errors import BackendError
 
@@ -114,8 +114,9 @@ class Residents:
     ) -> None:
         """low_vram: a group at a time. forget: drops what uses a group's memory, before it goes."""
         encoders = [name for name in manifest.networks if name in manifest.tokenizers]
+        before = [*encoders, *(name for name in (CONDITIONER,) if name in manifest.networks)]
         rest = [BACKBONE, VAE]
-        names = [[name] for name in encoders] + [rest] if low_vram else [[*encoders, *rest]]
+        names = [[name] for name in before] + [rest] if low_vram else [[*before, *rest]]
         self.encoders = tuple(encoders)
         self._peak = 0
         self._device = device

@@ -64,13 +64,20 @@ def test_more_evaluations_and_images(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_roofline_of_every_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, result = bench(["--roofline", "--threads", "1"], tmp_path, capsys)
     rows = {row["network"]: row for row in result["roofline"]}
-    assert set(rows) == {"backbone", "clip", "t5", "vae_decoder", "clip + t5"}
+    assert set(rows) == {"backbone", "clip", "t5", "conditioner", "vae_decoder", "clip + conditioner + t5"}
     assert 1e8 < rows["backbone"]["operations"] < 2e8
     assert rows["backbone"]["share"] == pytest.approx(rows["backbone"]["limit_s"] / rows["backbone"]["measured_s"])
     assert rows["clip"]["share"] is None
-    assert rows["clip + t5"]["limit_s"] == pytest.approx(rows["clip"]["limit_s"] + rows["t5"]["limit_s"])
+    before = [rows[name] for name in ("clip", "conditioner", "t5")]
+    assert rows["clip + conditioner + t5"]["limit_s"] == pytest.approx(sum(row["limit_s"] for row in before))
     text = result["stages"]["text"]["median_s"]
-    assert rows["clip + t5"]["share"] == pytest.approx(rows["clip + t5"]["limit_s"] / text)
+    assert rows["clip + conditioner + t5"]["measured_s"] == pytest.approx(text)
+    more = {
+        row["network"]: row
+        for row in bench(["--roofline", "--threads", "1", "--nfe", "4"], tmp_path, capsys)[1]["roofline"]
+    }
+    assert more["conditioner"]["operations"] > 1.5 * rows["conditioner"]["operations"], "levels of all evaluations"
+    assert more["backbone"]["operations"] == rows["backbone"]["operations"]
     assert "GFLOP/s in a product" in table
 
 

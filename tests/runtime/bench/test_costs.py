@@ -13,7 +13,16 @@ from runtime.bench.roofline import Cost, Peak
 from runtime.errors import RequestError
 from tests.runtime import small_bundle, small_plans
 
-SIZES = {"batch": 1, "image_tokens": 16, "text_tokens": 12, "rows": 8, "columns": 8, "height": 32, "width": 32}
+SIZES = {
+    "batch": 1,
+    "levels": 2,
+    "image_tokens": 16,
+    "text_tokens": 12,
+    "rows": 8,
+    "columns": 8,
+    "height": 32,
+    "width": 32,
+}
 PEAK = Peak({"float32": 1e9}, 1e6, "a sheet")
 
 

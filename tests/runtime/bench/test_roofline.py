@@ -14,7 +14,7 @@ from runtime.errors import BackendError
 from tests.runtime.conftest import COMMITTED
 
 MODEL = Path(__file__).parents[3] / "models" / "tiny"
-SIZES = {"batch": 2, "image_tokens": 16, "text_tokens": 12, "rows": 8, "columns": 8}
+SIZES = {"batch": 2, "levels": 2, "image_tokens": 16, "text_tokens": 12, "rows": 8, "columns": 8}
 
 
 def test_the_backbone_takes_what_torch_counts() -> None:
@@ -37,9 +37,11 @@ def test_the_backbone_takes_what_torch_counts() -> None:
     # The counter does not know the CPU's fused attention; the plain one is two products that it does know.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         flux.evaluate(student, torch.zeros(2, 16, 16), torch.ones(2), condition)
-    cost = cost_of(open_bundle(COMMITTED, contents="when used").read("backbone.onnx"), SIZES)
-    assert cost.total_operations == pytest.approx(counter.get_total_flops(), rel=0.01)
-    assert set(cost.operations) == {"float32"}
+    bundle = open_bundle(COMMITTED, contents="when used")
+    # Of a level an image the conditioner and an evaluation do together what the student does.
+    costs = [cost_of(bundle.read(f"{name}.onnx"), SIZES) for name in ("conditioner", "backbone")]
+    assert sum(cost.total_operations for cost in costs) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert all(set(cost.operations) == {"float32"} for cost in costs)
 
 
 def test_every_network_of_the_bundle_can_be_counted() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from engines.bundle import Bundle, open_bundle
+from engines.schema import LEVELS_A_RUN
 from runtime.cuda.errors import CaptureRefusedError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
 from runtime.image import encode_png
@@ -98,7 +99,8 @@ def test_more_prompts_than_are_cached(bundle: Bundle, pipeline: Pipeline) -> Non
     for _ in range(2):
         _near(session.pipeline.generate(prompts), pipeline.generate(prompts))
     assert sum(session.engines["t5"].batches) == 18, "the first are gone when the last come"
-    assert session.pipeline.memory()["embeddings"] == 4 * (12 * 64 * 4 + 256)
+    of_text, of_sizes, rows = 4 * (256 + 12 * 64 * 4 + 12 * 32 * 4), 4 * (64 + 12) * 32 * 4, 4 * LEVELS_A_RUN * 128 * 4
+    assert session.pipeline.memory()["embeddings"] == of_text + of_sizes + rows
 
 
 def test_the_host_waits_only_for_the_end(bundle: Bundle) -> None:
@@ -208,12 +210,13 @@ def test_with_little_memory_networks_take_turns(bundle: Bundle, pipeline: Pipeli
     assert session.loads == [], "nothing before it is needed"
     prompts = ["a dark bag", "a light boot", "a grey bag", "a coat", "photo of a bag", "a dark bag"]
     _near(session.pipeline.generate(prompts), pipeline.generate(prompts))
-    assert session.loads == ["clip", "t5", "backbone", "vae_decoder"], "each once, however many batches"
-    assert not session.engines["t5"].open
+    turns = ["clip", "t5", "conditioner", "backbone", "vae_decoder"]
+    assert session.loads == turns, "each once, however many batches"
+    assert not session.engines["t5"].open and not session.engines["conditioner"].open
     session.pipeline.generate(prompts[0])
-    assert len(session.loads) == 4, "a known prompt needs no encoder"
+    assert len(session.loads) == 5, "a known prompt needs neither encoder nor conditioner"
     _near(session.pipeline.generate("a new bag"), pipeline.generate("a new bag"))
-    assert session.loads[4:] == ["clip", "t5", "backbone", "vae_decoder"]
+    assert session.loads[5:] == turns
     for prompt in ("a new bag", "a new bag", "a newer bag", "a new bag"):  # Recordings of what was unloaded are gone.
         _near(session.pipeline.generate(prompt), pipeline.generate(prompt))
     memory = session.pipeline.memory()
@@ -224,7 +227,7 @@ def test_with_little_memory_networks_take_turns(bundle: Bundle, pipeline: Pipeli
 
 def test_the_arena_is_the_peak_of_what_is_needed_at_once(session: Session) -> None:
     memory = session.pipeline.memory()
-    assert memory["weights"] == 4000
+    assert memory["weights"] == 5000
     assert 0 < memory["buffers"] < memory["apart"]
     assert memory["buffers"] + memory["embeddings"] == session.device.memory_used()
     assert session.device.peak == session.device.memory_used(), "no request allocates"
@@ -233,7 +236,9 @@ def test_the_arena_is_the_peak_of_what_is_needed_at_once(session: Session) -> No
 
 def test_memory_that_is_not_there(bundle: Bundle) -> None:
     device = StandInDevice(100_000)
-    with pytest.raises(DeviceMemoryError, match=r"for the buffers of clip, t5, backbone, vae_decoder cannot be had"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"for the buffers of clip, t5, conditioner, backbone, vae_decoder cannot be had"
+    ):
         Session(bundle, device)
     with pytest.raises(BackendError, match="closed"):
         device.mark()

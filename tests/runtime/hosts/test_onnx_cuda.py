@@ -121,8 +121,8 @@ def test_the_whole_pipeline_says_where_it_ran(small: Path, monkeypatch: pytest.M
     monkeypatch.setattr(onnx_cuda, "check_provider", lambda ordinal: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
     pipeline = Pipeline.open(small, threads=1, backend="onnxruntime", device="cuda:2")
-    assert devices == ["2"] * 4
-    assert pipeline.backend == f"ONNX Runtime {onnxruntime.__version__}, {CUDA}: 4 nodes on the GPU"
+    assert devices == ["2"] * 5
+    assert pipeline.backend == f"ONNX Runtime {onnxruntime.__version__}, {CUDA}: 5 nodes on the GPU"
     np.testing.assert_array_equal(pipeline.generate("a bag", seed=3).latents, expected.latents)
 
 

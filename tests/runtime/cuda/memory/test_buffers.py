@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engines.schema import Engine, Manifest, Range, ShapeRange
+from engines.schema import LEVELS_A_RUN, Engine, Manifest, Range, ShapeRange
 from runtime.cuda.memory.arena import plan_arena
-from runtime.cuda.memory.buffers import BACKBONE, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
+from runtime.cuda.memory.buffers import BACKBONE, CONDITIONER, LEVELS, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
 from runtime.cuda.memory.extents import check_extents, extents_of, shape_of
 from runtime.errors import BackendError, RequestError
 from tests.runtime import small_bundle, small_plans
 
-ORDER = ("clip", "t5", BACKBONE, VAE)
-SCRATCH = {"clip": 1 << 12, "t5": 1 << 20, BACKBONE: 1 << 22, VAE: 1 << 21}
+ORDER = ("clip", "t5", CONDITIONER, BACKBONE, VAE)
+SCRATCH = {"clip": 1 << 12, "t5": 1 << 20, CONDITIONER: 1 << 16, BACKBONE: 1 << 22, VAE: 1 << 21}
 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:
@@ -23,21 +23,20 @@ def _sizes(manifest: Manifest) -> dict[str, int]:
 def _profiled(tokens: int, side: int) -> Manifest:
     """Plans for images of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
     manifest = small_plans.manifest()
+    least = {"batch": 1, "levels": 1, "image_tokens": 4, "text_tokens": 12}
+    most = {"batch": 4, "levels": 32, "image_tokens": tokens, "text_tokens": 12}
     made = {
         "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},
         "t5": {"input_ids": ShapeRange([1, 12], [1, 12], [4, 12])},
         VAE: {"latents": ShapeRange([1, 4, 4, 4], [1, 4, 8, 8], [4, 4, side, side])},
-        BACKBONE: {
-            port.name: ShapeRange(
-                [4 if dim == "image_tokens" else 1 if dim == "batch" else 12 if isinstance(dim, str) else dim
-                 for dim in port.shape],
-                [dim if isinstance(dim, int) else 1 for dim in port.shape],
-                [tokens if dim == "image_tokens" else 4 if dim == "batch" else 12 if isinstance(dim, str) else dim
-                 for dim in port.shape],
-            )
-            for port in manifest.networks[BACKBONE].inputs
+        **{
+            name: {
+                port.name: ShapeRange(shape_of(port, least), shape_of(port, least), shape_of(port, most))
+                for port in manifest.networks[name].inputs
+            }
+            for name in (CONDITIONER, BACKBONE)
         },
-    }  # fmt: skip
+    }
     engine = msgspec.structs.replace(manifest.engine, profiles=made)
     assert isinstance(engine, Engine)
     return msgspec.structs.replace(manifest, engine=engine)
@@ -70,13 +69,34 @@ def test_text_encoders_share_the_place_of_what_comes_later() -> None:
     assert plan.size == fullest
 
 
+def test_the_conditioner_may_run_between_two_evaluations() -> None:
+    manifest = small_bundle.manifest()
+    needs = {need.name: need for need in needs_of(manifest, extents_of(manifest), ORDER, SCRATCH)}
+    conditioner, backbone, vae = (ORDER.index(name) for name in (CONDITIONER, BACKBONE, VAE))
+    fed = [port_buffer(BACKBONE, port.name) for port in manifest.networks[BACKBONE].inputs]
+    for name in (X, LEVELS, *fed):
+        assert (needs[name].first, needs[name].last) == (conditioner, vae), name
+    assert needs[LEVELS].size == LEVELS_A_RUN * 4 * small_bundle.MODULATION * 4
+    for port in (*manifest.networks[CONDITIONER].inputs, *manifest.networks[CONDITIONER].outputs):
+        own = needs[port_buffer(CONDITIONER, port.name)]
+        assert (own.first, own.last) == (conditioner, conditioner)
+    assert needs[port_buffer(BACKBONE, "means")].first == backbone
+    alone = needs_of(manifest, extents_of(manifest), (BACKBONE, VAE), SCRATCH)
+    assert {need.first for need in alone} == {0, 1}
+
+
 def test_a_size_that_no_plan_takes() -> None:
     manifest = _profiled(tokens=32, side=16)
-    sizes = {name: {"batch": 1, "image_tokens": 64, "text_tokens": 12, "rows": 16, "columns": 16} for name in ORDER}
-    with pytest.raises(RequestError, match=r"64 image tokens in the backbone network, whose plan takes 4 to 32"):
-        check_extents(extents_of(manifest), sizes)
-    sizes[BACKBONE]["image_tokens"] = 32
-    check_extents(extents_of(manifest), sizes)
+    fits = {"batch": 1, "levels": 2, "image_tokens": 32, "text_tokens": 12, "rows": 16, "columns": 16}
+    check_extents(extents_of(manifest), dict.fromkeys(ORDER, fits))
+    for name, dimension, value, said in (
+        (BACKBONE, "image_tokens", 64, "64 image tokens in the backbone network, whose plan takes 4 to 32"),
+        (CONDITIONER, "image_tokens", 64, "64 image tokens in the conditioner network, whose plan takes 4 to 32"),
+        (CONDITIONER, "levels", 33, "33 noise levels at once in the conditioner network, whose plan takes 1 to 32"),
+    ):
+        sizes = {**dict.fromkeys(ORDER, fits), name: {**fits, dimension: value}}
+        with pytest.raises(RequestError, match=said):
+            check_extents(extents_of(manifest), sizes)
 
 
 def test_a_profile_that_does_not_fit_the_manifest() -> None:
