@@ -67,7 +67,7 @@ def _backbone(network: Any, count: int, dtype: torch.dtype) -> Student:
     network.norm_out.silu, network.time_text_embed = nn.Identity(), _Given()
     table = _Table(count, start)
     network.add_module(_TABLE, table)
-    student = Student(network, table, dtype)
+    student = Student(network, table.forward, dtype)
     table.levels = nn.Parameter(torch.empty(count, dtype=torch.float32))  # Levels are told apart in float32.
     return student
 

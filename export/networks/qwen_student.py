@@ -5,7 +5,7 @@ It is what is calibrated, and what the exported backbone is held to (:mod:`expor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Student(nn.Module):
     student saw it in training, and diffusers' forward would round it once more.
     """
 
-    def __init__(self, network: Any, see: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network: Any, see: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         self.see = see
         network.pos_embed = Rope(network.config.axes_dims_rope)
@@ -144,7 +144,7 @@ class Student(nn.Module):
 def with_sinusoids(network: Any, dtype: torch.dtype) -> Student:
     """The student as it was trained."""
     sinusoids, network.time_text_embed.time_proj = network.time_text_embed.time_proj, nn.Identity()
-    return Student(network, sinusoids, dtype)
+    return Student(network, sinusoids.forward, dtype)
 
 
 class _Reference(nn.Module):

@@ -91,7 +91,8 @@ def test_onnx_bundles(workshop: Workshop, precision: str, target: str, capsys: p
             shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
             assert shapes == {port.name: list(port.shape) for port in ports}
         types = {t.data_type for t in graph.initializer}
-        assert (onnx.TensorProto.FLOAT8E4M3FN in types) == (precision == "fp8" and name == "backbone")
+        in_fp8 = {"conditioner", "backbone", "t5", "text"} if precision == "fp8" else set()
+        assert (onnx.TensorProto.FLOAT8E4M3FN in types) == (name in in_fp8)
         operators = {node.op_type for node in graph.node}
         if target == "onnx" and name == "backbone":
             assert "Attention" in operators

@@ -83,7 +83,8 @@ def test_profiles_and_limits_are_what_was_asked_for(built: Path) -> None:
     assert manifest.limits.height == Range(16, 32, 32)
     backbone = manifest.engine.profiles["backbone"]
     assert backbone["hidden_states"] == ShapeRange([1, 16, 16], [1, 16, 16], [2, 16, 16])
-    assert backbone["encoder_hidden_states"] == ShapeRange([1, 12, 64], [1, 12, 64], [2, 12, 64])
+    assert backbone["context"] == ShapeRange([1, 12, 32], [1, 12, 32], [2, 12, 32])
+    assert manifest.engine.profiles["conditioner"]["timestep"] == ShapeRange([1], [2], [16])
     latents = manifest.engine.profiles["vae_decoder"]["latents"]
     assert latents == ShapeRange([1, 4, 4, 8], [1, 4, 8, 8], [2, 4, 8, 16])
 
@@ -242,7 +243,7 @@ def test_shorter_text_makes_shorter_prompts(onnx_bundle: Path) -> None:
     setup = plans.Setup(TARGETS["sm89"], rtx(), choose_shapes(limits, text_tokens="8"), Options())
     profiles = plans.network_profiles(manifest, setup.shapes)
     assert profiles["t5"]["input_ids"] == ShapeRange([1, 10], [1, 10], [4, 10])
-    assert profiles["backbone"]["encoder_hidden_states"].max == [4, 8, 64]
+    assert profiles["conditioner"]["encoder_hidden_states"].max == [4, 8, 64]
     assert profiles["clip"]["input_ids"].max == [4, small_bundle.CLIP_TOKENS]
     narrowed = {name: plans._narrow(manifest, name, setup.shapes).max_tokens for name in manifest.tokenizers}
     assert narrowed == {"clip": small_bundle.CLIP_TOKENS, "t5": 10}

@@ -23,7 +23,6 @@ from export.fp8.calibration import Calibration, nominal, read_calibration, write
 from export.fp8.numbers import FP8_MAX, fake_quantise
 from export.fp8.observers import Method, Observer, Record
 from export.fp8.policy import block_of, layer_of, select_layers, weight_of
-from export.networks.base import BACKBONE
 from export.networks.streaming import Placement, open_module
 from export.quality import measure
 from export.sources.models import MODELS
@@ -237,7 +236,7 @@ class _Counted(Weights):
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_streaming_computes_the_same_and_holds_little(name: str, request: pytest.FixtureRequest) -> None:
-    network = request.getfixturevalue(name).network(BACKBONE)
+    network = request.getfixturevalue(name).whole
     inputs = network.examples(network.parity_sizes[0], torch.Generator().manual_seed(0))
     counted = _Counted(network.weights)
     held = open_module(network, torch.float32, CPU, Placement.HOLD)
@@ -251,7 +250,7 @@ def test_streaming_computes_the_same_and_holds_little(name: str, request: pytest
 
 
 def test_a_student_that_lacks_a_tensor_is_refused(flux: Subject) -> None:
-    network = flux.network(BACKBONE)
+    network = flux.whole
     broken = replace(network, aliases=lambda name: () if name == "x_embedder.weight" else (name,))
     with pytest.raises(WeightsError, match=r"lacks network\.x_embedder\.weight"):
         open_module(broken, torch.float32, CPU, Placement.HOLD)
@@ -280,7 +279,7 @@ def test_the_command_calibrates_every_architecture(
     assert (calibration.method, calibration.synthetic, calibration.percentile) == (Method.MSE, False, None)
     assert calibration.sigmas == pytest.approx((1.0, 0.761905), abs=1e-6)
     assert (calibration.prompts.number, calibration.prompts.width, calibration.prompts.height) == (4, 64, 32)
-    network = subject.network(BACKBONE)
+    network = subject.whole
     weights = select_layers([weight_of(layer) for layer in calibration.amax], network.fp8_layers)
     scales = calibration.input_scales(weights)
     assert all(0 < scale < 10 for scale in scales.values())
@@ -304,7 +303,7 @@ def test_what_is_seen_is_what_the_layers_get(flux: Subject, tmp_path: Path) -> N
     from arcflow.sampling import sample_student
     from export.students.rollout import noise_of
 
-    module = flux.network(BACKBONE).reference().network  # type: ignore[attr-defined]
+    module = flux.whole.reference().network  # type: ignore[attr-defined]
     encodings = _encode(flux, [CAPTIONS[0]])
     condition = Condition(
         encodings["pooled_projections"], encodings["encoder_hidden_states"], torch.full((1,), 3.5), image_ids(2, 2),

@@ -15,7 +15,7 @@ from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of
 from export.fp8.simulation import fake_quantised
-from export.networks.base import BACKBONE, INNER
+from export.networks.base import INNER
 from export.quality.gate import LIMIT, check_gate, measure_gate, relative_l2, unpacked
 from export.sources.models import MODELS
 from export.students.prompts import Prompted
@@ -120,7 +120,7 @@ def generated(tiny: Subject) -> Generated:
 
     prompts = evaluation_prompts(SEEDS)
     prompted = tiny.prompted([text for text, _, _ in prompts], 32, 32, torch.float32, CPU)
-    network = tiny.network(BACKBONE)
+    network = tiny.whole
     module: Any = network.reference()
     path = tiny.spec.calibration
     assert path is not None

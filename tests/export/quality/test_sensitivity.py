@@ -10,7 +10,7 @@ import torch
 
 from export import sensitivity
 from export.fp8.calibration import nominal, write_calibration
-from export.networks.base import BACKBONE, INNER
+from export.networks.base import INNER
 from export.quality.layer_errors import LayerErrors, layer_errors, suggest
 from export.quality.measure import linears
 from export.sources.models import MODELS
@@ -43,7 +43,7 @@ def test_errors_are_scaled_to_what_was_measured_together() -> None:
 def calibration_file(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nominal scales; one layer's are far too small, so that its inputs saturate."""
     with torch.device("meta"):
-        module = subject.network(BACKBONE).build(torch.float32)
+        module = subject.whole.build(torch.float32)
     calibration = nominal(linears(getattr(module, INNER)), subject.student.digest)
     amax = {**calibration.amax, "single_transformer_blocks.0.proj_out": 1e-3}
     path = tmp_path_factory.mktemp("calibration") / "c.json"
@@ -59,7 +59,7 @@ def test_the_layer_whose_scale_is_wrong_comes_out_worst(subject: Subject, calibr
     prompted = subject.prompted(["a dark bag", "one light boot"], 16, 16, torch.float32, torch.device("cpu"))
     steps: list[tuple[int, int]] = []
     report = layer_errors(
-        subject.network(BACKBONE), read_calibration(calibration_file), prompted, subject.sigmas(),
+        subject.whole, read_calibration(calibration_file), prompted, subject.sigmas(),
         lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert report.layers[0][0] == "single_transformer_blocks.0.proj_out"
