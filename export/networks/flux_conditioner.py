@@ -13,7 +13,7 @@ from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
 from export.networks.flux_student import Conditions, Rope, TimeTextEmbed
 from export.networks.student import merged_anew
-from export.weights.files import Selected
+from export.weights.files import Selected, matches
 from export.weights.merge import MergedStudent
 
 NAME = "conditioner"
@@ -56,12 +56,15 @@ def columns(network: Any) -> int:
 
 
 class Conditioner(nn.Module):
-    """The conditioner in torch, of a whole student in the type that it is to compute in."""
+    """The conditioner in torch, of a whole student, which loses all other weights, in the type that it computes in."""
 
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         network.time_text_embed = TimeTextEmbed(network.time_text_embed)
+        for name in [name for name, _ in network.named_parameters() if not matches(name, WEIGHTS)]:
+            owner, _, leaf = name.rpartition(".")
+            network.get_submodule(owner).register_parameter(leaf, None)
         self.rope = Rope(network.config.axes_dims_rope)
         self.network = network
         self.to(dtype)

@@ -159,15 +159,18 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of some patterns (fnmatch)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 class Selected(Weights):
     """The tensors whose names match one of some patterns (fnmatch), or all others (``without``)."""
 
     def __init__(self, whole: Weights, patterns: Sequence[str], without: bool = False) -> None:
         self.source = whole.source
         self._whole = whole
-        self._names = dict.fromkeys(
-            name for name in whole if any(fnmatchcase(name, pattern) for pattern in patterns) != without
-        )
+        self._names = dict.fromkeys(name for name in whole if matches(name, patterns) != without)
 
     def __getitem__(self, name: str) -> TensorInfo:
         if name not in self._names:

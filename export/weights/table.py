@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from export.weights.files import TensorInfo, Weights, row_chunks
+from export.weights.files import TensorInfo, Weights, matches, row_chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +37,7 @@ class WithTable(Weights):
         columns = sum(whole[f"{layer}.bias"].shape[0] for layer in layers)
         shapes = {f"{name}.{LEVELS}": (len(levels),), f"{name}.{ROWS}": (len(levels), columns)}
         self._made = {key: TensorInfo("F32", shape, 0) for key, shape in shapes.items()}
-        self._left = dict.fromkeys(key for key in whole if not any(fnmatchcase(key, pattern) for pattern in gone))
+        self._left = dict.fromkeys(key for key in whole if not matches(key, gone))
         self._rows: Tensor | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:

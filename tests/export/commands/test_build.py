@@ -104,7 +104,7 @@ def test_a_parity_miss_exits_and_writes_nothing(
         (["--precision", "fp8", "--keep-high", "*"], "--keep-high leaves no layer to quantise"),
         (["--precision", "fp8", "--keep-high", "nothing.*"], "--keep-high 'nothing.*' matches none of the 44 layers"),
         (["--resolutions", "33x32"], "--resolutions 33x32"),
-        (["--only", "unet"], "--only unet: the networks are clip, t5, backbone, vae_decoder"),
+        (["--only", "unet"], "--only unet: the networks are clip, t5, conditioner, backbone, vae_decoder"),
         (["--lora", "no-such.safetensors"], "no-such.safetensors"),
         (["--base", "./no/such"], "no/such"),
     ],
