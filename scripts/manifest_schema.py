@@ -86,6 +86,7 @@ _CONSTANTS = {
     "KIND": "const char* kBundleKind",
     "MANIFEST_NAME": "const char* kManifestName",
     "SOURCE_TARGET": "const char* kSourceTarget",
+    "LEVELS_A_RUN": "std::int64_t kLevelsARun",
 }
 _ORDERS = {
     "_TARGETS": "kTargets",

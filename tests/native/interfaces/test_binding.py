@@ -310,7 +310,8 @@ def test_nothing_is_written_to_the_streams() -> None:
 def test_every_host_tells_its_sizes_and_its_memory_and_closes(host: Literal["python", "native"]) -> None:
     with Pipeline.open("tiny", threads=1, host=host) as pipeline:
         sizes = pipeline.sizes([PROMPT, "a bag"], num_images=2, width=64)
-        assert sizes["backbone"] == {"batch": 4, "image_tokens": 32, "rows": 8, "columns": 16, "text_tokens": 12}
+        expected = {"batch": 4, "levels": 8, "image_tokens": 32, "rows": 8, "columns": 16, "text_tokens": 12}
+        assert sizes["backbone"] == sizes["conditioner"] == expected
         assert sizes["clip"]["text_tokens"] == 24
         weights = sum((TINY / f"{name}.onnx").stat().st_size for name in pipeline.manifest.networks)
         assert pipeline.memory() == {"weights": weights}

@@ -62,6 +62,11 @@ void Device::write(Slot slot, std::uint64_t offset, const void* data, std::uint6
   call_host(api_.write, session_, buffer(slot), offset, data, bytes);
 }
 
+void Device::put(Slot slot, const void* data, std::uint64_t bytes) {
+  need(slot, bytes);
+  if (bytes > 0) write(slot, 0, data, bytes);
+}
+
 void Device::read(Slot slot, std::uint64_t offset, void* data, std::uint64_t bytes) {
   call_host(api_.read, session_, buffer(slot), offset, data, bytes);
 }

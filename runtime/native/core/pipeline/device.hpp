@@ -23,10 +23,14 @@ enum class Slot : std::size_t {
   kSequence,
   kSequenceMask,
   kZeros,
-  kTimestep,  // a row an evaluation
+  kTimestep,  // noise levels of all evaluations
   kGuidance,
   kImageIds,
   kTextIds,
+  kModulation,  // what a conditioner makes: of this, rows for each evaluation
+  kContext,
+  kImageRotary,
+  kTextRotary,
   kTokens,  // x
   kPreviewTokens,
   kMeans,
@@ -66,6 +70,8 @@ class Device {
   // Makes sure that a buffer holds so many bytes. Whether it was made anew: what was in it is lost then.
   bool need(Slot slot, std::uint64_t bytes);
   void write(Slot slot, std::uint64_t offset, const void* data, std::uint64_t bytes);
+  // Makes sure that a buffer holds so many bytes, and writes them from its beginning on.
+  void put(Slot slot, const void* data, std::uint64_t bytes);
   void read(Slot slot, std::uint64_t offset, void* data, std::uint64_t bytes);
   void copy(Slot from, std::uint64_t from_offset, Slot to, std::uint64_t to_offset, std::uint64_t bytes);
   void run(const std::string& network, const std::vector<Binding>& inputs, const std::vector<Binding>& outputs);

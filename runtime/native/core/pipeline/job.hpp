@@ -68,6 +68,7 @@ struct Session::Job {
   EncodedPrompts prompts{};
   Encoded encoded{};
   std::vector<std::size_t> rows{};  // by image of the batch: its prompt's row
+  std::int64_t text_tokens = 0;     // of the batch
   std::uint32_t evaluations = 0;    // of the whole request
   std::uint32_t done = 0;           // evaluations
   std::uint32_t frame = 0;          // previews of the batch so far

@@ -142,15 +142,19 @@ void Session::run_batch(Job& job, std::size_t first, std::size_t count) {
   job.frame = 0;
   {
     const Stage stage(job.output.text_seconds);
-    job.rows.clear();
+    std::vector<std::size_t> rows;
     for (std::size_t j = first; j < first + count; ++j) {
-      job.rows.push_back(job.prompts.row_of[j / job.request.num_images]);
+      rows.push_back(job.prompts.row_of[j / job.request.num_images]);
     }
-    shape.text_tokens = architecture.gather(device_, job.encoded, job.rows);
+    // A batch of the same prompts as the one before it finds everything as it was made for that.
+    const bool fresh = rows != job.rows;
+    if (fresh) job.text_tokens = architecture.gather(device_, job.encoded, rows);
+    shape.text_tokens = job.text_tokens;
+    if (fresh) architecture.prepare(device_, shape, job.request.sigmas);
+    job.rows = std::move(rows);
   }
   {
     const Stage stage(job.output.noise_seconds);
-    architecture.prepare(device_, shape, job.request.sigmas);
     const std::uint64_t values = architecture.token_values(shape.grid);
     for (std::size_t j = 0; j < count; ++j) {
       device_.normal(job.request.seeds[first + j], Slot::kTokens, j * values * sizeof(float), values);

@@ -1,5 +1,5 @@
-// From prompts to images: tokenizers, text encoders, the backbone with the solver between, the VAE decoder. The C++
-// twin of runtime/pipeline.py, written once for every engine host.
+// From prompts to images: tokenizers, text encoders and conditioner, the backbone with the solver between, the VAE
+// decoder. The C++ twin of runtime/pipeline.py, written once for every engine host.
 #pragma once
 
 #include <atomic>

@@ -227,8 +227,8 @@ TEST_CASE("a model that cannot be opened") {
 
 TEST_CASE("a bundle that was altered is rejected, whatever the file") {
   const auto context = make_context();
-  for (const char* file :
-       {"backbone.onnx", "clip.onnx", "t5.onnx", "vae_decoder.onnx", "tokenizers/t5.json", "manifest.json"}) {
+  for (const char* file : {"backbone.onnx", "clip.onnx", "conditioner.onnx", "t5.onnx", "vae_decoder.onnx",
+                           "tokenizers/t5.json", "manifest.json"}) {
     const BundleCopy copy;
     CHECK(said(api().verify_bundle(copy.path().c_str())).ok());
     copy.flip(file, 1000);

@@ -151,7 +151,7 @@ TEST_CASE("a deadline") {
 }
 
 TEST_CASE("what fails in a host is told with its own code") {
-  for (const char* network : {"clip", "t5", "backbone", "vae_decoder"}) {
+  for (const char* network : {"clip", "t5", "conditioner", "backbone", "vae_decoder"}) {
     Fixture f((std::string("fail=") + network).c_str());
     check(f.generate(), ARCFLOW_BACKEND_UNAVAILABLE, std::string("told to fail in ") + network);
     check(f.generate(), ARCFLOW_BACKEND_UNAVAILABLE, "told to fail in");

@@ -241,6 +241,40 @@ TEST_CASE("recorded work gives the same images, with no wait inside") {
   CHECK(f.lines.has("5 recorded, 3 replayed"));
 }
 
+TEST_CASE("the conditioner runs once for up to eight evaluations of a batch, and outside of what is recorded") {
+  const auto told = [](std::uint32_t nfe, std::uint32_t images, const char* behaviour) {
+    Fixture f(behaviour);
+    f.call.request.nfe = nfe;
+    f.call.request.num_images = images;
+    REQUIRE(f.generate().ok());
+    f.session.reset();
+    return f.lines.has("conditioner ran 1,") ? 1 : f.lines.has("conditioner ran 2,") ? 2 : 0;
+  };
+  for (const char* behaviour : {"", "recall"}) {
+    CHECK(told(1, 1, behaviour) == 1);
+    CHECK(told(2, 1, behaviour) == 1);
+    CHECK(told(8, 3, behaviour) == 1);
+    CHECK(told(9, 1, behaviour) == 2);
+    CHECK(told(16, 16, behaviour) == 2);
+    CHECK(told(2, 32, behaviour) == 1);  // a second batch of the same prompts
+    CHECK(told(2, 33, behaviour) == 2);  // batches of 16, 16 and 1
+  }
+  Fixture plain;
+  Fixture f("recall");
+  for (const char* prompt : {"a dark bag", "a light shirt", "a dark bag"}) {  // recorded, replayed
+    for (Fixture* one : {&plain, &f}) {
+      one->call.prompts = {prompt};
+      one->call.use_prompts();
+      one->call.request.nfe = 9;
+      REQUIRE(one->generate().ok());
+    }
+    CHECK(plain.call.latents == f.call.latents);
+  }
+  f.session.reset();
+  CHECK(f.lines.has("conditioner ran 6, "));
+  CHECK(f.lines.has("1 recorded, 2 replayed"));
+}
+
 TEST_CASE("warming up runs every network, and memory is told") {
   Fixture f;
   ArcflowMemory before = ARCFLOW_INIT(ArcflowMemory);
@@ -256,5 +290,7 @@ TEST_CASE("warming up runs every network, and memory is told") {
   REQUIRE(said(api().session_memory(f.session.get(), &later)).ok());
   CHECK(later.host_bytes - after.host_bytes == 16 * 4 * 8 * 8 * sizeof(float));
   f.session.reset();
-  CHECK(f.lines.has("fake session: "));
+  for (const char* network : {"backbone", "clip", "conditioner", "t5", "vae_decoder"}) {
+    CHECK(f.lines.has(std::string(network) + " ran "));
+  }
 }

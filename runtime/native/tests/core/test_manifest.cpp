@@ -44,11 +44,11 @@ TEST_CASE("the embedded bundle's manifest") {
   CHECK(manifest.architecture == "flux");
   CHECK(manifest.precision == "fp32");
   CHECK(manifest.target == "cpu");
-  CHECK(manifest.networks.size() == 4);
+  CHECK(manifest.networks.size() == 5);
   CHECK(manifest.tokenizers.at("clip").file == "tokenizers/clip.json");
   CHECK(manifest.limits.width.opt == 32);
   CHECK(manifest.schedule.nfe == 2);
-  CHECK(manifest.files.size() == 6);
+  CHECK(manifest.files.size() == 7);
   CHECK(!manifest.engine);
   const auto& shape = manifest.networks.at("backbone").inputs.at(0).shape;
   CHECK(std::get<std::string>(shape.at(0)) == "batch");
@@ -72,7 +72,7 @@ TEST_CASE("deep nesting is rejected, and the stack is not used up") {
     for (int i = 0; i < 100000; ++i) data += one;
     CHECK(refusal(data) == "manifest.json is damaged or is not a bundle's manifest: it is nested too deeply");
   }
-  const std::string start = "{\"kind\": \"other\", \"schema_version\": 2, \"x\": ";
+  const std::string start = "{\"kind\": \"other\", \"schema_version\": 4, \"x\": ";
   CHECK(
       begins(refusal(start + std::string(800, '[') + std::string(800, ']') + "}"), "manifest.json is of kind 'other'"));
 }

@@ -18,6 +18,7 @@ constexpr std::int64_t kSchemaVersion = 4;
 constexpr const char* kBundleKind = "arcflow-bundle";
 constexpr const char* kManifestName = "manifest.json";
 constexpr const char* kSourceTarget = "onnx";
+constexpr std::int64_t kLevelsARun = 8;
 constexpr const char* kEmbedded = "tiny";
 constexpr std::string_view kTargets[] = {"cpu", "sm120", "sm100", "sm90", "sm89", "sm86", "sm80", "rtx", "onnx"};
 constexpr std::string_view kCpuPrecisions[] = {"fp32", "fp16", "fp8"};

@@ -1,4 +1,4 @@
-// What the architectures share: the backbone's common inputs and its field, the VAE, and batches of prompts.
+// What the architectures share: the backbone's state and its field, noise levels, the VAE, and batches of prompts.
 #include "core/pipeline/architecture/architecture.hpp"
 
 #include <algorithm>
@@ -20,15 +20,6 @@ std::vector<float> as_floats(const std::vector<double>& values, std::int64_t cou
   if (floats.size() == 1) floats.resize(static_cast<std::size_t>(count), floats.front());
   return floats;
 }
-
-void put(Device& device, Slot slot, const std::vector<float>& values) {
-  const std::uint64_t bytes = values.size() * sizeof(float);
-  device.need(slot, bytes);
-  if (bytes > 0) device.write(slot, 0, values.data(), bytes);
-}
-
-// Bytes from one evaluation's noise levels to the next: a row of the batch at an aligned address.
-std::uint64_t timestep_stride(std::int64_t batch) { return aligned(product({batch, kFloatBytes})); }
 
 }  // namespace
 
@@ -79,18 +70,32 @@ void Architecture::prepare(Device& device, const BatchShape& shape, const std::v
   device.need(Slot::kLogweights, field(momentum.modes, momentum.patch_positions));
   device.need(Slot::kLoggammas, field(momentum.modes - 1, momentum.patch_positions));
 
-  put(device, Slot::kImageIds, image_positions(shape.grid));
-  put(device, Slot::kTextIds, text_positions(shape));
-  const auto count = static_cast<std::size_t>(batch);
-  put(device, Slot::kGuidance, std::vector<float>(count, as_trained(manifest_.schedule.guidance)));
+  const std::vector<float> image = image_positions(shape.grid);
+  const std::vector<float> text = text_positions(shape);
+  device.put(Slot::kImageIds, image.data(), image.size() * sizeof(float));
+  device.put(Slot::kTextIds, text.data(), text.size() * sizeof(float));
+  std::vector<float> levels;
+  for (std::size_t step = 0; step + 1 < sigmas.size(); ++step) levels.push_back(as_trained(sigmas[step]));
+  condition(device, shape, levels);
+}
+
+std::uint64_t Architecture::levels_offset(std::int64_t batch, std::int64_t a_run, std::uint64_t run) {
+  return run * aligned(product({a_run, batch, kFloatBytes}));
+}
+
+void Architecture::write_levels(Device& device, std::int64_t batch, const std::vector<float>& levels,
+                                std::int64_t a_run) const {
+  const auto each = static_cast<std::uint64_t>(a_run);
+  const auto runs = [each](std::uint64_t count) { return (count + each - 1) / each; };
   // Room for any usual number of evaluations: a buffer that grows costs what was recorded.
-  const std::size_t stride = timestep_stride(batch) / sizeof(float);
-  device.need(Slot::kTimestep, kUsualEvaluations * stride * sizeof(float));
-  std::vector<float> levels((sigmas.size() - 1) * stride);
-  for (std::size_t step = 0; step + 1 < sigmas.size(); ++step) {
-    std::fill_n(levels.begin() + static_cast<std::ptrdiff_t>(step * stride), count, as_trained(sigmas[step]));
+  device.need(Slot::kTimestep, levels_offset(batch, a_run, runs(kUsualEvaluations)));
+  std::vector<float> rows(levels_offset(batch, a_run, runs(levels.size())) / sizeof(float));
+  for (std::uint64_t level = 0; level < levels.size(); ++level) {
+    const std::uint64_t row = level % each * static_cast<std::uint64_t>(batch);
+    const std::uint64_t at = levels_offset(batch, a_run, level / each) / sizeof(float) + row;
+    std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(at), batch, levels[level]);
   }
-  put(device, Slot::kTimestep, levels);
+  device.put(Slot::kTimestep, rows.data(), rows.size() * sizeof(float));
 }
 
 float Architecture::as_trained(double value) const noexcept {
@@ -102,10 +107,8 @@ void Architecture::evaluate(Device& device, const BatchShape& shape, std::size_t
   const Momentum& momentum = manifest_.momentum;
   const std::int64_t batch = shape.batch;
   const std::int64_t tokens = shape.grid.tokens();
-  std::vector<Binding> inputs = text_inputs(shape);
+  std::vector<Binding> inputs = conditions(shape, step);
   inputs.push_back({"hidden_states", Slot::kTokens, {batch, tokens, momentum.packed_channels}});
-  inputs.push_back({"timestep", Slot::kTimestep, {batch}, step * timestep_stride(batch)});
-  inputs.push_back({"img_ids", Slot::kImageIds, {tokens, 3}});
   device.run(kBackbone, inputs,
              {{"means", Slot::kMeans, {batch, tokens, momentum.modes, momentum.packed_channels}},
               {"logweights", Slot::kLogweights, {batch, tokens, momentum.modes, momentum.patch_positions}},
@@ -191,11 +194,9 @@ void Architecture::write_integers(Device& device, const std::string& network, co
   if (port != nullptr && port->dtype == "int32") {
     std::vector<std::int32_t> narrow(count);
     std::transform(values, values + count, narrow.begin(), [](std::int64_t v) { return static_cast<std::int32_t>(v); });
-    device.need(slot, count * sizeof(std::int32_t));
-    device.write(slot, 0, narrow.data(), count * sizeof(std::int32_t));
+    device.put(slot, narrow.data(), count * sizeof(std::int32_t));
   } else {
-    device.need(slot, count * sizeof(std::int64_t));
-    device.write(slot, 0, values, count * sizeof(std::int64_t));
+    device.put(slot, values, count * sizeof(std::int64_t));
   }
 }
 

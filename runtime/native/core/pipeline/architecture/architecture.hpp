@@ -57,12 +57,14 @@ class Architecture {
 
   // Runs the text encoders on any number of prompts.
   virtual Encoded encode(Device& device, const TokensByEncoder& tokens) const = 0;
-  // Puts the encodings of these prompts, one an image, where the backbone finds them; returns their text tokens.
+  // Puts the encodings of these prompts, one an image, where conditioner or backbone finds them; returns their text
+  // tokens.
   virtual std::int64_t gather(Device& device, const Encoded& encoded,
                               const std::vector<std::size_t>& prompts) const = 0;
 
   Grid grid(std::int64_t width, std::int64_t height) const noexcept;
-  // Makes the buffers of a batch and fills in what its evaluations share: positions, noise levels, guidance.
+  // Makes the buffers of a batch that was gathered and fills in what its evaluations are fed that no latent enters;
+  // a conditioner runs here, for all noise levels.
   void prepare(Device& device, const BatchShape& shape, const std::vector<double>& sigmas) const;
   // The field at evaluation `step` of those prepared, from kTokens.
   void evaluate(Device& device, const BatchShape& shape, std::size_t step) const;
@@ -93,17 +95,27 @@ class Architecture {
 
   explicit Architecture(const Manifest& manifest);
 
-  // The inputs that carry the text, for a batch that was gathered, and their rules.
-  virtual std::vector<Binding> text_inputs(const BatchShape& shape) const = 0;
+  // What the backbone is fed besides the state, at evaluation `step` of those prepared.
+  virtual std::vector<Binding> conditions(const BatchShape& shape, std::size_t step) const = 0;
+  // Fills that in for the noise levels of all evaluations; the positions are there.
+  virtual void condition(Device& device, const BatchShape& shape, const std::vector<float>& levels) const = 0;
   virtual std::vector<float> image_positions(const Grid& grid) const = 0;
   virtual std::vector<float> text_positions(const BatchShape& shape) const = 0;
   // A noise level or guidance as a backbone of this architecture saw it that was trained in bfloat16.
   virtual float bfloat16_level(float value) const noexcept = 0;
 
-  void check_backbone(std::vector<Rule> text);
+  // A noise level or guidance as the student saw it in training: what the networks are fed.
+  float as_trained(double value) const noexcept;
+  // Noise levels into kTimestep, each a row of the batch, those of one run of a network after the other. levels_offset:
+  // where those of run `run` begin.
+  void write_levels(Device& device, std::int64_t batch, const std::vector<float>& levels, std::int64_t a_run) const;
+  static std::uint64_t levels_offset(std::int64_t batch, std::int64_t a_run, std::uint64_t run);
+
+  // conditions: the rules of the backbone's inputs but the state's.
+  void check_backbone(std::vector<Rule> conditions);
   void check_ports(const std::string& network, const std::vector<Rule>& inputs, const std::vector<Rule>& outputs) const;
-  // The last dimension of a network's input; throws where it is symbolic or missing.
-  std::int64_t width_of(const std::string& network, const std::string& input) const;
+  // The last dimension of a network's input; throws where it is symbolic, missing or no multiple of that.
+  std::int64_t width_of(const std::string& network, const std::string& input, std::int64_t multiple = 1) const;
   // Runs a text encoder on prompts, at most a batch at a time, into `out`. row: the shape of one prompt's output.
   EncodedRows encode_in_batches(Device& device, const std::string& network, const std::vector<TextInput>& inputs,
                                 std::size_t prompts, Slot out, const std::vector<std::int64_t>& row) const;
@@ -114,8 +126,6 @@ class Architecture {
   const Manifest manifest_;
 
  private:
-  // A noise level or guidance as the student saw it in training: what the backbone is fed.
-  float as_trained(double value) const noexcept;
   ArcflowHostUnpack layout(const BatchShape& shape) const;
   const Port* find_input(const std::string& network, const std::string& input) const;
 

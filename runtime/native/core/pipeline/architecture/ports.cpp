@@ -24,13 +24,16 @@ const Port* Architecture::find_input(const std::string& network, const std::stri
   return found == inputs.end() ? nullptr : &*found;
 }
 
-std::int64_t Architecture::width_of(const std::string& network, const std::string& input) const {
+std::int64_t Architecture::width_of(const std::string& network, const std::string& input, std::int64_t multiple) const {
   const Port* port = find_input(network, input);
   if (port == nullptr || port->shape.empty() || !std::holds_alternative<std::int64_t>(port->shape.back())) {
     refuse(network, "its input " + input + " has no fixed width in the manifest");
   }
   const std::int64_t width = std::get<std::int64_t>(port->shape.back());
-  if (width < 1) refuse(network, "its input " + input + " has a width of " + std::to_string(width));
+  if (width < 1 || width % multiple != 0) {
+    refuse(network, "its input " + input + " has a width of " + std::to_string(width) + "; it must be a multiple of " +
+                        std::to_string(multiple));
+  }
   return width;
 }
 
@@ -65,13 +68,11 @@ void Architecture::check_ports(const std::string& network, const std::vector<Rul
   check("outputs", spec.outputs, outputs);
 }
 
-void Architecture::check_backbone(std::vector<Rule> text) {
+void Architecture::check_backbone(std::vector<Rule> conditions) {
   const Momentum& momentum = manifest_.momentum;
   const Latent& latent = manifest_.latent;
-  text.push_back({"hidden_states", Kind::kFloat, {-1, -1, momentum.packed_channels}});
-  text.push_back({"timestep", Kind::kFloat, {-1}});
-  text.push_back({"img_ids", Kind::kFloat, {-1, 3}});
-  check_ports("backbone", text,
+  conditions.push_back({"hidden_states", Kind::kFloat, {-1, -1, momentum.packed_channels}});
+  check_ports("backbone", conditions,
               {{"means", Kind::kField, {-1, -1, momentum.modes, momentum.packed_channels}},
                {"logweights", Kind::kField, {-1, -1, momentum.modes, momentum.patch_positions}},
                {"loggammas", Kind::kField, {-1, -1, momentum.modes - 1, momentum.patch_positions}}});

@@ -34,6 +34,8 @@ class Qwen final : public Architecture {
                 {{port, Kind::kFloat, {-1, -1, sequence_}}});
     check_backbone({{"encoder_hidden_states", Kind::kFloat, {-1, -1, sequence_}},
                     {"encoder_hidden_states_mask", Kind::kInteger, {-1, -1}},
+                    {"timestep", Kind::kFloat, {-1}},
+                    {"img_ids", Kind::kFloat, {-1, 3}},
                     {"txt_ids", Kind::kFloat, {-1}}});
   }
 
@@ -84,10 +86,15 @@ class Qwen final : public Architecture {
   float bfloat16_level(float value) const noexcept override { return to_bfloat16(value); }
 
   // Guidance was distilled into the student and is not fed.
-  std::vector<Binding> text_inputs(const BatchShape& shape) const override {
+  std::vector<Binding> conditions(const BatchShape& shape, std::size_t step) const override {
     return {{"encoder_hidden_states", Slot::kSequence, {shape.batch, shape.text_tokens, sequence_}},
             {"encoder_hidden_states_mask", Slot::kSequenceMask, {shape.batch, shape.text_tokens}},
+            {"timestep", Slot::kTimestep, {shape.batch}, levels_offset(shape.batch, 1, step)},
+            {"img_ids", Slot::kImageIds, {shape.grid.tokens(), 3}},
             {"txt_ids", Slot::kTextIds, {shape.text_tokens}}};
+  }
+  void condition(Device& device, const BatchShape& shape, const std::vector<float>& levels) const override {
+    write_levels(device, shape.batch, levels, 1);
   }
 
   std::vector<float> image_positions(const Grid& grid) const override {

@@ -5,7 +5,7 @@
 //   fail=NAME the network of that name fails                          memory    no buffer can be made
 //   recall    work is recorded and replayed, as CUDA graphs are       unknown   failures have a code nobody knows
 //
-// A session that ends logs how often it ran networks, recorded, replayed and waited.
+// A session that ends logs how often it ran each network, recorded, replayed and waited.
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -42,7 +42,8 @@ struct ArcflowHostSession {
   Recorded* recording = nullptr;
   bool replaying = false, fresh = false;
   std::uint64_t bytes = 0;
-  int runs = 0, records = 0, replays = 0, waits = 0;
+  std::map<std::string, int> runs;  // by network
+  int records = 0, replays = 0, waits = 0;
 };
 
 namespace {
@@ -111,10 +112,10 @@ struct Host : arcflow::hosts::Unprepared {
   static void session_destroy(ArcflowHostSession* session) {
     const ArcflowHostModel& model = *session->model;
     if (model.log != nullptr) {
-      const std::string text = "fake session: " + std::to_string(session->runs) + " runs, " +
-                               std::to_string(session->records) + " recorded, " + std::to_string(session->replays) +
-                               " replayed, " + std::to_string(session->waits) + " waits, " +
-                               std::to_string(session->bytes) + " bytes left";
+      std::string text = "fake session: ";
+      for (const auto& [network, runs] : session->runs) text += network + " ran " + std::to_string(runs) + ", ";
+      text += std::to_string(session->records) + " recorded, " + std::to_string(session->replays) + " replayed, " +
+              std::to_string(session->waits) + " waits, " + std::to_string(session->bytes) + " bytes left";
       model.log(model.log_user, ARCFLOW_LOG_DEBUG, text.c_str());
     }
     delete session;
@@ -165,10 +166,12 @@ struct Host : arcflow::hosts::Unprepared {
     const Bound in("inputs", network.inputs, inputs, input_count);
     const Bound out("outputs", network.outputs, outputs, output_count);
     enqueue(session, [session, in, out, name = network.name, first = network.outputs.front().name] {
-      ++session->runs;
+      ++session->runs[name];
       pause_as_told(session);
       if (name == "backbone") {
         backbone(in, out, session->model->has("nan"));
+      } else if (name == "conditioner") {
+        condition(in, out);
       } else if (name == "vae_decoder") {
         decode(in, out);
       } else {

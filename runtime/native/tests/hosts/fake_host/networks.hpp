@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/bundle/manifest/schema.hpp"
 #include "core/error.hpp"
 #include "hosts/host.h"
 
@@ -114,27 +115,57 @@ inline void encode(const Bound& in, const Bound& out, const std::string& output)
   }
 }
 
+inline float mean(const float* values, std::int64_t count) {
+  return std::accumulate(values, values + count, 0.0F) / static_cast<float>(count);
+}
+
+// A row of the modulation: noise level, guidance, mean of the pooled text, zeros. The rest is repeated to its width.
+inline void condition(const Bound& in, const Bound& out) {
+  const auto& dims = out.dims("modulation");  // [levels, columns]
+  const auto& pooled = in.dims("pooled_projections");
+  const std::int64_t batch = in.dims("encoder_hidden_states")[0];
+  for (const char* port : {"timestep", "guidance", "pooled_projections"}) {
+    if (in.dims(port)[0] != dims[0]) breach(std::string("another number of levels of ") + port);
+  }
+  if (dims[0] % batch != 0 || dims[0] / batch > core::kLevelsARun) breach("a wrong number of levels");
+  float* rows = out.data<float>("modulation");
+  std::fill_n(rows, dims[0] * dims[1], 0.0F);
+  for (std::int64_t level = 0; level < dims[0]; ++level, rows += dims[1]) {
+    rows[0] = in.data<float>("timestep")[level];
+    rows[1] = in.data<float>("guidance")[level];
+    rows[2] = mean(in.data<float>("pooled_projections") + level * pooled[1], pooled[1]);
+  }
+  const auto repeat = [&](const char* from, const char* to) {
+    const auto &source = in.dims(from), &target = out.dims(to);
+    if (!std::equal(source.begin(), source.end() - 1, target.begin(), target.end() - 1)) breach("another shape");
+    const std::int64_t count = std::accumulate(target.begin(), target.end(), std::int64_t{1}, std::multiplies<>());
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t row = i / target.back(), column = i % target.back() % source.back();
+      out.data<float>(to)[i] = in.data<float>(from)[row * source.back() + column];
+    }
+  };
+  repeat("encoder_hidden_states", "context");
+  repeat("img_ids", "image_rotary");
+  repeat("txt_ids", "text_rotary");
+}
+
 inline void backbone(const Bound& in, const Bound& out, bool nan) {
   const auto& dims = out.dims("means");  // [batch, tokens, modes, channels]
   const float* x = in.data<float>("hidden_states");
-  const float* sigma = in.data<float>("timestep");
-  const float* guidance = in.data<float>("guidance");
-  const float* pooled = in.data<float>("pooled_projections");
-  const float* sequence = in.data<float>("encoder_hidden_states");
-  const float* positions = in.data<float>("img_ids");
-  const auto& text = in.dims("encoder_hidden_states");
-  const std::int64_t width = in.dims("pooled_projections")[1];
+  const float* modulation = in.data<float>("modulation");
+  const float* context = in.data<float>("context");
+  const float* positions = in.data<float>("image_rotary");
+  const std::int64_t columns = in.dims("modulation")[1], rotary = in.dims("image_rotary")[1];
+  const std::int64_t text = in.dims("context")[1] * in.dims("context")[2];
   float* means = out.data<float>("means");
   for (std::int64_t b = 0; b < dims[0]; ++b) {
-    const float said = std::accumulate(pooled + b * width, pooled + (b + 1) * width, 0.0F) / static_cast<float>(width) +
-                       std::accumulate(sequence + b * text[1] * text[2], sequence + (b + 1) * text[1] * text[2], 0.0F) /
-                           static_cast<float>(text[1] * text[2]) +
-                       0.1F * guidance[b] + sigma[b];
+    const float* row = modulation + b * columns;
+    const float said = row[2] + mean(context + b * text, text) + 0.1F * row[1] + row[0];
     for (std::int64_t s = 0; s < dims[1]; ++s) {
       for (std::int64_t k = 0; k < dims[2]; ++k) {
         for (std::int64_t c = 0; c < dims[3]; ++c) {
           *means++ = 0.9F * x[(b * dims[1] + s) * dims[3] + c] + 0.01F * static_cast<float>(k) + said +
-                     0.001F * positions[s * 3 + 1];
+                     0.001F * positions[s * rotary + 1];
         }
       }
     }
