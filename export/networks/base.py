@@ -25,6 +25,14 @@ INNER = "network"
 """Attribute of a traced wrapper that holds the original module: what is under it keeps its state-dict names."""
 
 
+TEXT_SIZES: Sequence[Sizes] = (
+    {"batch": 1, "text_tokens": 12},
+    {"batch": 2, "text_tokens": 7},
+    {"batch": 3, "text_tokens": 40},
+)
+"""Where the parity of a text encoder of any length is measured."""
+
+
 @dataclass(frozen=True)
 class Network:
     """One network of a bundle.

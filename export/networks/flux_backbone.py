@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.flux_conditioner import WEIGHTS, flux_conditioner_network, modulated
-from export.networks.flux_student import FP8_LAYERS, Rope
+from export.networks.flux_student import FP8_LAYERS, PARITY_SIZES, Rope
 from export.networks.student import Columns, as_ports, merged_anew, student_network
 from export.weights.files import Selected
 from export.weights.merge import MergedStudent
@@ -107,10 +107,6 @@ def flux_backbone_network(folder: Path, student: MergedStudent) -> Network:
         weights=Selected(student.weights, WEIGHTS, without=True),
         reference=lambda: Backbone(merged_anew(student, FluxTransformer2DModel), torch.float32),
         examples=examples,
-        parity_sizes=(
-            {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
-            {"batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
-            {"batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
-        ),
+        parity_sizes=PARITY_SIZES,
         fp8_layers=FP8_LAYERS,
     )

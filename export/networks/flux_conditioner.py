@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, as_port, describe
-from export.networks.flux_student import Conditions, Rope, TimeTextEmbed
+from export.networks.flux_student import PARITY_SIZES, Conditions, Rope, TimeTextEmbed
 from export.networks.student import merged_anew
 from export.weights.files import Selected, matches
 from export.weights.merge import MergedStudent
@@ -142,10 +142,6 @@ def flux_conditioner_network(_: Path, student: MergedStudent) -> Network:
         weights=Selected(student.weights, WEIGHTS),
         reference=lambda: Conditioner(merged_anew(student, FluxTransformer2DModel), torch.float32),
         examples=examples,
-        parity_sizes=(
-            {"levels": 1, "batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
-            {"levels": 4, "batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
-            {"levels": 6, "batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
-        ),
+        parity_sizes=[{"levels": sizes["batch"] * sizes["batch"], **sizes} for sizes in PARITY_SIZES],
         fp8_weights=FP8_WEIGHTS,
     )

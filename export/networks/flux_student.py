@@ -32,6 +32,14 @@ FP8_LAYERS = (
 """The attention's and the MLPs' linears of both kinds of block: all that grows with the number of tokens."""
 
 
+PARITY_SIZES = (
+    {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
+    {"batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
+    {"batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
+)
+"""Of the whole student and of its parts."""
+
+
 class Rope(nn.Module):
     """FLUX's rotary embedding in float32 (diffusers' is float64, which engines do not take).
 
@@ -167,10 +175,6 @@ def flux_student_network(_: Path, student: MergedStudent) -> Network:
         build=build,
         reference=lambda: _Student(merged_anew(student, FluxTransformer2DModel), torch.float32),
         examples=examples,
-        parity_sizes=(
-            {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},
-            {"batch": 2, "image_tokens": 12, "rows": 2, "text_tokens": 5},
-            {"batch": 3, "image_tokens": 64, "rows": 8, "text_tokens": 20},
-        ),
+        parity_sizes=PARITY_SIZES,
         fp8_layers=FP8_LAYERS,
     )

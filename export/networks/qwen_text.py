@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from export.networks.base import Network, Sizes, as_port
+from export.networks.base import TEXT_SIZES, Network, Sizes, as_port
 from export.weights.files import open_folder
 
 _PREFIXES = ("model.language_model.", "model.", "language_model.", "")
@@ -112,11 +112,7 @@ def qwen_text_network(folder: Path) -> Network:
         aliases=lambda name: tuple(prefix + name for prefix in _PREFIXES),
         reference=reference,
         examples=examples,
-        parity_sizes=(
-            {"batch": 1, "text_tokens": 12},
-            {"batch": 2, "text_tokens": 7},
-            {"batch": 3, "text_tokens": 40},
-        ),
+        parity_sizes=TEXT_SIZES,
         fp8_weights=("layers.*.self_attn.*_proj.weight", "layers.*.mlp.*_proj.weight"),
     )
 

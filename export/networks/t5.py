@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.networks.base import Network, Sizes, as_port
+from export.networks.base import TEXT_SIZES, Network, Sizes, as_port
 from export.weights.files import open_folder
 
 _EMBEDDING = "encoder.embed_tokens.weight"
@@ -55,10 +55,6 @@ def t5_network(folder: Path) -> Network:
         aliases=lambda name: (name, _SHARED) if name == _EMBEDDING else (name,),
         reference=reference,
         examples=examples,
-        parity_sizes=(
-            {"batch": 1, "text_tokens": 12},
-            {"batch": 2, "text_tokens": 7},
-            {"batch": 3, "text_tokens": 40},
-        ),
+        parity_sizes=TEXT_SIZES,
         fp8_weights=("encoder.block.*.SelfAttention.[qkvo].weight", "encoder.block.*.DenseReluDense.*.weight"),
     )
