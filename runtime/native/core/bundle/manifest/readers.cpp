@@ -118,7 +118,8 @@ void check_object(const Json& value, At at, const char* expected) {
 void read_object(const Json& value, At at, bool others, std::initializer_list<Field> fields) {
   check_object(value, at);
   for (const auto& [key, one] : value.items()) {
-    const auto field = std::find_if(fields.begin(), fields.end(), [&](const Field& f) { return key == f.name; });
+    const auto field =
+        std::find_if(fields.begin(), fields.end(), [&name = key](const Field& f) { return name == f.name; });
     if (field != fields.end()) {
       const Place place{at, Place::kField, field->name};
       field->read(one, &place);
