@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,7 @@ _EXAMPLES = """examples:
   the embedded model, for a CPU:
     python -m export.build --model tiny
   FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine, with an own style LoRA:
-    python -m export.calibrate --model flux --out flux.json
-    python -m export.build --model flux --precision fp8 --target rtx --calibration flux.json \\
-        --lora my-style.safetensors:0.8
+    python -m export.build --model flux --precision fp8 --target rtx --lora my-style.safetensors:0.8
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx --calibration flux.json
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
@@ -46,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
+    from export.quality.load import describe
+    from export.quality.own import choose_run, own_calibration
     from export.students.subject import open_subject
     from export.tensorrt.plans import prepare
     from export.tensorrt.report import report_table
-    from export.terminal import hush_libraries, reading, stages
+    from export.terminal import hush_libraries, prompts, reading, stages
 
     console = Console(stderr=True)
     wanted = _wanted(arguments, spec, precision)
@@ -62,18 +63,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
     inputs = inspect(wanted, subject)
     needed, needed_by_plans = estimate(inputs), estimate_plans(inputs, setup) if setup is not None else None
+    own = choose_run(subject) if inputs.lacks_scales else None
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
     if setup is not None and needed_by_plans is not None:
         say(setup.describe(needed_by_plans))
+    if own is not None:
+        say(f"the scales are measured first, as no --calibration is given: {describe(*own[:2])}")
     console.print(sizes_table(inputs))
-    if arguments.dry_run:
+
+    def check() -> None:
         check_fit(inputs, needed, needed_by_plans)
+        if own is not None:
+            own[1].check(own[2], "calibrate on a larger machine (python -m export.calibrate) and give --calibration")
+
+    if arguments.dry_run:
+        check()
         return 0
 
-    with alone(wanted.workdir, lambda: check_fit(inputs, needed, needed_by_plans), say):
+    with alone(wanted.workdir, check, say):
         with reading(console) as report:
             inputs = inputs.digested(report)
+        if own is not None:
+            with prompts(console) as report:
+                scales = own_calibration(own[0], inputs.subject, wanted.workdir, report)
+            say(f"scales: {scales}; a later build of this student uses them again")
+            inputs = inspect(replace(wanted, calibration=scales), inputs.subject).digested()
         if inputs.scales_of_plain:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if inputs.fp8 is not None and inputs.fp8.calibration.synthetic:
@@ -110,7 +125,10 @@ def _parser() -> ArgumentParser:
         "sm90, sm100, sm120, or rtx (sm89 and sm120 in one); (default: the model's; tiny: cpu, else onnx)",
     )
     parser.add_argument(
-        "--calibration", type=Path, help="activation scales for fp8, made by python -m export.calibrate"
+        "--calibration",
+        type=Path,
+        help="activation scales for fp8, made by python -m export.calibrate (default: the model's own; else they are "
+        "measured first, on the GPU if there is one, and kept in --workdir)",
     )
     parser.add_argument(
         "--keep-high",

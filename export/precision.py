@@ -7,8 +7,8 @@ fp32        everything in float32
 fp16        conditioner, backbone and CLIP in float16; T5, Qwen2.5-VL and the VAE decoders, which overflow in
             float16, in bfloat16 (float32 where the target is a CPU)
 bf16        everything in bfloat16
-fp8         the backbone's large linears in FP8 (E4M3); the weights of the conditioner's modulation, of T5 and of
-            Qwen2.5-VL stored in FP8; all arithmetic else in bfloat16 (float32 where the target is a CPU)
+fp8         the backbone's large linears in FP8 (E4M3); the conditioner's modulation and the MLPs of T5 and Qwen2.5-VL
+            stored in FP8; all arithmetic else in bfloat16 (float32 where the target is a CPU)
 ==========  =================================================================================================
 
 Whatever the precision: ports, rotary angles, log-softmax and the solver are float32; norms and softmax accumulate in

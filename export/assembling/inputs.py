@@ -93,6 +93,11 @@ class Build:
     fp8: Fp8 | None = None
 
     @property
+    def lacks_scales(self) -> bool:
+        """Whether a network takes FP8 scales that no calibration was given for."""
+        return self.fp8 is None and any(task.quantised for task in self.tasks)
+
+    @property
     def scales_of_plain(self) -> bool:
         """Whether fp8's scales were measured on the student without its style LoRAs."""
         return self.fp8 is not None and self.fp8.calibration.student != self.subject.student.digest

@@ -36,11 +36,11 @@ class Attention(StrEnum):
 class Wanted:
     """What to build and where to.
 
-    shapes: what the bundle takes; calibration: a file of activation scales (fp8 only); keep_high: patterns of layers
-    that fp8 leaves out; attention: what fp8 does to it; max_nfe: the most evaluations that an image may have, None for
-    the architecture's; only: the networks to build, all where it is empty; gate: the greatest relative L2 error that
-    fp8 may cause at the end of the path; workdir: keeps the stages' results between runs; typed: the options that name
-    the sources as the user gave them, for messages.
+    shapes: what the bundle takes; calibration: a file of activation scales (fp8 only), None to measure them; keep_high:
+    patterns of layers that fp8 leaves out; attention: what fp8 does to it; max_nfe: the most evaluations that an image
+    may have, None for the architecture's; only: the networks to build, all where it is empty; gate: the greatest
+    relative L2 error that fp8 may cause at the end of the path; workdir: keeps the stages' results between runs; typed:
+    the options that name the sources as the user gave them, for messages.
     """
 
     spec: ModelSpec
@@ -107,7 +107,7 @@ class Wanted:
         self._check_fp8()
 
     def _check_fp8(self) -> None:
-        """Reject fp8 without scales, naming the command that makes them, and fp8's options without fp8."""
+        """Reject fp8's options without fp8."""
         if self.precision is not Precision.FP8:
             if self.calibration is not None or self.keep_high or self.attention is Attention.FP8:
                 raise ExportError(
@@ -115,8 +115,3 @@ class Wanted:
                 )
         elif self.attention is Attention.FP8 and self.target == CPU:
             raise ExportError("--attention fp8 is for GPUs: choose another --target than cpu")
-        elif self.calibration is None:
-            raise ExportError(
-                "--precision fp8 needs the scales of this student's activations; to measure them, run: "
-                f"{self.calibrate}   and build with --calibration calibration.json"
-            )

@@ -113,7 +113,7 @@ def qwen_text_network(folder: Path) -> Network:
         reference=reference,
         examples=examples,
         parity_sizes=TEXT_SIZES,
-        fp8_weights=("layers.*.self_attn.*_proj.weight", "layers.*.mlp.*_proj.weight"),
+        fp8_weights=("layers.*.mlp.*_proj.weight",),  # Attention's cost twice as much (docs/log.md).
     )
 
 

@@ -56,5 +56,5 @@ def t5_network(folder: Path) -> Network:
         reference=reference,
         examples=examples,
         parity_sizes=TEXT_SIZES,
-        fp8_weights=("encoder.block.*.SelfAttention.[qkvo].weight", "encoder.block.*.DenseReluDense.*.weight"),
+        fp8_weights=("encoder.block.*.DenseReluDense.*.weight",),  # Attention's cost twice as much (docs/log.md).
     )

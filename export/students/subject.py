@@ -93,6 +93,17 @@ class Subject:
             check(student)
         return replace(self, student=student, digests=found)
 
+    def plain(self) -> Subject:
+        """The same without its style LoRAs."""
+        from export.weights.merge import merge
+
+        student = self.student
+        if not student.loras:
+            return self
+        # Whether layers may lack their pair was decided when the student was opened.
+        alone = merge(student.transformer, student.adapter, (), "partial")
+        return replace(self, student=alone.digested(student.parents.base, student.parents.adapter))
+
     def sigmas(self) -> tuple[float, ...]:
         """The student's own noise levels, 1 first and 0 last."""
         from arcflow.schedule import sigmas

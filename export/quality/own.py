@@ -1,0 +1,87 @@
+"""The scales that an fp8 build measures for itself where no calibration is given: how much, and where they are kept.
+
+As many prompts and as large an image as the device manages in a stated time; on a GPU that is all of it. What was
+measured is kept beside the build's other results, under the digest of the student without its style LoRAs, whose scales
+serve it with any, and used again. ``python -m export.calibrate`` measures as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.folders.places import Needs
+from export.quality.load import expected_load, speed
+from export.quality.measure import Run, measure
+from export.reporting import Report, silent
+
+if TYPE_CHECKING:
+    from export.students.subject import Subject
+
+SECONDS = 1800.0
+"""What calibration may take by its estimate; the smallest run is taken where even that takes longer."""
+
+_BATCH = 4
+_PROMPTS = (16, 8, 4)
+_SHARES = (1, 2, 4)
+"""Sides of an image: the model's usual ones over these."""
+
+
+def choose_run(subject: Subject) -> tuple[Run, Needs, int]:
+    """The largest run that stays within ``SECONDS``, what it takes, and the memory that there is."""
+    runs = [(run, *expected_load(subject, run)) for run in _runs(subject)]
+    return next((found for found in runs if (found[1].seconds or 0.0) <= SECONDS), runs[-1])
+
+
+def own_calibration(run: Run, subject: Subject, workdir: Path, report: Report = silent) -> Path:
+    """The file of scales of a digested student, measured by ``run`` unless it is there already. Raises an ArcFlowError.
+
+    A run that was stopped resumes.
+    """
+    from export.fp8.calibration import write_calibration
+
+    path = workdir / f"calibration-{subject.student.parents.plain.digest[:16]}.json"
+    if not path.is_file():
+        run = replace(run, student=subject.student.parents.plain)
+        prompted = subject.prompted(run.prompts, run.width, run.height, run.dtype, run.device, report)
+        write_calibration(measure(run, prompted, workdir / "calibrate", partial(report, "student")), path)
+    return path
+
+
+def _runs(subject: Subject) -> Iterator[Run]:
+    """From all prompts at the model's usual size down to a few of a quarter of its sides."""
+    import torch
+
+    from export.fp8.observers import Method
+    from export.networks.streaming import choose_placement
+    from export.students.prompts import default_prompts, read_prompts
+
+    plain = subject.plain()
+    backbone, limits = plain.whole, subject.spec.limits
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, prompts = plain.default_dtype(), read_prompts(default_prompts(subject.spec.name))
+    if device.type == "cpu" and speed(torch.float32, device) > speed(dtype, device):
+        dtype = torch.float32  # Not every CPU multiplies bfloat16.
+    side = subject.latent.vae_factor * subject.latent.patch
+    whole = Run(
+        backbone=backbone,
+        student=plain.student.parents,
+        sigmas=plain.sigmas(),
+        prompts=prompts,
+        width=limits.width.opt,
+        height=limits.height.opt,
+        method=Method.AMAX,
+        percentile=100.0,
+        dtype=dtype,
+        device=device,
+        placement=choose_placement(backbone, dtype, device),
+        batch=_BATCH,
+    )
+    yield whole
+    for share in _SHARES:
+        width, height = (max(size // share // side, 1) * side for size in (whole.width, whole.height))
+        for count in _PROMPTS:
+            yield replace(whole, prompts=prompts[:count], width=width, height=height)
