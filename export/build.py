@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
   FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine, with an own style LoRA:
     python -m export.build --model flux --precision fp8 --target rtx --lora my-style.safetensors:0.8
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
-    python -m export.build --model flux --precision fp8 --target onnx --calibration flux.json
+    python -m export.build --model flux --precision fp8 --target onnx
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
   Qwen-Image in BF16 from folders, offline, for one image size:
     python -m export.build --model qwen --precision bf16 --target sm120 --base /models/Qwen-Image \\
