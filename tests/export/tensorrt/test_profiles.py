@@ -16,6 +16,7 @@ def test_the_default_is_all_that_the_model_takes() -> None:
     ranges = dimension_ranges(choose_shapes(LIMITS), LATENT)
     assert ranges == {
         "batch": Range(1, 1, 4),
+        "levels": Range(1, 2, 32),
         "text_tokens": Range(1, 128, 512),
         "image_tokens": Range(256, 4096, 9216),
         "rows": Range(32, 128, 192),

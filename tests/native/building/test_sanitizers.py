@@ -50,7 +50,7 @@ def test_the_tests_pass_under_address_and_undefined_behaviour_sanitizers(asan: P
 @pytest.mark.parametrize("name", ["bundle", "tokenizers"])
 def test_python_s_tests_pass_with_sanitized_programs(asan: Path, name: str) -> None:
     """The tables of bundles and prompts, through programs that a memory error ends."""
-    file = ROOT / "tests" / "native" / f"test_{name}.py"
+    file = ROOT / "tests" / "native" / "core" / f"test_{name}.py"
     environment = {**os.environ, "ARCFLOW_NATIVE_BUILD": str(asan), "ASAN_OPTIONS": "detect_stack_use_after_return=1"}
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(file)]
