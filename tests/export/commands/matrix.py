@@ -157,10 +157,3 @@ def test_what_cannot_be_built_is_refused_first(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_fp8_without_scales_names_the_command(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = workshop.arguments("fp8", "onnx")
-    at = arguments.index("--calibration")
-    assert run(main, arguments[:at] + arguments[at + 2 :]) == 2
-    assert f"python -m export.calibrate --model {workshop.model}" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import pytest
 from tests.export.commands.matrix import (
     Workshop,
     make_workshop,
-    test_fp8_without_scales_names_the_command,
     test_onnx_bundles,
     test_plan_bundles,
     test_plans_do_not_depend_on_where_their_networks_lie,
@@ -16,7 +15,6 @@ from tests.export.commands.matrix import (
 )
 
 __all__ = [
-    "test_fp8_without_scales_names_the_command",
     "test_onnx_bundles",
     "test_plan_bundles",
     "test_plans_do_not_depend_on_where_their_networks_lie",
