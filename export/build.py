@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
     from export.quality.load import describe
-    from export.quality.own import choose_run, own_calibration
+    from export.quality.own import choose_run
     from export.students.subject import open_subject
     from export.tensorrt.plans import prepare
     from export.tensorrt.report import report_table
@@ -69,24 +69,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if setup is not None and needed_by_plans is not None:
         say(setup.describe(needed_by_plans))
     if own is not None:
-        say(f"the scales are measured first, as no --calibration is given: {describe(*own[:2])}")
+        where = f"unless {wanted.workdir} has the scales"
+        say(f"no --calibration is given: {where}, they are measured: {describe(own.run, own.needed)}")
     console.print(sizes_table(inputs))
 
-    def check() -> None:
+    if arguments.dry_run:
         check_fit(inputs, needed, needed_by_plans)
         if own is not None:
-            own[1].check(own[2], "calibrate on a larger machine (python -m export.calibrate) and give --calibration")
-
-    if arguments.dry_run:
-        check()
+            own.check()
         return 0
 
-    with alone(wanted.workdir, check, say):
+    with alone(wanted.workdir, lambda: check_fit(inputs, needed, needed_by_plans), say):
         with reading(console) as report:
             inputs = inputs.digested(report)
         if own is not None:
             with prompts(console) as report:
-                scales = own_calibration(own[0], inputs.subject, wanted.workdir, report)
+                scales = own.scales(inputs.subject, wanted.workdir, report)
             say(f"scales: {scales}; a later build of this student uses them again")
             inputs = inspect(replace(wanted, calibration=scales), inputs.subject).digested()
         if inputs.scales_of_plain:
@@ -184,6 +182,9 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Want
     from export.tensorrt.targets import TARGETS
 
     target = arguments.target or spec.target
+    calibration = arguments.calibration
+    if precision is Precision.FP8 and calibration is None and arguments.base is arguments.adapter is None:
+        calibration = spec.calibration  # Another base or adapter makes another student.
     if target not in (*ONNX_TARGETS, *TARGETS):
         raise ExportError(f"--target {target} is unknown; allowed: {', '.join((*ONNX_TARGETS, *TARGETS))}")
     return Wanted(
@@ -193,7 +194,7 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Want
         out=arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target)),
         workdir=arguments.workdir,
         shapes=choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens),
-        calibration=arguments.calibration or spec.calibration if precision is Precision.FP8 else arguments.calibration,
+        calibration=calibration,
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),
         attention=Attention(arguments.attention),

@@ -146,13 +146,16 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
     tokenizers = {} if wanted.only else architecture.tokenizers(base, limits)
     keep_high = (*wanted.spec.keep_high, *wanted.keep_high)
     in_fp8 = wanted.precision is Precision.FP8
-    of_layers = tuple(p for p in keep_high if p.partition(".")[0] not in architecture.parts)
+    unnamed = tuple(p for p in keep_high if p.partition(".")[0] not in architecture.parts)
+    of_layers: tuple[str, ...] = ()
     tasks = []
     for name in wanted.networks:
         read_json(base / architecture.parts[name].folder / "config.json")
         network = architecture.network(name, base, subject.student, wanted.max_nfe)
         layers = network.fp8_layers if in_fp8 else ()
         own = own_patterns(name, keep_high)
+        if layers:
+            of_layers, own = (*unnamed, *own), ()
         tasks.append(
             Task(
                 network=network,

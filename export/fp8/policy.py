@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from export.errors import ExportError
@@ -31,13 +31,12 @@ def block_of(layer: str) -> str:
 def select_weights(names: Iterable[str], defaults: Sequence[str], keep_high: Sequence[str] = ()) -> tuple[str, ...]:
     """The weights that are only stored in FP8: those that match a default pattern and none of ``keep_high``.
 
-    Names may have parts in front that the patterns lack (``model.layers.0`` for ``layers.0``). Nothing need match.
+    Names may have parts in front that the patterns lack (``model.layers.0`` for ``layers.0``); the defaults may match
+    nothing. Raises ExportError where a pattern of ``keep_high`` matches nothing.
     """
-
-    def meant(name: str, patterns: Sequence[str]) -> bool:
-        return any(_matches(name, pattern) or _matches(name, f"*.{pattern}") for pattern in patterns)
-
-    return tuple(name for name in names if meant(name, defaults) and not meant(name, keep_high))
+    chosen = [name for name in names if any(_ends(name, pattern) for pattern in defaults)]
+    _check_used(keep_high, chosen, _ends)
+    return tuple(name for name in chosen if not any(_ends(name, pattern) for pattern in keep_high))
 
 
 def own_patterns(network: str, keep_high: Sequence[str]) -> tuple[str, ...]:
@@ -56,19 +55,28 @@ def select_layers(names: Iterable[str], defaults: Sequence[str], keep_high: Sequ
     chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in defaults)]
     if not chosen:
         raise ExportError(f"fp8 finds no layer to quantise: nothing matches {', '.join(defaults) or 'an empty list'}")
-    for pattern in keep_high:
-        if not any(_matches(name, pattern) for name in chosen):
-            shown = ", ".join(layer_of(name) for name in chosen[:_LISTED])
-            raise ExportError(
-                f"--keep-high {pattern!r} matches none of the {len(chosen)} layers that fp8 quantises "
-                f"({shown}, ...); check the pattern (* and ? stand for any text and any character)"
-            )
+    _check_used(keep_high, chosen, _matches)
     kept = tuple(name for name in chosen if not any(_matches(name, pattern) for pattern in keep_high))
     if not kept:
         raise ExportError(
             "--keep-high leaves no layer to quantise; use --precision bf16 instead, or a narrower pattern"
         )
     return kept
+
+
+def _check_used(keep_high: Sequence[str], chosen: Sequence[str], matches: Callable[[str, str], bool]) -> None:
+    """Raise ExportError where a pattern matches none of the weights that fp8 takes."""
+    for pattern in keep_high:
+        if not any(matches(name, pattern) for name in chosen):
+            shown = ", ".join(layer_of(name) for name in chosen[:_LISTED])
+            raise ExportError(
+                f"--keep-high {pattern!r} matches none of the {len(chosen)} layers that fp8 quantises "
+                f"({shown}, ...); check the pattern (* and ? stand for any text and any character)"
+            )
+
+
+def _ends(name: str, pattern: str) -> bool:
+    return _matches(name, pattern) or _matches(name, f"*.{pattern}")
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -8,7 +8,7 @@ serve it with any, and used again. ``python -m export.calibrate`` measures as as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,25 +30,39 @@ _SHARES = (1, 2, 4)
 """Sides of an image: the model's usual ones over these."""
 
 
-def choose_run(subject: Subject) -> tuple[Run, Needs, int]:
-    """The largest run that stays within ``SECONDS``, what it takes, and the memory that there is."""
-    runs = [(run, *expected_load(subject, run)) for run in _runs(subject)]
-    return next((found for found in runs if (found[1].seconds or 0.0) <= SECONDS), runs[-1])
+@dataclass(frozen=True)
+class Own:
+    """What would be measured, what that takes, and the bytes of memory that there are."""
+
+    run: Run
+    needed: Needs
+    free: int
+
+    def check(self) -> None:
+        """Raise ExportError where the memory is not there."""
+        self.needed.check(self.free, "calibrate on a larger machine (python -m export.calibrate), give --calibration")
+
+    def scales(self, subject: Subject, workdir: Path, report: Report = silent) -> Path:
+        """The file of scales of the digested student, measured now unless it is there already. Raises an ArcFlowError.
+
+        A run that was stopped resumes.
+        """
+        from export.fp8.calibration import write_calibration
+
+        student = subject.student.parents.plain
+        path = workdir / f"calibration-{student.digest[:16]}.json"
+        if not path.is_file():
+            self.check()
+            run = replace(self.run, student=student)
+            prompted = subject.prompted(run.prompts, run.width, run.height, run.dtype, run.device, report)
+            write_calibration(measure(run, prompted, workdir / "calibrate", partial(report, "student")), path)
+        return path
 
 
-def own_calibration(run: Run, subject: Subject, workdir: Path, report: Report = silent) -> Path:
-    """The file of scales of a digested student, measured by ``run`` unless it is there already. Raises an ArcFlowError.
-
-    A run that was stopped resumes.
-    """
-    from export.fp8.calibration import write_calibration
-
-    path = workdir / f"calibration-{subject.student.parents.plain.digest[:16]}.json"
-    if not path.is_file():
-        run = replace(run, student=subject.student.parents.plain)
-        prompted = subject.prompted(run.prompts, run.width, run.height, run.dtype, run.device, report)
-        write_calibration(measure(run, prompted, workdir / "calibrate", partial(report, "student")), path)
-    return path
+def choose_run(subject: Subject) -> Own:
+    """The largest run that stays within ``SECONDS``, or the smallest there is."""
+    runs = [Own(run, *expected_load(subject, run)) for run in _runs(subject)]
+    return next((own for own in runs if (own.needed.seconds or 0.0) <= SECONDS), runs[-1])
 
 
 def _runs(subject: Subject) -> Iterator[Run]:

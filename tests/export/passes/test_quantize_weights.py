@@ -107,3 +107,8 @@ def test_a_network_s_name_in_front_of_a_pattern() -> None:
     assert own_patterns("t5", patterns) == ("*",)
     assert own_patterns("conditioner", patterns) == ("transformer_blocks.0.*",)
     assert own_patterns("backbone", patterns) == ()
+
+
+def test_a_pattern_that_no_stored_weight_has_is_rejected() -> None:
+    with pytest.raises(ExportError, match=r"--keep-high 'encoder\.\*' matches none of the 1 layers"):
+        select_weights(["model.layers.0.mlp.up_proj.weight"], ["layers.*.mlp.*"], ["encoder.*"])
