@@ -12,20 +12,12 @@ from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.flux_conditioner import WEIGHTS, flux_conditioner_network, modulated
 from export.networks.flux_student import FP8_LAYERS, PARITY_SIZES, Rope
-from export.networks.student import Columns, as_ports, merged_anew, student_network
+from export.networks.student import Columns, Given, as_ports, merged_anew, student_network
 from export.weights.files import Selected
 from export.weights.merge import MergedStudent
 
 _SPREAD = 0.3
-"""Of the modulation in examples: about what trained students have."""
-
-
-class _Given(nn.Module):
-    """In place of a student's embedding of its conditions: hands through what came as the pooled text."""
-
-    def forward(self, _timestep: Tensor, _guidance: Tensor, modulation: Tensor) -> Tensor:
-        """modulation [batch, M], as it is."""
-        return modulation
+"""Standard deviation of the modulation in examples; the embedded model's is 0.44 for two of its prompts."""
 
 
 class _Rotary(nn.Module):
@@ -46,7 +38,8 @@ class Backbone(nn.Module):
         for norm in modulated(network):
             stop = start + norm.linear.out_features
             norm.silu, norm.linear, start = nn.Identity(), Columns(start, stop), stop
-        network.time_text_embed, network.pos_embed, network.context_embedder = _Given(), _Rotary(), nn.Identity()
+        network.time_text_embed, network.pos_embed = Given(2), _Rotary()  # Modulation comes as the pooled text.
+        network.context_embedder = nn.Identity()
         self.network = network
         self.to(dtype)
         self.dtype = dtype

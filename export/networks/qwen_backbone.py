@@ -17,7 +17,7 @@ from arcflow.architectures import qwen
 from arcflow.schedule import sigmas
 from export.networks.base import Network, Sizes, describe
 from export.networks.qwen_student import Student, qwen_student_network
-from export.networks.student import Columns
+from export.networks.student import Columns, Given
 from export.weights.merge import MergedStudent
 from export.weights.table import WithTable
 
@@ -40,14 +40,6 @@ class _Table(nn.Module):
         return self.rows.index_select(0, (timestep[:, None] - self.levels).abs().argmin(dim=1))
 
 
-class _Given(nn.Module):
-    """In place of the embedding of the noise level: hands through what came as it."""
-
-    def forward(self, rows: Tensor, *_: Any) -> Tensor:
-        """[batch, columns], as it is."""
-        return rows
-
-
 def _modulated(network: Any) -> Iterator[tuple[str, nn.Linear]]:
     """The linears that make the modulation, by state-dict name, in the order of the table's columns."""
     for index, block in enumerate(network.transformer_blocks):
@@ -64,7 +56,7 @@ def _backbone(network: Any, count: int, dtype: torch.dtype) -> Student:
         columns, start = Columns(start, stop), stop
         owner, _, attribute = name.removesuffix(".1").rpartition(".")
         setattr(network.get_submodule(owner), attribute, columns)
-    network.norm_out.silu, network.time_text_embed = nn.Identity(), _Given()
+    network.norm_out.silu, network.time_text_embed = nn.Identity(), Given(0)  # Rows come as the noise level.
     table = _Table(count, start)
     network.add_module(_TABLE, table)
     student = Student(network, table.forward, dtype)

@@ -21,6 +21,18 @@ def as_ports(field: Any) -> tuple[Tensor, Tensor, Tensor]:
     return as_port(field.means), as_port(field.logweights), as_port(field.loggammas)
 
 
+class Given(nn.Module):
+    """In place of an embedding whose result was computed elsewhere, and comes as its argument ``place``."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__()
+        self.place = place
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        """That argument, as it is."""
+        return arguments[self.place]
+
+
 class Columns(nn.Module):
     """In place of a linear whose results were computed elsewhere: its columns of all that was."""
 
