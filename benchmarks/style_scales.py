@@ -158,7 +158,7 @@ class _Bench:
         from export.fp8.simulation import fake_quantised
         from export.networks.base import INNER
         from export.networks.streaming import Placement, open_module
-        from export.quality.gate import measure_gate, relative_l2
+        from export.quality.gate import apart, measure_gates, relative_l2
         from export.quality.measure import linears
         from export.students.rollout import noise_of, rollout
         from export.students.subject import open_subject
@@ -184,7 +184,9 @@ class _Bench:
                     field: Sequence[Tensor] = modules[0](**ports)
                 return field
 
-            gate = measure_gate(modules[0], quantised, decode, self.shown, styled.sigmas(), latent)
+            sigmas = styled.sigmas()
+            ends = apart([(modules[0], self.shown), (quantised, self.shown)], sigmas)
+            (gate,) = measure_gates(ends, decode, self.shown, latent, len(sigmas) - 1)
             found[name] = tuple(result.value for result in gate.results)
         channels = latent.channels * latent.patch**2
         tokens = self.shown.rows * self.shown.columns

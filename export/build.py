@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from export.assembling.bundle import build
     from export.assembling.estimate import check_fit, estimate, estimate_plans, sizes_table
+    from export.assembling.gate import choose_trials, hold
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     hush_libraries()
     subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
     inputs = inspect(wanted, subject)
-    needed, needed_by_plans = estimate(inputs), estimate_plans(inputs, setup) if setup is not None else None
+    trials = choose_trials(inputs)
+    needed, needed_by_plans = estimate(inputs, trials), estimate_plans(inputs, setup) if setup is not None else None
     own = choose_run(subject) if inputs.lacks_scales else None
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own is not None:
         where = f"unless {wanted.workdir} has the scales"
         say(f"no --calibration is given: {where}, they are measured: {describe(own.run, own.needed)}")
+    if trials is not None:
+        say(f"gate: what fp8 changes is measured: {describe(trials.run, trials.needed)}")
     console.print(sizes_table(inputs))
 
     if arguments.dry_run:
@@ -91,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if inputs.fp8 is not None and inputs.fp8.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for images")
+        if trials is not None:
+            with prompts(console) as report:
+                inputs = hold(inputs, trials, report)
         with stages(console) as report:
             finished = build(inputs, setup, report)
     console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
@@ -146,8 +153,8 @@ def _parser() -> ArgumentParser:
         "--gate",
         type=float,
         default=0.03,
-        help="greatest relative L2 error that fp8 may cause in latent and image, where they can be generated here "
-        "(default: 0.03)",
+        help="greatest relative L2 error that fp8 may cause in latent and image: it is measured, and the fewest layers "
+        "are kept high that hold it (default: 0.03)",
     )
     parser.add_argument(
         "--max-nfe",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engines.manifest import source_digest
-from engines.schema import Gate, Manifest
+from engines.schema import Manifest
 from engines.writer import write_bundle
+from export.assembling.gate import measure
 from export.assembling.manifest import assemble
 from export.assembling.record import Exported
 from export.assembling.stages import build_networks
@@ -69,7 +70,7 @@ def build(inputs: Build, setup: Setup | None, report: Report) -> Finished:
     output keeps standing then.
     """
     networks = build_networks(inputs, report)
-    manifest = assemble(inputs, networks, _gate(inputs, networks, report))
+    manifest = assemble(inputs, networks, measure(inputs, networks, report))
     reports: Sequence[PlanReport] = ()
     if setup is not None:
         reports, manifest = _plans(inputs, networks, manifest, setup, report)
@@ -91,19 +92,6 @@ def build(inputs: Build, setup: Setup | None, report: Report) -> Finished:
         bundle = write_bundle(wanted.out, manifest, {**files, **tokenizers}, expected=made, consume=consume)
     report("bundle", 1, 1, str(wanted.out))
     return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files})
-
-
-def _gate(inputs: Build, networks: Sequence[Exported], report: Report) -> Gate | None:
-    """The quality gate's figures, where it applies."""
-    if inputs.fp8 is None or inputs.wanted.only:
-        return None
-    from export.assembling.gate import measure
-
-    report("gate", 0, 0, "generate")
-    gate = measure(inputs, networks)
-    figures = "" if gate is None else ", ".join(f"{r.measure} {r.value:.2%}" for r in gate.results)
-    report("gate", 1, 1, figures or "not measured: the student is too large to run here")
-    return gate
 
 
 def _plans(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from export.assembling.gate import gate_needs
 from export.assembling.twin_parity import RUN_BELOW
 from export.folders.places import Needs, amount, check_place, existing, one_after_the_other
 from export.tensorrt.estimate import PLANS_ADVICE
@@ -13,6 +12,7 @@ from export.tensorrt.estimate import estimate as plan_estimate
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from export.assembling.gate import Trials
     from export.assembling.inputs import Build, Task
     from export.tensorrt.plans import Setup
 
@@ -32,10 +32,11 @@ _TRACE_SECONDS, _SECONDS_PER_PARAMETER = 10.0, 12e-9
 """Time of tracing, quantising, merging, storing and checking a parameter, two cores (measured at full size)."""
 
 
-def estimate(build: Build) -> Needs:
+def estimate(build: Build, trials: Trials | None) -> Needs:
     """What the networks of a build take, its quality gate included, its plans not. disk: of the work folder, and
     again of the bundle where that lies on another disk."""
-    found = one_after_the_other([*map(_needs, build.tasks), gate_needs(build)])
+    gate = [trials.needed] if trials is not None else []
+    found = one_after_the_other([*map(_needs, build.tasks), *gate])
     return Needs(_PROGRAM_MEMORY + found.memory, found.disk, found.seconds)
 
 

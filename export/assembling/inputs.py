@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engines.schema import Limits
+from engines.schema import Gate, Limits
 from export.assembling.wanted import Attention, Wanted
 from export.errors import CalibrationError, ExportError
 from export.fp8.calibration import Calibration, check_student, read_calibration
-from export.fp8.policy import own_patterns, select_layers, select_weights
+from export.fp8.policy import own_patterns, select_layers, select_weights, weight_of
 from export.networks.base import Network
 from export.precision import CPU, Precision, compute_dtype, opset
 from export.reporting import Report, silent
@@ -83,7 +83,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Build:
-    """All that a build depends on. limits: of the bundle; tokenizers: by network, none where no bundle is built."""
+    """All that a build depends on. limits: of the bundle; tokenizers: by network, none where no bundle is built; gate:
+    what FP8 was found to change, once that is known."""
 
     wanted: Wanted
     subject: Subject
@@ -91,6 +92,7 @@ class Build:
     limits: Limits
     tokenizers: Mapping[str, TokenizerFile]
     fp8: Fp8 | None = None
+    gate: Gate | None = None
 
     @property
     def lacks_scales(self) -> bool:
@@ -131,6 +133,24 @@ class Build:
             check_student(self.fp8.calibration, student.parents, path, f"measure them: {self.wanted.calibrate}")
 
 
+def stored_weights(wanted: Wanted, network: Network, names: Iterable[str] | None = None) -> frozenset[str]:
+    """The weights of a network that fp8 only stores so. names: of all of them, None for what their file calls them.
+    Raises ExportError where a pattern of those that stay high matches none of them."""
+    if wanted.precision is not Precision.FP8:
+        return frozenset()
+    own = () if network.fp8_layers else own_patterns(network.name, (*wanted.spec.keep_high, *wanted.keep_high))
+    return frozenset(select_weights(network.weights if names is None else names, network.fp8_weights, own))
+
+
+def keeping_high(build: Build, layers: Sequence[str]) -> Build:
+    """The same with these layers of its backbone left alone by fp8 as well."""
+    if build.fp8 is None or not layers:
+        return build
+    fp8, kept = replace(build.fp8, keep_high=(*build.fp8.keep_high, *layers)), frozenset(map(weight_of, layers))
+    tasks = (replace(task, fp8=fp8, quantised=task.quantised - kept) if task.fp8 else task for task in build.tasks)
+    return replace(build, fp8=fp8, tasks=tuple(tasks))
+
+
 def inspect(wanted: Wanted, subject: Subject) -> Build:
     """Check all that headers tell, before anything large is read. Raises an ArcFlowError that says what to do."""
     from export.tensorrt.profiles import narrowed
@@ -164,7 +184,7 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
                 opset=opset(wanted.precision, wanted.target),
                 inline=wanted.target == CPU,
                 quantised=frozenset(select_layers(network.weights, layers, of_layers) if layers else ()),
-                stored=frozenset(select_weights(network.weights, network.fp8_weights, own) if in_fp8 else ()),
+                stored=stored_weights(wanted, network),
                 kept=own,
             )
         )

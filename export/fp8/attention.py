@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from export.fp8.numbers import FP8_MAX, activation_scale, fake_quantise
@@ -57,28 +58,38 @@ def watched(watch: Watch, histogram: bool) -> Iterator[None]:
 
 
 @contextmanager
-def fake_attention(amax: Sequence[tuple[float, float, float]]) -> Iterator[None]:
+def fake_attention(amax: Sequence[tuple[float, float, float]], shares: int = 1) -> Iterator[None]:
     """In the block, attention multiplies in FP8: query, key and value with one static scale each, probabilities too.
 
     amax: greatest magnitudes of (query, key, value) by attention, in the order of the calls of one evaluation; after
-    the last the first comes again. Masks are added or applied as torch does; no dropout, no causal flag.
+    the last the first comes again. shares: where there are more than one, the first of so many equal parts of a batch
+    is left alone. Masks are added or applied as torch does; no dropout, no causal flag.
     """
     import torch
 
     count = 0
 
-    def attend(_: Any, query: Tensor, key: Tensor, value: Tensor, rest: dict[str, Any]) -> Tensor:
+    def attend(call: Any, query: Tensor, key: Tensor, value: Tensor, rest: dict[str, Any]) -> Tensor:
         nonlocal count
         bounds = amax[count % len(amax)]
         count += 1
+        batch, mask = len(query), rest.get("attn_mask")
+        alone = batch // shares if shares > 1 else 0
+        parts = []
+        for rows, one in ((slice(0, alone), call), (slice(alone, batch), partial(in_fp8, bounds))):
+            if rows.stop > rows.start:
+                own = mask if mask is None or mask.ndim < query.ndim or len(mask) == 1 else mask[rows]
+                parts.append(one(query[rows], key[rows], value[rows], **{**rest, "attn_mask": own}))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def in_fp8(bounds: Any, *sides: Tensor, attn_mask: Tensor | None, **_: Any) -> Tensor:
         query, key, value = (
-            fake_quantise(tensor, activation_scale(bound))
-            for tensor, bound in zip((query, key, value), bounds, strict=True)
+            fake_quantise(tensor, activation_scale(bound)) for tensor, bound in zip(sides, bounds, strict=True)
         )
         scores = (query @ key.transpose(-1, -2)).float() / query.shape[-1] ** 0.5
-        mask = rest.get("attn_mask")
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        if attn_mask is not None:
+            boolean = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, float("-inf")) if boolean else scores + attn_mask
         result: Tensor = fake_quantise(scores.softmax(dim=-1).to(value.dtype), SOFTMAX_SCALE) @ value
         return result
 

@@ -7,6 +7,7 @@ what differs is the backbone alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engines.schema import Gate, GateResult
@@ -14,6 +15,7 @@ from export.errors import GateError
 from export.students.rollout import Evaluate, noises, rollout
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from engines.schema import Latent
@@ -29,43 +31,89 @@ Decode = Callable[["Tensor"], "Tensor"]
 """The VAE decoder: latents [B, C, H, W], scaled and shifted back -> images [B, 3, H', W']."""
 
 
+def holds(gate: Gate) -> bool:
+    """Whether every error is within its limit; one that is not finite is not."""
+    return all(result.value <= result.limit for result in gate.results)
+
+
 def check_gate(gate: Gate, advice: str) -> Gate:
     """The same figures. advice: what to do where a limit is missed or a value is not finite, which raises GateError."""
-    missed = [result for result in gate.results if not result.value <= result.limit]
-    if missed:
-        found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.0%})" for r in missed)
+    if not holds(gate):
+        missed = (result for result in gate.results if not result.value <= result.limit)
+        found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.1%})" for r in missed)
         raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} images; {advice}")
     return gate
 
 
-def measure_gate(
-    reference: Evaluate, quantised: Evaluate, decode: Decode | None, prompted: Prompted, sigmas: Sequence[float],
-    latent: Latent, limit: float = LIMIT, batch: int = 8, told: Prompted | None = None,
-) -> Gate:  # fmt: skip
-    """Generate every prompt with both backbones and compare: relative L2 norms an image, their mean is what counts.
+Ends = Callable[[slice, "Tensor"], Sequence["Tensor"]]
+"""Latents at the path's end of some prompts (rows) from their noise: the unquantised student's, then every other's."""
 
-    told: the prompts as the quantised one is told them, None where its text encoders are not quantised.
 
-    sigmas: noise levels, 1 first and 0 last; decode: None to compare latents only; limit: of each error; batch: images
-    a call.
+def apart(students: Sequence[tuple[Evaluate, Prompted]], sigmas: Sequence[float]) -> Ends:
+    """Students that run one after the other, each told the prompts in its own way; the unquantised one first."""
+
+    def ends(rows: slice, noise: Tensor) -> Sequence[Tensor]:
+        return [rollout(text.calling(net), noise, text.ports(rows), sigmas) for net, text in students]
+
+    return ends
+
+
+def abreast(evaluate: Evaluate, told: Sequence[Prompted], sigmas: Sequence[float]) -> Ends:
+    """Students that one call evaluates, each on an equal part of the batch, as under ``fake_quantised``.
+
+    told: the prompts, as each student is told them; the unquantised one first.
+    """
+    import torch
+
+    def ends(rows: slice, noise: Tensor) -> Sequence[Tensor]:
+        parts = [text.encodings for text in told]
+        joined = {name: torch.cat([part[name][rows] for part in parts]) for name in parts[0]}
+        text = replace(told[0], encodings=joined)
+        ports = {name: tensor.to(noise.device) for name, tensor in text.ports(slice(None)).items()}
+        found = rollout(text.calling(evaluate), torch.cat([noise] * len(told)), ports, sigmas)
+        return found.chunk(len(told))
+
+    return ends
+
+
+def measure_gates(
+    ends: Ends, decode: Decode | None, prompted: Prompted, latent: Latent, nfe: int, limit: float = LIMIT,
+    batch: int = 8, device: torch.device | str = "cpu",
+) -> list[Gate]:  # fmt: skip
+    """Generate every prompt and compare each student with the first: the mean over images of relative L2 norms.
+
+    decode: None to compare latents only; limit: of each error; batch: images a call; device: where the noise is put.
     """
     import torch
 
     channels = latent.channels * latent.patch**2
     tokens = prompted.rows * prompted.columns
-    errors: dict[str, list[Tensor]] = {"latent": []} if decode is None else {"latent": [], "picture": []}
+    errors: list[dict[str, list[Tensor]]] = []
     for start in range(0, len(prompted), batch):
         rows = slice(start, min(start + batch, len(prompted)))
         noise = noises(range(FIRST_NOISE + rows.start, FIRST_NOISE + rows.stop), tokens, channels)
-        sides = ((reference, prompted), (quantised, told or prompted))
-        truth, found = (rollout(text.calling(net), noise, text.ports(rows), sigmas) for net, text in sides)
-        errors["latent"].append(relative_l2(found, truth))
-        if decode is not None:
-            with torch.no_grad():
-                images = [decode(unpacked(x, latent, prompted.rows, prompted.columns)) for x in (found, truth)]
-            errors["picture"].append(relative_l2(*images))
-    results = [GateResult(name, float(torch.cat(values).mean()), limit) for name, values in errors.items()]
-    return Gate(nfe=len(sigmas) - 1, pictures=len(prompted), results=results)
+        truth, *others = (found.cpu() for found in ends(rows, noise.to(device)))
+        errors = errors or [{} for _ in others]
+        shown = [_decoded(decode, x, latent, prompted) for x in (truth, *others)] if decode is not None else []
+        for number, (x, seen) in enumerate(zip(others, errors, strict=True)):
+            seen.setdefault("latent", []).append(relative_l2(x, truth))
+            if shown:
+                seen.setdefault("picture", []).append(relative_l2(shown[number + 1], shown[0]))
+    return [
+        Gate(
+            nfe=nfe,
+            pictures=len(prompted),
+            results=[GateResult(name, float(torch.cat(values).mean()), limit) for name, values in seen.items()],
+        )
+        for seen in errors
+    ]
+
+
+def _decoded(decode: Decode, tokens: Tensor, latent: Latent, prompted: Prompted) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        return decode(unpacked(tokens, latent, prompted.rows, prompted.columns))
 
 
 def unpacked(tokens: Tensor, latent: Latent, rows: int, columns: int) -> Tensor:

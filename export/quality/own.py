@@ -7,7 +7,7 @@ serve it with any, and used again. ``python -m export.calibrate`` measures as as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,29 +61,28 @@ class Own:
 
 def choose_run(subject: Subject) -> Own:
     """The largest run that stays within ``SECONDS``, or the smallest there is."""
-    runs = [Own(run, *expected_load(subject, run)) for run in _runs(subject)]
+    runs = [Own(run, *expected_load(subject, run)) for run in usual_runs(subject.plain())]
     return next((own for own in runs if (own.needed.seconds or 0.0) <= SECONDS), runs[-1])
 
 
-def _runs(subject: Subject) -> Iterator[Run]:
-    """From all prompts at the model's usual size down to a few of a quarter of its sides."""
+def usual_runs(subject: Subject, counts: Sequence[int] = _PROMPTS) -> Iterator[Run]:
+    """From all prompts at the model's usual size down to a few of a quarter of its sides. counts: of prompts."""
     import torch
 
     from export.fp8.observers import Method
     from export.networks.streaming import choose_placement
     from export.students.prompts import default_prompts, read_prompts
 
-    plain = subject.plain()
-    backbone, limits = plain.whole, subject.spec.limits
+    backbone, limits = subject.whole, subject.spec.limits
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype, prompts = plain.default_dtype(), read_prompts(default_prompts(subject.spec.name))
+    dtype, prompts = subject.default_dtype(), read_prompts(default_prompts(subject.spec.name))
     if device.type == "cpu" and speed(torch.float32, device) > speed(dtype, device):
         dtype = torch.float32  # Not every CPU multiplies bfloat16.
     side = subject.latent.vae_factor * subject.latent.patch
     whole = Run(
         backbone=backbone,
-        student=plain.student.parents,
-        sigmas=plain.sigmas(),
+        student=subject.student.parents,
+        sigmas=subject.sigmas(),
         prompts=prompts,
         width=limits.width.opt,
         height=limits.height.opt,
@@ -97,5 +96,5 @@ def _runs(subject: Subject) -> Iterator[Run]:
     yield whole
     for share in _SHARES:
         width, height = (max(size // share // side, 1) * side for size in (whole.width, whole.height))
-        for count in _PROMPTS:
+        for count in counts:
             yield replace(whole, prompts=prompts[:count], width=width, height=height)

@@ -76,7 +76,7 @@ def test_a_gate_that_is_missed_with_them_says_how_to_measure_better_ones(
     error = capsys.readouterr().err.splitlines()[-1]
     places = f"--model tiny --base {sources.base} --adapter {sources.adapter} --lora {lora}:0.8"
     assert f"measure the scales with the LoRA: python -m export.calibrate {places} --out calibration.json" in error
-    assert f"python -m export.sensitivity {places} --calibration {calibration}" in error
+    assert "layers kept high that it hurts most" in error
 
 
 @pytest.fixture

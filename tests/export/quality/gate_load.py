@@ -13,14 +13,12 @@ from pathlib import Path
 import torch
 
 from export.assembling.estimate import estimate
-from export.assembling.gate import gate_needs, measure
+from export.assembling.gate import choose_trials, hold
 from export.assembling.inputs import inspect
-from export.assembling.stages import build_networks
 from export.assembling.wanted import Wanted
 from export.fp8.calibration import nominal, write_calibration
 from export.fp8.policy import layer_of
 from export.precision import Precision
-from export.reporting import silent
 from export.sources.models import choose
 from export.students.subject import open_subject
 from export.tensorrt.profiles import choose_shapes
@@ -43,10 +41,12 @@ def main() -> None:
                 shapes=choose_shapes(spec.limits, size, "1"), gate=10.0, calibration=scales,
             )  # fmt: skip
             inputs = inspect(wanted, subject).digested()
-            networks, needed, gate = build_networks(inputs, silent), estimate(inputs), gate_needs(inputs)
+            trials = choose_trials(inputs)
+            assert trials is not None
+            needed, gate = estimate(inputs, trials), trials.needed
             Path("/proc/self/clear_refs").write_text("5")  # The peak from here on.
             start = time.process_time()
-            measure(inputs, networks)
+            hold(inputs, trials)
             seconds, status = time.process_time() - start, Path("/proc/self/status").read_text()
             peak = int(status.split("VmHWM:")[1].split()[0]) << 10
             print(

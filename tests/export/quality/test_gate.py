@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engines.schema import Latent
+from engines.schema import Gate, Latent
 from export.architectures.flux import FLUX
 from export.errors import GateError
 from export.fp8.calibration import check_student, read_calibration
 from export.fp8.policy import select_layers, weight_of
 from export.fp8.simulation import fake_quantised
 from export.networks.base import INNER
-from export.quality.gate import LIMIT, check_gate, measure_gate, relative_l2, unpacked
+from export.quality.gate import LIMIT, apart, check_gate, measure_gates, relative_l2, unpacked
 from export.sources.models import MODELS
 from export.students.prompts import Prompted
 from export.students.rollout import noise_of, rollout
@@ -37,6 +37,13 @@ class _Field:
         batch, tokens, _channels = hidden_states.shape
         means = self.rate * hidden_states[:, :, None]
         return means, torch.zeros(batch, tokens, 1, 4), torch.zeros(batch, tokens, 0, 4)
+
+
+def _measure(fp8: float, decode: Any = None, batch: int = 8) -> Gate:
+    prompted = _prompted()
+    ends = apart([(_Field(0.5), prompted), (_Field(fp8), prompted)], SIGMAS)
+    (gate,) = measure_gates(ends, decode, prompted, LATENT, len(SIGMAS) - 1, batch=batch)
+    return gate
 
 
 def _prompted(count: int = 3) -> Prompted:
@@ -62,7 +69,7 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
         decoded.append(latents.shape)
         return latents - 0.5  # takes the shift away again: errors of image and latent are then the same
 
-    gate = check_gate(measure_gate(_Field(0.5), _Field(0.51), decode, _prompted(), SIGMAS, LATENT, batch=2), "do less")
+    gate = check_gate(_measure(0.51, decode, batch=2), "do less")
     end, shifted = ((1 - r * 0.4) * (1 - r * 0.6) for r in (0.5, 0.51))
     expected = (end - shifted) / end
     assert (gate.nfe, gate.pictures) == (2, 3)
@@ -73,12 +80,12 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
 
 def test_a_student_that_changed_too_much_is_refused() -> None:
     with pytest.raises(
-        GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3%\), relative L2 over 3 images; do less"
+        GateError, match=r"fp8 changes the latent by 6\.\d% \(limit 3\.0%\), relative L2 over 3 images; do less"
     ):
-        check_gate(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT), "do less")
-    assert len(measure_gate(_Field(0.5), _Field(0.55), None, _prompted(), SIGMAS, LATENT).results) == 1
+        check_gate(_measure(0.55), "do less")
+    assert len(_measure(0.55).results) == 1
     with pytest.raises(GateError):
-        check_gate(measure_gate(_Field(0.5), _Field(float("nan")), None, _prompted(), SIGMAS, LATENT), "do less")
+        check_gate(_measure(float("nan")), "do less")
 
 
 def test_latents_are_scaled_back_a_channel() -> None:
