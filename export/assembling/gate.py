@@ -53,6 +53,9 @@ BATCH = 8
 _PROMPTS_LARGE = (16, 8, 4, 2, 1)
 """Of a large student, as many as the time allows."""
 
+_RANKED = 4
+"""Prompts that layers are ranked by, each quantised alone."""
+
 _VAE = "vae_decoder"
 
 _SIMULATED = 2.0
@@ -263,9 +266,10 @@ class _Simulation:
             from export.quality.layer_errors import layer_errors
 
             *_, plain, _ = self.opened()
+            few = replace(plain, encodings={name: tensor[:_RANKED] for name, tensor in plain.encodings.items()})
             count = partial(self._report, "rank layers")
             subject = self._build.subject
-            errors = layer_errors(subject.whole, self._calibration, plain, self._run.sigmas, count).layers
+            errors = layer_errors(subject.whole, self._calibration, few, self._run.sigmas, count).layers
             order = [layer for layer, _ in errors]
         else:
             order = sorted(self._hurt, key=lambda layer: -max(self._hurt[layer]))

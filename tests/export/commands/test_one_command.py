@@ -39,7 +39,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_measures_once_and_builds(
     flux: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(command.main, _arguments(flux, tmp_path)) == 0
+    assert run(command.main, _arguments(flux, tmp_path, "--gate", "0.5")) == 0
     said = capsys.readouterr().err
     assert f"no --calibration is given: unless {tmp_path / 'work'} has the scales, they are measured: 4 prompts" in said
     (scales,) = (tmp_path / "work").glob("calibration-*.json")
@@ -52,7 +52,7 @@ def test_it_measures_once_and_builds(
         raise AssertionError("the scales are there")
 
     monkeypatch.setattr(own, "measure", never)
-    assert run(command.main, _arguments(flux, tmp_path)) == 0
+    assert run(command.main, _arguments(flux, tmp_path, "--gate", "0.5")) == 0
 
 
 def test_a_larger_run_where_there_is_time(flux: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
