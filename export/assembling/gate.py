@@ -61,10 +61,6 @@ _VAE = "vae_decoder"
 _SIMULATED = 2.0
 """Evaluations that one in simulated FP8 costs as much as (measured on small students: 1.5)."""
 
-_SLOWER, _BYTES_A_SECOND = 1.5, 1.5e9
-"""How much slower a network computes than one large product of matrices, and how fast it writes what lies between
-(measured on small students at 320 and 1024 pixels; see ``docs/log.md``)."""
-
 _HEAP = 1.4
 """Memory in use for a byte of results that are alive together (measured likewise)."""
 
@@ -91,8 +87,8 @@ class Trials:
 def choose_trials(build: Build) -> Trials | None:
     """The largest measurement that stays within ``SECONDS``, or the smallest there is; None where none applies: the
     build has no FP8 backbone."""
-    from export.quality.load import expected_load
-    from export.quality.own import usual_runs
+    from export.quality.load import expected_loads
+    from export.quality.own import usual_runs, within
 
     if not any(task.quantised for task in build.tasks):
         return None
@@ -100,16 +96,14 @@ def choose_trials(build: Build) -> Trials | None:
     if is_small(subject.whole):
         return _small(build)
     parameters = weight_bytes(subject.whole, subject.default_dtype()) // subject.default_dtype().itemsize
-    found = []
-    for run in usual_runs(subject, _PROMPTS_LARGE):
-        needed, _ = expected_load(subject, run)
-        if needed.seconds is None or len(run.prompts) > PROMPTS:
-            continue
-        rounding = _ROUND_SECONDS * parameters * (len(run.sigmas) - 1) * -(-len(run.prompts) // run.batch)
-        found.append(Trials(run, replace(needed, seconds=_SIMULATED * needed.seconds + rounding)))
-        if (found[-1].needed.seconds or 0.0) <= SECONDS:
-            break
-    return found[-1]
+    runs = (run for run in usual_runs(subject, _PROMPTS_LARGE) if len(run.prompts) <= PROMPTS)
+    return within(SECONDS, (_with_fp8(run, needed, parameters) for run, needed, _ in expected_loads(subject, runs)))
+
+
+def _with_fp8(run: Run, needed: Needs, parameters: int) -> Trials:
+    """What a run takes that one alone takes so much for, beside the same in FP8. parameters: all of the student's."""
+    rounding = _ROUND_SECONDS * parameters * (len(run.sigmas) - 1) * -(-len(run.prompts) // run.batch)
+    return Trials(run, replace(needed, seconds=_SIMULATED * (needed.seconds or 0.0) + rounding))
 
 
 def _small(build: Build) -> Trials:
@@ -117,7 +111,7 @@ def _small(build: Build) -> Trials:
     import torch
 
     from export.networks.cost import cost_of
-    from export.quality.load import speed
+    from export.quality.load import seconds_of
     from export.quality.own import usual_runs
 
     subject, (width, height) = build.subject, build.wanted.shapes.resolutions[0]
@@ -139,10 +133,7 @@ def _small(build: Build) -> Trials:
     networks[BACKBONE] = subject.whole
     costs = {name: cost_of(network, sizes) for name, network in networks.items()}
     calls = dict.fromkeys(networks, 2.0) | {BACKBONE: nfe * (1.0 + _SIMULATED)}
-    fast = speed(torch.float32, run.device)
-    once = sum(
-        calls[name] * (_SLOWER * cost.operations / fast + cost.made / _BYTES_A_SECOND) for name, cost in costs.items()
-    )
+    once = sum(calls[name] * seconds_of(cost, torch.float32, run.device) for name, cost in costs.items())
     held = sum(weight_bytes(networks[name], torch.float32) for name in (BACKBONE, _VAE))
     memory = 2 * held + int(_HEAP * max(cost.peak for cost in costs.values()))
     return Trials(run, Needs(memory, seconds=once * len(run.prompts) / BATCH))

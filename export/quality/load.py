@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from export.folders.places import Needs
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from export.networks.base import Network
+    from export.networks.cost import Cost
     from export.quality.measure import Run
     from export.students.subject import Subject
 
@@ -25,21 +27,50 @@ _LIVE_TENSORS = 6
 _READ_SPEED = 1 << 30
 """Bytes a second at which streamed weights are read, merged and cast, about (measured)."""
 
+_SLOWER, _BYTES_A_SECOND = 1.5, 1.5e9
+"""How much slower a network computes than one large product of matrices, and how fast a CPU writes float32 values that
+lie between (measured on small students at 320 and 1024 pixels; see ``docs/log.md``)."""
+
 _PROBE = 1024
 """Side of the square matrices whose product measures the device."""
 
 
 def expected_load(subject: Subject, run: Run) -> tuple[Needs, int]:
-    """What a run takes, from the headers and a product of two matrices on the device; and the memory that is there."""
+    """What a run takes, and the memory that is there: as :func:`expected_loads` of it alone."""
+    _, needed, free = next(expected_loads(subject, [run]))
+    return needed, free
+
+
+def expected_loads(subject: Subject, runs: Iterable[Run]) -> Iterator[tuple[Run, Needs, int]]:
+    """What each run takes and the memory that is there. Found from headers, from running the backbone without values
+    (once for a size of image), and from a product of two matrices on the device."""
+    from export.networks.cost import cost_of
+
+    costs: dict[tuple[int, int], Cost] = {}
+    for run in runs:
+        size = subject.grid(run.width, run.height)
+        if size not in costs:
+            text = subject.spec.limits.text_tokens.opt
+            tokens = {"batch": 1, "image_tokens": math.prod(size), "rows": size[0], "text_tokens": text}
+            costs[size] = cost_of(run.backbone, tokens)
+        yield run, *_load(subject, run, costs[size])
+
+
+def seconds_of(cost: Cost, dtype: torch.dtype, device: torch.device) -> float:
+    """Time of a call that costs so much."""
+    slowly = cost.made / _BYTES_A_SECOND * dtype.itemsize / 4 if device.type == "cpu" else 0.0
+    return _SLOWER * cost.operations / speed(dtype, device) + slowly
+
+
+def _load(subject: Subject, run: Run, cost: Cost) -> tuple[Needs, int]:
     evaluations = len(run.sigmas) - 1
     prompts, batches = len(run.prompts), math.ceil(len(run.prompts) / run.batch)
     rows, columns = subject.grid(run.width, run.height)
     tokens = rows * columns + subject.spec.limits.text_tokens.opt
     weights = run.backbone.weights
     matrices = [info.shape for info in weights.values() if len(info.shape) == 2]
-    operations = 2.0 * sum(map(math.prod, matrices)) * tokens * evaluations * prompts
     held = weight_bytes(run.backbone, run.dtype)
-    seconds = operations / speed(run.dtype, run.device)
+    seconds = seconds_of(cost, run.dtype, run.device) * evaluations * prompts
     if run.placement is Placement.STREAM:
         seconds += held * evaluations * batches / _READ_SPEED
         held = _streamed(run.backbone)

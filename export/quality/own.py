@@ -7,14 +7,14 @@ serve it with any, and used again. ``python -m export.calibrate`` measures as as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from export.folders.places import Needs
-from export.quality.load import expected_load, speed
+from export.quality.load import expected_loads, speed
 from export.quality.measure import Run, measure
 from export.reporting import Report, silent
 
@@ -61,8 +61,25 @@ class Own:
 
 def choose_run(subject: Subject) -> Own:
     """The largest run that stays within ``SECONDS``, or the smallest there is."""
-    runs = [Own(run, *expected_load(subject, run)) for run in usual_runs(subject.plain())]
-    return next((own for own in runs if (own.needed.seconds or 0.0) <= SECONDS), runs[-1])
+    return within(SECONDS, (Own(*load) for load in expected_loads(subject, usual_runs(subject.plain()))))
+
+
+class _Estimated(Protocol):
+    """What it takes is known."""
+
+    @property
+    def needed(self) -> Needs: ...
+
+
+_Any = TypeVar("_Any", bound=_Estimated)
+
+
+def within(seconds: float, found: Iterable[_Any]) -> _Any:
+    """The first that takes so long at most, the last where none does."""
+    for one in found:
+        if (one.needed.seconds or 0.0) <= seconds:
+            break
+    return one
 
 
 def usual_runs(subject: Subject, counts: Sequence[int] = _PROMPTS) -> Iterator[Run]:

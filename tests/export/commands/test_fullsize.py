@@ -23,6 +23,7 @@ from benchmarks.fullsize.steps import PARTS, NoRoomError, Part, Step, check
 from benchmarks.fullsize.synthesise import bytes_of, hollow, synthesise, write_hollow_model
 from engines.bundle import open_bundle
 from export import architectures
+from export.assembling import gate
 from export.build import main as build_main
 from export.quality import own
 from export.weights.files import open_folder, tensor_set
@@ -173,6 +174,7 @@ def test_a_small_base_is_built_by_the_steps_own_commands(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own, "SECONDS", 0.0)  # The smallest calibration.
+    monkeypatch.setattr(gate, "PROMPTS", 2)
     synthesise(small(name), tmp_path, rank=4)
     given = {"--resolutions": "256x256", "--target": "onnx"}
     for step in PARTS[name].steps[1:]:

@@ -9,6 +9,7 @@ import pytest
 
 from engines.bundle import open_bundle
 from export import build as command
+from export.assembling import gate
 from export.fp8.calibration import read_calibration
 from export.quality import own
 from export.sources.models import MODELS
@@ -33,6 +34,7 @@ def _arguments(flux: Sources, folder: Path, *more: str) -> list[str]:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest run at once: what a slow machine takes."""
     monkeypatch.setattr(own, "SECONDS", 0.0)
+    monkeypatch.setattr(gate, "PROMPTS", 2)
 
 
 @pytest.mark.usefixtures("few")
