@@ -89,8 +89,9 @@ def describe(run: Run, needed: Needs) -> str:
     dtype = str(run.dtype).removeprefix("torch.")
     place = "all of it in memory" if run.placement is Placement.HOLD else "streamed layer by layer"
     levels = ", ".join(f"{sigma:.3g}" for sigma in run.sigmas[:-1])
+    prompts = "1 prompt" if len(run.prompts) == 1 else f"{len(run.prompts)} prompts"
     return (
-        f"{len(run.prompts)} prompts at {run.width}x{run.height}, sigmas {levels}, {dtype} on {run.device}, "
+        f"{prompts} at {run.width}x{run.height}, sigmas {levels}, {dtype} on {run.device}, "
         f"{place}: about {needed}"
     )
 
