@@ -179,7 +179,8 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     calibration: digest of the calibration file. method: how its amax became scales ("max", "percentile", "mse").
     synthetic: the scales are nominal, not measured: good for timing and sizes, not for images. layers: weights of the
     backbone in FP8, by state-dict name; stored: by network, weights that are FP8 in the file and multiplied in the
-    network's own type; kept_high: layers or patterns that were left out on request or to hold the gate; options: what else was chosen.
+    network's own type; kept_high: layers or patterns that were left out, on request or to hold the gate; options: what
+    else was chosen.
     """
 
     calibration: Sha256

@@ -90,10 +90,7 @@ def describe(run: Run, needed: Needs) -> str:
     place = "all of it in memory" if run.placement is Placement.HOLD else "streamed layer by layer"
     levels = ", ".join(f"{sigma:.3g}" for sigma in run.sigmas[:-1])
     prompts = "1 prompt" if len(run.prompts) == 1 else f"{len(run.prompts)} prompts"
-    return (
-        f"{prompts} at {run.width}x{run.height}, sigmas {levels}, {dtype} on {run.device}, "
-        f"{place}: about {needed}"
-    )
+    return f"{prompts} at {run.width}x{run.height}, sigmas {levels}, {dtype} on {run.device}, {place}: about {needed}"
 
 
 def _streamed(network: Network) -> int:
