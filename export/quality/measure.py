@@ -93,9 +93,20 @@ def measure(run: Run, prompted: Prompted, folder: Path, report: Count = silent) 
     state = folder / f"calibrate-{run.key}.json"
     done, observers, watch = _resume(state, backbone)
     total, saved, histogram = len(run.prompts), time.monotonic(), run.method is not Method.AMAX
-    with observed(backbone, observers, histogram), watched(watch, histogram):
+    layers = len(observers) * (len(run.sigmas) - 1)  # of each prompt: a batch of a streamed student takes many minutes
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        report(min(done * layers + run.batch * looks, total * layers), total * layers)
+
+    tell = look if run.placement is Placement.STREAM else None
+    with observed(backbone, observers, histogram, tell), watched(watch, histogram):
         while done < total:
-            report(done, total)
+            looks = 0
+            if tell is None:
+                report(done, total)
             rows = slice(done, min(done + run.batch, total))
             _generate(module, run, prompted, rows, watch)
             done = rows.stop
@@ -109,8 +120,10 @@ def measure(run: Run, prompted: Prompted, folder: Path, report: Count = silent) 
 
 
 @contextmanager
-def observed(backbone: nn.Module, observers: dict[str, Observer], histogram: bool) -> Iterator[None]:
-    """In the block, every linear named in ``observers`` shows its input to its observer.
+def observed(
+    backbone: nn.Module, observers: dict[str, Observer], histogram: bool, tell: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """In the block, every linear named in ``observers`` shows its input to its observer. tell: called for each.
 
     Raises CalibrationError, which names the layer, where an input is not finite.
     """
@@ -126,6 +139,8 @@ def observed(backbone: nn.Module, observers: dict[str, Observer], histogram: boo
                     raise CalibrationError(f"{name}: {error}") from error
                 seen[:] = [inputs[0], fresh]
             observers[name].add(seen[1])
+            if tell is not None:
+                tell()
 
         return look
 
