@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(report_table(reports))
     if on_gpu:
         console.print(parity_table(on_gpu, "ONNX"))
+        if others := [name for name in manifest.networks if name not in {result.network for result in on_gpu}]:
+            say(f"run, and too large to be compared on this machine's CPU: {', '.join(others)}")
     if not_run:
         say(not_measured(not_run, out, arguments.bundle))
     sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")
@@ -153,6 +155,7 @@ def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
         "capabilities": list(first.capabilities),
         "opt_level": first.opt_level,
         "plans": {report.network: _plan(report) for report in reports},
+        "parity_on_gpu": [msgspec.to_builtins(result) for result in bundle.manifest.parity if result.device],
     }
 
 

@@ -66,6 +66,10 @@ def measure(
     manifest: of the plans; source: the bundle by which inputs are made. Raises NotRunError where plans cannot be run
     here, ParityError for a value that is not finite or an error above its limit.
     """
+    import torch
+
+    if torch.cuda.is_initialized():  # By the measuring of FP8's scales: the GPU's memory is the plans' now.
+        torch.cuda.empty_cache()
     report(_BAR, 0, len(cases) + 1, "run each plan")
     engine = _engine(manifest)
     with tempfile.TemporaryDirectory(prefix="arcflow-trials-") as temporary:

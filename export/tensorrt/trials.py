@@ -65,7 +65,7 @@ def run_trials(folder: Path, trials: Trials, inputs: Mapping[str, Arrays]) -> An
         said = done.stderr.strip().splitlines()
         reason = said[-1].removeprefix("error: ") if said else f"the process that ran them ended with {done.returncode}"
         raise NotRunError(reason)
-    return msgspec.json.decode(done.stdout, type=Answer)
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Answer)
 
 
 def read_arrays(folder: Path, name: str) -> tuple[Arrays, Arrays]:

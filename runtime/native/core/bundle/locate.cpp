@@ -51,8 +51,8 @@ std::string command(const std::string& model, const std::string& precision, cons
   const std::string_view there = !target.empty() ? target : model == kEmbedded ? kTargets[0] : "";
   const bool without_fp8 = place(there, kWithoutFp8) < std::size(kWithoutFp8);
   const std::string_view usual = there == kTargets[0] ? kCpuPrecisions[0] : without_fp8 ? "bf16" : "fp8";
-  const std::string rest = there.empty() ? " (where the GPU is; RTX 30 cards and the A100 take bf16)"
-                                         : " --target " + std::string(there);
+  const std::string rest =
+      there.empty() ? " (where the GPU is; RTX 30 cards and the A100 take bf16)" : " --target " + std::string(there);
   return "python -m export.build --model " + model + " --precision " +
          (precision.empty() ? std::string(usual) : precision) + rest;
 }
