@@ -1,4 +1,4 @@
-"""A machine with a GPU of sm89 and TensorRT for RTX, played in processes of their own: see ``fake_tensorrt`` there.
+"""A machine with a GPU of sm89, played for processes that tests start: the stand-in device, and ``fake_tensorrt``.
 
 What goes wrong on it is said in $ARCFLOW_PLAYED: "sequence=nan" (an output, and what it is multiplied by), "memory=100"
 (bytes of its GPU).
