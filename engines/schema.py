@@ -220,7 +220,8 @@ class ParityResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a network was from its original at one shape when the bundle was built, and what was allowed.
 
     twin: measured on the network's twin, the same pipeline shrunk and with random weights, taken through the same
-    code: the network itself is too large to be run where it was built.
+    code: the network itself is too large to be run where it was built. device: the name of the GPU on which its plan
+    was run; "" for the ONNX network, which ran in ONNX Runtime on a CPU.
     """
 
     network: str
@@ -228,6 +229,7 @@ class ParityResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relative_error: float
     limit: float
     twin: bool = False
+    device: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,10 @@ WORKDIR = Path(".work") / "export"
 _EXAMPLES = """examples:
   the embedded model, for a CPU:
     python -m export.build --model tiny
-  FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine, with an own style LoRA:
-    python -m export.build --model flux --precision fp8 --target rtx --lora my-style.safetensors:0.8
+  FLUX.1-dev in FP8 for the GPU of this machine, with an own style LoRA:
+    python -m export.build --model flux --precision fp8 --lora my-style.safetensors:0.8
+  FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine:
+    python -m export.build --model flux --precision fp8 --target rtx
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
@@ -51,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.students.subject import open_subject
     from export.tensorrt.plans import prepare
     from export.tensorrt.report import report_table
+    from export.tensorrt.trials import not_measured
     from export.terminal import hush_libraries, prompts, reading, stages
 
     console = Console(stderr=True)
-    wanted = _wanted(arguments, spec, precision)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    wanted = _wanted(arguments, spec, precision, _target(arguments, spec, say))
     wanted.check()
     setup = None
     if wanted.needs_plans:
@@ -66,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     trials = choose_trials(inputs)
     needed, needed_by_plans = estimate(inputs, trials), estimate_plans(inputs, setup) if setup is not None else None
     own = choose_run(subject) if inputs.lacks_scales else None
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
     if setup is not None and needed_by_plans is not None:
         say(setup.describe(needed_by_plans))
@@ -100,9 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 inputs = hold(inputs, trials, report)
         with stages(console) as report:
             finished = build(inputs, setup, report)
-    console.print(parity_table([result for network in finished.networks for result in network.record.parity]))
+    console.print(parity_table(finished.parity))
     if finished.plans:
         console.print(report_table(finished.plans))
+    if finished.not_run:
+        say(not_measured(finished.not_run, wanted.out))
     for path in finished.paths:
         sys.stdout.write(f"{path}\n")
     size = sum(finished.sizes.values())
@@ -127,7 +132,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--target",
         help="what runs the bundle: cpu (ONNX Runtime), onnx (engines are built from it elsewhere), sm80, sm86, sm89, "
-        "sm90, sm100, sm120, or rtx (sm89 and sm120 in one); (default: the model's; tiny: cpu, else onnx)",
+        "sm90, sm100, sm120, or rtx (sm89 and sm120 in one); (default: of tiny cpu; else this machine's GPU, if an "
+        "installed TensorRT builds for it, else onnx)",
     )
     parser.add_argument(
         "--calibration",
@@ -181,14 +187,24 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision) -> Wanted:
-    """What the arguments ask for. Raises an ArcFlowError."""
+def _target(arguments: Namespace, spec: ModelSpec, say: Callable[[str], object]) -> str:
+    """The target that was asked for, the model's own, or else this machine's; then why is said."""
+    if arguments.target or spec.target:
+        return str(arguments.target or spec.target)
+    from export.tensorrt.flavours import own_target
+
+    target, why = own_target(arguments.flavour)
+    say(f"target {target}: {why}")
+    return target
+
+
+def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision, target: str) -> Wanted:
+    """What the arguments ask for, with that target. Raises an ArcFlowError."""
     from engines.schema import ONNX_TARGETS
     from export.errors import ExportError
     from export.tensorrt.profiles import choose_shapes
     from export.tensorrt.targets import TARGETS
 
-    target = arguments.target or spec.target
     calibration = arguments.calibration
     if precision is Precision.FP8 and calibration is None and arguments.base is arguments.adapter is None:
         calibration = spec.calibration  # Another base or adapter makes another student.

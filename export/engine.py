@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from engines.bundle import open_bundle
 from engines.locate import BUILT_IN, BundleName
 from engines.manifest import source_digest
@@ -22,11 +24,14 @@ from export.tensorrt.estimate import HIGH_SHARE, PLANS_ADVICE, estimate
 from export.tensorrt.plans import Setup, Source, build_plans, plan_manifest, prepare, write_plans
 from export.tensorrt.profiles import choose_shapes
 from export.tensorrt.targets import TARGETS
+from export.tensorrt.trials import if_here, not_measured
 from export.terminal import stages
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
+    from engines.schema import Manifest, ParityResult
+    from export.reporting import Report
     from export.tensorrt.build import PlanReport
 
 WORKDIR = Path(".work") / "engine"
@@ -43,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from rich.console import Console
 
+    from export.assembling.parity import parity_table
     from export.tensorrt.report import report_table
 
     bundle = open_bundle(arguments.bundle)
@@ -68,9 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with alone(work, check, say):
         with stages(console) as report:
             reports = build_plans(manifest, sources, work, setup, report)
+            described = plan_manifest(manifest, setup, reports, sources)
+            on_gpu, not_run = if_here(setup.target.capabilities, lambda: _on_gpu(bundle, described, reports, report))
+        described = msgspec.structs.replace(described, parity=[*described.parity, *on_gpu])
         tokenizers = {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
-        written = write_plans(out, plan_manifest(manifest, setup, reports, sources), tokenizers, reports)
+        written = write_plans(out, described, tokenizers, reports)
     console.print(report_table(reports))
+    if on_gpu:
+        console.print(parity_table(on_gpu, "ONNX"))
+        if others := [name for name in manifest.networks if name not in {result.network for result in on_gpu}]:
+            say(f"run, and too large to be compared on this machine's CPU: {', '.join(others)}")
+    if not_run:
+        say(not_measured(not_run, out, arguments.bundle))
     sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")
     return 0
 
@@ -122,6 +137,14 @@ def _needs(bundle: Bundle, setup: Setup) -> Needs:
     return one_after_the_other(found)
 
 
+def _on_gpu(source: Bundle, manifest: Manifest, plans: Sequence[PlanReport], report: Report) -> list[ParityResult]:
+    """Parity of the plans with the ONNX networks, on the GPU of this machine. Raises NotRunError, ParityError."""
+    from export.assembling.device_parity import cases_of_bundle, measure, plan_file
+
+    cases = cases_of_bundle(source, manifest, {plan.network: plan_file(plan) for plan in plans})
+    return measure(manifest, cases, report, source.root)
+
+
 def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
     first = reports[0]
     return {
@@ -132,6 +155,7 @@ def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
         "capabilities": list(first.capabilities),
         "opt_level": first.opt_level,
         "plans": {report.network: _plan(report) for report in reports},
+        "parity_on_gpu": [msgspec.to_builtins(result) for result in bundle.manifest.parity if result.device],
     }
 
 

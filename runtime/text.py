@@ -100,6 +100,11 @@ class PromptTokenizer:
         )
         return TokenIds(ids, mask, truncations)
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows; their ids are below that."""
+        return int(self._tokenizer.get_vocab_size())
+
     def _alone(self, prompt: str) -> _Encoded:
         """With the start and end of the tokenizer; the end stays when a prompt is cut, as transformers does it."""
         encoding = self._tokenizer.encode(prompt)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }  # fmt: skip
 """What each package may import besides itself and the standard library."""
+
+MAY_START: dict[str, set[str]] = {
+    "engines": {"export.parity", "runtime.verify"},
+    "export": {"runtime.verify"},
+    "runtime": {"arcflow.baseline"},
+}
+"""Which commands of another package each may run, in a process of its own (DESIGN.md, Commands hand over)."""
 
 PRINTS = {Path("foundation/cli.py")}
 """Files besides command modules that speak to the user: the guard of every command."""
@@ -153,6 +161,25 @@ def test_imports_flow_one_way(path: Path) -> None:
     assert not wrong, f"{package}/ may not import these (see DESIGN.md, who may import what)"
 
 
+def started(tree: ast.AST) -> Iterator[str]:
+    """Modules that are run as commands: by ``hand_over("name")``, or by a list that holds ``"-m", "name"``."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=func, args=[first, *_]) if _name(func) == "hand_over":
+                yield from (
+                    n.value for n in ast.walk(first) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                )
+            case ast.List(elts=parts) | ast.Tuple(elts=parts):
+                words = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+                yield from (name for flag, name in pairwise(words) if flag == "-m" and isinstance(name, str))
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_runs_no_other_command_of_another(package: str) -> None:
+    found = {name for path in files_of(package) for name in started(tree_of(path)) if name.split(".")[0] in MAY_IMPORT}
+    assert {name for name in found if name.split(".")[0] != package} == MAY_START.get(package, set())
+
+
 def test_the_table_itself_flows_one_way() -> None:
     order = ["foundation", "arcflow", "engines", "export", "runtime"]
     for place, package in enumerate(order):
@@ -261,6 +288,11 @@ def test_rooms_are_small(house: str) -> None:
     rooms = Counter(path.parent.relative_to(ROOT).as_posix() for path in files)
     crowded = [f"{room} has {count} files" for room, count in rooms.items() if count > 16]
     assert rooms and not crowded, "split it by purpose"
+
+
+def test_the_reader_of_commands_sees_every_form() -> None:
+    source = "hand_over('a.b' if x else 'c.d', 'e')\nrun([python, '-m', 'f.g', 'h'])\nrun(('-m', name))"
+    assert sorted(started(ast.parse(source))) == ["a.b", "c.d", "f.g"]
 
 
 def test_the_reader_of_imports_sees_every_form() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engines.manifest import source_digest
-from engines.schema import Manifest
+from engines.schema import Manifest, ParityResult
 from engines.writer import write_bundle
 from export.assembling.gate import measure
 from export.assembling.manifest import assemble
@@ -31,13 +31,23 @@ the next build of the same networks makes them again."""
 
 @dataclass(frozen=True)
 class Finished:
-    """What was built. plans: what is known of each; sizes: bytes of every file by name."""
+    """What was built. plans: what is known of each; sizes: bytes of every file by name.
+
+    on_gpu: parity of the plans, where they were run; not_run: why they were not.
+    """
 
     name: str
     networks: Sequence[Exported]
     plans: Sequence[PlanReport]
     bundle: Bundle | None
     sizes: Mapping[str, int]
+    on_gpu: Sequence[ParityResult] = ()
+    not_run: str = ""
+
+    @property
+    def parity(self) -> list[ParityResult]:
+        """All that was measured."""
+        return [*(result for network in self.networks for result in network.record.parity), *self.on_gpu]
 
     @property
     def paths(self) -> list[Path]:
@@ -60,6 +70,7 @@ class Finished:
                 for network in self.networks
             },
             "plans": {plan.network: {"bytes": plan.size, "seconds": round(plan.seconds, 2)} for plan in self.plans},
+            "parity_on_gpu": [msgspec.to_builtins(result) for result in self.on_gpu],
         }
 
 
@@ -80,6 +91,8 @@ def build(inputs: Build, setup: Setup | None, report: Report) -> Finished:
     sizes = {path: source.stat().st_size for path, source in files.items()}
     if wanted.only:
         return Finished(name, networks, reports, None, sizes)
+    on_gpu, not_run = _on_gpu(inputs, networks, reports, manifest, setup, report)
+    manifest = msgspec.structs.replace(manifest, parity=[*manifest.parity, *on_gpu])
     report("bundle", 0, 0, "write")
     tokenizers = {tokenizer.spec.file: tokenizer.source for tokenizer in inputs.tokenizers.values()}
     if reports:
@@ -91,7 +104,7 @@ def build(inputs: Build, setup: Setup | None, report: Report) -> Finished:
         made = {name: digest for network in networks for name, digest in network.record.files.items()}
         bundle = write_bundle(wanted.out, manifest, {**files, **tokenizers}, expected=made, consume=consume)
     report("bundle", 1, 1, str(wanted.out))
-    return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files})
+    return Finished(name, networks, reports, bundle, {e.path: e.size for e in bundle.manifest.files}, on_gpu, not_run)
 
 
 def _plans(
@@ -109,6 +122,27 @@ def _plans(
         lambda name, done, total, note="": report(f"plan {name}", done, total, note),
     )
     return reports, plan_manifest(manifest, setup, reports, origins)
+
+
+def _on_gpu(
+    inputs: Build,
+    networks: Sequence[Exported],
+    plans: Sequence[PlanReport],
+    manifest: Manifest,
+    setup: Setup | None,
+    report: Report,
+) -> tuple[Sequence[ParityResult], str]:
+    """Parity of the plans on the GPU of this machine; where they cannot be run, why."""
+    if setup is None:
+        return (), ""
+    from export.tensorrt.trials import if_here
+
+    def measured() -> Sequence[ParityResult]:
+        from export.assembling.device_parity import measure_build
+
+        return measure_build(inputs, networks, plans, manifest, setup, report)
+
+    return if_here(setup.target.capabilities, measured)
 
 
 def _files(networks: Sequence[Exported], plans: Sequence[PlanReport]) -> dict[str, Path]:

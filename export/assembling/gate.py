@@ -10,20 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from export.assembling.inputs import Build, keeping_high
-from export.assembling.simulation import VAE, Simulation
+from export.assembling.inputs import Build, keeping_high, stored_weights
 from export.assembling.twin_parity import is_small
+from export.assembling.wanted import Attention, Wanted
+from export.errors import GateError
 from export.folders.keys import key_of
 from export.folders.places import Needs
-from export.networks.base import BACKBONE
+from export.fp8.policy import layer_of
+from export.networks.base import BACKBONE, INNER
 from export.networks.streaming import Placement, weight_bytes
 from export.precision import CPU
+from export.quality.abreast import VAE, Abreast, Fp8Student
 from export.quality.gate import apart, check_gate
 from export.reporting import Report, silent
 
 if TYPE_CHECKING:
     from engines.schema import Gate
     from export.assembling.record import Exported
+    from export.networks.base import Network
     from export.quality.measure import Run
 
 SECONDS = 1800.0
@@ -127,11 +131,10 @@ def hold(build: Build, trials: Trials, report: Report = silent) -> Build:
     """
     from export.quality.keep_high import search
 
-    simulation = Simulation(build, trials.run, report)
-    path = build.wanted.workdir / f"gate-{key_of(simulation.facts, __name__)[:16]}.json"
-    rounds = _ROUNDS if trials.whole else _ROUNDS_STREAMED
-    found = search(simulation.measure, simulation.ranking, rounds, path)
-    kept = f", {len(found.kept)} of {len(simulation.layers)} layers kept high" if found.kept else ""
+    abreast = _abreast(build, trials.run, report)
+    path = build.wanted.workdir / f"gate-{key_of(abreast.facts, __name__)[:16]}.json"
+    found = search(abreast.measure, abreast.ranking, _ROUNDS if trials.whole else _ROUNDS_STREAMED, path)
+    kept = f", {len(found.kept)} of {len(abreast.facts['layers'])} layers kept high" if found.kept else ""
     report("gate", 1, 1, _figures(found.gate) + kept)
     check_gate(found.gate, _advice(build, len(found.kept)))
     return replace(keeping_high(build, found.kept), gate=found.gate)
@@ -148,13 +151,36 @@ def measure(build: Build, networks: Sequence[Exported], report: Report = silent)
     if trials is None or not trials.whole or build.wanted.only:
         return build.gate
     report("gate", 0, 0, "generate")
-    simulation = Simulation(build, trials.run)
-    module, decode, plain, told = simulation.opened()
-    merged = [n for n in networks if build.wanted.architecture.parts[n.name].merged]
+    abreast = _abreast(build, trials.run)
+    module, decode, plain, told = abreast.opened()
+    merged = [network for network in networks if build.wanted.architecture.parts[network.name].merged]
     sides = ((module, plain), (onnx_evaluate(*(str(network.onnx) for network in merged)), told))
-    (gate,) = simulation.gates(apart(sides, trials.run.sigmas), decode, trials.run.batch)
+    (gate,) = abreast.gates(apart(sides, trials.run.sigmas), decode, trials.run.batch)
     report("gate", 1, 1, _figures(gate))
     return check_gate(gate, _advice(build, 0))
+
+
+def _abreast(build: Build, run: Run, report: Report = silent) -> Abreast:
+    """The student beside what fp8 makes of it, as the build has it."""
+    if build.fp8 is None:
+        raise GateError("there is no gate without fp8")
+    networks = map(build.subject.network, build.wanted.architecture.parts)
+    fp8 = Fp8Student(
+        calibration=build.fp8.calibration,
+        layers=tuple(layer_of(name) for task in build.tasks for name in sorted(task.quantised)),
+        stored={network.name: _stored(build.wanted, network) for network in networks if network.fp8_weights},
+        attention=build.fp8.attention is Attention.FP8,
+    )
+    return Abreast(build.subject, fp8, run, build.wanted.gate, report)
+
+
+def _stored(wanted: Wanted, network: Network) -> list[str]:
+    """The weights that fp8 only stores so, by the names that the network's module gives them."""
+    import torch
+
+    with torch.device("meta"):
+        inner = getattr(network.build(torch.float32), INNER)
+    return sorted(stored_weights(wanted, network, [name for name, _ in inner.named_parameters()]))
 
 
 def _figures(gate: Gate) -> str:

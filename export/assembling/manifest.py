@@ -77,12 +77,13 @@ def _entry(exported: Exported) -> NetworkEntry:
     graph, *data = exported.record.files
     return NetworkEntry(
         file=graph,
-        inputs=_ports(network.ports_in),
-        outputs=_ports(network.ports_out),
+        inputs=ports(network.ports_in),
+        outputs=ports(network.ports_out),
         data=data,
         compute=exported.task.compute,  # type: ignore[arg-type]
     )
 
 
-def _ports(ports: Mapping[str, tuple[str, Dims]]) -> list[Port]:
-    return [Port(name, dtype, list(shape)) for name, (dtype, shape) in ports.items()]  # type: ignore[arg-type]
+def ports(described: Mapping[str, tuple[str, Dims]]) -> list[Port]:
+    """The inputs or outputs of a network as a manifest has them."""
+    return [Port(name, dtype, list(shape)) for name, (dtype, shape) in described.items()]  # type: ignore[arg-type]

@@ -52,31 +52,54 @@ def check_parity(
     proto = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
     kind = precision if _has_fp8(proto) else _LIMIT_OF[compute]
     limit = LIMITS[kind]
-    data = (_emulated(proto) if compute == "bfloat16" else proto).SerializeToString()
-    session = cpu_session(data, model.parent if isinstance(model, Path) else None)
+    session = onnx_session(proto, model.parent if isinstance(model, Path) else None, compute)
     with _one_thread():
         results = list(_measure(network, session, limit, seed))
     missed = [result for result in results if not result.relative_error <= limit]
     if missed:
         worst = max(missed, key=lambda result: result.relative_error)
-        shape = " ".join(f"{name}={size}" for name, size in worst.shape.items())
         raise ParityError(
             f"the exported {network.name} differs from the original by {worst.relative_error:.1e} (relative L2) at "
-            f"{shape}; the limit for {kind} is {limit:.0e}; nothing was written"
+            f"{shape_text(worst)}; the limit for {kind} is {limit:.0e}; nothing was written"
         )
     return results
 
 
-def parity_table(results: Sequence[ParityResult]) -> Table:
-    """The results as a table for the terminal."""
+def onnx_session(proto: onnx.ModelProto, folder: Path | None, compute: str, threads: int = 1) -> Any:
+    """A model in ONNX Runtime's CPU; where it computes in bfloat16, that is emulated.
+
+    folder: of its external data. threads: 0 for all.
+    """
+    data = (_emulated(proto) if compute == "bfloat16" else proto).SerializeToString()
+    return cpu_session(data, folder, threads)
+
+
+def limit_of(results: Sequence[ParityResult], network: str, compute: str) -> float:
+    """What was allowed to a network when its parity was measured; of its type where it was not."""
+    return max((r.limit for r in results if r.network == network), default=LIMITS[_LIMIT_OF[compute]])
+
+
+def shape_text(result: ParityResult) -> str:
+    """Where it was measured: "batch=1 text_tokens=12"."""
+    return " ".join(f"{name}={size}" for name, size in result.shape.items())
+
+
+def rounded(error: float) -> float:
+    """An error with the digits that are kept."""
+    return round_up(error, _DIGITS)
+
+
+def parity_table(results: Sequence[ParityResult], truth: str = "torch") -> Table:
+    """The results as a table for the terminal. truth: what the networks or their plans were held to."""
     from rich.table import Table
 
-    table = Table(title="parity with torch (relative L2 error, worst output)")
-    for name in ("network", "shape", "error", "limit"):
-        table.add_column(name, justify="left" if name in ("network", "shape") else "right")
+    table = Table(title=f"parity with {truth} (relative L2 error, worst output)")
+    for name in ("network", "on", "shape", "error", "limit"):
+        table.add_column(name, justify="right" if name in ("error", "limit") else "left")
     for result in results:
         shape = ", ".join(f"{name} {size}" for name, size in result.shape.items())
-        table.add_row(result.network, shape, f"{result.relative_error:.1e}", f"{result.limit:.0e}")
+        name = f"{result.network} (twin)" if result.twin else result.network
+        table.add_row(name, result.device or "CPU", shape, f"{result.relative_error:.1e}", f"{result.limit:.0e}")
     return table
 
 
@@ -104,7 +127,7 @@ def _measure(network: Network, session: Any, limit: float, seed: int) -> Iterato
         values = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
         pairs = zip(values, truths, strict=True)
         error = max(relative_error(torch.from_numpy(value), truth) for value, truth in pairs)
-        yield ParityResult(network.name, dict(sizes), round_up(error, _DIGITS), limit)
+        yield ParityResult(network.name, dict(sizes), rounded(error), limit)
 
 
 def _has_fp8(model: onnx.ModelProto) -> bool:

@@ -30,28 +30,37 @@ def is_small(network: Network) -> bool:
 
 def check_twin(task: Task, build: Build) -> Sequence[ParityResult]:
     """Take the twin of a network through the same code and hold it to torch. Raises ParityError, ExportError."""
+    from export.assembling.parity import check_parity
+
+    with tempfile.TemporaryDirectory(prefix="arcflow-twin-") as temporary:
+        network, model = export_twin(task, build, Path(temporary))
+        results = check_parity(network, model, task.precision, task.compute)
+    return [msgspec.structs.replace(result, twin=True) for result in results]
+
+
+def export_twin(task: Task, build: Build, folder: Path) -> tuple[Network, bytes]:
+    """The twin of a network, and what the same code exports of it. Its reference is read from ``folder``.
+
+    Raises ExportError, WeightsError.
+    """
     from export.assembling.attach import attach_inline
     from export.assembling.graph import finish, trace
-    from export.assembling.parity import check_parity
     from export.assembling.twin import make_twin
     from export.passes.quantize_weights import quantize_weights
     from export.weights.merge import merge
 
-    architecture = build.wanted.architecture
-    with tempfile.TemporaryDirectory(prefix="arcflow-twin-") as temporary:
-        base, adapter = Path(temporary) / "base", Path(temporary) / "adapter"
-        make_twin(build.subject.base, build.subject.adapter, Path(temporary), _SEED)
-        student = merge(base / architecture.parts[BACKBONE].folder, adapter)
-        network = architecture.network(task.name, base, student, build.wanted.max_nfe)
-        model = trace(network, task.compute, task.opset)
-        quantize_weights(model, network.fp8_weights if task.stored else ())
-        if task.fp8 is not None:
-            from export.passes.quantize_fp8 import blank_layers, quantize_fp8
+    architecture, base = build.wanted.architecture, folder / "base"
+    make_twin(build.subject.base, build.subject.adapter, folder, _SEED)
+    student = merge(base / architecture.parts[BACKBONE].folder, folder / "adapter")
+    network = architecture.network(task.name, base, student, build.wanted.max_nfe)
+    model = trace(network, task.compute, task.opset)
+    quantize_weights(model, network.fp8_weights if task.stored else ())
+    if task.fp8 is not None:
+        from export.passes.quantize_fp8 import blank_layers, quantize_fp8
 
-            quantize_fp8(model, _scales(network, blank_layers(model, network)))
-        attach_inline(model, network)
-        results = check_parity(network, finish(model, network), task.precision, task.compute)
-    return [msgspec.structs.replace(result, twin=True) for result in results]
+        quantize_fp8(model, _scales(network, blank_layers(model, network)))
+    attach_inline(model, network)
+    return network, finish(model, network)
 
 
 def _scales(network: Network, weights: Sequence[str]) -> Mapping[str, float]:

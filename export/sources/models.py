@@ -18,9 +18,9 @@ class ModelSpec:
     """A model by name.
 
     architecture: its architecture ("flux", "qwen"); base, adapter: a folder or a hub id, taken unless another is
-    given; limits: shapes the bundle promises; precision, target: built unless told otherwise; calibration: scales
-    for fp8 that come with the project; keep_high: patterns of weights that fp8 leaves out for this model, beyond the
-    architecture's own.
+    given; limits: shapes the bundle promises; precision, target: built unless told otherwise, target None for that of
+    the machine (:func:`export.tensorrt.flavours.own_target`); calibration: scales for fp8 that come with the project;
+    keep_high: patterns of weights that fp8 leaves out for this model, beyond the architecture's own.
     """
 
     name: str
@@ -29,7 +29,7 @@ class ModelSpec:
     adapter: str
     limits: Limits
     precision: Precision = Precision.BF16
-    target: str = "onnx"
+    target: str | None = None
     calibration: Path | None = None
     keep_high: tuple[str, ...] = ()
 

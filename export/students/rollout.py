@@ -54,12 +54,15 @@ def noises(numbers: range, tokens: int, channels: int) -> Tensor:
     return torch.stack([noise_of(number, tokens, channels) for number in numbers])
 
 
-def cpu_session(model: bytes | str, folder: Path | None = None) -> Any:
-    """An ONNX model, its bytes or its path, in ONNX Runtime on the CPU, on one thread. folder: of its external data."""
+def cpu_session(model: bytes | str, folder: Path | None = None, threads: int = 1) -> Any:
+    """An ONNX model, its bytes or its path, in ONNX Runtime on the CPU.
+
+    folder: of its external data. threads: 0 for all.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     if folder is not None:
         options.add_session_config_entry(_EXTERNAL_FOLDER, str(folder.absolute()))

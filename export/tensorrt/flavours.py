@@ -4,15 +4,39 @@ from __future__ import annotations
 
 from engines.errors import FlavourError
 from engines.machine import this_machine
+from engines.schema import SOURCE_TARGET
 from engines.tensorrt import DATA_CENTRE, INSTALL, RTX, Toolkit, installed, load
-from export.tensorrt.targets import Target
+from export.tensorrt.targets import TARGETS, Target
 
-__all__ = ["Toolkit", "choose_flavour", "installed", "load", "local_capabilities"]
+__all__ = ["Toolkit", "choose_flavour", "installed", "load", "local_capabilities", "own_target"]
 
 
 def local_capabilities() -> tuple[str, ...]:
     """The compute capability of each GPU here, in the driver's order ("sm89"); empty without a driver or a GPU."""
     return this_machine().gpus
+
+
+def own_target(wanted: str | None = None) -> tuple[str, str]:
+    """The target of this machine, and why it is that, for the terminal.
+
+    It is that of the first GPU here that plans can be built for, by the flavour ``wanted`` or by any that is installed;
+    where there is none it is "onnx", from which plans are built elsewhere.
+    """
+    machine, reasons = this_machine(), []
+    for capability, name in zip(machine.gpus, machine.names, strict=True):
+        if capability not in TARGETS:
+            reasons.append(f"no plans are built for {capability}, which {name} is")
+            continue
+        try:
+            choose_flavour(TARGETS[capability], wanted)
+        except FlavourError as error:
+            reasons.append(f"no plans can be built here for {name}: {error}")
+        else:
+            return capability, f"the GPU of this machine, {name}"
+    elsewhere = (
+        "no GPU is here; name the one to build plans for (--target rtx), or build them from the bundle where it is"
+    )
+    return SOURCE_TARGET, "; ".join(reasons) or elsewhere
 
 
 def choose_flavour(target: Target, wanted: str | None = None) -> str:

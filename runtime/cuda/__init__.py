@@ -5,6 +5,7 @@ room or file    what it holds
 ==============  ====================================================================================
 ``interface``   what the host is made of: a device with one stream, engines, evaluations
 ``opening``     from a bundle of plans to a host; whether plans may be loaded here
+``trials``      plans run once each, alone, to see what they give; ``once``: such a run, and its inputs
 ``host``        requests: batches, prompts, results
 ``device/``     the device over NVIDIA's driver, CUDA graphs, and the native core's kernels
 ``plans/``      plans loaded once a process, their contexts, and what TensorRT for RTX compiles

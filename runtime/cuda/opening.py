@@ -51,7 +51,8 @@ def open_cuda(
     try:
         # Whether plans for another compute capability are taken is left to TensorRT.
         capabilities = tuple(engine.compute_capabilities) if foreign_gpu else (device.info.capability,)
-        _check_device(bundle, toolkit, device.info, capabilities)
+        require_fresh(bundle, Machine(gpus=capabilities, flavours={toolkit.flavour: toolkit.version}))
+        check_driver(toolkit, device.info)
         cache = RuntimeCache(bundle.root, toolkit, device.info.capability)
         loaders = _plan_loaders(bundle, toolkit, device, ordinal, cache, remember=low_vram)
     except BaseException:
@@ -70,12 +71,8 @@ def open_cuda(
     )
 
 
-def _check_device(bundle: Bundle, toolkit: Toolkit, info: DeviceInfo, capabilities: tuple[str, ...]) -> None:
-    """Raise unless the plans are for such a GPU, this TensorRT, this driver, and of the ONNX that lies beside them.
-
-    Raises StaleBundleError with all that differs and the command that mends it; DeviceError for an old driver.
-    """
-    require_fresh(bundle, Machine(gpus=capabilities, flavours={toolkit.flavour: toolkit.version}))
+def check_driver(toolkit: Toolkit, info: DeviceInfo) -> None:
+    """Raise DeviceError where the driver is too old for this TensorRT."""
     needed, found = cuda_of(toolkit.flavour), info.driver.partition(".")[0]
     if needed is not None and found.isdigit() and int(found) < needed:
         raise DeviceError(

@@ -94,8 +94,8 @@ def test_says_what_there_is(roots: list[Path], wanted: tuple[str, ...]) -> None:
     ("wanted", "command"),
     [
         (("tiny",), "--model tiny --precision fp32 --target cpu"),
-        (("flux",), "--model flux --precision fp8 --target rtx (RTX 40 and 50 cards; an H100 is sm90)"),
-        (("flux", "bf16"), "--model flux --precision bf16 --target rtx (RTX 40 and 50 cards; an H100 is sm90)"),
+        (("flux",), "--model flux --precision fp8 (where the GPU is; RTX 30 cards and the A100 take bf16)"),
+        (("flux", "bf16"), "--model flux --precision bf16 (where the GPU is; RTX 30 cards and the A100 take bf16)"),
         (("flux", None, "sm90"), "--model flux --precision fp8 --target sm90"),
         (("flux", None, "sm80"), "--model flux --precision bf16 --target sm80"),
         (("flux", None, "cpu"), "--model flux --precision fp32 --target cpu"),

@@ -38,8 +38,8 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
-def build(folder: Path, **changes: Any) -> Bundle:
-    """Write the small bundle at ``folder``; ``changes`` replace fields of its manifest."""
+def build(folder: Path, others: dict[str, bytes] | None = None, **changes: Any) -> Bundle:
+    """Write the small bundle at ``folder``; ``changes`` replace fields of its manifest, ``others`` files."""
     clip, t5 = clip_tokenizer(), t5_tokenizer()
     graphs = {
         "clip.onnx": _clip(len(clip["model"]["vocab"])),
@@ -53,6 +53,7 @@ def build(folder: Path, **changes: Any) -> Bundle:
     }
     files["tokenizers/clip.json"] = json.dumps(clip).encode()
     files["tokenizers/t5.json"] = json.dumps(t5).encode()
+    files |= others or {}
     return write_bundle(folder, manifest(pad_id=clip["model"]["vocab"][_END], **changes), files)
 
 
@@ -155,7 +156,7 @@ _PORTS: dict[str, tuple[list[Port], list[Port]]] = {
     ),
     "vae_decoder": (
         [_port("latents", "float32", _B, 4, "rows", "columns")],
-        [_port("images", "float32", _B, 3, "height", "width")],
+        [_port("images", "float32", _B, 3, "4*rows", "4*columns")],
     ),
 }
 

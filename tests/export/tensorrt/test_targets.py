@@ -11,6 +11,7 @@ import pytest
 
 from engines.checks import capabilities
 from engines.errors import FlavourError
+from engines.machine import Machine
 from export.errors import EngineError
 from export.precision import Precision
 from export.tensorrt import flavours
@@ -24,8 +25,9 @@ def machine(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """Pretend that this machine has certain flavours and GPUs."""
 
     def pretend(*installed: str, gpus: tuple[str, ...] = ()) -> None:
+        names = tuple(f"card {number}" for number in range(len(gpus)))
         monkeypatch.setattr(flavours, "installed", lambda: installed)
-        monkeypatch.setattr(flavours, "local_capabilities", lambda: gpus)
+        monkeypatch.setattr(flavours, "this_machine", lambda: Machine(gpus, {}, names))
 
     return pretend
 
@@ -101,6 +103,30 @@ def test_a_data_centre_build_needs_its_gpu(machine) -> None:  # type: ignore[no-
     machine(DATA_CENTRE)
     with pytest.raises(FlavourError, match=r"this machine has none; .*or pip install 'arcflow\[rtx\]'"):
         flavours.choose_flavour(TARGETS["sm80"])
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpus", "target", "why"),
+    [
+        ((RTX,), ("sm120",), "sm120", "the GPU of this machine, card 0"),
+        ((DATA_CENTRE,), ("sm90", "sm90"), "sm90", "the GPU of this machine, card 0"),
+        ((RTX,), ("sm90", "sm89"), "sm89", "the GPU of this machine, card 1"),
+        ((RTX,), (), "onnx", "no GPU is here; name the one to build plans for (--target rtx), or"),
+        ((RTX,), ("sm70",), "onnx", "no plans are built for sm70, which card 0 is"),
+        ((RTX,), ("sm90",), "onnx", "no plans can be built here for card 0: --target sm90 needs tensorrt, not inst"),
+        ((), ("sm89",), "onnx", "no plans can be built here for card 0: --target sm89 needs tensorrt-rtx or tensor"),
+    ],
+)
+def test_the_target_of_a_machine_and_why(machine, installed, gpus, target: str, why: str) -> None:  # type: ignore[no-untyped-def]
+    machine(*installed, gpus=gpus)
+    found, reason = flavours.own_target()
+    assert found == target and reason.startswith(why)
+
+
+def test_a_flavour_that_was_asked_for_decides_too(machine) -> None:  # type: ignore[no-untyped-def]
+    machine(DATA_CENTRE, RTX, gpus=("sm90", "sm89"))
+    assert flavours.own_target()[0] == "sm90"
+    assert flavours.own_target(RTX)[0] == "sm89"
 
 
 def test_a_flavour_that_is_too_old_or_broken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from engines import trust
 from engines.bundle import Bundle, open_bundle
+from engines.staleness import onnx_digests
 from engines.writer import write_bundle
 from export.tensorrt.plans import network_profiles
 from export.tensorrt.profiles import choose_shapes
@@ -28,7 +29,8 @@ def build(
     """Write the plans of the bundle at ``onnx`` to ``folder``; ``changes`` replace fields of the engine."""
     source = open_bundle(onnx)
     profiles = own_profiles or network_profiles(source.manifest, choose_shapes(source.manifest.limits))
-    manifest = small_plans.manifest("sm89", precision="fp32", profiles=profiles, **changes)
+    engine = {"profiles": profiles, "onnx": onnx_digests(source.manifest), **changes}
+    manifest = small_plans.manifest("sm89", precision="fp32", **engine)
     manifest = msgspec.structs.replace(manifest, tokenizers=source.manifest.tokenizers)
     files: dict[str, Path | bytes] = {
         network.file: MAGIC + source.read(f"{name}.onnx") for name, network in manifest.networks.items()

@@ -29,6 +29,7 @@ SCENARIOS = (
     "kernels",
     "describe",
     "everything_is_given_back",
+    "a_network_run_once",
     "nothing_waits_unasked",
     "large_arrays",
     "graphs",

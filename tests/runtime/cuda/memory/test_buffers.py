@@ -109,9 +109,8 @@ def test_a_profile_that_does_not_fit_the_manifest() -> None:
 
 def test_dimensions_by_name() -> None:
     port = small_bundle.manifest().networks[VAE].outputs[0]
-    scaled = msgspec.structs.replace(port, shape=["batch", 3, "4*rows", "4*columns"])
-    assert shape_of(scaled, {"batch": 2, "rows": 5, "columns": 7}) == (2, 3, 20, 28)
-    with pytest.raises(BackendError, match="has a dimension 'height'; known are batch"):
+    assert shape_of(port, {"batch": 2, "rows": 5, "columns": 7}) == (2, 3, 20, 28)
+    with pytest.raises(BackendError, match=r"has a dimension '4\*rows'; known are batch"):
         shape_of(port, {"batch": 1})
 
 

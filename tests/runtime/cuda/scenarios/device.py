@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from runtime.cuda.device.driver import describe_device, load_driver
 from runtime.cuda.device.gpu import open_device
 from runtime.cuda.errors import CaptureRefusedError, DeviceError, DeviceMemoryError
-from runtime.cuda.interface import Unpack
+from runtime.cuda.interface import Bound, Unpack
 from tests.runtime.cuda import parity
 from tests.runtime.cuda.parity import get, put
 from tests.runtime.cuda.scenarios.common import COUNT, alive, message, noise_of
@@ -55,6 +55,33 @@ def everything_is_given_back() -> None:
     with open_device() as again:
         again.synchronize()
     assert alive() == [0] * 8, alive()
+
+
+def a_network_run_once() -> None:
+    """What it was fed comes back from a network that copies, and nothing is left on the device."""
+    from engines.schema import Network, Port  # Where a GPU is lent there may be no msgspec.
+    from runtime.cuda.once import run_once
+
+    spec = Network("copy.plan", [Port("x", "float32", ["batch", 3])], [Port("y", "float32", ["batch", 3])], "plan")
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with open_device() as device:
+
+        class Copying:
+            name, weight_bytes, activation_bytes = "copy", 0, 100
+
+            def bind(self, inputs: Mapping[str, Bound], outputs: Mapping[str, Bound], scratch: int) -> Copying:
+                assert inputs["x"].shape == outputs["y"].shape == (2, 3) and scratch % 256 == 0
+                self.places = outputs["y"].address, inputs["x"].address, values.nbytes
+                return self
+
+            def enqueue(self) -> None:
+                device.copy(*self.places)
+
+            def close(self) -> None: ...
+
+        given = run_once(device, Copying(), spec, {"x": values})
+        assert given["y"].tolist() == values.tolist()
+        assert device.memory_used() == 0 and alive()[5] == 0
 
 
 def nothing_waits_unasked() -> None:

@@ -80,7 +80,8 @@ ParityResult parity_result(const Json& value, At at) {
   return object(value, at, needed("network", &ParityResult::network, text),
                 needed("shape", &ParityResult::shape, map_of(any_integer)),
                 needed("relative_error", &ParityResult::relative_error, real),
-                needed("limit", &ParityResult::limit, real), defaulted("twin", &ParityResult::twin, boolean));
+                needed("limit", &ParityResult::limit, real), defaulted("twin", &ParityResult::twin, boolean),
+                defaulted("device", &ParityResult::device, text));
 }
 
 ShapeRange shape_range(const Json& value, At at) {

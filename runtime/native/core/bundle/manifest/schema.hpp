@@ -109,6 +109,7 @@ struct ParityResult {
   double relative_error = 0.0;
   double limit = 0.0;
   bool twin = false;
+  std::string device;
 };
 
 // The least, usual and greatest shape of one input: an optimisation profile.

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from export.assembling.inputs import Build, stored_weights
-from export.assembling.wanted import Attention
-from export.errors import GateError
 from export.fp8.attention import fake_attention
 from export.fp8.policy import layer_of
 from export.fp8.simulation import fake_quantised
@@ -24,13 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.schema import Gate
-    from export.assembling.wanted import Wanted
+    from export.fp8.calibration import Calibration
     from export.fp8.simulation import Bounds
-    from export.networks.base import Network
     from export.quality.gate import Decode
     from export.quality.keep_high import Kept
     from export.quality.measure import Run
     from export.students.prompts import Prompted
+    from export.students.subject import Subject
 
 VAE = "vae_decoder"
 """The network that images are compared through."""
@@ -39,30 +36,39 @@ _RANKED = 4
 """Prompts that layers are ranked by, each quantised alone."""
 
 
-class Simulation:
+@dataclass(frozen=True)
+class Fp8Student:
+    """What of a student is in FP8, by state-dict names.
+
+    calibration: bounds of its activations; layers: those that are multiplied in FP8; stored: by network, weights that
+    are only stored so; attention: whether it multiplies in FP8 too.
+    """
+
+    calibration: Calibration
+    layers: tuple[str, ...]
+    stored: Mapping[str, Sequence[str]]
+    attention: bool
+
+
+class Abreast:
     """A student and what FP8 makes of it, which generate the same prompts beside each other."""
 
-    def __init__(self, build: Build, run: Run, report: Report = silent) -> None:
-        if build.fp8 is None:
-            raise GateError("there is no gate without fp8")
-        self._build, self._run, self._report = build, run, report
-        self._calibration, self._attention = build.fp8.calibration, build.fp8.attention
-        networks = map(build.subject.network, build.wanted.architecture.parts)
-        self._stored = {network.name: _stored(build.wanted, network) for network in networks if network.fp8_weights}
+    def __init__(self, subject: Subject, fp8: Fp8Student, run: Run, limit: float, report: Report = silent) -> None:
+        """run: prompts, size and place; limit: of each error."""
+        self._subject, self._fp8, self._run, self._limit, self._report = subject, fp8, run, limit, report
         self._hurt: dict[str, list[float]] = {}
-        self.layers = [layer_of(name) for task in build.tasks for name in sorted(task.quantised)]
 
     @property
     def facts(self) -> dict[str, Any]:
         """All that the figures depend on."""
-        student = self._build.subject.student
+        fp8 = self._fp8
         return {
-            "run": replace(self._run, student=student.parents).key,
-            "scales": self._calibration.digest,
-            "layers": self.layers,
-            "stored": self._stored,
-            "attention": str(self._attention),
-            "limit": self._build.wanted.gate,
+            "run": replace(self._run, student=self._subject.student.parents).key,
+            "scales": fp8.calibration.digest,
+            "layers": fp8.layers,
+            "stored": {name: list(weights) for name, weights in fp8.stored.items()},
+            "attention": fp8.attention,
+            "limit": self._limit,
         }
 
     @cache  # noqa: B019 - it lives as long as the search
@@ -70,22 +76,23 @@ class Simulation:
         """The unquantised student, its decoder, and the prompts as it and as the quantised student is told them."""
         import torch
 
-        run, subject = self._run, self._build.subject
+        run, subject = self._run, self._subject
         how = (run.prompts, run.width, run.height, run.dtype, run.device, self._report)
         plain = subject.prompted(*how)
-        told = subject.prompted(*how, stored=self._stored) if any(self._stored.values()) else plain
+        told = subject.prompted(*how, stored=self._fp8.stored) if any(self._fp8.stored.values()) else plain
         vae = open_module(subject.network(VAE), torch.float32, torch.device("cpu"), Placement.HOLD)
         return open_module(subject.whole, run.dtype, run.device, run.placement), _decoding(vae), plain, told
 
     def measure(self, choices: Sequence[Kept]) -> list[Gate]:
         """The figures with those layers kept high, of all choices abreast."""
         module, decode, plain, told = self.opened()
-        merged = [name for name, part in self._build.wanted.architecture.parts.items() if part.merged]
-        stored: Bounds = dict.fromkeys(layer_of(weight) for name in merged for weight in self._stored.get(name, ()))
+        fp8 = self._fp8
+        merged = [name for name, part in self._subject.architecture.parts.items() if part.merged]
+        stored: Bounds = dict.fromkeys(layer_of(weight) for name in merged for weight in fp8.stored.get(name, ()))
         shares: list[Bounds] = [{}]
         for kept in choices:
-            chosen = [layer for layer in self.layers if layer not in set(kept)]
-            shares.append({**stored, **{layer: self._calibration.amax[layer] for layer in chosen}})
+            chosen = [layer for layer in fp8.layers if layer not in set(kept)]
+            shares.append({**stored, **{layer: fp8.calibration.amax[layer] for layer in chosen}})
         whole = self._run.placement is Placement.HOLD
         batch = max(self._run.batch // len(shares), 1) if whole else self._run.batch
         calls = (len(self._run.sigmas) - 1) * -(-len(self._run.prompts) // batch)
@@ -97,20 +104,19 @@ class Simulation:
             error = float((in_fp8 - given).float().norm() / given.float().norm().clamp(min=1e-30))
             self._hurt.setdefault(layer, []).append(error)
 
-        attention = self._attention is Attention.FP8
         with ExitStack() as stack:
             stack.enter_context(fake_quantised(getattr(module, INNER), *shares, watch=None if whole else watch))
-            if attention:
-                stack.enter_context(fake_attention(self._calibration.attention, len(shares)))
+            if fp8.attention:
+                stack.enter_context(fake_attention(fp8.calibration.attention, len(shares)))
             told_each = [plain, *(told for _ in choices)]
             return self.gates(abreast(module, told_each, self._run.sigmas), decode, batch)
 
     def gates(self, ends: Ends, decode: Decode, batch: int) -> list[Gate]:
         """The figures of students that ``ends`` runs."""
-        run, build = self._run, self._build
+        run = self._run
         *_, plain, _ = self.opened()
-        limit, nfe = build.wanted.gate, len(run.sigmas) - 1
-        return measure_gates(ends, decode, plain, build.subject.latent, nfe, limit, batch, run.device)
+        nfe = len(run.sigmas) - 1
+        return measure_gates(ends, decode, plain, self._subject.latent, nfe, self._limit, batch, run.device)
 
     def ranking(self) -> list[str]:
         """The layers, the one that FP8 hurts most first: by what quantising each alone does to the displacement of a
@@ -121,22 +127,12 @@ class Simulation:
             *_, plain, _ = self.opened()
             few = replace(plain, encodings={name: tensor[:_RANKED] for name, tensor in plain.encodings.items()})
             count = partial(self._report, "rank layers")
-            subject = self._build.subject
-            errors = layer_errors(subject.whole, self._calibration, few, self._run.sigmas, count).layers
+            errors = layer_errors(self._subject.whole, self._fp8.calibration, few, self._run.sigmas, count).layers
             order = [layer for layer, _ in errors]
         else:
             order = sorted(self._hurt, key=lambda layer: -max(self._hurt[layer]))
-        wanted = set(self.layers)
+        wanted = set(self._fp8.layers)
         return [layer for layer in order if layer in wanted]
-
-
-def _stored(wanted: Wanted, network: Network) -> list[str]:
-    """The weights that fp8 only stores so, by the names that the network's module gives them."""
-    import torch
-
-    with torch.device("meta"):
-        inner = getattr(network.build(torch.float32), INNER)
-    return sorted(stored_weights(wanted, network, [name for name, _ in inner.named_parameters()]))
 
 
 def _decoding(vae: Any) -> Decode:
