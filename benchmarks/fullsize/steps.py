@@ -45,11 +45,14 @@ class Part:
 
 
 def _build(model: str, target: str, *more: str) -> tuple[str, ...]:
-    """What a user types who has base and adapter in folders. A finished ONNX is used again."""
+    """What a user types who has base and adapter in folders. A finished ONNX is used again.
+
+    But for the gate: FP8 moves the latent of random weights by more than any image could bear.
+    """
     return (
         "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target, *_SHAPES[model],
         "--batch", "1", "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--workdir", "{folder}/work",
-        "--out", "{folder}/bundle", *more,
+        "--out", "{folder}/bundle", "--gate", "0.5", *more,
     )  # fmt: skip
 
 

@@ -133,7 +133,8 @@ def hold(build: Build, trials: Trials, report: Report = silent) -> Build:
 
     abreast = _abreast(build, trials.run, report)
     path = build.wanted.workdir / f"gate-{key_of(abreast.facts, __name__)[:16]}.json"
-    found = search(abreast.measure, abreast.ranking, _ROUNDS if trials.whole else _ROUNDS_STREAMED, path)
+    rounds = _ROUNDS if trials.whole else _ROUNDS_STREAMED
+    found = search(abreast.measure, abreast.ranking, build.wanted.gate, rounds, path)
     kept = f", {len(found.kept)} of {len(abreast.facts['layers'])} layers kept high" if found.kept else ""
     report("gate", 1, 1, _figures(found.gate) + kept)
     check_gate(found.gate, _advice(build, len(found.kept)))

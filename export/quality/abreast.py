@@ -68,7 +68,6 @@ class Abreast:
             "layers": fp8.layers,
             "stored": {name: list(weights) for name, weights in fp8.stored.items()},
             "attention": fp8.attention,
-            "limit": self._limit,
         }
 
     @cache  # noqa: B019 - it lives as long as the search
@@ -118,9 +117,12 @@ class Abreast:
         nfe = len(run.sigmas) - 1
         return measure_gates(ends, decode, plain, self._subject.latent, nfe, self._limit, batch, run.device)
 
-    def ranking(self) -> list[str]:
+    def ranking(self, needed: bool) -> list[str]:
         """The layers, the one that FP8 hurts most first: by what quantising each alone does to the displacement of a
-        student that runs as it is; of a streamed one by what it does to the layer's own output."""
+        student that runs as it is, measured where it is needed; of a streamed one by what it does to the layer's own
+        output, which was seen meanwhile."""
+        if self._run.placement is Placement.HOLD and not needed:
+            return []
         if self._run.placement is Placement.HOLD:
             from export.quality.layer_errors import layer_errors
 

@@ -24,6 +24,10 @@ Kept = tuple[str, ...]
 Trial = Callable[[Sequence[Kept]], Sequence[Gate]]
 """The figures with these layers kept high: a gate for each choice."""
 
+Ranking = Callable[[bool], Sequence[str]]
+"""All layers, the one that FP8 hurts most first. Told whether it is needed: where it is not, and would cost a
+measurement, it may be empty."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -41,10 +45,9 @@ class _Notes(msgspec.Struct, forbid_unknown_fields=True):
     trials: dict[str, Gate] = msgspec.field(default_factory=dict)
 
 
-def search(trial: Trial, ranking: Callable[[], Sequence[str]], rounds: int, path: Path) -> Held:
-    """Find the fewest layers at the front of the ranking that hold the limit.
+def search(trial: Trial, ranking: Ranking, limit: float, rounds: int, path: Path) -> Held:
+    """Find the fewest layers at the front of the ranking that hold the limit of every error.
 
-    ranking: all layers, the one that FP8 hurts most first; asked for once, after the first trial, where that misses.
     rounds: of trials after it, at most: with enough of them no fewer layers hold, else the number is within a step.
     path: of the notes. Raises ArcFlowError where they cannot be written.
     """
@@ -54,15 +57,18 @@ def search(trial: Trial, ranking: Callable[[], Sequence[str]], rounds: int, path
         new = [kept for kept in choices if _key(kept) not in notes.trials]
         if new:
             notes.trials |= zip(map(_key, new), trial(new), strict=True)
-            if not notes.ranking and not holds(notes.trials[_key(())]):
-                notes.ranking = list(ranking())
-            with atomic_file(path) as temporary:
-                temporary.write_bytes(msgspec.json.format(msgspec.json.encode(notes), indent=1) + b"\n")
-        return [notes.trials[_key(kept)] for kept in choices]
+            rank(needed=False)
+        return [_limited(notes.trials[_key(kept)], limit) for kept in choices]
+
+    def rank(needed: bool) -> None:
+        notes.ranking = notes.ranking or list(ranking(needed))
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(notes), indent=1) + b"\n")
 
     (first,) = measured([()])
     if holds(first):
         return Held((), first)
+    rank(needed=True)
     most = max(len(notes.ranking) // 2, 1)
     found: dict[int, Gate] = {0: first}
     counts = sorted({max(most >> step, 1) for step in range(ABREAST)})
@@ -75,6 +81,12 @@ def search(trial: Trial, ranking: Callable[[], Sequence[str]], rounds: int, path
     good = [count for count, gate in found.items() if holds(gate)]
     count = min(good, default=most)
     return Held(tuple(notes.ranking[:count]), found[count])
+
+
+def _limited(gate: Gate, limit: float) -> Gate:
+    """The same figures; what was measured once serves every limit."""
+    results = [msgspec.structs.replace(result, limit=limit) for result in gate.results]
+    return msgspec.structs.replace(gate, results=results)
 
 
 def _between(found: Mapping[int, Gate]) -> list[int]:

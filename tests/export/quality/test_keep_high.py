@@ -28,6 +28,10 @@ from tests.export.pipelines import Sources, small_flux, small_qwen
 LAYERS = [f"block.{number}" for number in range(60)]
 
 
+def ranked(needed: bool) -> list[str]:
+    return LAYERS if needed else []
+
+
 class _Errors:
     """A student whose error is 1 % and what each quantised layer adds."""
 
@@ -46,19 +50,19 @@ class _Errors:
 @pytest.mark.parametrize("limit", [20.0, 19.0, 15.0, 10.0, 6.0])
 def test_no_fewer_layers_hold(limit: float, tmp_path: Path) -> None:
     errors = _Errors(limit)
-    held = search(errors.trial, lambda: LAYERS, 8, tmp_path / "notes.json")
+    held = search(errors.trial, ranked, limit, 8, tmp_path / "notes.json")
     assert held.gate.results[0].value <= limit
     assert len(held.kept) == errors.fewest()
     assert held.kept == tuple(LAYERS[: len(held.kept)])
 
 
 def test_a_limit_that_half_of_the_layers_cannot_hold_is_missed(tmp_path: Path) -> None:
-    held = search(_Errors(2.0).trial, lambda: LAYERS, 8, tmp_path / "notes.json")
+    held = search(_Errors(2.0).trial, ranked, 2.0, 8, tmp_path / "notes.json")
     assert len(held.kept) == 30 and held.gate.results[0].value > 2.0
 
 
 def test_one_round_is_within_a_step(tmp_path: Path) -> None:
-    held = search(_Errors(15.0).trial, lambda: LAYERS, 1, tmp_path / "notes.json")
+    held = search(_Errors(15.0).trial, ranked, 15.0, 1, tmp_path / "notes.json")
     fewest = _Errors(15.0).fewest()
     assert fewest <= len(held.kept) <= 2 * fewest
 
@@ -72,14 +76,30 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
         return errors.trial(choices)
 
     with pytest.raises(KeyboardInterrupt):
-        search(stopping, lambda: LAYERS, 8, notes)
-        search(stopping, lambda: LAYERS, 8, notes)
+        search(stopping, ranked, 15.0, 8, notes)
+        search(stopping, ranked, 15.0, 8, notes)
     again = _Errors(15.0)
-    held = search(again.trial, list, 8, notes)
+
+    def never(_: bool) -> list[str]:
+        raise AssertionError("it was ranked already")
+
+    held = search(again.trial, never, 15.0, 8, notes)
     assert 0 not in again.asked
-    assert held == search(again.trial, list, 8, notes) == search(_Errors(15.0).trial, lambda: LAYERS, 8, tmp_path / "x")
+    assert (
+        held
+        == search(again.trial, never, 15.0, 8, notes)
+        == search(_Errors(15.0).trial, ranked, 15.0, 8, tmp_path / "x")
+    )
     notes.write_text("{")
-    assert search(again.trial, lambda: LAYERS, 8, notes) == held
+    assert search(again.trial, ranked, 15.0, 8, notes) == held
+
+
+def test_what_was_measured_serves_every_limit(tmp_path: Path) -> None:
+    errors = _Errors(0.0)
+    assert search(errors.trial, ranked, 25.0, 8, tmp_path / "notes.json").kept == ()
+    held = search(errors.trial, ranked, 15.0, 8, tmp_path / "notes.json")
+    assert errors.asked.count(0) == 1
+    assert held.gate.results[0].value <= held.gate.results[0].limit == 15.0
 
 
 @pytest.fixture(scope="module")
