@@ -26,6 +26,15 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
 TOKENIZERS: Mapping[str, tuple[str, ...]] = {"flux": ("clip", "t5"), "qwen": ("text",)}
 """Tokenizers of a bundle by architecture; each is called as the network that takes its ids."""
 
+SEQUENCE = "encoder_hidden_states"
+"""The backbone's input that has a row a text token."""
+
+TEXT_PORTS: Mapping[str, Mapping[str, str]] = {
+    "flux": {"pooled_projections": "clip", SEQUENCE: "t5"},
+    "qwen": {SEQUENCE: "text"},
+}
+"""Inputs that text encoders make, of the conditioner or else of the backbone, and the encoder of each."""
+
 LEVELS_A_RUN = 8
 """Noise levels, of each image of a batch, that a conditioner takes in one run; more take several."""
 
