@@ -165,11 +165,19 @@ class ShapeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: Sequence[Count]
 
 
+class PlanMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that a plan takes of a GPU: its weights, and what an evaluation at its greatest shapes works in."""
+
+    weights: Size
+    activations: Size
+
+
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What makes the plans of a bundle valid: anything that differs on a machine makes them unusable there.
 
     version: of TensorRT, as it names itself ("1.7.1.116"). compute_capabilities: sorted. profiles: by network and
     input. onnx: for each network the :func:`engines.manifest.source_digest` of the ONNX it was built from.
+    memory: of every network, as its builder said; empty where it did not say all.
     seal: :func:`engines.trust.seal`; "" for plans that no machine vouches for.
     """
 
@@ -179,6 +187,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     opt_level: Annotated[int, msgspec.Meta(ge=0, le=5)]
     profiles: Mapping[str, Mapping[str, ShapeRange]]
     onnx: Mapping[str, Sha256]
+    memory: Mapping[str, PlanMemory] = msgspec.field(default_factory=dict)
     seal: Seal = ""
 
 
