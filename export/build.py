@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.assembling.bundle import build
-    from export.assembling.estimate import check_fit, estimate, estimate_plans, sizes_table
+    from export.assembling.estimate import check_fit, estimate, estimate_card, estimate_plans, sizes_table
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
@@ -72,8 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"unless {wanted.workdir} has the scales"
         say(f"no --calibration is given: {where}, they are measured: {describe(own.run, own.needed)}")
     console.print(sizes_table(inputs))
+    card = estimate_card(inputs)
+    if card is not None:
+        say("\n".join(card.lines()))
+        if card.basis == "estimate" and not wanted.shapes.single:
+            say("plans for one size and one image at a time take less: --resolutions WIDTHxHEIGHT --batch 1")
 
     if arguments.dry_run:
+        if arguments.json:
+            sys.stdout.write(json.dumps({"memory": card and card.summary()}, sort_keys=True) + "\n")
         check_fit(inputs, needed, needed_by_plans)
         if own is not None:
             own.check()
@@ -99,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in finished.paths:
         sys.stdout.write(f"{path}\n")
     size = sum(finished.sizes.values())
-    console.print(f"{finished.name}: {len(finished.sizes)} files, {size:,} bytes", highlight=False, soft_wrap=True)
+    say(f"{finished.name}: {len(finished.sizes)} files, {size:,} bytes")
+    if finished.memory is not None:
+        say("\n".join(finished.memory.lines()))
     if arguments.json:
         sys.stdout.write(json.dumps(finished.summary(), sort_keys=True) + "\n")
     return 0
@@ -170,7 +179,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what would be built, what it takes, and whether that is here"
     )
-    parser.add_argument("--json", action="store_true", help="print what was built as one JSON line as well")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print what was built as one JSON line as well; with --dry-run, what it would take of a GPU",
+    )
     return parser
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engines.bundle import open_bundle
 from engines.locate import BUILT_IN, BundleName
 from engines.manifest import source_digest
+from engines.memory.card import CardMemory, of_bundle
 from export.errors import EngineError
 from export.folders.locks import alone
 from export.folders.places import Needs, check_out, check_place, one_after_the_other
@@ -71,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizers = {tokenizer.file: bundle.read(tokenizer.file) for tokenizer in manifest.tokenizers.values()}
         written = write_plans(out, plan_manifest(manifest, setup, reports, sources), tokenizers, reports)
     console.print(report_table(reports))
-    sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")
+    memory = of_bundle(written.manifest)
+    if memory is not None:
+        say("\n".join(memory.lines()))
+    sys.stdout.write(json.dumps(_summary(written, reports, memory), sort_keys=True) + "\n")
     return 0
 
 
@@ -122,7 +126,7 @@ def _needs(bundle: Bundle, setup: Setup) -> Needs:
     return one_after_the_other(found)
 
 
-def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
+def _summary(bundle: Bundle, reports: Sequence[PlanReport], memory: CardMemory | None) -> dict[str, Any]:
     first = reports[0]
     return {
         "bundle": str(bundle.root),
@@ -131,6 +135,7 @@ def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
         "version": first.version,
         "capabilities": list(first.capabilities),
         "opt_level": first.opt_level,
+        "memory": memory and memory.summary(),
         "plans": {report.network: _plan(report) for report in reports},
     }
 

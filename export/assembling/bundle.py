@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engines.manifest import source_digest
+from engines.memory.card import CardMemory, of_bundle
 from engines.schema import Gate, Manifest
 from engines.writer import write_bundle
 from export.assembling.manifest import assemble
@@ -45,6 +46,11 @@ class Finished:
             return [self.bundle.root]
         return [plan.path for plan in self.plans] or [network.onnx for network in self.networks]
 
+    @property
+    def memory(self) -> CardMemory | None:
+        """What the bundle takes of a GPU; None for a CPU's, and without a bundle."""
+        return None if self.bundle is None else of_bundle(self.bundle.manifest)
+
     def summary(self) -> dict[str, Any]:
         """Plain data for a program."""
         return {
@@ -59,6 +65,7 @@ class Finished:
                 for network in self.networks
             },
             "plans": {plan.network: {"bytes": plan.size, "seconds": round(plan.seconds, 2)} for plan in self.plans},
+            "memory": self.memory and self.memory.summary(),
         }
 
 

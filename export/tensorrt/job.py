@@ -25,7 +25,7 @@ DEFAULT_OPT_LEVEL = 3
 _OWN_FAULT = re.compile(r"Exception|CHECK\(|Could not find any implementation|Internal Error")
 """What the builder says where it fails by itself."""
 
-_FUSED_HEADS = range(16, 257)
+FUSED_HEADS = range(16, 257)
 """Head sizes that 16-bit attention has one kernel for, on every target; found by trying."""
 
 
@@ -197,7 +197,7 @@ class _Work:
             if layer.type.name != "ATTENTION_INPUT":
                 continue
             query = layer.get_input(0)
-            if query.dtype != trt.DataType.FLOAT and query.shape[-1] in _FUSED_HEADS:
+            if query.dtype != trt.DataType.FLOAT and query.shape[-1] in FUSED_HEADS:
                 strict += 1
                 continue
             layer.__class__ = trt.IAttentionInputLayer
