@@ -2,11 +2,13 @@
 
 With synthetic, random weights of the true shapes, on a machine without a GPU:
 
-- flux: a FLUX.1-dev base and a released-format adapter of rank 256 -> merged FP8 ONNX -> TensorRT-RTX plan for sm120;
-- qwen: the same for Qwen-Image, up to the FP8 ONNX;
+- flux: a FLUX.1-dev base with every network and a released-format adapter of rank 256, then the command that a user
+  types: calibration, FP8 ONNX of every network, TensorRT-RTX plans for sm120, a complete bundle;
+- qwen: the same for Qwen-Image, in two commands, between which the base's largest network gives its room back;
 - graphs: every network of both models traced at true size, without weights.
 
-Each step is a process of its own, whose time, memory and disk are measured from outside. The parts run one after the
+Each step is a process of its own, whose time, memory and disk are measured from outside, stage by stage of what it says
+that it does. The parts run one after the
 other, print what they need first and reject early, and remove what they made. Prints a table, then one line of JSON,
 and keeps the figures in ``benchmarks/fullsize.json`` (those of parts that were not run stay).
 """
@@ -28,6 +30,7 @@ sys.path[0] = str(ROOT)  # In place of this folder, in which the package ``fulls
 from benchmarks.fullsize.graphs import GRAPH_FACTS, graph_facts  # noqa: E402
 from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure  # noqa: E402
 from benchmarks.fullsize.steps import GIB, PARTS, Part, Step, check  # noqa: E402
+from benchmarks.fullsize.synthesise import hollow  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.measuring import as_line, begin, keep, table  # noqa: E402
 
@@ -86,6 +89,8 @@ def _run(part: Part, folder: Path, keep: bool, earlier: Mapping[str, Any] | None
             log = folder.parent / "logs" / f"{part.name}-{part.steps.index(step)}.log"
             measured = measure(command, ROOT, log, folder, environment)
             rows.append(_row(step, folder, asdict(measured)))
+            if step.consumes:
+                hollow(folder / step.consumes)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +103,7 @@ def _row(step: Step, folder: Path, measured: Mapping[str, Any]) -> dict[str, Any
         raise MeasureError(f"{step.title}: there is no {step.result} in {folder} although the command succeeded")
     facts: Mapping[str, float | None] = dict.fromkeys(GRAPH_FACTS)
     if step.graph:
-        graphs = [path for result in results for path in (result.glob(step.graph) if result.is_dir() else [result])]
+        graphs = list(folder.glob(step.graph))
         if len(graphs) != 1:
             raise MeasureError(f"{step.title}: made {len(graphs)} graphs that match {step.graph}, 1 is expected")
         facts = graph_facts(graphs[0])
@@ -130,6 +135,9 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
             f"{row['nodes']:,}" if row["nodes"] else "",
             f"{share:.0%} of linears, {row['fp8_weight_share']:.0%} of weights" if share else "",
         )
+        for stage in row.get("stages", ())[1:]:
+            wall, peak = f"{stage['wall_s']:.0f}", f"{stage['peak_anonymous'] / GIB:.2f}"
+            yield (f"  {stage['name']}", wall, "", peak, *[""] * 6)
 
 
 def _size(count: int) -> str:

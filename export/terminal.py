@@ -1,7 +1,8 @@
-"""What the commands show while they work: bars on a console, and silence from the libraries below."""
+"""What the commands show while they work: bars on a console, lines in a log, and silence from the libraries below."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
@@ -28,25 +29,28 @@ def reading(console: Console) -> AbstractContextManager[Report]:
     """A bar while the sources are digested; gone when they are."""
     from rich.progress import DownloadColumn
 
-    return _bars(console, DownloadColumn(), transient=True)
+    return _bars(console, "read", DownloadColumn(), transient=True)
 
 
 def stages(console: Console) -> AbstractContextManager[Report]:
     """A bar for each stage of a build, with what it does."""
     from rich.progress import TextColumn, TimeElapsedColumn
 
-    return _bars(console, TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    return _bars(console, "build", TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
 
 
 def prompts(console: Console) -> AbstractContextManager[Report]:
     """A bar for each network: prompts done, and the time left."""
     from rich.progress import MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    return _bars(console, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return _bars(console, "run", MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 @contextmanager
-def _bars(console: Console, *columns: ProgressColumn, transient: bool = False) -> Iterator[Report]:
+def _bars(console: Console, verb: str, *columns: ProgressColumn, transient: bool = False) -> Iterator[Report]:
+    if not console.is_terminal:
+        yield _lines(console, verb)
+        return
     from rich.progress import BarColumn, Progress, TextColumn
 
     name = TextColumn("{task.description:<16}")
@@ -59,3 +63,19 @@ def _bars(console: Console, *columns: ProgressColumn, transient: bool = False) -
             progress.update(tasks[what], completed=done, total=total or None, note=note)
 
         yield report
+
+
+def _lines(console: Console, verb: str) -> Report:
+    """Where no bar can be drawn, a line for whatever begins and for each tenth of it: ``[  12 s] build t5: 30 %``."""
+    start, last = time.monotonic(), ("", "", -1)
+
+    def report(what: str, done: int, total: int, note: str = "", /) -> None:
+        nonlocal last
+        tenth = 10 * done // total if total else 0
+        if (what, note, tenth) != last:
+            last = (what, note, tenth)
+            said = " ".join(part for part in (note, f"{10 * tenth} %" if total else "") if part)
+            line = f"[{time.monotonic() - start:5.0f} s] {verb} {what}: {said}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return report

@@ -6,6 +6,7 @@ Linux only: memory and disk are read from ``/proc`` while the command runs.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,21 @@ _DISK_EVERY = 20
 _TAIL = 12
 _DISK_BLOCK = 512
 """Bytes that one block means in ``getrusage`` and ``stat``, whatever the file system's blocks are."""
+_STAGE = re.compile(r"^\[ *\d+ s\] ([^:]+):")
+"""What a command prints into a log where a stage begins or goes on (``export.terminal``)."""
 
 
 class MeasureError(ArcFlowError):
     """A measured command failed, or cannot be measured here."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a command's work: its name as the command prints it, seconds, and most anonymous bytes in them."""
+
+    name: str
+    wall_s: float
+    peak_anonymous: int
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Measured:
     peak_rss: most bytes of memory resident in one process, file mappings included, as the kernel counted it;
     peak_anonymous: most bytes that belong to no file, all processes together, sampled: what the machine must have, for
     mappings can be dropped; peak_disk: most bytes that the watched folder took up, sampled; written: bytes written to
-    files (not to pipes), as the kernel counted them.
+    files (not to pipes), as the kernel counted them; stages: what it said it was at, in order.
     """
 
     wall_s: float
@@ -44,6 +56,34 @@ class Measured:
     peak_anonymous: int
     peak_disk: int
     written: int
+    stages: tuple[Stage, ...] = ()
+
+
+class _Stages:
+    """What stage a command is at, by its log. A stage that comes again goes on."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._read, self._rest = log, 0, b""
+        self._now, self._since = "start", time.monotonic()
+        self._found: dict[str, tuple[float, int]] = {}
+
+    def look(self, anonymous: int) -> None:
+        """Count the time since the last look, and ``anonymous`` bytes, for the stage of then."""
+        now = time.monotonic()
+        wall, peak = self._found.get(self._now, (0.0, 0))
+        self._found[self._now] = (wall + now - self._since, max(peak, anonymous))
+        self._since = now
+        with self._log.open("rb") as stream:
+            stream.seek(self._read)
+            data = stream.read()
+        self._read += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if match := _STAGE.match(line.decode(errors="replace")):
+                self._now = match[1]
+
+    def found(self) -> tuple[Stage, ...]:
+        return tuple(Stage(name, wall, peak) for name, (wall, peak) in self._found.items())
 
 
 def measure(command: Sequence[str], folder: Path, log: Path, watch: Path, env: Mapping[str, str]) -> Measured:
@@ -58,12 +98,15 @@ def measure(command: Sequence[str], folder: Path, log: Path, watch: Path, env: M
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=folder, env=dict(env), stdout=stream, stderr=subprocess.STDOUT)
     peak_anonymous = peak_disk = looks = 0
+    stages = _Stages(log)
     try:
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak_anonymous = max(peak_anonymous, sum(_anonymous(p) for p in _family(process.pid)))
+            anonymous = sum(_anonymous(p) for p in _family(process.pid))
+            peak_anonymous = max(peak_anonymous, anonymous)
+            stages.look(anonymous)
             if looks % _DISK_EVERY == 0:
                 peak_disk = max(peak_disk, disk_bytes(watch))
             looks += 1
@@ -84,6 +127,7 @@ def measure(command: Sequence[str], folder: Path, log: Path, watch: Path, env: M
         peak_anonymous=peak_anonymous,
         peak_disk=max(peak_disk, disk_bytes(watch)),
         written=usage.ru_oublock * _DISK_BLOCK,
+        stages=stages.found(),
     )
 
 

@@ -13,8 +13,8 @@ from foundation.measuring import memory_bytes
 GB = 1_000_000_000
 GIB = 1 << 30
 
-_SHAPES = ("--resolutions", "1024x1024", "--batch", "1", "--text-tokens", "512")
-"""What is built for: one image of 1024x1024 at a time."""
+_SHAPES = {"flux": ("--resolutions", "1024x1024"), "qwen": ("--resolutions", "1328x1328")}
+"""What is built for: one image at a time, of the model's usual size."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Step:
     """One command.
 
     title: its row in the table; command: what follows the interpreter, with ``{folder}`` for the part's folder; result:
-    glob of what it makes, in the part's folder; graph: glob of the one ONNX file to count, below the result (or the
-    result itself); memory_limit: bytes of anonymous memory that it may need.
+    glob of what it makes, in the part's folder; graph: likewise of the one ONNX file to count; memory_limit: bytes of
+    anonymous memory that it may need; consumes: folder of weights whose bytes are given back to the disk after it.
     """
 
     title: str
@@ -31,6 +31,7 @@ class Step:
     result: str
     graph: str = ""
     memory_limit: int | None = None
+    consumes: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,18 @@ class Part:
     steps: tuple[Step, ...] = field(repr=False)
 
 
-def _build(model: str, target: str) -> tuple[str, ...]:
-    """Build the student for a target, without the networks around it. A finished ONNX is used again."""
+def _build(model: str, target: str, *more: str) -> tuple[str, ...]:
+    """What a user types who has base and adapter in folders. A finished ONNX is used again."""
     return (
-        "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target, "--only", "backbone",
-        "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--calibration", "{folder}/nominal.json",
-        "--workdir", "{folder}/work", *_SHAPES,
+        "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target, *_SHAPES[model],
+        "--batch", "1", "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--workdir", "{folder}/work",
+        "--out", "{folder}/bundle", *more,
     )  # fmt: skip
 
 
-def _student(model: str, limit: int) -> tuple[Step, ...]:
-    """Base, adapter and scales, then the student's ONNX in FP8."""
+def _synthesise(model: str) -> Step:
     make = ("-m", "benchmarks.fullsize.synthesise", model, "{folder}")
-    return (
-        Step(f"{model}: synthetic base and adapter", make, "base"),
-        Step(f"{model}: nominal scales", (*make, "--scales"), "nominal.json"),
-        Step(f"{model}: merge, FP8, ONNX of the student", _build(model, "onnx"), "work", "**/backbone.onnx", limit),
-    )
+    return Step(f"{model}: synthetic base and adapter", make, "base")
 
 
 def _graphs(model: str, limit: int, *networks: str) -> Iterator[Step]:
@@ -73,13 +69,26 @@ def _graphs(model: str, limit: int, *networks: str) -> Iterator[Step]:
         yield Step(f"{model}: graph of {network}", trace, out, out, limit)
 
 
-_PLAN = Step("flux: TensorRT-RTX plan for sm120", _build("flux", "sm120"), "work/plans-*")
+_BACKBONE = "work/backbone-*/backbone.onnx"
+_FLUX = (
+    _synthesise("flux"),
+    Step("flux: one command to a bundle of plans for sm120", _build("flux", "sm120"), "bundle", _BACKBONE, 20 * GIB),
+)
+_QWEN = (
+    _synthesise("qwen"),
+    # Both at once would need 90 GB of disk: the base's transformer gives its room back in between.
+    Step(
+        "qwen: calibration, keep-high search and ONNX of the backbone", _build("qwen", "onnx", "--only", "backbone"),
+        "work", _BACKBONE, 20 * GIB, "base/transformer",
+    ),
+    Step("qwen: the rest, to a bundle of plans for sm120", _build("qwen", "sm120"), "bundle", "", 20 * GIB),
+)  # fmt: skip
 _FLUX_GRAPHS = _graphs("flux", 3 * GIB, "clip", "t5", "conditioner", "backbone", "vae_decoder")
 _QWEN_GRAPHS = _graphs("qwen", 4 * GIB, "text", "backbone", "vae_decoder")
 
 PARTS = {
-    "flux": Part("flux", 57 * GB, 22 * GIB, (*_student("flux", 3 * GIB), _PLAN)),
-    "qwen": Part("qwen", 72 * GB, 5 * GIB, _student("qwen", 4 * GIB)),
+    "flux": Part("flux", 74 * GB, 20 * GIB, _FLUX),
+    "qwen": Part("qwen", 74 * GB, 20 * GIB, _QWEN),
     "graphs": Part("graphs", 1 * GB, 5 * GIB, (*_FLUX_GRAPHS, *_QWEN_GRAPHS)),
 }
 """By the name that ``--part`` takes, in the order of ``--part all``."""

@@ -1,9 +1,8 @@
 """Synthetic models: random, non-repeating bfloat16 weights of true shapes, written in constant memory.
 
 ``python -m benchmarks.fullsize.synthesise flux|qwen DIR`` writes DIR/base, a diffusers folder, and DIR/adapter, an
-adapter of rank 256 in the released format; with ``--scales``, DIR/nominal.json, invented FP8 scales for them. The
-transformer and the adapter are filled; text encoders and VAE, of which only graphs are wanted, are files of the true
-size that are holes but for their header, and take no room.
+adapter of rank 256 in the released format. Tensors that no network of a bundle has (Qwen2.5-VL's eyes, the VAE's
+encoder) are holes in their files, which take no room; with ``--hollow`` all are.
 
 Every value is a quantile of the normal distribution that 16 random bits choose: all values are finite, no two tensors
 and no two rows repeat (an engine builder would store equal tensors once), and matrices keep the scale of their input.
@@ -13,22 +12,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.fullsize.shapes import RANK, Model, Shapes, adapter_shapes, component_shapes, published
+from benchmarks.fullsize.tokenizers import write_tokenizers
 from export.weights.layout import Entry, layout
 from foundation.cli import ArgumentParser, run
-
-if TYPE_CHECKING:
-    from export.fp8.calibration import Calibration
 
 SHARD = {"flux": 10_000_000_000, "qwen": 5_000_000_000}
 """Bytes that a shard of the published repositories holds at most."""
@@ -37,8 +34,11 @@ WEIGHTS = "diffusion_pytorch_model"
 _BLOCK = 1 << 16
 """Elements made at a time: the random bits, the table and the result stay in the processor's cache."""
 _BUFFER = 1 << 22
+_TORCH = {"format": "pt"}
 _POLICY = {"policy_config": json.dumps({"type": "ArcFlow"})}
 """Metadata of the published adapters."""
+_UNREAD = ("visual.", "lm_head.", "encoder.", "quant_conv.")
+"""Beginnings of names that no network of a bundle has, in the files of Qwen2.5-VL and of VAEs."""
 _LORA_SHARE = 0.3
 """Standard deviation of B @ A relative to that of the weight it is added to."""
 
@@ -54,18 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("folder", type=Path, help="where base and adapter are written")
     add("--seed", type=int, default=0)
     add("--hollow", action="store_true", help="fill nothing: enough to trace graphs, takes no room")
-    add("--scales", action="store_true", help="instead, write nominal.json for the base and adapter that are there")
     arguments = parser.parse_args(argv)
 
     def report(file: str, done: int, total: int) -> None:
         print(f"{file}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", flush=True)
 
     model, folder = published(arguments.model), arguments.folder
-    if arguments.scales:
-        from export.fp8.calibration import write_calibration
-
-        write_calibration(nominal_calibration(folder / "base", folder / "adapter"), folder / "nominal.json")
-    elif arguments.hollow:
+    if arguments.hollow:
         write_hollow_model(model, folder)
     else:
         synthesise(model, folder, arguments.seed, report=report)
@@ -90,13 +85,17 @@ def synthesise(
     transformer = component_shapes(model, "transformer")
     write_shards(base / "transformer", transformer, seed, SHARD[model.name] if shard is None else shard, report)
     write_file(adapter / f"{WEIGHTS}.safetensors", adapter_shapes(model, transformer, rank), seed + 1, _POLICY, report)
-    _write_hollow_components(model, base, [c for c in model.components if c != "transformer"])
+    for component in model.components:
+        if component != "transformer":
+            shapes = component_shapes(model, component)
+            unread = [name for name in shapes if component in ("vae", "text_encoder") and name.startswith(_UNREAD)]
+            write_file(_weights_file(base, component), shapes, seed, _TORCH, report, unread)
 
 
 def write_hollow_model(model: Model, folder: Path, rank: int = RANK) -> None:
     """Write ``folder``/base and ``folder``/adapter of that model with no weight filled in."""
     _write_configurations(model, folder)
-    _write_hollow_components(model, folder / "base", model.components)
+    _write_hollow_components(model, folder / "base")
     shapes = adapter_shapes(model, component_shapes(model, "transformer"), rank)
     write_hollow(folder / "adapter" / f"{WEIGHTS}.safetensors", shapes, _POLICY)
 
@@ -106,28 +105,16 @@ def _write_configurations(model: Model, folder: Path) -> None:
         target = folder / path if path.startswith("adapter/") else folder / "base" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(content, indent=2) + "\n")
+    write_tokenizers(model, folder / "base")
 
 
-def _write_hollow_components(model: Model, base: Path, components: Sequence[str]) -> None:
-    for component in components:
-        name = WEIGHTS if component in ("vae", "transformer") else "model"
-        write_hollow(base / component / f"{name}.safetensors", component_shapes(model, component), {"format": "pt"})
+def _write_hollow_components(model: Model, base: Path) -> None:
+    for component in model.components:
+        write_hollow(_weights_file(base, component), component_shapes(model, component), _TORCH)
 
 
-def nominal_calibration(base: Path, adapter: Path) -> Calibration:
-    """Marked synthetic, of no meaning for images: the same bound for every linear of the student of these two.
-
-    Keyed by the student's digest, as a build asks for: reads all of both. Raises ArcFlowError.
-    """
-    from export.fp8.calibration import nominal
-    from export.fp8.policy import layer_of
-    from export.weights.merge import merge
-    from foundation.files import sha256_tree
-
-    student = merge(base / "transformer", adapter)
-    student = student.digested(sha256_tree(base / "transformer"), sha256_tree(adapter))
-    linears = (name for name, info in student.weights.items() if name.endswith(".weight") and len(info.shape) == 2)
-    return nominal(map(layer_of, linears), student.digest)
+def _weights_file(base: Path, component: str) -> Path:
+    return base / component / f"{WEIGHTS if component in ('vae', 'transformer') else 'model'}.safetensors"
 
 
 def bytes_of(shapes: Shapes) -> int:
@@ -144,25 +131,48 @@ def write_shards(folder: Path, shapes: Shapes, seed: int, limit: int, report: Re
         shards[-1][name] = shape
     files = [f"{WEIGHTS}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for file, part in zip(files, shards, strict=True):
-        write_file(folder / file, part, seed, {"format": "pt"}, report)
+        write_file(folder / file, part, seed, _TORCH, report)
     weight_map = {name: file for file, part in zip(files, shards, strict=True) for name in part}
     index = {"metadata": {"total_size": bytes_of(shapes)}, "weight_map": weight_map}
     (folder / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def write_file(
-    path: Path, shapes: Shapes, seed: int, metadata: Mapping[str, str], report: Report | None = None
+    path: Path,
+    shapes: Shapes,
+    seed: int,
+    metadata: Mapping[str, str],
+    report: Report | None = None,
+    unread: Sequence[str] = (),
 ) -> None:
-    """Write one safetensors file of random bfloat16 tensors. The same seed and name give the same tensor."""
+    """Write one safetensors file of random bfloat16 tensors. The same seed and name give the same tensor.
+
+    unread: names of tensors that are holes.
+    """
     total, done = bytes_of(shapes), 0
     with path.open("wb", buffering=_BUFFER) as stream:
         stream.write(_header(shapes, metadata))
         for name, shape in shapes.items():
-            for block in random_blocks(name, shape, seed):
-                stream.write(block.data)
+            if name in unread:
+                stream.seek(2 * math.prod(shape), os.SEEK_CUR)
+            else:
+                for block in random_blocks(name, shape, seed):
+                    stream.write(block.data)
             before, done = done, done + 2 * math.prod(shape)
             if report is not None and (done * 10 // total > before * 10 // total):
                 report(path.name, done, total)
+        stream.truncate(stream.tell())
+
+
+def hollow(folder: Path) -> None:
+    """Give the room of a folder's weights back to the disk: their files keep size, header and time of change."""
+    for path in folder.glob("*.safetensors"):
+        status = path.stat()
+        with path.open("rb") as stream:
+            header = 8 + int.from_bytes(stream.read(8), "little")
+        os.truncate(path, header)
+        os.truncate(path, status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write_hollow(path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:

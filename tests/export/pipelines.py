@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fullsize.tokenizers import build_qwen_tokenizer
+from export.architectures.qwen import TEMPLATE
+
 MODES = 3
 RANK = 4
-QWEN_TEMPLATE = (
-    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
-    "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
-"""What QwenImagePipeline wraps a prompt in; its first 34 tokens are dropped from the hidden states."""
-QWEN_TEMPLATE_TOKENS = 34
 CAPTIONS = ("a dark bag on the table", "one light boot, red", "一只黑色的包", "a sign that says hello 你好")
 
 _LATENT_CHANNELS = 16
@@ -115,7 +110,7 @@ def small_qwen(folder: Path, seed: int = 0) -> Sources:
         guidance_embeds=False,
         axes_dims_rope=(8, 12, 12),
     )
-    tokenizer = build_qwen_tokenizer(list(CAPTIONS))
+    tokenizer = build_qwen_tokenizer(list(CAPTIONS), TEMPLATE)
     networks = (transformer, _qwen_text(tokenizer), _qwen_vae())
     for network in networks:
         fill(network, generator)
@@ -138,39 +133,6 @@ def small_qwen(folder: Path, seed: int = 0) -> Sources:
     tensors = {f"transformer.{key}": value for key, value in _adapter(transformer, _QWEN_LORA, generator).items()}
     _save_adapter(tensors, "ArcQwenImageTransformer2DModel", transformer.config, adapter)
     return Sources(base, adapter)
-
-
-def build_qwen_tokenizer(corpus: list[str]) -> Any:
-    """A Qwen2 tokenizer (byte-level BPE) whose merges make every word of the template and of ``corpus`` one token."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
-    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-
-    learner = Tokenizer(models.BPE())
-    learner.normalizer = normalizers.NFC()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    special = ("<|im_start|>", "<|im_end|>")
-    template = re.split("|".join(re.escape(token) for token in (*special, "{}")), QWEN_TEMPLATE)
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
-    )
-    learner.train_from_iterator([*template, *corpus], trainer)
-    model = json.loads(learner.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
-        model_max_length=131072,
-        additional_special_tokens=list(special),
-    )
-    prefix = tokenizer(QWEN_TEMPLATE.split("{}")[0]).input_ids
-    if len(prefix) != QWEN_TEMPLATE_TOKENS:
-        raise ValueError(f"the template's prefix has {len(prefix)} tokens, {QWEN_TEMPLATE_TOKENS} are wanted")
-    return tokenizer
 
 
 @torch.no_grad()
