@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from engines.schema import MANIFEST_NAME, NETWORKS
+from engines.schema import MANIFEST_NAME, NETWORKS, PlanMemory
 from engines.trust import ENVIRONMENT, sealed
 from tests.engines.damages import (
     Damage,
@@ -284,7 +284,8 @@ def build_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Pa
     """The whole bundles that cases copy, one a kind, and beside them the key that sealed the plans."""
     monkeypatch.setenv(ENVIRONMENT, str(folder / "keys"))
     onnx = small_bundle.build(folder / "tiny-fp32-cpu")
-    plans = small_plans.build(folder / "tiny-fp16-sm89", finish=sealed)
+    memory = {name: PlanMemory(1 << 62, place) for place, name in enumerate(NETWORKS["flux"])}
+    plans = small_plans.build(folder / "tiny-fp16-sm89", finish=sealed, memory=memory)
     return {"onnx": onnx.root, "plans": plans.root}
 
 
