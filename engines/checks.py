@@ -145,6 +145,8 @@ def _check_engine(manifest: Manifest) -> None:
         _refuse(f"target is {manifest.target!r}, which is {', '.join(allowed)}; its engine is for {found}")
     for field, group in (("onnx", engine.onnx), ("profiles", engine.profiles)):
         _check_keys(f"engine.{field}", manifest.architecture, group, NETWORKS[manifest.architecture])
+    if engine.memory:
+        _check_keys("engine.memory", manifest.architecture, engine.memory, NETWORKS[manifest.architecture])
     _check_profiles(manifest, engine)
 
 

@@ -26,6 +26,15 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
 TOKENIZERS: Mapping[str, tuple[str, ...]] = {"flux": ("clip", "t5"), "qwen": ("text",)}
 """Tokenizers of a bundle by architecture; each is called as the network that takes its ids."""
 
+SEQUENCE = "encoder_hidden_states"
+"""The backbone's input that has a row a text token."""
+
+TEXT_PORTS: Mapping[str, Mapping[str, str]] = {
+    "flux": {"pooled_projections": "clip", SEQUENCE: "t5"},
+    "qwen": {SEQUENCE: "text"},
+}
+"""Inputs that text encoders make, of the conditioner or else of the backbone, and the encoder of each."""
+
 LEVELS_A_RUN = 8
 """Noise levels, of each image of a batch, that a conditioner takes in one run; more take several."""
 
@@ -156,11 +165,19 @@ class ShapeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: Sequence[Count]
 
 
+class PlanMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes that a plan takes of a GPU: its weights, and what an evaluation at its greatest shapes works in."""
+
+    weights: Size
+    activations: Size
+
+
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What makes the plans of a bundle valid: anything that differs on a machine makes them unusable there.
 
     version: of TensorRT, as it names itself ("1.7.1.116"). compute_capabilities: sorted. profiles: by network and
     input. onnx: for each network the :func:`engines.manifest.source_digest` of the ONNX it was built from.
+    memory: of every network, as its builder said; empty where it did not say all.
     seal: :func:`engines.trust.seal`; "" for plans that no machine vouches for.
     """
 
@@ -170,6 +187,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     opt_level: Annotated[int, msgspec.Meta(ge=0, le=5)]
     profiles: Mapping[str, Mapping[str, ShapeRange]]
     onnx: Mapping[str, Sha256]
+    memory: Mapping[str, PlanMemory] = msgspec.field(default_factory=dict)
     seal: Seal = ""
 
 

@@ -44,16 +44,24 @@ _KEPT = 20
 _NOISE = re.compile(r"catchCudaError|^\s*$")
 """Errors that follow another one wherever there is no GPU, and say nothing of their own."""
 
+_MEMORY = re.compile(r"Total (Weights|Activation) Memory: (\d+) bytes")
+"""What a builder says, as information, of a plan that it has laid out."""
+
 _POSITIONS = re.compile(r"^IBuilder::\w+: |Error Code \d+: |Myelin \(|\[[\w.]+:\d+: \w+\] | In \w+ at /_src/\S+")
 
 
 @dataclass
 class TensorRTLog:
-    """What was said during one piece of work. errors, warnings: the first of each; warning_count: of all of them."""
+    """What was said during one piece of work.
+
+    errors, warnings: the first of each; warning_count: of all of them. memory: bytes of the plan that was built, of its
+    "Weights" and of the "Activation" that it works in, as far as the builder said them.
+    """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     warning_count: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
@@ -71,6 +79,11 @@ class TensorRTLog:
         if len(self.warnings) < _KEPT:
             self.warnings.append(message)
 
+    def information(self, message: str) -> None:
+        """Keep what it says of a plan's memory, the greatest where it says several figures."""
+        if found := _MEMORY.search(message):
+            self.memory[found[1]] = max(int(found[2]), self.memory.get(found[1], 0))
+
 
 def make_logger(trt: Any) -> Any:
     """A logger for TensorRT, which wants one for the life of the process; its ``sink`` is a TensorRTLog or None."""
@@ -87,6 +100,8 @@ def make_logger(trt: Any) -> Any:
                 self.sink.error(message)
             elif severity == trt.ILogger.Severity.WARNING:
                 self.sink.warning(message)
+            elif severity == trt.ILogger.Severity.INFO:
+                self.sink.information(message)
 
     return Logger()
 

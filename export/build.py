@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.assembling.bundle import build
-    from export.assembling.estimate import check_fit, estimate, estimate_plans, sizes_table
+    from export.assembling.estimate import check_fit, estimate, estimate_card, estimate_plans, sizes_table
     from export.assembling.gate import choose_trials, hold
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
@@ -79,8 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trials is not None:
         say(f"gate: what fp8 changes is measured: {describe(trials.run, trials.needed)}")
     console.print(sizes_table(inputs))
+    card = estimate_card(inputs)
+    if card is not None:
+        say("\n".join(card.lines()))
+        if card.basis == "estimate" and not wanted.shapes.single:
+            say("plans for one size and one image at a time take less: --resolutions WIDTHxHEIGHT --batch 1")
 
     if arguments.dry_run:
+        if arguments.json:
+            sys.stdout.write(json.dumps({"memory": card and card.summary()}, sort_keys=True) + "\n")
         check_fit(inputs, needed, needed_by_plans)
         if own is not None:
             own.check()
@@ -111,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in finished.paths:
         sys.stdout.write(f"{path}\n")
     size = sum(finished.sizes.values())
-    console.print(f"{finished.name}: {len(finished.sizes)} files, {size:,} bytes", highlight=False, soft_wrap=True)
+    say(f"{finished.name}: {len(finished.sizes)} files, {size:,} bytes")
+    if finished.memory is not None:
+        say("\n".join(finished.memory.lines()))
     if arguments.json:
         sys.stdout.write(json.dumps(finished.summary(), sort_keys=True) + "\n")
     return 0
@@ -183,7 +192,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="only say what would be built, what it takes, and whether that is here"
     )
-    parser.add_argument("--json", action="store_true", help="print what was built as one JSON line as well")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print what was built as one JSON line as well; with --dry-run, what it would take of a GPU",
+    )
     return parser
 
 

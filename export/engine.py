@@ -14,6 +14,7 @@ import msgspec
 from engines.bundle import open_bundle
 from engines.locate import BUILT_IN, BundleName
 from engines.manifest import source_digest
+from engines.memory.card import CardMemory, of_bundle
 from export.errors import EngineError
 from export.folders.locks import alone
 from export.folders.places import Needs, check_out, check_place, one_after_the_other
@@ -86,7 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"run, and too large to be compared on this machine's CPU: {', '.join(others)}")
     if not_run:
         say(not_measured(not_run, out, arguments.bundle))
-    sys.stdout.write(json.dumps(_summary(written, reports), sort_keys=True) + "\n")
+    memory = of_bundle(written.manifest)
+    if memory is not None:
+        say("\n".join(memory.lines()))
+    sys.stdout.write(json.dumps(_summary(written, reports, memory), sort_keys=True) + "\n")
     return 0
 
 
@@ -145,7 +149,7 @@ def _on_gpu(source: Bundle, manifest: Manifest, plans: Sequence[PlanReport], rep
     return measure(manifest, cases, report, source.root)
 
 
-def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
+def _summary(bundle: Bundle, reports: Sequence[PlanReport], memory: CardMemory | None) -> dict[str, Any]:
     first = reports[0]
     return {
         "bundle": str(bundle.root),
@@ -154,6 +158,7 @@ def _summary(bundle: Bundle, reports: Sequence[PlanReport]) -> dict[str, Any]:
         "version": first.version,
         "capabilities": list(first.capabilities),
         "opt_level": first.opt_level,
+        "memory": memory and memory.summary(),
         "plans": {report.network: _plan(report) for report in reports},
         "parity_on_gpu": [msgspec.to_builtins(result) for result in bundle.manifest.parity if result.device],
     }

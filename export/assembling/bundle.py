@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engines.manifest import source_digest
+from engines.memory.card import CardMemory, of_bundle
 from engines.schema import Manifest, ParityResult
 from engines.writer import write_bundle
 from export.assembling.gate import measure
@@ -56,6 +57,11 @@ class Finished:
             return [self.bundle.root]
         return [plan.path for plan in self.plans] or [network.onnx for network in self.networks]
 
+    @property
+    def memory(self) -> CardMemory | None:
+        """What the bundle takes of a GPU; None for a CPU's, and without a bundle."""
+        return None if self.bundle is None else of_bundle(self.bundle.manifest)
+
     def summary(self) -> dict[str, Any]:
         """Plain data for a program."""
         return {
@@ -71,6 +77,7 @@ class Finished:
             },
             "plans": {plan.network: {"bytes": plan.size, "seconds": round(plan.seconds, 2)} for plan in self.plans},
             "parity_on_gpu": [msgspec.to_builtins(result) for result in self.on_gpu],
+            "memory": self.memory and self.memory.summary(),
         }
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from engines.memory.card import CardMemory, card_memory, weights_alone
+from engines.memory.extents import extents_of_profiles
+from engines.schema import PlanMemory
+from export.assembling.inputs import ITEMSIZE
+from export.assembling.manifest import outline
 from export.assembling.twin_parity import RUN_BELOW
 from export.folders.places import Needs, amount, check_place, existing, one_after_the_other
+from export.precision import CPU
 from export.tensorrt.estimate import PLANS_ADVICE
 from export.tensorrt.estimate import estimate as plan_estimate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
+    from engines.memory.extents import Span
     from export.assembling.gate import Trials
     from export.assembling.inputs import Build, Task
     from export.tensorrt.plans import Setup
@@ -52,6 +62,42 @@ def estimate_plans(build: Build, setup: Setup) -> Needs:
     return one_after_the_other(
         plan_estimate(task.bytes_high, task.bytes_fp8, setup.target, setup.toolkit.flavour) for task in build.tasks
     )
+
+
+def estimate_card(build: Build) -> CardMemory | None:
+    """What the bundle will take of a GPU; None where not all of it is built, or for a CPU.
+
+    Known are the weights, and the buffers from the shapes that plans take. What a plan works in is estimated, as the
+    results that are alive together in the network as it is traced, in the type that it computes in. Where attention has
+    no kernel of its own its scores are among them, and of weights that are stored in FP8 two at a time are widened.
+    Compared with what builders said, in ``docs/log.md``. For target onnx, which any shapes may be built from: weights
+    alone.
+    """
+    wanted = build.wanted
+    if wanted.only or wanted.target == CPU:
+        return None
+    from export.tensorrt.plans import network_profiles
+
+    manifest, weights = outline(build), {task.name: task.bytes_fp8 + task.bytes_high for task in build.tasks}
+    if not wanted.needs_plans:
+        return weights_alone(manifest, weights)
+    extents = extents_of_profiles(manifest.networks, network_profiles(manifest, wanted.shapes))
+    plans = {
+        task.name: PlanMemory(weights=weights[task.name], activations=_activations(task, extents[task.name]))
+        for task in build.tasks
+    }
+    return card_memory(manifest, plans, extents, "estimate")
+
+
+def _activations(task: Task, spans: Mapping[str, Span]) -> int:
+    from export.networks.cost import cost_of
+    from export.tensorrt.job import FUSED_HEADS
+
+    network, itemsize = task.network, ITEMSIZE[task.compute]
+    heads = FUSED_HEADS if task.compute != "float32" else ()
+    peak = cost_of(network, {dim: span.most for dim, span in spans.items()}, heads).peak
+    widened = max((math.prod(network.weights[name].shape) for name in task.stored), default=0)
+    return peak * itemsize // ITEMSIZE["float32"] + 2 * widened * itemsize
 
 
 def sizes_table(build: Build) -> Table:

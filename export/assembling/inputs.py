@@ -27,7 +27,8 @@ from export.weights.parents import UNREAD
 if TYPE_CHECKING:
     from export.weights.merge import MergedStudent
 
-_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of a value, by what a network computes in."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Task:
     @property
     def bytes_high(self) -> int:
         """Bytes of all other weights, as they are stored, about."""
-        return (self.parameters - self.bytes_fp8) * _ITEMSIZE[self.compute]
+        return (self.parameters - self.bytes_fp8) * ITEMSIZE[self.compute]
 
 
 @dataclass(frozen=True)

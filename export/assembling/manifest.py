@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engines.schema import Gate, Manifest, Momentum, Port, Quantisation, Schedule
 from engines.schema import Network as NetworkEntry
 from export.assembling.record import tool_versions
@@ -12,13 +14,27 @@ from export.precision import opset
 
 if TYPE_CHECKING:
     from arcflow.adapter import Policy
-    from export.assembling.inputs import Build
+    from export.assembling.inputs import Build, Task
     from export.assembling.record import Exported
     from export.networks.base import Dims
 
 
 def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = None) -> Manifest:
     """The manifest, complete but for its files (which the writer lists)."""
+    wanted = build.wanted
+    return msgspec.structs.replace(
+        outline(build),
+        networks={exported.name: _entry(exported.task, *exported.record.files) for exported in networks},
+        parents=build.parents,
+        tools={**tool_versions(), "onnx-opset": str(opset(wanted.precision, wanted.target))},
+        parity=[result for network in networks for result in network.record.parity],
+        quantisation=_quantisation(build, networks),
+        gate=gate,
+    )
+
+
+def outline(build: Build) -> Manifest:
+    """What is known of it from headers, before anything is built: all that sizes follow from."""
     from arcflow.head import PATCH_POSITIONS
 
     wanted, student = build.wanted, build.subject.student
@@ -27,7 +43,7 @@ def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = Non
         architecture=wanted.spec.architecture,  # type: ignore[arg-type]
         precision=wanted.precision.value,
         target="onnx" if wanted.needs_plans else wanted.target,
-        networks={network.name: _entry(network) for network in networks},
+        networks={task.name: _entry(task, f"{task.name}.onnx") for task in build.tasks},
         limits=build.limits,
         latent=build.subject.latent,
         schedule=schedule(student.policy, wanted.most_nfe),
@@ -37,11 +53,9 @@ def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = Non
             patch_positions=PATCH_POSITIONS,
         ),
         tokenizers={name: tokenizer.spec for name, tokenizer in build.tokenizers.items()},
-        parents=build.parents,
-        tools={**tool_versions(), "onnx-opset": str(opset(wanted.precision, wanted.target))},
-        parity=[result for network in networks for result in network.record.parity],
-        quantisation=_quantisation(build, networks),
-        gate=gate,
+        parents={},
+        tools={},
+        parity=(),
     )
 
 
@@ -72,15 +86,14 @@ def _quantisation(build: Build, networks: Sequence[Exported]) -> Quantisation | 
     )
 
 
-def _entry(exported: Exported) -> NetworkEntry:
-    network = exported.task.network
-    graph, *data = exported.record.files
+def _entry(task: Task, graph: str, *data: str) -> NetworkEntry:
+    network = task.network
     return NetworkEntry(
         file=graph,
         inputs=ports(network.ports_in),
         outputs=ports(network.ports_out),
         data=data,
-        compute=exported.task.compute,  # type: ignore[arg-type]
+        compute=task.compute,  # type: ignore[arg-type]
     )
 
 

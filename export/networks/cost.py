@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,11 @@ class Cost:
     peak: int
 
 
-def cost_of(network: Network, sizes: Mapping[str, int]) -> Cost:
-    """The cost of a call at these sizes (of every symbolic dimension). Takes no memory to speak of."""
+def cost_of(network: Network, sizes: Mapping[str, int], heads: Container[int] | None = None) -> Cost:
+    """The cost of a call at these sizes (of every symbolic dimension). Takes no memory to speak of.
+
+    heads: their sizes of which attention is one kernel, None for all.
+    """
     with torch.device("meta"), torch.no_grad():
         module = network.build(torch.float32).eval()
         inputs = {
@@ -39,7 +42,7 @@ def cost_of(network: Network, sizes: Mapping[str, int]) -> Cost:
         }
         counter = FlopCounterMode(display=False)
         given = [*module.parameters(), *module.buffers(), *inputs.values()]
-        with counter, _Alive(given) as alive, _FusedAttention() as attention:
+        with counter, _Alive(given) as alive, _FusedAttention(heads) as attention:
             module(**inputs)
     return Cost(counter.get_total_flops() + attention.operations, alive.made, alive.peak)
 
@@ -76,18 +79,23 @@ class _Alive(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention as the CPU runs it, in one kernel where rows are contiguous: else the matrix of all scores is made."""
+    """Attention as the CPU runs it, in one kernel where rows are contiguous: else the matrix of all scores is made.
 
-    def __init__(self) -> None:
+    heads: their sizes of which it is one kernel; None for all.
+    """
+
+    def __init__(self, heads: Container[int] | None) -> None:
         super().__init__()
         self.operations = 0.0
+        self._heads = heads
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
         query, key, value = given["query"], given["key"], given["value"]
-        if any(tensor.stride(-1) != 1 for tensor in (query, key, value)):
+        one_kernel = self._heads is None or query.shape[-1] in self._heads
+        if not one_kernel or any(tensor.stride(-1) != 1 for tensor in (query, key, value)):
             return func(*args, **(kwargs or {}))
         scores = math.prod(query.shape[:-1]) * key.shape[-2]
         self.operations += 2.0 * scores * (query.shape[-1] + value.shape[-1])

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from export.networks.base import Network, Sizes
 
+OTHERS = ("encoder.*", "quant_conv.*")
+"""Weights of a VAE that its decoder has no part in."""
+
 
 def decoder_network(channels: int, factor: int, colours: int, **parts: Any) -> Network:
     """A VAE decoder: latents [batch, channels, rows, columns] -> images [batch, colours, f*rows, f*columns].

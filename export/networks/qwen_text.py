@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.networks.base import TEXT_SIZES, Network, Sizes, as_port
-from export.weights.files import open_folder
+from export.weights.files import Selected, open_folder
 
 _PREFIXES = ("model.language_model.", "model.", "language_model.", "")
 """What transformers' versions put before the language model's names in a file of the whole model."""
+
+_OTHERS = ("*visual.*", "*lm_head.*")
+"""Weights of the whole model that encoding text has no part in; a seventh of the published one."""
 
 _FULL = "full_attention"
 
@@ -108,7 +111,7 @@ def qwen_text_network(folder: Path) -> Network:
         ports_out={"sequence": ("float32", ("batch", "text_tokens", width))},
         bounds={"batch": (1, 1024), "text_tokens": (1, 4096)},
         build=build,
-        weights=open_folder(folder),
+        weights=Selected(open_folder(folder), _OTHERS, without=True),
         aliases=lambda name: tuple(prefix + name for prefix in _PREFIXES),
         reference=reference,
         examples=examples,

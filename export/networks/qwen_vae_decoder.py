@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from export.networks.base import Network, as_computed, as_port, describe
-from export.networks.decoder import decoder_network
+from export.networks.decoder import OTHERS, decoder_network
 from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
-from export.weights.files import TensorInfo, Weights, open_folder
+from export.weights.files import Selected, TensorInfo, Weights, open_folder
 
 _TIME = 2
 """The axis of time in a 3-D convolution's weight [out, in, time, rows, columns], and in a video."""
@@ -114,7 +114,7 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
 
     def build(dtype: torch.dtype) -> nn.Module:
         model: Any = AutoencoderKLQwenImage.from_config(describe(config))
-        del model.encoder
+        del model.encoder, model.quant_conv
         _use_frames(model)
         return _Decoder(model, dtype)
 
@@ -128,7 +128,7 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
         factor,
         int(config.get("input_channels", 3)),
         build=build,
-        weights=FrameWeights(open_folder(folder)),
+        weights=FrameWeights(Selected(open_folder(folder), (*OTHERS, "*.time_conv.*"), without=True)),
         reference=reference,
         parity_sizes=(
             {"batch": 1, "rows": 8, "columns": 8},

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from export.networks.base import Network, as_computed, as_port, describe
-from export.networks.decoder import decoder_network
+from export.networks.decoder import OTHERS, decoder_network
 from export.sources.configs import read_vae_config, vae_factor
-from export.weights.files import open_folder
+from export.weights.files import Selected, open_folder
 
 
 class _Decoder(nn.Module):
@@ -40,6 +40,11 @@ def vae_decoder_network(folder: Path) -> Network:
     config = read_vae_config(folder)
     channels, factor = int(config["latent_channels"]), vae_factor(config)
 
+    def build(dtype: torch.dtype) -> nn.Module:
+        model: Any = AutoencoderKL.from_config(describe(config))
+        del model.encoder, model.quant_conv
+        return _Decoder(model, dtype)
+
     def reference() -> Callable[..., Sequence[Tensor]]:
         model = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32).eval()
         return lambda latents: (model.decode(latents).sample,)
@@ -48,8 +53,8 @@ def vae_decoder_network(folder: Path) -> Network:
         channels,
         factor,
         int(config["out_channels"]),
-        build=lambda dtype: _Decoder(AutoencoderKL.from_config(describe(config)), dtype),
-        weights=open_folder(folder),
+        build=build,
+        weights=Selected(open_folder(folder), OTHERS, without=True),
         reference=reference,
         parity_sizes=(
             {"batch": 1, "rows": 8, "columns": 8},

@@ -79,6 +79,7 @@ def build_plan(
         seconds=time.monotonic() - started,
         warnings=built.warnings,
         layers=built.layers,
+        memory=built.memory,
         profile=profile,
     )
 

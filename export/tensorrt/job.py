@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.schema import ShapeRange
+from engines.schema import PlanMemory, ShapeRange
 from engines.tensorrt import TensorRTLog
 from export.errors import EngineError
 from export.tensorrt.flavours import Toolkit
@@ -25,7 +25,7 @@ DEFAULT_OPT_LEVEL = 3
 _OWN_FAULT = re.compile(r"Exception|CHECK\(|Could not find any implementation|Internal Error")
 """What the builder says where it fails by itself."""
 
-_FUSED_HEADS = range(16, 257)
+FUSED_HEADS = range(16, 257)
 """Head sizes that 16-bit attention has one kernel for, on every target; found by trying."""
 
 
@@ -71,6 +71,7 @@ class Built:
     sha256: str
     warnings: int
     layers: Layers
+    memory: PlanMemory | None
 
 
 def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
@@ -85,7 +86,15 @@ def do(job: Job, toolkit: Toolkit, report: Report) -> Built:
         work.build(writer, whole.phase)
     work.save_timing_cache()
     layers = inspect_plan(toolkit, job.plan, job.capabilities, work.layers)
-    return Built(writer.size, writer.digest, log.warning_count, layers)
+    return Built(writer.size, writer.digest, log.warning_count, layers, memory_of(log))
+
+
+def memory_of(log: TensorRTLog) -> PlanMemory | None:
+    """What the plan takes of a GPU; None where this TensorRT does not say it, or in other words."""
+    try:
+        return PlanMemory(weights=log.memory["Weights"], activations=log.memory["Activation"])
+    except KeyError:
+        return None
 
 
 class _Work:
@@ -188,7 +197,7 @@ class _Work:
             if layer.type.name != "ATTENTION_INPUT":
                 continue
             query = layer.get_input(0)
-            if query.dtype != trt.DataType.FLOAT and query.shape[-1] in _FUSED_HEADS:
+            if query.dtype != trt.DataType.FLOAT and query.shape[-1] in FUSED_HEADS:
                 strict += 1
                 continue
             layer.__class__ = trt.IAttentionInputLayer

@@ -123,6 +123,7 @@ def plan_manifest(
     Its limits are those of the profiles; what was found out about the ONNX networks (parity, quantisation) stays.
     """
     first = reports[0]
+    memory = {report.network: report.memory for report in reports if report.memory is not None}
     engine = Engine(
         flavour=first.flavour,  # type: ignore[arg-type]
         version=first.version,
@@ -130,6 +131,7 @@ def plan_manifest(
         opt_level=setup.options.opt_level,
         profiles={report.network: report.profile for report in reports},
         onnx={name: source.digest for name, source in sources.items()},
+        memory=memory if len(memory) == len(reports) else {},
     )
     return msgspec.structs.replace(
         manifest,

@@ -24,6 +24,11 @@ class Shapes:
     batch: Range
     text_tokens: Range
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one size and one image at a time."""
+        return len(set(self.resolutions)) == 1 and self.batch.max == 1
+
 
 def choose_shapes(
     limits: Limits, resolutions: str | None = None, batch: str | None = None, text_tokens: str | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.schema import PlanMemory
 from export.tensorrt.flavours import Toolkit, local_capabilities
 from export.tensorrt.profiles import Profile
 
@@ -69,7 +70,10 @@ class Layers:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan that was built: where, its bytes and sha256, by what, for which shapes, in what time, made of what."""
+    """A plan that was built: where, its bytes and sha256, by what, for which shapes, in what time, made of what.
+
+    memory: what it takes of a GPU, None where the builder did not say.
+    """
 
     network: str
     path: Path
@@ -82,6 +86,7 @@ class PlanReport:
     seconds: float
     warnings: int
     layers: Layers
+    memory: PlanMemory | None
     profile: Profile = field(repr=False)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engines.schema import LEVELS_A_RUN
+from engines.schema import LEVELS_A_RUN, SEQUENCE
 from runtime.architectures import layout
 from runtime.architectures.conditioning import Levels
 
@@ -25,9 +25,6 @@ Tokens = NDArray[np.float32]
 
 Run = Callable[[str, Mapping[str, Array]], Array]
 """Runs a network by name on inputs of any batch and returns its first output."""
-
-SEQUENCE = "encoder_hidden_states"
-"""The backbone's input that has a row a text token."""
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 
+from engines.schema import TEXT_PORTS
 from runtime.architectures import layout
-from runtime.architectures.base import SEQUENCE, Architecture, Array, Grid
+from runtime.architectures.base import Architecture, Array, Grid
 from runtime.architectures.conditioning import Levels, scaled_bfloat16
 
 
 class Flux(Architecture):
     """CLIP, T5, the conditioner, the backbone and the VAE decoder."""
 
-    text_ports = MappingProxyType({"pooled_projections": "clip", SEQUENCE: "t5"})
+    text_ports = TEXT_PORTS["flux"]
     conditioned = True
     masked = False
 

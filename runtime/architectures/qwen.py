@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 
+from engines.schema import SEQUENCE, TEXT_PORTS
 from runtime.architectures import layout
-from runtime.architectures.base import SEQUENCE, Architecture, Array, Grid
+from runtime.architectures.base import Architecture, Array, Grid
 from runtime.architectures.conditioning import Levels, to_bfloat16
 
 
 class Qwen(Architecture):
     """The text path of Qwen2.5-VL, the backbone and the VAE decoder."""
 
-    text_ports = MappingProxyType({SEQUENCE: "text"})
+    text_ports = TEXT_PORTS["qwen"]
     conditioned = False
     masked = True
 

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from engines.memory.buffers import BACKBONE
+from engines.memory.extents import extents_of
+from engines.memory.parts import MODULATION, PROMPTS, parts_of
 from runtime.architectures import architecture_of
 from runtime.cuda.execution.batch import DeviceBatch
 from runtime.cuda.execution.conditioning import ConditionedEncoder
 from runtime.cuda.execution.encoding import Encoder, Wanted
 from runtime.cuda.execution.marks import Marks
-from runtime.cuda.execution.parts import MODULATION, field_type, parts_of
+from runtime.cuda.execution.ports import check_extents, check_types, field_type
 from runtime.cuda.interface import Device
-from runtime.cuda.memory.buffers import BACKBONE
 from runtime.cuda.memory.encodings import CachedEncodings, DeviceEncodings, HostEncodings
-from runtime.cuda.memory.extents import check_extents, extents_of
 from runtime.cuda.memory.residents import Loader, Residents
 from runtime.errors import BackendError
 from runtime.hosts.batches import STAGES, Made, Prompts, collect, members_of, tokenize
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from engines.schema import Manifest
     from runtime.request import Request
     from runtime.text import PromptTokenizer
-
-EMBEDDINGS = 16
-"""Prompts whose encodings are cached, unless a batch or a caller wants more."""
 
 
 class CudaHost:
@@ -49,7 +47,7 @@ class CudaHost:
         *,
         backend: str,
         low_vram: bool = False,
-        embeddings: int = EMBEDDINGS,
+        embeddings: int = PROMPTS,
         after: Callable[[], object] = lambda: None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
@@ -69,7 +67,8 @@ class CudaHost:
         self._marks = Marks(device)
         try:
             self._extents = extents_of(manifest)
-            parts = parts_of(self._architecture, self._extents, embeddings)
+            check_types(manifest)
+            parts = parts_of(manifest, self._extents, embeddings)
             field_type(manifest)
             self._residents = Residents(
                 device, manifest, self._extents, loaders, low_vram=low_vram, forget=self._marks.forget

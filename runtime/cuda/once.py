@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.memory.extents import shape_of
 from runtime import solver
 from runtime.architectures import architecture_of
 from runtime.architectures.base import Array, Grid
 from runtime.cuda.interface import Bound, Device, Engine
-from runtime.cuda.memory.extents import shape_of
 from runtime.errors import BackendError
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from engines.bundle import Bundle
 from engines.machine import Machine
+from engines.memory.parts import PROMPTS
 from engines.staleness import require_fresh
 from engines.tensorrt import INSTALL, Toolkit, cuda_of, load
 from engines.trust import require_ours
 from runtime.cuda.errors import DeviceError
-from runtime.cuda.host import EMBEDDINGS, CudaHost
+from runtime.cuda.host import CudaHost
 from runtime.cuda.interface import Device, DeviceInfo
 from runtime.cuda.memory.residents import Loader
 from runtime.cuda.plans.engine import TensorRTEngine
@@ -29,7 +30,7 @@ def open_cuda(
     *,
     ordinal: int = 0,
     low_vram: bool = False,
-    embeddings: int = EMBEDDINGS,
+    embeddings: int = PROMPTS,
     foreign_gpu: bool = False,
 ) -> CudaHost:
     """Load an opened bundle of plans on GPU ``ordinal``.

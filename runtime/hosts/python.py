@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.schema import LEVELS_A_RUN
+from engines.schema import LEVELS_A_RUN, SEQUENCE
 from runtime import noise, solver
 from runtime.architectures import architecture_of, layout
-from runtime.architectures.base import SEQUENCE, Array, Conditions, Grid, Tokens
+from runtime.architectures.base import Array, Conditions, Grid, Tokens
 from runtime.errors import BackendError
 from runtime.hosts.batches import NOT_FINITE, STAGES, Batch, collect, members_of, tokenize
 from runtime.hosts.interface import CLOSED, weight_bytes

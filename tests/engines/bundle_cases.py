@@ -15,7 +15,7 @@ from typing import Literal
 
 import pytest
 
-from engines.schema import MANIFEST_NAME
+from engines.schema import MANIFEST_NAME, NETWORKS, PlanMemory
 from engines.trust import ENVIRONMENT, sealed
 from tests.engines.damages import (
     Damage,
@@ -234,6 +234,7 @@ _RULES = [
          "limits.multiple is 8; 1099511627776 px must divide it"),
 ]  # fmt: skip
 
+_MEMORY = {"weights": 1 << 40, "activations": 0}
 _PLANS = [
     Case(name, damage, error, "plans")
     for name, damage, error in (
@@ -257,6 +258,9 @@ _PLANS = [
             setting("engine.profiles", {}),
             "engine.profiles are none; flux has backbone, clip, conditioner",
         ),
+        ("memory of some", setting("engine.memory", {"t5": _MEMORY}), "engine.memory are t5; flux has backbone, clip"),
+        ("memory below 0", setting("engine.memory", {"t5": {**_MEMORY, "weights": -1}}), "Expected `int` >= 0 - at `$"),
+        ("memory of all", setting("engine.memory", dict.fromkeys(NETWORKS["flux"], _MEMORY)), None),
         ("profile of another", setting("engine.profiles.clip", {}), "of 'clip' are for ; it takes input_ids"),
         (
             "profile too small",
@@ -280,7 +284,8 @@ def build_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Pa
     """The whole bundles that cases copy, one a kind, and beside them the key that sealed the plans."""
     monkeypatch.setenv(ENVIRONMENT, str(folder / "keys"))
     onnx = small_bundle.build(folder / "tiny-fp32-cpu")
-    plans = small_plans.build(folder / "tiny-fp16-sm89", finish=sealed)
+    memory = {name: PlanMemory(1 << 62, place) for place, name in enumerate(NETWORKS["flux"])}
+    plans = small_plans.build(folder / "tiny-fp16-sm89", finish=sealed, memory=memory)
     return {"onnx": onnx.root, "plans": plans.root}
 
 

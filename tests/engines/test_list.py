@@ -10,6 +10,8 @@ import pytest
 
 from engines.list import main
 from engines.locate import ENVIRONMENT
+from engines.memory.card import of_bundle
+from engines.schema import NETWORKS, PlanMemory
 from engines.trust import sealed
 from foundation.cli import run
 from tests.runtime import small_bundle, small_plans
@@ -76,8 +78,29 @@ def test_the_table_has_a_line_a_bundle_and_one_for_what_is_wrong(
     assert run(main, []) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["name", "architecture"]
-    assert sum(line.startswith("    ") for line in lines) == 4
-    assert len(lines) == 1 + 6 + 4
+    below = [line for line in lines if line.startswith("    ")]
+    assert len(lines) == 1 + 6 + len(below)
+    assert len(below) == 4 + 2 * 2, "what is wrong with four, and of two what they take of a GPU"
+    assert sum(line.startswith("    on a GPU") for line in below) == 2
+
+
+def test_what_a_bundle_takes_of_a_gpu(
+    tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "bundles"))
+    memory = dict.fromkeys(NETWORKS["flux"], PlanMemory(weights=3 * 10**9, activations=10**9))
+    made = small_plans.build(tmp_path / "bundles" / "tiny-fp16-sm89", finish=sealed, memory=memory)
+    small_bundle.build(tmp_path / "bundles" / "tiny-fp32-cpu")
+    rows = _rows(capsys, "--quick")
+    expected = of_bundle(made.manifest)
+    assert expected is not None
+    assert rows["tiny-fp16-sm89"]["memory"] == expected.summary()
+    assert expected.summary()["resident"]["card"] == 16
+    assert rows["tiny-fp32-cpu"]["memory"] is None
+    assert run(main, ["--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [f"    {line}" for line in expected.lines()] == lines[2:4]
+    assert len(lines) == 5
 
 
 def test_a_key_that_is_open_to_others_makes_plans_stale_not_damaged(

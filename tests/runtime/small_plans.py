@@ -11,6 +11,7 @@ import msgspec
 from engines.bundle import Bundle
 from engines.checks import capabilities
 from engines.manifest import source_digest
+from engines.memory.extents import shape_of
 from engines.schema import Engine, Manifest, Port, ShapeRange
 from engines.writer import write_bundle
 from tests.runtime import small_bundle
@@ -51,6 +52,28 @@ def manifest(target: str = "sm89", precision: str = "fp16", **changes: Any) -> M
     return msgspec.structs.replace(
         onnx, precision=precision, target=target, networks=networks, engine=Engine(**{**engine, **changes})
     )
+
+
+def profiled(tokens: int, side: int) -> Manifest:
+    """Plans for images of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
+    made_of = manifest()
+    least = {"batch": 1, "levels": 1, "image_tokens": 4, "text_tokens": 12}
+    most = {"batch": 4, "levels": 32, "image_tokens": tokens, "text_tokens": 12}
+    made = {
+        "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},
+        "t5": {"input_ids": ShapeRange([1, 12], [1, 12], [4, 12])},
+        "vae_decoder": {"latents": ShapeRange([1, 4, 4, 4], [1, 4, 8, 8], [4, 4, side, side])},
+        **{
+            name: {
+                port.name: ShapeRange(shape_of(port, least), shape_of(port, least), shape_of(port, most))
+                for port in made_of.networks[name].inputs
+            }
+            for name in ("conditioner", "backbone")
+        },
+    }
+    engine = msgspec.structs.replace(made_of.engine, profiles=made)
+    assert isinstance(engine, Engine)
+    return msgspec.structs.replace(made_of, engine=engine)
 
 
 def _range(port: Port) -> ShapeRange:

@@ -7,12 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.architectures.base import Architecture, Tokens
-from runtime.cuda.execution.marks import Marks
-from runtime.cuda.execution.parts import field_type
-from runtime.cuda.interface import Advance, Device, Unpack
-from runtime.cuda.memory.arena import aligned
-from runtime.cuda.memory.buffers import (
+from engines.memory.arena import aligned
+from engines.memory.buffers import (
     BACKBONE,
     FOUND,
     LEVELS,
@@ -25,7 +21,11 @@ from runtime.cuda.memory.buffers import (
     level_rows,
     port_buffer,
 )
-from runtime.cuda.memory.extents import shape_of
+from engines.memory.extents import shape_of
+from runtime.architectures.base import Architecture, Tokens
+from runtime.cuda.execution.marks import Marks
+from runtime.cuda.execution.ports import field_type
+from runtime.cuda.interface import Advance, Device, Unpack
 from runtime.cuda.memory.residents import Group
 from runtime.errors import BackendError
 from runtime.hosts.batches import NOT_FINITE, Batch

@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.architectures.base import SEQUENCE
-from runtime.cuda.execution.encoding import Encoder, Wanted
-from runtime.cuda.execution.parts import CONTEXT, IMAGE_ROTARY, MODULATION, TEXT_ROTARY
-from runtime.cuda.memory.arena import aligned
-from runtime.cuda.memory.buffers import (
+from engines.memory.arena import aligned
+from engines.memory.buffers import (
     BACKBONE,
     CONDITIONER,
     LEVELS,
@@ -22,7 +19,10 @@ from runtime.cuda.memory.buffers import (
     level_rows,
     port_buffer,
 )
-from runtime.cuda.memory.extents import shape_of
+from engines.memory.extents import shape_of
+from engines.memory.parts import CONTEXT, IMAGE_ROTARY, MODULATION, TEXT_ROTARY
+from engines.schema import SEQUENCE
+from runtime.cuda.execution.encoding import Encoder, Wanted
 from runtime.cuda.memory.residents import Group
 
 _Keys = Mapping[str, Sequence[Hashable]]

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.architectures.base import SEQUENCE, Architecture, Grid
+from engines.memory.arena import aligned
+from engines.memory.buffers import BACKBONE, LEVELS, ZERO_TOKENS, ZEROS, level_bytes, level_port, port_buffer
+from engines.memory.extents import Extents, shape_of
+from engines.memory.parts import Part
+from engines.schema import SEQUENCE
+from runtime.architectures.base import Architecture, Grid
 from runtime.cuda.execution.marks import Marks
-from runtime.cuda.execution.parts import Part
 from runtime.cuda.interface import Device
-from runtime.cuda.memory.arena import aligned
-from runtime.cuda.memory.buffers import BACKBONE, LEVELS, ZERO_TOKENS, ZEROS, level_bytes, level_port, port_buffer
 from runtime.cuda.memory.encodings import CachedEncodings
-from runtime.cuda.memory.extents import Extents, shape_of
 from runtime.cuda.memory.residents import Group, Residents
 from runtime.hosts.batches import Prompts
 from runtime.result import Settings

@@ -11,27 +11,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.memory.arena import aligned
+from engines.memory.parts import PartSize
 from runtime.cuda.interface import Device
-from runtime.cuda.memory.arena import aligned
 from runtime.errors import BackendError
 
 K = TypeVar("K", bound=Hashable)
-
-
-@dataclass(frozen=True)
-class PartSize:
-    """A kind of value that is cached (what one text encoder says): tokens at most, and the bytes of a token.
-
-    most: how many values of it are cached.
-    """
-
-    tokens: int
-    token_bytes: int
-    most: int
-
-    @property
-    def size(self) -> int:
-        return self.tokens * self.token_bytes
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ class DeviceEncodings(CachedEncodings):
         self._offsets: dict[str, int] = {}
         for name, part in parts.items():
             self._offsets[name] = self.device_bytes
-            self.device_bytes += aligned(part.size) * part.most
+            self.device_bytes += part.held
         self._address = device.allocate(self.device_bytes, "encodings of prompts")
 
     def close(self) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from engines.memory.arena import ArenaPlan, plan_arena
+from engines.memory.buffers import ZEROS, groups_of, needs_of, port_buffer, scratch_buffer
+from engines.memory.extents import Extents, size_of
 from engines.schema import Manifest, Port
 from runtime.cuda.errors import mebibytes
 from runtime.cuda.interface import Bound, Device, Engine, Evaluation
-from runtime.cuda.memory.arena import ArenaPlan, plan_arena
-from runtime.cuda.memory.buffers import BACKBONE, CONDITIONER, VAE, ZEROS, needs_of, port_buffer, scratch_buffer
-from runtime.cuda.memory.extents import Extents, size_of
 from runtime.errors import BackendError
 
 Loader = Callable[[], Engine]
@@ -113,15 +113,11 @@ class Residents:
         forget: Callable[[], None],
     ) -> None:
         """low_vram: a group at a time. forget: drops what uses a group's memory, before it goes."""
-        encoders = [name for name in manifest.networks if name in manifest.tokenizers]
-        before = [*encoders, *(name for name in (CONDITIONER,) if name in manifest.networks)]
-        rest = [BACKBONE, VAE]
-        names = [[name] for name in before] + [rest] if low_vram else [[*before, *rest]]
-        self.encoders = tuple(encoders)
+        self.encoders = tuple(name for name in manifest.networks if name in manifest.tokenizers)
         self._peak = 0
         self._device = device
         self._forget = forget
-        self._groups = [Group(device, manifest, extents, group, loaders) for group in names]
+        self._groups = [Group(device, manifest, extents, names, loaders) for names in groups_of(manifest, low_vram)]
 
     def need(self, name: str) -> Group:
         """The group of that network, on the device; with low_vram the others leave it first. Raises BackendError."""

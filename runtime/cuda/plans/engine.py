@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from engines.memory.arena import ALIGNMENT
 from engines.tensorrt import TensorRTLog, listening
 from runtime.cuda.errors import memory_error
 from runtime.cuda.interface import Bound, Device, Evaluation
-from runtime.cuda.memory.arena import ALIGNMENT
 from runtime.cuda.plans.loading import LoadedPlan, is_about_memory
 from runtime.cuda.plans.runtime_cache import RuntimeCache
 from runtime.errors import BackendError

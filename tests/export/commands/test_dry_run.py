@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from export import build as command
 from foundation.cli import run
 from tests.export.conftest import Sources, arguments
+from tests.export.tensorrt.graphs import rtx
 
 
 def test_it_says_what_would_be_built_and_writes_nothing(
@@ -21,6 +23,27 @@ def test_it_says_what_would_be_built_and_writes_nothing(
         assert name in said.err
     assert "of memory" in said.err
     assert not said.out
+    assert "GPU" not in said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_says_which_card_the_result_fits(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rtx()
+    options = ["--precision", "fp16", "--target", "sm89", "--dry-run", "--json"]
+    asked = [*arguments(sources, tmp_path / "out", tmp_path / "work"), *options]
+    assert run(command.main, asked) == 0
+    said = capsys.readouterr()
+    memory = json.loads(said.out)["memory"]
+    assert (memory["basis"], memory["resident"]["card"], memory["low_vram"]["card"]) == ("estimate", 12, 12)
+    assert "on a GPU, estimated: clip " in said.err
+    assert "a card of 12 GB; with --low-vram" in said.err
+    assert "plans for one size and one image at a time take less" in said.err
+    assert run(command.main, [*asked, "--resolutions", "32x32", "--batch", "1"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["memory"]["working"] < memory["working"]
+    assert "take less" not in said.err
     assert not list(tmp_path.iterdir())
 
 

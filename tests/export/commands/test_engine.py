@@ -15,6 +15,7 @@ import pytest
 
 from engines.bundle import open_bundle
 from engines.manifest import source_digest
+from engines.memory.card import of_bundle
 from engines.schema import Engine, Range, ShapeRange
 from engines.trust import ENVIRONMENT, why_not_ours
 from export import engine
@@ -75,6 +76,20 @@ def test_the_bundle_of_plans_says_what_makes_it_valid(built: Path, onnx_bundle: 
         assert bundle.read(path) == (onnx_bundle / path).read_bytes()
 
 
+def test_it_says_what_the_plans_take_of_a_gpu(built: Path) -> None:
+    manifest = open_bundle(built).manifest
+    assert manifest.engine is not None
+    sizes = {entry.path: entry.size for entry in manifest.files}
+    assert sorted(manifest.engine.memory) == NETWORKS
+    for name, memory in manifest.engine.memory.items():
+        assert 0 < memory.weights < sizes[f"{name}.plan"]
+        assert memory.activations >= 0
+    found = of_bundle(manifest)
+    assert found is not None
+    assert found.basis == "builder"
+    assert found.summary()["resident"]["card"] == 12
+
+
 def test_profiles_and_limits_are_what_was_asked_for(built: Path) -> None:
     manifest = open_bundle(built).manifest
     assert manifest.engine is not None
@@ -124,6 +139,10 @@ def test_the_report_is_one_json_line(
     assert line["bundle"] == str(out)
     assert line["capabilities"] == ["sm120", "sm89"]
     assert list(line["plans"]) == NETWORKS
+    found = of_bundle(open_bundle(out).manifest)
+    assert found is not None
+    assert line["memory"] == found.summary()
+    assert all(text in said.err for text in found.lines())
     sizes = {entry.path: entry.size for entry in open_bundle(out).manifest.files}
     for name, plan in line["plans"].items():
         assert plan["bytes"] == sizes[f"{name}.plan"]

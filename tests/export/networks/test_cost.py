@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Module(nn.Module):
         return (self._compute(self.network, x),)
 
 
-def cost(compute: Callable[[Any, Tensor], Tensor], **sizes: int) -> Cost:
+def cost(compute: Callable[[Any, Tensor], Tensor], heads: Container[int] | None = None, **sizes: int) -> Cost:
     network = Network(
         name="x",
         ports_in={"x": ("float32", ("batch", "tokens", WIDTH))},
@@ -51,7 +51,7 @@ def cost(compute: Callable[[Any, Tensor], Tensor], **sizes: int) -> Cost:
         examples=lambda *_: {},
         parity_sizes=(),
     )
-    return cost_of(network, sizes)
+    return cost_of(network, sizes, heads)
 
 
 def test_operations_and_results_are_counted() -> None:
@@ -85,6 +85,13 @@ def test_the_matrix_of_scores_counts_where_it_is_made(contiguous: bool) -> None:
     found = cost(attend, batch=1, tokens=tokens)
     assert found.operations == 4 * tokens * tokens * WIDTH
     assert (found.peak >= scores) is not contiguous
+
+
+@pytest.mark.parametrize(("heads", "scores"), [(range(WIDTH + 1), 0), (range(WIDTH), 2), ((), 2)])
+def test_heads_without_a_kernel_make_all_scores_and_their_softmax(heads: Container[int], scores: int) -> None:
+    tokens = 1000
+    found = cost(lambda _, x: scaled_dot_product_attention(*[x[:, None]] * 3), heads, batch=1, tokens=tokens)
+    assert 0 <= found.peak - scores * 4 * tokens**2 < 10 * 4 * tokens * WIDTH
 
 
 @pytest.fixture(scope="module")

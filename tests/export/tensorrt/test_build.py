@@ -58,6 +58,8 @@ def test_plans_of_every_precision_and_target(
     assert (report.size, report.sha256) == (len(content), sha256(content).hexdigest())
     assert (report.network, report.flavour, report.version) == (precision, "tensorrt-rtx", toolkit.version)
     assert report.capabilities == TARGETS[target].capabilities
+    assert report.memory is not None
+    assert report.layers.constant_bytes <= report.memory.weights < report.size
     gemms = report.layers.gemms
     assert (gemms.count, gemms.parameters) == (LINEARS, LINEARS * WIDTH**2)
     itemsize = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}[precision]
@@ -103,6 +105,11 @@ def test_another_profile_is_another_plan(blocks: dict[str, Path], toolkit: Toolk
     other = build(blocks["fp16"], tmp_path / "b.plan", toolkit, profile=wide)
     assert first.sha256 != other.sha256
     assert other.profile == wide
+    assert first.memory is not None
+    assert other.memory is not None
+    assert first.memory.weights == other.memory.weights
+    values = 4 * 4096 * WIDTH
+    assert other.memory.activations > first.memory.activations + 2 * values, "the sum and the normed values at least"
 
 
 @pytest.mark.parametrize(

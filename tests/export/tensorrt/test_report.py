@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from engines.schema import PlanMemory
 from engines.tensorrt import TensorRTLog
 from export.errors import ExportError
 from export.folders import places
 from export.folders.places import Needs, available_memory, check_out, check_place, one_after_the_other
 from export.tensorrt import report as reports
 from export.tensorrt.estimate import estimate
+from export.tensorrt.job import memory_of
 from export.tensorrt.progress import Flattened, Progress, Split, Whole
 from export.tensorrt.report import INSPECTOR, NETWORK, Gemms, Layers, inspect_plan, read_inspector
 from export.tensorrt.targets import DATA_CENTRE, TARGETS
@@ -161,3 +163,18 @@ def test_the_inspectors_json_of_both_generations(key: str) -> None:
     assert found.precisions == {"float8": 1, "bfloat16": 1, "float32": 1, "float16": 1}
     assert found.attention_fused == 2
     assert (found.gemms, found.attention) == (PARSED.gemms, PARSED.attention)
+
+
+def test_what_the_builder_says_of_a_plans_memory() -> None:
+    log = TensorRTLog()
+    assert memory_of(log) is None
+    for message in (
+        "Total Host Persistent Memory: 80 bytes",
+        "Total Activation Memory: 8306688 bytes",
+        "Total Activation Memory: 4096 bytes",
+        "[MemUsageStats] Peak memory usage of TRT CPU/GPU memory allocators: CPU 0 MiB, GPU 0 MiB",
+    ):
+        log.information(message)
+    assert memory_of(log) is None, "the weights were not told"
+    log.information("Total Weights Memory: 33152 bytes")
+    assert memory_of(log) == PlanMemory(weights=33152, activations=8306688)

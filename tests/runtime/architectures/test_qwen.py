@@ -16,10 +16,10 @@ import torch
 
 from engines.bundle import Bundle
 from engines.errors import BundleError
-from engines.schema import Manifest, Range
+from engines.schema import SEQUENCE, Manifest, Range
 from runtime import noise, solver
 from runtime.architectures import layout
-from runtime.architectures.base import SEQUENCE, Conditions
+from runtime.architectures.base import Conditions
 from runtime.hosts.onnx_network import LoadedNetwork
 from runtime.hosts.python import Networks, PythonHost
 from runtime.pipeline import Pipeline

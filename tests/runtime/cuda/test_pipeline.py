@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from engines.bundle import Bundle, open_bundle
-from engines.schema import LEVELS_A_RUN
+from engines.memory.card import ALLOWANCE, card_memory
+from engines.schema import LEVELS_A_RUN, PlanMemory
 from runtime.cuda.errors import CaptureRefusedError, DeviceMemoryError
 from runtime.errors import BackendError, RequestError
 from runtime.image import encode_png
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
-from tests.runtime.cuda.onnx_engine import Session
+from tests.runtime.cuda.onnx_engine import SCRATCH, Session
 from tests.runtime.cuda.stand_in import StandInDevice
 
 PROMPT = "a dark ankle boot"
@@ -232,6 +233,18 @@ def test_the_arena_is_the_peak_of_what_is_needed_at_once(session: Session) -> No
     assert memory["buffers"] + memory["embeddings"] == session.device.memory_used()
     assert session.device.peak == session.device.memory_used(), "no request allocates"
     assert memory["peak"] == memory["weights"] + session.device.memory_used()
+
+
+@pytest.mark.parametrize("low_vram", [False, True])
+def test_it_takes_what_is_told_before(bundle: Bundle, low_vram: bool) -> None:
+    session = Session(bundle, low_vram=low_vram)
+    session.pipeline.generate(PROMPT)
+    plans = {name: PlanMemory(weights=1000, activations=SCRATCH) for name in bundle.manifest.networks}
+    expected = card_memory(bundle.manifest, plans)
+    memory = session.pipeline.memory()
+    assert memory["peak"] == (expected.low_vram if low_vram else expected.resident) - ALLOWANCE
+    if not low_vram:
+        assert (memory["buffers"], memory["embeddings"]) == (expected.working, expected.cached)
 
 
 def test_memory_that_is_not_there(bundle: Bundle) -> None:

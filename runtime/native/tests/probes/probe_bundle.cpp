@@ -46,19 +46,19 @@ json range_of(const arcflow::core::Range& range) {
 }
 
 json engine_of(const arcflow::core::Engine& engine) {
+  json memory = json::object();
+  for (const auto& [network, taken] : engine.memory)
+    memory[network] = {{"weights", taken.weights}, {"activations", taken.activations}};
   json profiles = json::object();
   for (const auto& [network, inputs] : engine.profiles) {
     for (const auto& [name, shape] : inputs) {
       profiles[network][name] = {{"min", shape.min}, {"opt", shape.opt}, {"max", shape.max}};
     }
   }
-  return {{"flavour", engine.flavour},
-          {"version", engine.version},
-          {"opt_level", engine.opt_level},
-          {"compute_capabilities", engine.compute_capabilities},
-          {"profiles", profiles},
-          {"onnx", engine.onnx},
-          {"seal", engine.seal}};
+  return {{"flavour", engine.flavour},     {"version", engine.version},
+          {"opt_level", engine.opt_level}, {"compute_capabilities", engine.compute_capabilities},
+          {"profiles", profiles},          {"memory", memory},
+          {"onnx", engine.onnx},           {"seal", engine.seal}};
 }
 
 // The manifest as it stands in its file, less what the core does not keep.

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtime.cuda.memory.encodings import CachedEncodings, DeviceEncodings, HostEncodings, PartSize
+from engines.memory.parts import PartSize
+from runtime.cuda.memory.encodings import CachedEncodings, DeviceEncodings, HostEncodings
 from runtime.errors import BackendError
 from tests.runtime.cuda.stand_in import StandInDevice
 

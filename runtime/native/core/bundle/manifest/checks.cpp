@@ -203,6 +203,7 @@ void check_engine(const Manifest& manifest) {
   const Names expected = networks_of(manifest.architecture);
   check_keys("engine.onnx", manifest.architecture, engine.onnx, expected);
   check_keys("engine.profiles", manifest.architecture, engine.profiles, expected);
+  if (!engine.memory.empty()) check_keys("engine.memory", manifest.architecture, engine.memory, expected);
   check_profiles(manifest);
 }
 

@@ -90,6 +90,11 @@ ShapeRange shape_range(const Json& value, At at) {
                 needed("max", &ShapeRange::max, list_of(integer(1, kCountMax))));
 }
 
+PlanMemory plan_memory(const Json& value, At at) {
+  return object(value, at, needed("weights", &PlanMemory::weights, integer(0, INT64_MAX)),
+                needed("activations", &PlanMemory::activations, integer(0, INT64_MAX)));
+}
+
 Engine engine(const Json& value, At at) {
   return object(value, at, needed("flavour", &Engine::flavour, one_of({"tensorrt", "tensorrt-rtx"})),
                 needed("version", &Engine::version, text),
@@ -97,6 +102,7 @@ Engine engine(const Json& value, At at) {
                 needed("opt_level", &Engine::opt_level, integer(0, 5)),
                 needed("profiles", &Engine::profiles, map_of(map_of(shape_range))),
                 needed("onnx", &Engine::onnx, map_of(matching(kSha256))),
+                defaulted("memory", &Engine::memory, map_of(plan_memory)),
                 defaulted("seal", &Engine::seal, matching(kSeal)));
 }
 

@@ -119,6 +119,12 @@ struct ShapeRange {
   std::vector<std::int64_t> max;
 };
 
+// Bytes that a plan takes of a GPU: its weights, and what an evaluation at its greatest shapes works in.
+struct PlanMemory {
+  std::int64_t weights = 0;
+  std::int64_t activations = 0;
+};
+
 // What makes the plans of a bundle valid: anything that differs on a machine makes them unusable there.
 struct Engine {
   std::string flavour;
@@ -127,6 +133,7 @@ struct Engine {
   std::int64_t opt_level = 0;
   std::map<std::string, std::map<std::string, ShapeRange>> profiles;
   std::map<std::string, std::string> onnx;
+  std::map<std::string, PlanMemory> memory;
   std::string seal;
 };
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.cuda.memory.arena import ALIGNMENT, Need, plan_arena
-from runtime.errors import BackendError
+from engines.errors import ManifestError
+from engines.memory.arena import ALIGNMENT, Need, plan_arena
 
 SPANS = st.tuples(st.integers(0, 5000), st.integers(0, 6), st.integers(0, 6))
 
@@ -69,5 +69,5 @@ def test_nothing_takes_nothing() -> None:
     "needs", [[Need("a", 1, 0, 0), Need("a", 2, 1, 1)], [Need("a", -1, 0, 0)], [Need("a", 1, 2, 1)]]
 )
 def test_what_cannot_be(needs: list[Need]) -> None:
-    with pytest.raises(BackendError):
+    with pytest.raises(ManifestError):
         plan_arena(needs)

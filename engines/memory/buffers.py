@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from engines.schema import LEVELS_A_RUN, Manifest, Port
-from runtime.architectures.base import SEQUENCE
-from runtime.cuda.memory.arena import Need, aligned
-from runtime.cuda.memory.extents import BYTES, Extents, shape_of, size_of
-from runtime.errors import BackendError
+from engines.errors import ManifestError
+from engines.memory.arena import Need, aligned
+from engines.memory.extents import BYTES, Extents, shape_of, size_of
+from engines.schema import LEVELS_A_RUN, SEQUENCE, Manifest, Port
 
 CONDITIONER, BACKBONE, VAE = "conditioner", "backbone", "vae_decoder"
 X = f"{BACKBONE}/hidden_states"
@@ -45,15 +44,26 @@ def level_bytes(manifest: Manifest, batch: int) -> int:
 
 
 def find_port(ports: Sequence[Port], name: str) -> Port:
-    """Raises BackendError where there is none of that name."""
+    """Raises ManifestError where there is none of that name."""
     for port in ports:
         if port.name == name:
             return port
-    raise BackendError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")
+    raise ManifestError(f"there is no port {name!r} among {', '.join(port.name for port in ports)}")
 
 
 def scratch_buffer(network: str) -> str:
     return f"{network}/scratch"
+
+
+def groups_of(manifest: Manifest, low_vram: bool) -> list[list[str]]:
+    """The networks that are on the device together, each group in the order in which they run.
+
+    low_vram: each text encoder alone, the conditioner alone, then the backbone with the VAE decoder; else all at once.
+    """
+    encoders = [name for name in manifest.networks if name in manifest.tokenizers]
+    before = [*encoders, *(name for name in (CONDITIONER,) if name in manifest.networks)]
+    rest = [BACKBONE, VAE]
+    return [[name] for name in before] + [rest] if low_vram else [[*before, *rest]]
 
 
 def needs_of(

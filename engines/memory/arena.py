@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.errors import BackendError
+from engines.errors import ManifestError
 
 ALIGNMENT = 256
 """Bytes: what TensorRT asks of addresses."""
@@ -42,13 +42,13 @@ def plan_arena(needs: Sequence[Need]) -> ArenaPlan:
     """Offsets such that buffers which are needed in the same step do not overlap.
 
     The largest buffer is placed first, each at the lowest offset that is free in all of its steps; the same needs give
-    the same plan. Raises BackendError for two of one name, a size below 0 or a last step before the first.
+    the same plan. Raises ManifestError for two of one name, a size below 0 or a last step before the first.
     """
     if len({need.name for need in needs}) < len(needs):
-        raise BackendError(f"two buffers of one name among {', '.join(need.name for need in needs)}")
+        raise ManifestError(f"two buffers of one name among {', '.join(need.name for need in needs)}")
     for need in needs:
         if need.size < 0 or need.last < need.first:
-            raise BackendError(f"a buffer cannot be like this: {need}")
+            raise ManifestError(f"a buffer cannot be like this: {need}")
     sizes = {need.name: aligned(need.size) for need in needs}
     placed: list[Need] = []
     offsets: dict[str, int] = {}

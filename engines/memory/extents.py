@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engines.schema import LEVELS_A_RUN, Manifest, Network, Port
-from runtime.errors import BackendError, RequestError
+from engines.errors import ManifestError
+from engines.schema import LEVELS_A_RUN, Manifest, Network, Port, ShapeRange
 
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
 """Bytes of one value, by the manifest's types."""
 
-_AT_ONCE: Mapping[str, str] = {"batch": "images at once", "levels": "noise levels at once"}
 _MULTIPLE = re.compile(r"(?:(\d+)\*)?(\w+)")
 
 
@@ -34,9 +33,9 @@ Extents = Mapping[str, Mapping[str, Span]]
 
 
 def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
-    """What the symbolic dimensions of each network's inputs may be. Raises BackendError for a damaged profile."""
+    """What the symbolic dimensions of each network's inputs may be. Raises ManifestError for a damaged profile."""
     if manifest.engine is not None:
-        return {name: _of_profile(manifest, name, network) for name, network in manifest.networks.items()}
+        return extents_of_profiles(manifest.networks, manifest.engine.profiles)
     limits, latent = manifest.limits, manifest.latent
     rows, columns = (
         Span(side.min // latent.vae_factor, side.max // latent.vae_factor) for side in (limits.height, limits.width)
@@ -55,33 +54,22 @@ def extents_of(manifest: Manifest) -> dict[str, dict[str, Span]]:
     return {name: {**shared, "text_tokens": own.get(name, text)} for name in manifest.networks}
 
 
-def check_extents(extents: Extents, sizes: Mapping[str, Mapping[str, int]], except_for: Sequence[str] = ()) -> None:
-    """Raise RequestError where a request's ``sizes`` (Pipeline.sizes) lie outside: which, and what is allowed.
-
-    except_for: networks that are fed otherwise.
-    """
-    for network, spans in extents.items():
-        if network in except_for:
-            continue
-        for dimension, span in spans.items():
-            value = sizes[network].get(dimension, span.least)
-            if not span.least <= value <= span.most:
-                what = _AT_ONCE.get(dimension, dimension.replace("_", " "))
-                raise RequestError(
-                    f"the request makes {value} {what} in the {network} network, whose plan takes {span.least} to "
-                    f"{span.most}: ask for something else, or build plans for it (export.build --resolutions, --batch)"
-                )
+def extents_of_profiles(
+    networks: Mapping[str, Network], profiles: Mapping[str, Mapping[str, ShapeRange]]
+) -> dict[str, dict[str, Span]]:
+    """The same of plans. profiles: by network and input. Raises ManifestError where one does not fit its network."""
+    return {name: _of_profile(name, network, profiles.get(name, {})) for name, network in networks.items()}
 
 
 def shape_of(port: Port, dims: Mapping[str, int]) -> tuple[int, ...]:
-    """A port's shape, its symbolic dimensions replaced; "4*rows" is four times "rows". Raises BackendError."""
+    """A port's shape, its symbolic dimensions replaced; "4*rows" is four times "rows". Raises ManifestError."""
 
     def value(dim: int | str) -> int:
         if isinstance(dim, int):
             return dim
         match = _MULTIPLE.fullmatch(dim)
         if match is None or match[2] not in dims:
-            raise BackendError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
+            raise ManifestError(f"the port {port.name!r} has a dimension {dim!r}; known are {', '.join(sorted(dims))}")
         return int(match[1] or 1) * dims[match[2]]
 
     return tuple(map(value, port.shape))
@@ -91,14 +79,15 @@ def size_of(port: Port, shape: Sequence[int]) -> int:
     return math.prod(shape) * BYTES[port.dtype]
 
 
-def _of_profile(manifest: Manifest, name: str, network: Network) -> dict[str, Span]:
-    profiles = {} if manifest.engine is None else manifest.engine.profiles.get(name, {})
+def _of_profile(name: str, network: Network, profile: Mapping[str, ShapeRange]) -> dict[str, Span]:
     spans: dict[str, Span] = {}
     for port in network.inputs:
-        profile = profiles.get(port.name)
-        if profile is None or not len(profile.min) == len(profile.max) == len(port.shape):
-            raise BackendError(f"the manifest's profile of {name} does not fit its input {port.name!r}: build it again")
-        for dim, low, high in zip(port.shape, profile.min, profile.max, strict=True):
+        shapes = profile.get(port.name)
+        if shapes is None or not len(shapes.min) == len(shapes.max) == len(port.shape):
+            raise ManifestError(
+                f"the manifest's profile of {name} does not fit its input {port.name!r}: build it again"
+            )
+        for dim, low, high in zip(port.shape, shapes.min, shapes.max, strict=True):
             if isinstance(dim, str):
                 spans[dim] = Span(low, high)
     return spans

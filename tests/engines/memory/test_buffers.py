@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from engines.schema import LEVELS_A_RUN, Engine, Manifest, Range, ShapeRange
-from runtime.cuda.memory.arena import plan_arena
-from runtime.cuda.memory.buffers import BACKBONE, CONDITIONER, LEVELS, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
-from runtime.cuda.memory.extents import check_extents, extents_of, shape_of
-from runtime.errors import BackendError, RequestError
+from engines.errors import ManifestError
+from engines.memory.arena import plan_arena
+from engines.memory.buffers import BACKBONE, CONDITIONER, LEVELS, PIXELS, VAE, ZEROS, X, needs_of, port_buffer
+from engines.memory.extents import extents_of, shape_of
+from engines.schema import LEVELS_A_RUN, Manifest, Range
 from tests.runtime import small_bundle, small_plans
 
 ORDER = ("clip", "t5", CONDITIONER, BACKBONE, VAE)
@@ -18,28 +18,6 @@ SCRATCH = {"clip": 1 << 12, "t5": 1 << 20, CONDITIONER: 1 << 16, BACKBONE: 1 << 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:
     return {need.name: need.size for need in needs_of(manifest, extents_of(manifest), ORDER, SCRATCH)}
-
-
-def _profiled(tokens: int, side: int) -> Manifest:
-    """Plans for images of at most ``tokens`` image tokens, each side at most ``side`` latent cells."""
-    manifest = small_plans.manifest()
-    least = {"batch": 1, "levels": 1, "image_tokens": 4, "text_tokens": 12}
-    most = {"batch": 4, "levels": 32, "image_tokens": tokens, "text_tokens": 12}
-    made = {
-        "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},
-        "t5": {"input_ids": ShapeRange([1, 12], [1, 12], [4, 12])},
-        VAE: {"latents": ShapeRange([1, 4, 4, 4], [1, 4, 8, 8], [4, 4, side, side])},
-        **{
-            name: {
-                port.name: ShapeRange(shape_of(port, least), shape_of(port, least), shape_of(port, most))
-                for port in manifest.networks[name].inputs
-            }
-            for name in (CONDITIONER, BACKBONE)
-        },
-    }
-    engine = msgspec.structs.replace(manifest.engine, profiles=made)
-    assert isinstance(engine, Engine)
-    return msgspec.structs.replace(manifest, engine=engine)
 
 
 def test_sizes_from_the_limits_of_onnx() -> None:
@@ -54,7 +32,7 @@ def test_sizes_from_the_limits_of_onnx() -> None:
 
 
 def test_a_plan_of_several_resolutions_needs_no_square_of_its_longest_sides() -> None:
-    sizes = _sizes(_profiled(tokens=32, side=16))
+    sizes = _sizes(small_plans.profiled(tokens=32, side=16))
     assert sizes[X] == 4 * 32 * 16 * 4
     assert sizes[port_buffer(VAE, "latents")] == 4 * 4 * (32 * 4) * 4
     assert sizes[PIXELS] == 4 * 3 * (32 * 4) * 16
@@ -85,32 +63,18 @@ def test_the_conditioner_may_run_between_two_evaluations() -> None:
     assert {need.first for need in alone} == {0, 1}
 
 
-def test_a_size_that_no_plan_takes() -> None:
-    manifest = _profiled(tokens=32, side=16)
-    fits = {"batch": 1, "levels": 2, "image_tokens": 32, "text_tokens": 12, "rows": 16, "columns": 16}
-    check_extents(extents_of(manifest), dict.fromkeys(ORDER, fits))
-    for name, dimension, value, said in (
-        (BACKBONE, "image_tokens", 64, "64 image tokens in the backbone network, whose plan takes 4 to 32"),
-        (CONDITIONER, "image_tokens", 64, "64 image tokens in the conditioner network, whose plan takes 4 to 32"),
-        (CONDITIONER, "levels", 33, "33 noise levels at once in the conditioner network, whose plan takes 1 to 32"),
-    ):
-        sizes = {**dict.fromkeys(ORDER, fits), name: {**fits, dimension: value}}
-        with pytest.raises(RequestError, match=said):
-            check_extents(extents_of(manifest), sizes)
-
-
 def test_a_profile_that_does_not_fit_the_manifest() -> None:
-    manifest = _profiled(32, 16)
+    manifest = small_plans.profiled(32, 16)
     profiles = {**manifest.engine.profiles, "clip": {}}  # type: ignore[union-attr]
     damaged = msgspec.structs.replace(manifest, engine=msgspec.structs.replace(manifest.engine, profiles=profiles))
-    with pytest.raises(BackendError, match="profile of clip does not fit its input 'input_ids'"):
+    with pytest.raises(ManifestError, match="profile of clip does not fit its input 'input_ids'"):
         extents_of(damaged)
 
 
 def test_dimensions_by_name() -> None:
     port = small_bundle.manifest().networks[VAE].outputs[0]
     assert shape_of(port, {"batch": 2, "rows": 5, "columns": 7}) == (2, 3, 20, 28)
-    with pytest.raises(BackendError, match=r"has a dimension '4\*rows'; known are batch"):
+    with pytest.raises(ManifestError, match=r"has a dimension '4\*rows'; known are batch"):
         shape_of(port, {"batch": 1})
 
 
