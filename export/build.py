@@ -23,7 +23,8 @@ _EXAMPLES = """examples:
   the embedded model, for a CPU:
     python -m export.build --model tiny
   FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine, with an own style LoRA:
-    python -m export.build --model flux --precision fp8 --target rtx --lora my-style.safetensors:0.8
+    python -m export.build --model flux --precision fp8 --target rtx --resolutions 1024x1024 --batch 1 \\
+        --lora my-style.safetensors:0.8
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
