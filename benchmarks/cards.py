@@ -1,4 +1,4 @@
-"""Which card FLUX.1-dev and Qwen-Image fit: ``python -m benchmarks.cards`` prints README's table.
+"""Which card FLUX.1-dev and Qwen-Image fit: ``python benchmarks/cards.py`` prints README's table.
 
 Made from headers: hollow files of the published shapes, which take no room, and the estimate of ``export.build
 --dry-run`` for one image of the model's usual size at a time. No weights, no network and no GPU are needed.
@@ -12,7 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from foundation.cli import ArgumentParser, run
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from foundation.cli import ArgumentParser, run  # noqa: E402
 
 if TYPE_CHECKING:
     from engines.memory.card import CardMemory
@@ -29,7 +32,7 @@ _AFTER = ("conditioner", "backbone", "vae_decoder")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, in Markdown. Raises ArcFlowError."""
-    parser = ArgumentParser(prog="python -m benchmarks.cards", description="Print which card the large models fit.")
+    parser = ArgumentParser(prog="python benchmarks/cards.py", description="Print which card the large models fit.")
     parser.add_argument("--model", action="append", choices=sorted(MODELS), help="this model alone (default: all)")
     arguments = parser.parse_args(argv)
     head = ("model", "text encoders", "conditioner", "backbone", "VAE", "working", "resident", "with `--low-vram`")

@@ -23,9 +23,10 @@ _EXAMPLES = """examples:
   the embedded model, for a CPU:
     python -m export.build --model tiny
   FLUX.1-dev in FP8 for the GPU of this machine, with an own style LoRA:
-    python -m export.build --model flux --precision fp8 --lora my-style.safetensors:0.8
+    python -m export.build --model flux --precision fp8 --resolutions 1024x1024 --batch 1 \\
+        --lora my-style.safetensors:0.8
   FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine:
-    python -m export.build --model flux --precision fp8 --target rtx
+    python -m export.build --model flux --precision fp8 --target rtx --resolutions 1024x1024 --batch 1
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90

@@ -6,7 +6,7 @@ where there are no plans yet, from an estimate of theirs, or from their weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from engines.memory.arena import plan_arena
 from engines.memory.buffers import groups_of, needs_of
 from engines.memory.extents import Extents, extents_of
 from engines.memory.parts import parts_of
-from engines.schema import ONNX_TARGETS, SOURCE_TARGET, Manifest, PlanMemory
+from engines.schema import SOURCE_TARGET, Manifest, PlanMemory
 
 CARDS = (12, 16, 24, 32, 48, 80)
 """GB of the common cards. Vendors count 2**30 bytes each; all other sizes here are in GB of 10**9 bytes."""
@@ -82,20 +82,19 @@ def card_memory(
     """
     extents = extents_of(manifest) if extents is None else extents
     scratch = {name: plan.activations for name, plan in plans.items()}
+
+    def load(names: Sequence[str]) -> tuple[int, int]:
+        arena = plan_arena(needs_of(manifest, extents, names, scratch))
+        return sum(plans[name].weights for name in names), arena.size
+
+    (all_weights, working), *_ = map(load, groups_of(manifest, low_vram=False))
     cached = sum(part.size.held for part in parts_of(manifest, extents))
-    totals = []
-    for low_vram in (False, True):
-        groups = groups_of(manifest, low_vram)
-        arenas = [plan_arena(needs_of(manifest, extents, names, scratch)).size for names in groups]
-        weights = [sum(plans[name].weights for name in names) for names in groups]
-        totals.append((arenas, max(map(sum, zip(weights, arenas, strict=True)))))
-    (arenas, resident), (_, low_vram_total) = totals
     return CardMemory(
         networks={name: plan.weights for name, plan in plans.items()},
-        working=arenas[0],
+        working=working,
         cached=cached,
-        resident=resident + cached + ALLOWANCE,
-        low_vram=low_vram_total + ALLOWANCE,
+        resident=all_weights + working + cached + ALLOWANCE,
+        low_vram=max(map(sum, map(load, groups_of(manifest, low_vram=True)))) + ALLOWANCE,
         basis=basis,
     )
 
@@ -116,7 +115,7 @@ def of_bundle(manifest: Manifest) -> CardMemory | None:
     """
     if manifest.engine is not None and manifest.engine.memory:
         return card_memory(manifest, manifest.engine.memory)
-    if manifest.target in ONNX_TARGETS and manifest.target != SOURCE_TARGET:
+    if manifest.engine is None and manifest.target != SOURCE_TARGET:
         return None
     sizes = {entry.path: entry.size for entry in manifest.files}
     weights = {

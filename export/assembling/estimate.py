@@ -83,13 +83,14 @@ def estimate_card(build: Build) -> CardMemory | None:
         return weights_alone(manifest, weights)
     extents = extents_of_profiles(manifest.networks, network_profiles(manifest, wanted.shapes))
     plans = {
-        task.name: PlanMemory(weights=weights[task.name], activations=_activations(task, extents[task.name]))
+        task.name: PlanMemory(weights=weights[task.name], activations=activations(task, extents[task.name]))
         for task in build.tasks
     }
     return card_memory(manifest, plans, extents, "estimate")
 
 
-def _activations(task: Task, spans: Mapping[str, Span]) -> int:
+def activations(task: Task, spans: Mapping[str, Span]) -> int:
+    """Bytes that the plan of a network works in, at the greatest shapes of its inputs, estimated: see above."""
     from export.networks.cost import cost_of
     from export.tensorrt.job import FUSED_HEADS
 
