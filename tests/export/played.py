@@ -50,6 +50,7 @@ def play_machine(folder: Path, monkeypatch: pytest.MonkeyPatch, really: Collecti
             seconds=0.0,
             warnings=0,
             layers=Layers("played", {}, Gemms(0, 0, 0, 0), 0, 0, 0),
+            memory=None,
             profile=options["profile"],
         )
 
