@@ -83,7 +83,7 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 	$(BIN)/python -m arcflow.evaluate --recipe $(RECIPE) --json
 
 # Parts: flux (57 GB of disk, 22 GiB of memory), qwen (72 GB, 5 GiB), graphs (1 GB, 5 GiB); each removes what it made.
-fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; about an hour, 72 GB of disk)
+fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; hours, 74 GB of disk)
 	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 
 data: ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist, MIT) into .data, installing nothing
