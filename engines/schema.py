@@ -47,7 +47,7 @@ ONNX_TARGETS = ("cpu", SOURCE_TARGET)
 CAPABILITIES_OF_TARGET: Mapping[str, tuple[str, ...]] = {"rtx": ("sm120", "sm89")}
 """Compute capabilities of the targets that are not one themselves (every other GPU target is: ``sm90``)."""
 
-COUNT_MAX = 1 << 20
+COUNT_MAX = (1 << 21) - 1
 """The greatest count, dimension or token id: the product of three still fits in 64 bits, in whatever language."""
 
 # "\Z" and not "$", which would let a line's end pass after the text.

@@ -183,7 +183,7 @@ _FIELDS = [
             ("networks.clip.inputs.0.dtype", "int8", "'int8' - at `$.networks[...].inputs[0].dtype`"),
             ("networks.clip.inputs.0.shape.1", 0, "Expected `int` >= 1 - at `$.networks[...].inputs[0].shape[1]`"),
             ("networks.clip.inputs.0.shape.1", None, "Expected `int | str`, got `null`"),
-            ("limits.batch.max", (1 << 20) + 1, "Expected `int` <= 1048576 - at `$.limits.batch.max`"),
+            ("limits.batch.max", 1 << 21, "Expected `int` <= 2097151 - at `$.limits.batch.max`"),
             ("latent.scaling_factor.0", 0, "Expected `float` > 0.0 - at `$.latent.scaling_factor[0]`"),
             (
                 "schedule.conditioning_dtype",

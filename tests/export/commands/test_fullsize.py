@@ -22,6 +22,7 @@ from benchmarks.fullsize.shapes import Model, adapter_shapes, component_shapes, 
 from benchmarks.fullsize.steps import PARTS, NoRoomError, Part, Step, check
 from benchmarks.fullsize.synthesise import bytes_of, hollow, synthesise, write_hollow_model
 from engines.bundle import open_bundle
+from engines.schema import COUNT_MAX
 from export import architectures
 from export.assembling import gate
 from export.build import main as build_main
@@ -203,6 +204,8 @@ def test_every_network_can_be_built_from_the_published_configurations(name: str,
             module = network.build(torch.bfloat16)
         names = [key.removeprefix("network.") for key in module.state_dict()]
         assert names and all(network.weight_key(key) is not None for key in names), network_name
+        shapes = [shape for _, shape in (*network.ports_in.values(), *network.ports_out.values())]
+        assert max(dim for shape in shapes for dim in shape if isinstance(dim, int)) <= COUNT_MAX, network_name
     assert architecture.latent(base).channels == 16
 
 

@@ -13,7 +13,7 @@
 
 namespace arcflow::core {
 
-constexpr std::int64_t kCountMax = 1048576;
+constexpr std::int64_t kCountMax = 2097151;
 constexpr std::int64_t kSchemaVersion = 4;
 constexpr const char* kBundleKind = "arcflow-bundle";
 constexpr const char* kManifestName = "manifest.json";
