@@ -211,7 +211,7 @@ class Quantisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One measure of the quality gate ("latent", "picture", ...): what was found and what was allowed."""
+    """One measure of the quality gate ("latent", "image"): what was found and what was allowed."""
 
     measure: str
     value: float
@@ -219,10 +219,15 @@ class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The end of the path against the unquantised student: relative L2 errors over ``pictures`` at ``nfe``."""
+    """The end of the path against the unquantised student: relative L2 errors, means over ``images`` at ``nfe``.
+
+    width, height: of the images, in pixels.
+    """
 
     nfe: Count
-    pictures: Count
+    images: Count
+    width: Count
+    height: Count
     results: Sequence[GateResult]
 
 

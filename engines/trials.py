@@ -1,8 +1,8 @@
 """Plans that are to be run once on a GPU, as ``export``, which builds them, asks ``runtime``, which runs them.
 
-The two do not import each other. What is asked lies in a folder as ``trials.json``, and arrays beside it, by port: a
-plan's inputs (where there are none, they are made) and what it gave. Plans are code here as everywhere: the file is
-sealed with this machine's key.
+The two do not import each other. What is asked lies in a folder as ``trials.json``, and arrays in files of that
+folder, by port: a plan's inputs (where there are none, they are made) and what it gave. Plans are code here as
+everywhere: the file is sealed with this machine's key.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from export.assembling.bundle import build
     from export.assembling.estimate import check_fit, estimate, estimate_card, estimate_plans, sizes_table
-    from export.assembling.gate import choose_trials, hold
+    from export.assembling.gate import choose_gate_run, hold
     from export.assembling.inputs import inspect
     from export.assembling.parity import parity_table
     from export.folders.locks import alone
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     hush_libraries()
     subject = open_subject(spec, arguments.base, arguments.adapter, arguments.lora, arguments.coverage)
     inputs = inspect(wanted, subject)
-    trials = choose_trials(inputs)
-    needed, needed_by_plans = estimate(inputs, trials), estimate_plans(inputs, setup) if setup is not None else None
+    gate = choose_gate_run(inputs)
+    needed, needed_by_plans = estimate(inputs, gate), estimate_plans(inputs, setup) if setup is not None else None
     own = choose_run(subject) if inputs.lacks_scales else None
     say(f"{spec.name} in {precision} for {wanted.target}: about {needed}")
     if setup is not None and needed_by_plans is not None:
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own is not None:
         where = f"unless {wanted.workdir} has the scales"
         say(f"no --calibration is given: {where}, they are measured: {describe(own.run, own.needed)}")
-    if trials is not None:
-        say(f"gate: what fp8 changes is measured: {describe(trials.run, trials.needed)}")
+    if gate is not None:
+        say(f"gate: what fp8 changes is measured: {describe(gate.run, gate.needed)}")
     console.print(sizes_table(inputs))
     card = estimate_card(inputs)
     if card is not None:
@@ -106,9 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("scales: those of the student without its style LoRAs, which serve it as well up to a scale of about 1")
         if inputs.fp8 is not None and inputs.fp8.calibration.synthetic:
             say("the calibration is synthetic: good for sizes and times, not for images")
-        if trials is not None:
+        if gate is not None:
             with prompts(console) as report:
-                inputs = hold(inputs, trials, report)
+                inputs = hold(inputs, gate, report)
         with stages(console) as report:
             finished = build(inputs, setup, report)
     console.print(parity_table(finished.parity))

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from export.reporting import Report
 
 
+_EVERY = 5.0
+"""Seconds between two lines about the progress of one thing, at least."""
+
+
 def hush_libraries() -> None:
     """Turn off the progress bars and remarks of diffusers and transformers."""
     from diffusers.utils import logging as diffusers_logging
@@ -66,16 +70,18 @@ def _bars(console: Console, verb: str, *columns: ProgressColumn, transient: bool
 
 
 def _lines(console: Console, verb: str) -> Report:
-    """Where no bar can be drawn, a line for whatever begins and for each tenth of it: ``[  12 s] build t5: 30 %``."""
-    start, last = time.monotonic(), ("", "", -1)
+    """Where no bar can be drawn, a line for whatever begins or ends, and now and then for a tenth of it that is done:
+    ``[  12 s] build t5: 30 %``."""
+    start, last, said_at = time.monotonic(), ("", "", -1), 0.0
 
     def report(what: str, done: int, total: int, note: str = "", /) -> None:
-        nonlocal last
-        tenth = 10 * done // total if total else 0
-        if (what, note, tenth) != last:
-            last = (what, note, tenth)
+        nonlocal last, said_at
+        tenth, now = 10 * done // total if total else 0, time.monotonic() - start
+        news = (what, note) != last[:2] or (tenth != last[2] and (tenth == 10 or now - said_at >= _EVERY))
+        if news:
+            last, said_at = (what, note, tenth), now
             said = " ".join(part for part in (note, f"{10 * tenth} %" if total else "") if part)
-            line = f"[{time.monotonic() - start:5.0f} s] {verb} {what}: {said}"
+            line = f"[{now:5.0f} s] {verb} {what}: {said}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return report

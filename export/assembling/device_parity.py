@@ -73,7 +73,7 @@ def measure(
     report(_BAR, 0, len(cases) + 1, "run each plan")
     engine = _engine(manifest)
     with tempfile.TemporaryDirectory(prefix="arcflow-trials-") as temporary:
-        folder = Path(temporary) / "trials"  # What TensorRT compiles is kept beside it.
+        folder = Path(temporary) / "trials"  # What TensorRT compiles is kept in the folder above.
         folder.mkdir()
         trials = Trials(
             flavour=engine.flavour,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from engines.memory.extents import Span
-    from export.assembling.gate import Trials
+    from export.assembling.gate import GateRun
     from export.assembling.inputs import Build, Task
     from export.tensorrt.plans import Setup
 
@@ -42,10 +42,10 @@ _TRACE_SECONDS, _SECONDS_PER_PARAMETER = 10.0, 12e-9
 """Time of tracing, quantising, merging, storing and checking a parameter, two cores (measured at full size)."""
 
 
-def estimate(build: Build, trials: Trials | None) -> Needs:
+def estimate(build: Build, gate_run: GateRun | None) -> Needs:
     """What the networks of a build take, its quality gate included, its plans not. disk: of the work folder, and
     again of the bundle where that lies on another disk."""
-    gate = [trials.needed] if trials is not None else []
+    gate = [gate_run.needed] if gate_run is not None else []
     found = one_after_the_other([*map(_needs, build.tasks), *gate])
     return Needs(_PROGRAM_MEMORY + found.memory, found.disk, found.seconds)
 

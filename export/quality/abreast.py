@@ -53,9 +53,12 @@ class Fp8Student:
 class Abreast:
     """A student and what FP8 makes of it, which generate the same prompts beside each other."""
 
-    def __init__(self, subject: Subject, fp8: Fp8Student, run: Run, limit: float, report: Report = silent) -> None:
-        """run: prompts, size and place; limit: of each error."""
+    def __init__(
+        self, subject: Subject, fp8: Fp8Student, run: Run, limit: float, small: bool, report: Report = silent
+    ) -> None:
+        """run: prompts, size and place; limit: of each error; small: layers may be ranked by quantising each alone."""
         self._subject, self._fp8, self._run, self._limit, self._report = subject, fp8, run, limit, report
+        self._small = small
         self._hurt: dict[str, list[float]] = {}
 
     @property
@@ -92,8 +95,7 @@ class Abreast:
         for kept in choices:
             chosen = [layer for layer in fp8.layers if layer not in set(kept)]
             shares.append({**stored, **{layer: fp8.calibration.amax[layer] for layer in chosen}})
-        whole = self._run.placement is Placement.HOLD
-        batch = max(self._run.batch // len(shares), 1) if whole else self._run.batch
+        batch = max(self._run.batch // len(shares), 1) if self._small else self._run.batch
         calls = (len(self._run.sigmas) - 1) * -(-len(self._run.prompts) // batch)
         ticks = Counter[str]()
 
@@ -104,7 +106,7 @@ class Abreast:
             self._hurt.setdefault(layer, []).append(error)
 
         with ExitStack() as stack:
-            stack.enter_context(fake_quantised(getattr(module, INNER), *shares, watch=None if whole else watch))
+            stack.enter_context(fake_quantised(getattr(module, INNER), *shares, watch=None if self._small else watch))
             if fp8.attention:
                 stack.enter_context(fake_attention(fp8.calibration.attention, len(shares)))
             told_each = [plain, *(told for _ in choices)]
@@ -118,12 +120,12 @@ class Abreast:
         return measure_gates(ends, decode, plain, self._subject.latent, nfe, self._limit, batch, run.device)
 
     def ranking(self, needed: bool) -> list[str]:
-        """The layers, the one that FP8 hurts most first: by what quantising each alone does to the displacement of a
-        student that runs as it is, measured where it is needed; of a streamed one by what it does to the layer's own
-        output, which was seen meanwhile."""
-        if self._run.placement is Placement.HOLD and not needed:
+        """The layers, the one that FP8 hurts most first: of a small student by what quantising each alone does to the
+        displacement, measured where it is needed; of a large one by what it does to the layer's own output, which was
+        seen meanwhile."""
+        if self._small and not needed:
             return []
-        if self._run.placement is Placement.HOLD:
+        if self._small:
             from export.quality.layer_errors import layer_errors
 
             *_, plain, _ = self.opened()

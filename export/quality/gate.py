@@ -41,7 +41,7 @@ def check_gate(gate: Gate, advice: str) -> Gate:
     if not holds(gate):
         missed = (result for result in gate.results if not result.value <= result.limit)
         found = ", ".join(f"the {r.measure} by {r.value:.1%} (limit {r.limit:.1%})" for r in missed)
-        raise GateError(f"fp8 changes {found}, relative L2 over {gate.pictures} images; {advice}")
+        raise GateError(f"fp8 changes {found}, relative L2 over {gate.images} images; {advice}")
     return gate
 
 
@@ -98,11 +98,13 @@ def measure_gates(
         for number, (x, seen) in enumerate(zip(others, errors, strict=True)):
             seen.setdefault("latent", []).append(relative_l2(x, truth))
             if shown:
-                seen.setdefault("picture", []).append(relative_l2(shown[number + 1], shown[0]))
+                seen.setdefault("image", []).append(relative_l2(shown[number + 1], shown[0]))
     return [
         Gate(
             nfe=nfe,
-            pictures=len(prompted),
+            images=len(prompted),
+            width=prompted.columns * latent.patch * latent.vae_factor,
+            height=prompted.rows * latent.patch * latent.vae_factor,
             results=[GateResult(name, float(torch.cat(values).mean()), limit) for name, values in seen.items()],
         )
         for seen in errors

@@ -62,7 +62,7 @@ def test_foreign_plans_are_refused(tmp_path: Path, keys: Path, capsys: pytest.Ca
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of plans that the played TensorRT runs, the ONNX beside it. Not to be changed."""
+    """A bundle of plans that the played TensorRT runs, with its ONNX. Not to be changed."""
     root = tmp_path_factory.mktemp("bundles")
     onnx = small_bundle.build(root / "tiny-fp32-cpu").root
     return plan_bundle.build(root / "tiny-fp32-sm89", onnx).root

@@ -65,7 +65,7 @@ def test_scales_of_the_student_serve_it_with_a_style(
     assert manifest.quantisation.options["scales"] == "without LoRA"
     assert "lora1" in manifest.parents
     assert manifest.gate is not None
-    assert {result.measure for result in manifest.gate.results} == {"latent", "picture"}
+    assert {result.measure for result in manifest.gate.results} == {"latent", "image"}
 
 
 def test_a_gate_that_is_missed_with_them_says_how_to_measure_better_ones(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from export.assembling.estimate import estimate
-from export.assembling.gate import choose_trials
+from export.assembling.gate import choose_gate_run
 from export.assembling.inputs import Build, inspect
 from export.assembling.wanted import Wanted
 from export.folders.places import Needs
@@ -113,7 +113,7 @@ def inputs(flux: Sources, precision: Precision, size: str, root: Path, *only: st
 
 
 def needs(build: Build) -> Needs:
-    return estimate(build, choose_trials(build))
+    return estimate(build, choose_gate_run(build))
 
 
 def test_the_estimate_grows_with_what_the_gate_generates(flux: Sources, tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_the_estimate_grows_with_what_the_gate_generates(flux: Sources, tmp_path
     assert large.memory > plain.memory
     assert (plain.seconds or 0) < (small.seconds or 0) < (large.seconds or 0)
     without = inputs(flux, Precision.FP8, "1024x1024", tmp_path, "clip", "t5")
-    assert choose_trials(without) is None
+    assert choose_gate_run(without) is None

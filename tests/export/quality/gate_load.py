@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from export.assembling.estimate import estimate
-from export.assembling.gate import choose_trials, hold
+from export.assembling.gate import choose_gate_run, hold
 from export.assembling.inputs import inspect
 from export.assembling.wanted import Wanted
 from export.fp8.calibration import nominal, write_calibration
@@ -41,12 +41,12 @@ def main() -> None:
                 shapes=choose_shapes(spec.limits, size, "1"), gate=10.0, calibration=scales,
             )  # fmt: skip
             inputs = inspect(wanted, subject).digested()
-            trials = choose_trials(inputs)
-            assert trials is not None
-            needed, gate = estimate(inputs, trials), trials.needed
+            gate_run = choose_gate_run(inputs)
+            assert gate_run is not None
+            needed, gate = estimate(inputs, gate_run), gate_run.needed
             Path("/proc/self/clear_refs").write_text("5")  # The peak from here on.
             start = time.process_time()
-            hold(inputs, trials)
+            hold(inputs, gate_run)
             seconds, status = time.process_time() - start, Path("/proc/self/status").read_text()
             peak = int(status.split("VmHWM:")[1].split()[0]) << 10
             print(

@@ -72,8 +72,8 @@ def test_the_gate_measures_the_end_of_the_path() -> None:
     gate = check_gate(_measure(0.51, decode, batch=2), "do less")
     end, shifted = ((1 - r * 0.4) * (1 - r * 0.6) for r in (0.5, 0.51))
     expected = (end - shifted) / end
-    assert (gate.nfe, gate.pictures) == (2, 3)
-    assert [result.measure for result in gate.results] == ["latent", "picture"]
+    assert (gate.nfe, gate.images, gate.width, gate.height) == (2, 3, 48, 32)
+    assert [result.measure for result in gate.results] == ["latent", "image"]
     assert [result.value for result in gate.results] == pytest.approx([expected] * 2, rel=1e-4)
     assert decoded == [(2, 4, 4, 6)] * 2 + [(1, 4, 4, 6)] * 2
 

@@ -11,7 +11,7 @@ import torch
 
 from engines.schema import Gate, GateResult
 from export.assembling import gate as gates
-from export.assembling.gate import Trials, choose_trials, hold
+from export.assembling.gate import GateRun, choose_gate_run, hold
 from export.assembling.inputs import Build, inspect
 from export.assembling.wanted import Attention, Wanted
 from export.errors import GateError
@@ -41,7 +41,10 @@ class _Errors:
     def trial(self, choices: Sequence[Kept]) -> list[Gate]:
         self.asked += [len(kept) for kept in choices]
         errors = [1.0 + sum(60 - LAYERS.index(layer) for layer in set(LAYERS) - set(kept)) / 100 for kept in choices]
-        return [Gate(nfe=2, pictures=1, results=[GateResult("latent", error, self.limit)]) for error in errors]
+        return [
+            Gate(nfe=2, images=1, width=16, height=16, results=[GateResult("latent", error, self.limit)])
+            for error in errors
+        ]
 
     def fewest(self) -> int:
         return next(n for n in range(61) if self.trial([tuple(LAYERS[:n])])[0].results[0].value <= self.limit)
@@ -127,11 +130,17 @@ def _at(build: Build, folder: Path, limit: float, **changes: object) -> Build:
     return replace(build, wanted=replace(build.wanted, workdir=folder, gate=limit, **changes))  # type: ignore[arg-type]
 
 
-def _small(build: Build, **changes: object) -> Trials:
-    trials = choose_trials(build)
-    assert trials is not None and trials.whole
-    run = replace(trials.run, prompts=trials.run.prompts[:2], **changes)  # type: ignore[arg-type]
-    return replace(trials, run=run)
+def _small(build: Build) -> GateRun:
+    gate_run = choose_gate_run(build)
+    assert gate_run is not None and gate_run.small
+    run = replace(gate_run.run, prompts=gate_run.run.prompts[:2])
+    return replace(gate_run, run=run)
+
+
+def _streamed(build: Build) -> GateRun:
+    """The same, measured as a large student is."""
+    small = _small(build)
+    return replace(small, run=replace(small.run, placement=Placement.STREAM), small=False)
 
 
 def _latent(build: Build) -> float:
@@ -160,7 +169,7 @@ def test_a_streamed_student_is_measured_as_one_that_is_held(model: str, build: B
     whole = hold(_at(build, tmp_path / "a", 1.0), _small(build))
     streamed = hold(
         _at(build, tmp_path / "b", 1.0),
-        _small(build, placement=Placement.STREAM),
+        _streamed(build),
         lambda what, done, total, note="": told.append((what, done, total)),
     )
     for one, other in zip(whole.gate.results, streamed.gate.results, strict=True):  # type: ignore[union-attr]
@@ -170,10 +179,10 @@ def test_a_streamed_student_is_measured_as_one_that_is_held(model: str, build: B
 
 
 def test_a_streamed_student_ranks_layers_by_their_own_output(build: Build, tmp_path: Path) -> None:
-    trials = _small(build, placement=Placement.STREAM)
-    plain = hold(_at(build, tmp_path, 1.0), trials)
+    gate_run = _streamed(build)
+    plain = hold(_at(build, tmp_path, 1.0), gate_run)
     limit = 0.9 * max(result.value for result in plain.gate.results)  # type: ignore[union-attr]
-    held = hold(_at(build, tmp_path, limit), trials)
+    held = hold(_at(build, tmp_path, limit), gate_run)
     assert held.fp8 is not None and _latent(held) <= limit
 
 
@@ -183,9 +192,9 @@ def test_a_large_student_gets_as_much_as_the_time_allows(build: Build, monkeypat
     found = []
     for seconds in (0.0, float("inf")):
         monkeypatch.setattr(gates, "SECONDS", seconds)
-        trials = choose_trials(build)
-        assert trials is not None
-        found.append((len(trials.run.prompts), trials.run.width))
+        gate_run = choose_gate_run(build)
+        assert gate_run is not None
+        found.append((len(gate_run.run.prompts), gate_run.run.width))
     assert found == [(1, limits.width.opt // 4 // 16 * 16), (16, limits.width.opt)]
 
 

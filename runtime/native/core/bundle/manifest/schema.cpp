@@ -121,9 +121,10 @@ GateResult gate_result(const Json& value, At at) {
 }
 
 Gate gate(const Json& value, At at) {
-  return object(value, at, needed("nfe", &Gate::nfe, integer(1, kCountMax)),
-                needed("pictures", &Gate::pictures, integer(1, kCountMax)),
-                needed("results", &Gate::results, list_of(gate_result)));
+  return object(
+      value, at, needed("nfe", &Gate::nfe, integer(1, kCountMax)),
+      needed("images", &Gate::images, integer(1, kCountMax)), needed("width", &Gate::width, integer(1, kCountMax)),
+      needed("height", &Gate::height, integer(1, kCountMax)), needed("results", &Gate::results, list_of(gate_result)));
 }
 
 FileEntry file_entry(const Json& value, At at) {

@@ -148,17 +148,19 @@ struct Quantisation {
   std::map<std::string, std::string> options;
 };
 
-// One measure of the quality gate ("latent", "picture", ...): what was found and what was allowed.
+// One measure of the quality gate ("latent", "image"): what was found and what was allowed.
 struct GateResult {
   std::string measure;
   double value = 0.0;
   double limit = 0.0;
 };
 
-// The end of the path against the unquantised student: relative L2 errors over ``pictures`` at ``nfe``.
+// The end of the path against the unquantised student: relative L2 errors, means over ``images`` at ``nfe``.
 struct Gate {
   std::int64_t nfe = 1;
-  std::int64_t pictures = 1;
+  std::int64_t images = 1;
+  std::int64_t width = 1;
+  std::int64_t height = 1;
   std::vector<GateResult> results;
 };
 
