@@ -23,10 +23,9 @@ _EXAMPLES = """examples:
   the embedded model, for a CPU:
     python -m export.build --model tiny
   FLUX.1-dev in FP8 for the GPU of this machine, with an own style LoRA:
-    python -m export.build --model flux --precision fp8 --resolutions 1024x1024 --batch 1 \\
-        --lora my-style.safetensors:0.8
+    python -m export.build --model flux --precision fp8 --lora my-style.safetensors:0.8
   FLUX.1-dev in FP8 for RTX cards (Ada and Blackwell), on any machine:
-    python -m export.build --model flux --precision fp8 --target rtx --resolutions 1024x1024 --batch 1
+    python -m export.build --model flux --precision fp8 --target rtx
   FLUX.1-dev in FP8 as ONNX, to build the engine on the H100 that will run it:
     python -m export.build --model flux --precision fp8 --target onnx
     python -m export.engine engines/bundles/flux-fp8-onnx --target sm90
@@ -83,8 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     card = estimate_card(inputs)
     if card is not None:
         say("\n".join(card.lines()))
-        if card.basis == "estimate" and not wanted.shapes.single:
-            say("plans for one size and one image at a time take less: --resolutions WIDTHxHEIGHT --batch 1")
 
     if arguments.dry_run:
         if arguments.json:
@@ -216,7 +213,7 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision, target:
     """What the arguments ask for, with that target. Raises an ArcFlowError."""
     from engines.schema import ONNX_TARGETS
     from export.errors import ExportError
-    from export.tensorrt.profiles import choose_shapes
+    from export.tensorrt.profiles import choose_plan_shapes, choose_shapes
     from export.tensorrt.targets import TARGETS
 
     calibration = arguments.calibration
@@ -224,13 +221,16 @@ def _wanted(arguments: Namespace, spec: ModelSpec, precision: Precision, target:
         calibration = spec.calibration  # Another base or adapter makes another student.
     if target not in (*ONNX_TARGETS, *TARGETS):
         raise ExportError(f"--target {target} is unknown; allowed: {', '.join((*ONNX_TARGETS, *TARGETS))}")
+    shapes = (choose_plan_shapes if target in TARGETS else choose_shapes)(
+        spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens
+    )
     return Wanted(
         spec=spec,
         precision=precision,
         target=target,
         out=arguments.out or BUILT_IN / str(BundleName(spec.name, precision, target)),
         workdir=arguments.workdir,
-        shapes=choose_shapes(spec.limits, arguments.resolutions, arguments.batch, arguments.text_tokens),
+        shapes=shapes,
         calibration=calibration,
         keep_high=tuple(arguments.keep_high),
         only=tuple(arguments.only),

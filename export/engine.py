@@ -23,7 +23,7 @@ from export.precision import Precision
 from export.sources.options import add_plan_options
 from export.tensorrt.estimate import HIGH_SHARE, PLANS_ADVICE, estimate
 from export.tensorrt.plans import Setup, Source, build_plans, plan_manifest, prepare, write_plans
-from export.tensorrt.profiles import choose_shapes
+from export.tensorrt.profiles import choose_plan_shapes
 from export.tensorrt.targets import TARGETS
 from export.tensorrt.trials import if_here, not_measured
 from export.terminal import stages
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = open_bundle(arguments.bundle)
     manifest = bundle.manifest
     sources = _sources(bundle)
-    shapes = choose_shapes(manifest.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
+    shapes = choose_plan_shapes(manifest.limits, arguments.resolutions, arguments.batch, arguments.text_tokens)
     timing = arguments.workdir / "timing"
     setup = prepare(arguments.target, manifest.precision, shapes, timing, arguments.flavour, arguments.opt_level)
     out = arguments.out or BUILT_IN / str(BundleName(manifest.model, manifest.precision, setup.target.name))

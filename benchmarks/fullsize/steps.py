@@ -13,9 +13,6 @@ from foundation.measuring import memory_bytes
 GB = 1_000_000_000
 GIB = 1 << 30
 
-_SHAPES = {"flux": ("--resolutions", "1024x1024"), "qwen": ("--resolutions", "1328x1328")}
-"""What is built for: one image at a time, of the model's usual size."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -50,8 +47,8 @@ def _build(model: str, target: str, *more: str) -> tuple[str, ...]:
     But for the gate: FP8 moves the latent of random weights by more than any image could bear.
     """
     return (
-        "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target, *_SHAPES[model],
-        "--batch", "1", "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--workdir", "{folder}/work",
+        "-m", "export.build", "--model", model, "--precision", "fp8", "--target", target,
+        "--base", "{folder}/base", "--adapter", "{folder}/adapter", "--workdir", "{folder}/work",
         "--out", "{folder}/bundle", "--gate", "0.5", *more,
     )  # fmt: skip
 

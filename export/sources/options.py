@@ -44,8 +44,10 @@ def add_prompt_options(parser: ArgumentParser, number: int | None = None) -> Non
 def add_plan_options(parser: ArgumentParser) -> None:
     """Add ``--resolutions --batch --text-tokens --flavour --opt-level``."""
     add = parser.add_argument
-    add("--resolutions", help="pixels, the usual one first: 1024x1024,768x1344 (default: the model's)")
-    add("--batch", help="images a call: 1 or 1-4 (default: the model's)")
+    usual = "default: for a GPU {}, else all that the model takes"
+    sizes, images = usual.format("the model's usual size"), usual.format("one")
+    add("--resolutions", help=f"pixels, the usual one first: 1024x1024,768x1344 ({sizes})")
+    add("--batch", help=f"images a call: 1 or 1-4 ({images})")
     add("--text-tokens", help="text tokens: 512 or 1-512 (default: the model's)")
     add("--flavour", help="tensorrt or tensorrt-rtx (default: what the target takes and is installed)")
     add("--opt-level", type=int, default=3, help="0 (fast build) to 5 (fast plan) (default: 3)")

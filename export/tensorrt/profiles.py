@@ -24,11 +24,6 @@ class Shapes:
     batch: Range
     text_tokens: Range
 
-    @property
-    def single(self) -> bool:
-        """Whether it is one size and one image at a time."""
-        return len(set(self.resolutions)) == 1 and self.batch.max == 1
-
 
 def choose_shapes(
     limits: Limits, resolutions: str | None = None, batch: str | None = None, text_tokens: str | None = None
@@ -42,6 +37,15 @@ def choose_shapes(
         batch=_range("--batch", limits.batch, batch),
         text_tokens=_range("--text-tokens", limits.text_tokens, text_tokens),
     )
+
+
+def choose_plan_shapes(
+    limits: Limits, resolutions: str | None = None, batch: str | None = None, text_tokens: str | None = None
+) -> Shapes:
+    """As :func:`choose_shapes`, but one image of the usual size at a time unless told otherwise: a plan works in memory
+    for the greatest shapes that it takes, used or not. Raises EngineError."""
+    usual = f"{limits.width.opt}x{limits.height.opt}"
+    return choose_shapes(limits, resolutions or usual, batch or str(limits.batch.opt), text_tokens)
 
 
 def narrowed(limits: Limits, shapes: Shapes) -> Limits:

@@ -6,7 +6,7 @@ import pytest
 
 from engines.schema import Latent, Limits, Network, Port, Range, ShapeRange
 from export.errors import EngineError
-from export.tensorrt.profiles import choose_shapes, dimension_ranges, make_profile, narrowed
+from export.tensorrt.profiles import choose_plan_shapes, choose_shapes, dimension_ranges, make_profile, narrowed
 
 LIMITS = Limits(Range(1, 1, 4), Range(256, 1024, 1536), Range(256, 1024, 1536), Range(1, 128, 512), 16)
 LATENT = Latent(channels=16, patch=2, vae_factor=8, scaling_factor=[0.36], shift_factor=[0.12])
@@ -23,6 +23,14 @@ def test_the_default_is_all_that_the_model_takes() -> None:
         "columns": Range(32, 128, 192),
     }
     assert narrowed(LIMITS, choose_shapes(LIMITS)) == LIMITS
+
+
+def test_the_default_of_plans_is_one_image_of_the_usual_size() -> None:
+    shapes = choose_plan_shapes(LIMITS)
+    assert shapes == choose_shapes(LIMITS, f"{LIMITS.width.opt}x{LIMITS.height.opt}", str(LIMITS.batch.opt))
+    assert len(shapes.resolutions) == 1
+    wide = choose_plan_shapes(LIMITS, batch="1-2", text_tokens="512")
+    assert wide.batch == Range(1, 1, 2) and wide.resolutions == shapes.resolutions
 
 
 def test_several_resolutions_span_ranges_and_the_first_is_usual() -> None:
