@@ -34,6 +34,9 @@ class Precision(StrEnum):
 FLOAT16_SAFE = frozenset({"clip", "conditioner", "backbone"})
 """Networks whose activations stay within float16's range."""
 
+FUSED_HEADS = range(16, 257)
+"""Head sizes for which TensorRT has one kernel of 16-bit attention, on every target; found by trying."""
+
 CPU = "cpu"
 """The target that ONNX Runtime serves; every other one is a GPU's."""
 

@@ -11,8 +11,8 @@ from engines.schema import PlanMemory
 from export.assembling.inputs import ITEMSIZE
 from export.assembling.manifest import outline
 from export.assembling.twin_parity import RUN_BELOW
-from export.folders.places import Needs, amount, check_place, existing, one_after_the_other
-from export.precision import CPU
+from export.folders.places import Needs, amount, check_place, existing, held, one_after_the_other
+from export.precision import CPU, FUSED_HEADS
 from export.tensorrt.estimate import PLANS_ADVICE
 from export.tensorrt.estimate import estimate as plan_estimate
 
@@ -92,7 +92,6 @@ def estimate_card(build: Build) -> CardMemory | None:
 def activations(task: Task, spans: Mapping[str, Span]) -> int:
     """Bytes that the plan of a network works in, at the greatest shapes of its inputs, estimated: see above."""
     from export.networks.cost import cost_of
-    from export.tensorrt.job import FUSED_HEADS
 
     network, itemsize = task.network, ITEMSIZE[task.compute]
     heads = FUSED_HEADS if task.compute != "float32" else ()
@@ -116,12 +115,16 @@ def sizes_table(build: Build) -> Table:
 
 
 def check_fit(build: Build, networks: Needs, plans: Needs | None) -> None:
-    """Raise ExportError where the memory is not there, or a folder cannot be written or has no room."""
+    """Raise ExportError where the memory is not there, or a folder cannot be written or has no room.
+
+    What the work folder holds already counts as room: a build that goes on uses it again.
+    """
     wanted = build.wanted
     networks.check()
     if plans is not None:
         plans.check(advice=PLANS_ADVICE)
-    check_place(wanted.workdir, "--workdir", networks.disk + (plans.disk if plans is not None else 0))
+    size = networks.disk + (plans.disk if plans is not None else 0)
+    check_place(wanted.workdir, "--workdir", max(size - held(wanted.workdir), 0))
     if not wanted.only:
         same = existing(wanted.workdir).stat().st_dev == existing(wanted.out.parent).stat().st_dev
         check_place(wanted.out.parent, "--out", 0 if same else networks.disk, shown=wanted.out)

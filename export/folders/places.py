@@ -90,6 +90,11 @@ def check_place(folder: Path, option: str, size: int = 0, shown: Path | None = N
         raise ExportError(f"{shown} needs {size:,} bytes, {room:,} are free there; choose another {option}")
 
 
+def held(folder: Path) -> int:
+    """Bytes of the files under ``folder``; 0 where there is none."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def existing(path: Path) -> Path:
     """``path``, or the nearest of its parents that there is, whatever it is."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.lexists(parent))

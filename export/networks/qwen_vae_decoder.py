@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
 from export.networks.base import Network, as_computed, as_port, describe
-from export.networks.decoder import OTHERS, decoder_network
+from export.networks.decoder import OTHERS, attend, decoder_network
 from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
 from export.weights.files import Selected, TensorInfo, Weights, open_folder
 
@@ -71,7 +71,7 @@ class _FrameAttention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         pixels = self.to_qkv(self.norm(states)).flatten(2).transpose(1, 2)[:, None]
-        mixed = scaled_dot_product_attention(*pixels.chunk(3, dim=-1))
+        mixed = attend(*pixels.chunk(3, dim=-1))
         result: Tensor = states + self.proj(mixed[:, 0].transpose(1, 2).reshape(states.shape))
         return result
 

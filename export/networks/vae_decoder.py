@@ -10,9 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from export.networks.base import Network, as_computed, as_port, describe
-from export.networks.decoder import OTHERS, decoder_network
+from export.networks.decoder import OTHERS, attend, decoder_network
 from export.sources.configs import read_vae_config, vae_factor
 from export.weights.files import Selected, open_folder
+
+
+class _Attend:
+    """The middle block's attention over the pixels of an image, as diffusers' processor of that name, in bands."""
+
+    def __call__(self, block: Any, states: Tensor, temb: None = None, **_: None) -> Tensor:
+        pixels = block.group_norm(states.flatten(2)).transpose(1, 2)
+        query, key, value = (
+            part(pixels).unflatten(2, (block.heads, -1)).transpose(1, 2)
+            for part in (block.to_q, block.to_k, block.to_v)
+        )
+        mixed = block.to_out[0](attend(query, key, value).transpose(1, 2).flatten(2))
+        result: Tensor = (states + mixed.transpose(1, 2).reshape(states.shape)) / block.rescale_output_factor
+        return result
 
 
 class _Decoder(nn.Module):
@@ -43,6 +57,8 @@ def vae_decoder_network(folder: Path) -> Network:
     def build(dtype: torch.dtype) -> nn.Module:
         model: Any = AutoencoderKL.from_config(describe(config))
         del model.encoder, model.quant_conv
+        if model.decoder.mid_block.attentions[0] is not None:
+            model.decoder.mid_block.attentions[0].set_processor(_Attend())
         return _Decoder(model, dtype)
 
     def reference() -> Callable[..., Sequence[Tensor]]:

@@ -11,6 +11,7 @@ from typing import Any
 from engines.schema import PlanMemory, ShapeRange
 from engines.tensorrt import TensorRTLog
 from export.errors import EngineError
+from export.precision import FUSED_HEADS
 from export.tensorrt.flavours import Toolkit
 from export.tensorrt.plan_file import PlanWriter, make_stream
 from export.tensorrt.profiles import Profile
@@ -24,10 +25,6 @@ DEFAULT_OPT_LEVEL = 3
 
 _OWN_FAULT = re.compile(r"Exception|CHECK\(|Could not find any implementation|Internal Error")
 """What the builder says where it fails by itself."""
-
-FUSED_HEADS = range(16, 257)
-"""Head sizes that 16-bit attention has one kernel for, on every target; found by trying."""
-
 
 _SPLITS = {RTX: Split(phases=0.1, writing=0.6), DATA_CENTRE: Split(phases=0.9, writing=0.9)}
 
