@@ -104,9 +104,10 @@ def encode(
     from export.fp8.policy import layer_of
     from export.fp8.simulation import fake_quantised
 
-    module: Any = open_module(network, dtype, device, choose_placement(network, dtype, device))
     parts = []
     total = len(inputs["input_ids"])
+    report(network.name, 0, total)
+    module: Any = open_module(network, dtype, device, choose_placement(network, dtype, device))
     with torch.no_grad(), fake_quantised(module.network, dict.fromkeys(map(layer_of, stored))):
         for start in range(0, total, BATCH):
             batch = {name: tensor[start : start + BATCH].to(device) for name, tensor in inputs.items()}
