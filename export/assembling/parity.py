@@ -52,9 +52,14 @@ def check_parity(
     proto = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
     kind = precision if _has_fp8(proto) else _LIMIT_OF[compute]
     limit = LIMITS[kind]
-    session = onnx_session(proto, model.parent if isinstance(model, Path) else None, compute)
     with _one_thread():
-        results = list(_measure(network, session, limit, seed))
+        # All before the session is there: their weights need not be in memory together.
+        wanted = _references(network, seed)
+        session = onnx_session(proto, model.parent if isinstance(model, Path) else None, compute)
+        results = [
+            ParityResult(network.name, dict(sizes), rounded(_error(session, network, inputs, truths)), limit)
+            for sizes, (inputs, truths) in zip(network.parity_sizes, wanted, strict=True)
+        ]
     missed = [result for result in results if not result.relative_error <= limit]
     if missed:
         worst = max(missed, key=lambda result: result.relative_error)
@@ -115,19 +120,25 @@ def relative_error(value: torch.Tensor, truth: torch.Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def _measure(network: Network, session: Any, limit: float, seed: int) -> Iterator[ParityResult]:
+def _references(network: Network, seed: int) -> list[tuple[dict[str, torch.Tensor], Sequence[torch.Tensor]]]:
+    """Random inputs of each shape, and what the network's reference makes of them."""
     import torch
 
-    reference = network.reference()
-    names = list(network.ports_out)
+    reference, found = network.reference(), []
     for index, sizes in enumerate(network.parity_sizes):
         inputs = network.examples(sizes, torch.Generator().manual_seed(seed + index))
         with torch.no_grad():
-            truths = reference(**inputs)
-        values = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
-        pairs = zip(values, truths, strict=True)
-        error = max(relative_error(torch.from_numpy(value), truth) for value, truth in pairs)
-        yield ParityResult(network.name, dict(sizes), rounded(error), limit)
+            found.append((inputs, reference(**inputs)))
+    return found
+
+
+def _error(session: Any, network: Network, inputs: Mapping[str, torch.Tensor], truths: Sequence[torch.Tensor]) -> float:
+    """The greatest relative error of an output."""
+    import torch
+
+    values = session.run(list(network.ports_out), {name: tensor.numpy() for name, tensor in inputs.items()})
+    pairs = zip(values, truths, strict=True)
+    return max(relative_error(torch.from_numpy(value), truth) for value, truth in pairs)
 
 
 def _has_fp8(model: onnx.ModelProto) -> bool:
