@@ -17,7 +17,6 @@ from foundation.cli import ArgumentParser, run
 if TYPE_CHECKING:
     from arcflow.recipe import Recipe, StudentRecipe
     from arcflow.students import Student
-    from arcflow.tiny.teacher_folder import TeacherFolder
 
 STUDENTS = ("arcflow", "linear")
 
@@ -45,18 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     recipe = load_recipe(args.recipe)
     own_teacher(recipe)
+    from arcflow.errors import CheckpointError
     from arcflow.tiny.stages import find_teacher
-    from arcflow.tiny.teacher_folder import open_teacher
 
     if args.iterations is not None:
         loop = replace(recipe.distill.loop, iterations=args.iterations)
         recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
     workdir = args.workdir or Path(".work") / recipe.name
-    teacher = open_teacher(args.teacher or find_teacher(recipe, workdir))
+    base = args.teacher or find_teacher(recipe, workdir)
+    if not (base / "model_index.json").is_file():
+        raise CheckpointError(f"no teacher at {base}: run `python -m arcflow.teacher`, or give --teacher FOLDER")
     out = args.out or workdir / f"{args.student}-adapter"
     student = student_recipe(recipe, args.student)
     print(estimate(replace(recipe, student=student)), file=sys.stderr)
-    distil(recipe, teacher, student, workdir / f"distill-{args.student}", out)
+    distil(recipe, base, student, workdir / f"distill-{args.student}", out)
     print(out)
     return 0
 
@@ -82,32 +83,34 @@ def estimate(recipe: Recipe) -> str:
 
 def distil(
     recipe: Recipe,
-    teacher: TeacherFolder,
+    base: Path,
     student: StudentRecipe,
     workdir: Path,
     out: Path,
     stop_after: int | None = None,
 ) -> Student:
-    """Train a student of ``teacher`` and write its adapter to ``out`` (unless stopped early, see ``fit``)."""
+    """Train a student of the pipeline in the folder ``base`` and write its adapter to ``out``.
+
+    stop_after: see ``fit``; a run that is stopped early writes no adapter.
+    """
     import torch
     from accelerate import Accelerator
 
     from arcflow.adapter import save_adapter
     from arcflow.policy import policy_of
     from arcflow.students import Student
-    from arcflow.tiny.teacher_folder import SIDE, caption_conditions
+    from arcflow.tiny.teacher_folder import SIDE, caption_conditions, open_teacher
     from arcflow.training.distillation import distill_step
     from arcflow.training.loop import fit
     from arcflow.training.progress import reporting
 
     settings = recipe.distill
+    teacher = open_teacher(base)
     torch.manual_seed(settings.loop.seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     model = Student(teacher.transformer, student, recipe.architecture).to(accelerator.device)
-    teacher.transformer.to(accelerator.device)
     step = distill_step(
-        model.architecture,
-        teacher.transformer,
+        model,
         caption_conditions(teacher, recipe.guidance),
         (SIDE * SIDE, teacher.packed_channels),
         recipe.shift,
@@ -125,7 +128,7 @@ def distil(
             accelerator=accelerator, groups=groups, report=report, stop_after=stop_after,
         )  # fmt: skip
     if stop_after is None and accelerator.is_main_process:
-        save_adapter(model, teacher.transformer.config, policy_of(recipe), out)  # type: ignore[arg-type]
+        save_adapter(model, model.backbone.config, policy_of(recipe), out)
     return model
 
 

@@ -65,11 +65,12 @@ def take_inventory(recipe: Recipe) -> Inventory:
     """Build a recipe's student without memory and count it. Raises RecipeError, BackboneError."""
     with torch.device("meta"):
         backbone = meta_backbone(recipe)
+        size = _count(backbone)
         student = Student(backbone, recipe.student, recipe.architecture)
     adapted = [name for name, _ in student.lora_layers()]
     head, norm_out = _count(student.backbone.proj_out), _count(student.backbone.norm_out)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return Inventory(recipe, _count(backbone), trained - head - norm_out, head, norm_out, len(adapted))
+    return Inventory(recipe, size, trained - head - norm_out, head, norm_out, len(adapted))
 
 
 def meta_backbone(recipe: Recipe) -> nn.Module:

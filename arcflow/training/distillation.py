@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from arcflow.field import MomentumField, displacement, mean_velocity, velocity
 from arcflow.recipe import DistillRecipe
-from arcflow.sampling import ClassifierFree, teacher_velocity
+from arcflow.sampling import ClassifierFree
 from arcflow.schedule import raw_times, shift_sigma
+from arcflow.students import Student
 from arcflow.training.loop import Iteration
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
@@ -124,8 +125,7 @@ def segment_loss(
 
 
 def distill_step(
-    architecture: Any,
-    teacher: nn.Module,
+    student: Student,
     conditions: Callable[[int, torch.Generator], Any],
     tokens: tuple[int, int],
     shift: float,
@@ -135,14 +135,15 @@ def distill_step(
     """The training step of :func:`arcflow.training.loop.fit`: all segments, one backward each.
 
     conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
-    packed channels C); guidance: that of a teacher which has none as an input. Each segment is weighted by its
-    length; a segment's graph is freed before the next begins, so memory does not grow with the number of segments.
-    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32. Runs where the teacher is.
+    packed channels C); guidance: that of a teacher which has none as an input; the teacher is the student's own. Each
+    segment is weighted by its length; a segment's graph is freed before the next begins, so memory does not grow with
+    the number of segments.
+    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32. Runs where the student is.
     """
     parts = segments(recipe.nfe, recipe.final_step_ratio)
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        device = next(teacher.parameters()).device
+        device = next(student.parameters()).device
         condition = conditions(recipe.loop.batch, it.generator).to(device)
         x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator).to(device)
         share = teacher_share(it.index, recipe)
@@ -151,7 +152,7 @@ def distill_step(
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
             with half:
-                return teacher_velocity(architecture, teacher, x_t, sigma, condition, guidance)
+                return student.teacher_velocity(x_t, sigma, condition, guidance)
 
         total = 0.0
         for segment in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import tempfile
 import time
@@ -150,10 +151,10 @@ def _fit(recipe: Recipe, teacher: TeacherFolder, work: Path, watch: Callable[[in
     torch.manual_seed(settings.loop.seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     conditions = caption_conditions(teacher, recipe.guidance)
-    student = Student(teacher.transformer, recipe.student, recipe.architecture).to(accelerator.device)
-    teacher.transformer.to(accelerator.device)
+    # A copy: the opened teacher is compared with later.
+    student = Student(copy.deepcopy(teacher.transformer), recipe.student, recipe.architecture).to(accelerator.device)
     size = (SIDE * SIDE, teacher.packed_channels)
-    step = distill_step(student.architecture, teacher.transformer, conditions, size, recipe.shift, settings)
+    step = distill_step(student, conditions, size, recipe.shift, settings)
     slow = {id(p) for p in student.gamma_parameters()}
     trained = [p for p in student.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [

@@ -64,9 +64,8 @@ def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path: Path, capsys: pytes
 @pytest.fixture
 def models(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> Path:
     """A models folder: the random teacher, both students distilled for a few iterations, a random classifier."""
-    opened = open_teacher(teacher_path)
     for kind, name in (("arcflow", "adapter"), ("linear", "linear")):
-        distil(recipe, opened, student_recipe(recipe, kind), tmp_path / kind, tmp_path / "models" / name)
+        distil(recipe, teacher_path, student_recipe(recipe, kind), tmp_path / kind, tmp_path / "models" / name)
     torch.manual_seed(0)
     save_file(Classifier().state_dict(), tmp_path / "models" / "classifier.safetensors")
     write_split(tmp_path, "t10k", 80)

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     teacher = flux.build_backbone(FLUX).requires_grad_(False).eval()
     student = Student(teacher, StudentRecipe(rank=2, modes=3))
     loop = LoopConfig(iterations=ITERATIONS, batch=2, lr=1e-3, warmup=0)
-    step = distill_step(flux, teacher, _conditions, (4, 16), 3.2, DistillRecipe(loop, nfe=SEGMENTS))
+    step = distill_step(student, _conditions, (4, 16), 3.2, DistillRecipe(loop, nfe=SEGMENTS))
     exchanged = 0
     ends: list[int] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from arcflow.errors import CheckpointError
 from arcflow.field import MomentumField, displacement
 from arcflow.recipe import Recipe
 from arcflow.schedule import shift_sigma
-from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
+from arcflow.tiny.teacher_folder import open_teacher
 from arcflow.training.distillation import (
     Segment,
     interval_lengths,
@@ -26,11 +27,6 @@ from arcflow.training.distillation import (
     teacher_share,
 )
 from arcflow.training.ema import PowerEma
-
-
-@pytest.fixture(scope="module")
-def teacher(teacher_path: Path) -> TeacherFolder:
-    return open_teacher(teacher_path)
 
 
 def constant_field(u: Tensor, modes: int = 3) -> MomentumField:
@@ -138,40 +134,38 @@ def test_power_ema_copies_first_and_then_averages() -> None:
     assert float(weights[0].detach()) == pytest.approx(expected)
 
 
-def test_killed_and_continued_gives_the_same_bits(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    whole = distil(recipe, teacher, recipe.student, tmp_path / "a", tmp_path / "a-out")
-    distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out", stop_after=3)
+def test_killed_and_continued_gives_the_same_bits(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
+    whole = distil(recipe, teacher_path, recipe.student, tmp_path / "a", tmp_path / "a-out")
+    distil(recipe, teacher_path, recipe.student, tmp_path / "b", tmp_path / "b-out", stop_after=3)
     assert not (tmp_path / "b-out").exists()
-    continued = distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    continued = distil(recipe, teacher_path, recipe.student, tmp_path / "b", tmp_path / "b-out")
     for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(continued).values(), strict=True):
         assert torch.equal(a, b), name
     weights = "diffusion_pytorch_model.safetensors"
     assert (tmp_path / "a-out" / weights).read_bytes() == (tmp_path / "b-out" / weights).read_bytes()
 
 
-def test_a_checkpoint_of_other_settings_is_refused(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    distil(recipe, teacher, recipe.student, tmp_path / "run", tmp_path / "out", stop_after=2)
+def test_a_checkpoint_of_other_settings_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
+    distil(recipe, teacher_path, recipe.student, tmp_path / "run", tmp_path / "out", stop_after=2)
     other = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, lr=5e-4)))
     with pytest.raises(CheckpointError, match="other settings"):
-        distil(other, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+        distil(other, teacher_path, recipe.student, tmp_path / "run", tmp_path / "out")
 
 
-def test_a_finished_run_at_a_constant_rate_can_be_extended(
-    teacher: TeacherFolder, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_finished_run_at_a_constant_rate_can_be_extended(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, iterations=9)))
-    whole = distil(longer, teacher, recipe.student, tmp_path / "a", tmp_path / "a-out")
-    distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
-    extended = distil(longer, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    whole = distil(longer, teacher_path, recipe.student, tmp_path / "a", tmp_path / "a-out")
+    distil(recipe, teacher_path, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    extended = distil(longer, teacher_path, recipe.student, tmp_path / "b", tmp_path / "b-out")
     for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(extended).values(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_a_damaged_checkpoint_is_refused(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="delete it"):
-        distil(recipe, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+        distil(recipe, teacher_path, recipe.student, tmp_path / "run", tmp_path / "out")
 
 
 def test_the_linear_student_has_one_mode(recipe: Recipe) -> None:
@@ -179,10 +173,10 @@ def test_the_linear_student_has_one_mode(recipe: Recipe) -> None:
     assert student_recipe(recipe, "arcflow") is recipe.student
 
 
-def test_a_log_for_tensorboard_is_written(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_log_for_tensorboard_is_written(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     loop = replace(recipe.distill.loop, iterations=10)
     longer = replace(recipe, distill=replace(recipe.distill, loop=loop))
-    distil(longer, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+    distil(longer, teacher_path, recipe.student, tmp_path / "run", tmp_path / "out")
     assert list((tmp_path / "run" / "logs").glob("events.out.tfevents.*"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["arcflow_policy"] == {
@@ -194,17 +188,18 @@ def test_a_log_for_tensorboard_is_written(teacher: TeacherFolder, recipe: Recipe
     }
 
 
-def test_the_error_falls(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_the_error_falls(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     """A few dozen iterations bring two steps closer to the teacher's own trajectory, on noise never trained on."""
     from arcflow.sampling import sample_student, sample_teacher
     from arcflow.students import Student
 
     loop = replace(recipe.distill.loop, iterations=60, batch=16, warmup=5, lr=3e-3)
     longer = replace(recipe, distill=replace(recipe.distill, loop=loop, teacher_share_iterations=30))
+    teacher = open_teacher(teacher_path)
     condition = teacher.condition(["a dark boot", "a bag", "a light coat", "a dress"], recipe.guidance)
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(0)
-    untrained = Student(teacher.transformer, recipe.student).eval()
+    untrained = Student(deepcopy(teacher.transformer), recipe.student).eval()
     arch = untrained.architecture
     truth, _ = sample_teacher(arch, teacher.transformer, noise, condition, 40, recipe.shift)
 
@@ -212,7 +207,7 @@ def test_the_error_falls(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path)
         x, _ = sample_student(arch, student.eval().backbone, noise, condition, 2, recipe.shift)
         return float((x - truth).norm() / truth.norm())
 
-    trained = distil(longer, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+    trained = distil(longer, teacher_path, recipe.student, tmp_path / "run", tmp_path / "out")
     assert error(trained) < 0.9 * error(untrained)
 
 
