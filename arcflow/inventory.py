@@ -61,10 +61,13 @@ class Inventory:
         return self.trained * dtype.itemsize
 
 
-def take_inventory(recipe: Recipe) -> Inventory:
-    """Build a recipe's student without memory and count it. Raises RecipeError, BackboneError."""
+def take_inventory(recipe: Recipe, backbone: nn.Module | None = None) -> Inventory:
+    """Build a recipe's student without memory and count it. Raises RecipeError, BackboneError.
+
+    backbone: on torch's meta device, another one than the recipe's own; the student takes it over.
+    """
     with torch.device("meta"):
-        backbone = meta_backbone(recipe)
+        backbone = backbone or meta_backbone(recipe)
         size = _count(backbone)
         student = Student(backbone, recipe.student, recipe.architecture)
     adapted = [name for name, _ in student.lora_layers()]

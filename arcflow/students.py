@@ -147,7 +147,7 @@ class Student(nn.Module):
         self.backbone.eval()
         self.teacher_layers.eval()
         for _, layer in self.lora_layers():
-            layer.lora_dropout.train(mode)  # type: ignore[union-attr,operator]
+            layer.lora_dropout.train(mode)  # type: ignore[union-attr]
         return self
 
     @contextmanager
@@ -170,6 +170,11 @@ class Student(nn.Module):
         """The frozen teacher's velocity [B, S, C]: see :func:`arcflow.sampling.teacher_velocity`. No gradient."""
         with self.as_teacher() as teacher:
             return teacher_velocity(self.architecture, teacher, x, sigma, condition, guidance)
+
+    @property
+    def packed_channels(self) -> int:
+        """Channels of a packed token."""
+        return int(self.teacher_layers["proj_out"].out_features)  # type: ignore[arg-type]
 
     def gamma_parameters(self) -> list[nn.Parameter]:
         """Parameters of the gamma linear, which learns at a lower rate."""

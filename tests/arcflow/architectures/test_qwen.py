@@ -18,8 +18,9 @@ from arcflow.field import velocity
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.sampling import ClassifierFree, sample_student, sample_teacher, teacher_velocity
 from arcflow.students import Student, build_student, lora_module_names
+from arcflow.training.batches import Batch, Generators, uniform
 from arcflow.training.distillation import distill_step
-from arcflow.training.loop import fit
+from arcflow.training.loop import Iteration, fit
 
 CONFIG: dict[str, Any] = {
     "patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,
@@ -167,8 +168,8 @@ def test_distillation_brings_the_student_to_the_guided_teacher(
     guidance = ClassifierFree(4.0, condition(1, seed=9, tokens=2))
     pool = condition(16, seed=3)
 
-    def draw(count: int, generator: torch.Generator) -> qwen.Condition:
-        return pool[torch.randint(16, (count,), generator=generator)]
+    def draw(_: Iteration, generators: Generators) -> Batch:
+        return Batch(pool[(16 * uniform(generators)).long()], guidance)
 
     torch.manual_seed(0)
     student = Student(copy.deepcopy(teacher), StudentRecipe(rank=4, modes=4), "qwen")
@@ -181,7 +182,7 @@ def test_distillation_brings_the_student_to_the_guided_teacher(
 
     before = error()
     losses: list[float] = []
-    step = distill_step(student, draw, (ROWS * COLUMNS, 16), 3.2, settings, guidance)
+    step = distill_step(student, draw, 3.2, settings)
     fit(student, step, loop, tmp_path, report=lambda _, figures: losses.append(figures["loss"]))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert error() < 0.8 * before
