@@ -64,7 +64,7 @@ def find_base(source: str | Path, name: str) -> Base:
     architecture, lacks a part, or is a variant that no student can be made of.
     """
     arch = architecture(name)
-    folder = resolve_base(source, (BACKBONE, VAE, *arch.TEXT_PARTS))
+    folder = resolve_base(source, ())  # Small files alone: nothing large is downloaded of another architecture.
     if not (folder / INDEX).is_file():
         raise SourceError(f"{folder} is no diffusers pipeline: it has no {INDEX}; give --base a pipeline's folder")
     found = architecture_of_pipeline(str(read_json(folder / INDEX).get("_class_name")))
@@ -73,6 +73,7 @@ def find_base(source: str | Path, name: str) -> Base:
             f"{folder} is a {found.PIPELINE_CLASS}, and the recipe's architecture is {name}; choose another --recipe "
             "or --base"
         )
+    folder = resolve_base(source, (BACKBONE, VAE, *arch.TEXT_PARTS))
     vae = read_json(folder / VAE / CONFIG)
     try:
         factor = arch.vae_factor(vae)

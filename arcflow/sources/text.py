@@ -53,13 +53,14 @@ class TextEncoders:
         if self.placement != "turns":
             yield
             return
+        pipeline = self._opened()
         frozen = [p for p in backbone.parameters() if not p.requires_grad]
         _move(frozen, torch.device("cpu"))
         try:
-            self._opened().to(self.device)
+            pipeline.to(self.device)
             yield
         finally:
-            self._opened().to("cpu")
+            pipeline.to("cpu")
             _move(frozen, self.device)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,11 @@ def prepare(
     dtype = DTYPES[settings.frozen]
     grids = [base.grid(*size) for size in settings.pixels]
     text = TextEncoders(base, settings.text_tokens, dtype, device, placement)
-    cached = cache_encodings(cache, prompts, text, tell, _part(accelerator)) if cache is not None else None
+    cached = None
+    if cache is not None:
+        alone = text if placement == "cpu" else replace(text, placement="device")  # The backbone is not there yet.
+        part = accelerator.process_index, accelerator.num_processes
+        cached = cache_encodings(cache, prompts, alone, tell, part)
     accelerator.wait_for_everyone()
     backbone = open_backbone(base, dtype, device)
     torch.manual_seed(settings.loop.seed)
@@ -86,7 +90,3 @@ def prepare(
         {"params": [parameter for parameter in trained if id(parameter) in gammas], "lr": settings.gamma_lr},
     ]
     return Distillation(module, distill_step(module, batches, recipe.shift, settings), groups)
-
-
-def _part(accelerator: Accelerator) -> tuple[int, int]:
-    return accelerator.process_index, accelerator.num_processes

@@ -55,6 +55,25 @@ def test_a_missing_teacher_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+WRONG = {
+    "no base": (["--recipe", "flux", "--base", "nowhere"], "there is no base model at nowhere"),
+    "no prompts": (["--prompts", "nowhere.txt"], "there are no prompts at nowhere.txt"),
+    "no device": (["--device", "abacus"], "--device abacus cannot be used"),
+    "another device": (["--device", "meta"], "use cpu, cuda or cuda:NUMBER"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_distill_cannot_work_with_is_one_line_and_exit_2(
+    wrong: str, teacher_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = WRONG[wrong]
+    teacher = [] if "--base" in arguments else ["--base", str(teacher_path)]
+    assert run(distill.main, [*arguments, *teacher, "--workdir", str(tmp_path / "w")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and words in message and list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(teacher.main, ["--data", str(tmp_path), "--workdir", str(tmp_path / "w")]) == 2
     assert "make data" in capsys.readouterr().err
