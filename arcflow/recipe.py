@@ -123,15 +123,15 @@ class DistillRecipe:
     frozen: Literal["fp32", "bf16"] = "fp32"
     prompts: tuple[str, ...] = ("default",)
     text_tokens: int = 512
-    sizes: tuple[str, ...] = ("1024x1024",)
+    sizes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frozen == "bf16" and self.loop.precision != "bf16":
             raise RecipeError('frozen is "bf16": the precision of [distill] loop must then be "bf16" as well')
         if self.text_tokens < 1:
             raise RecipeError(f"text_tokens is {self.text_tokens}: it must be 1 or more")
-        if not self.sizes or not self.prompts:
-            raise RecipeError("sizes and prompts of [distill] must name at least one each")
+        if not self.prompts:
+            raise RecipeError("prompts of [distill] names no list; leave it out for the default")
         _ = self.pixels
 
     @property
@@ -179,6 +179,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise RecipeError(f"shift is {self.shift}: it must be positive")
+        if not self.distill.sizes:
+            raise RecipeError('[distill] names no size of image; write sizes = ["1024x1024"], or several')
         kind = GUIDANCE_KINDS[self.architecture]
         if self.guidance_kind != kind:
             raise RecipeError(f"guidance_kind is {self.guidance_kind!r}: it must be {kind!r} for {self.architecture}")
