@@ -1,6 +1,6 @@
-"""``python -m arcflow.distill --recipe tiny``: distil a two-step student and save its adapter.
+"""``python -m arcflow.distill --recipe flux``: distil a two-step student and save its adapter.
 
-Several GPUs: ``accelerate launch -m arcflow.distill --recipe tiny``.
+Several GPUs: ``accelerate launch -m arcflow.distill --recipe flux``.
 """
 
 from __future__ import annotations
@@ -9,56 +9,113 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from arcflow.prompts.lists import Prompts
     from arcflow.recipe import Recipe, StudentRecipe
+    from arcflow.sources.base import Base
+    from arcflow.sources.text import Placement
     from arcflow.students import Student
-    from arcflow.tiny.teacher_folder import TeacherFolder
 
 STUDENTS = ("arcflow", "linear")
+PLACEMENTS = ("device", "turns", "cpu")
+
+_EPILOG = """examples:
+  python -m arcflow.distill --recipe tiny
+  python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear
+  python -m arcflow.distill --recipe flux --base FLUX.1-dev --prompts captions.jsonl --cache-encodings .work/encodings
+  accelerate launch -m arcflow.distill --recipe qwen"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="python -m arcflow.distill",
-        description="Distil a teacher into a two-step student without data and save the adapter. An interrupted run "
-        "resumes where it stopped, to the same result.",
-        epilog="examples:\n  python -m arcflow.distill --recipe tiny\n"
-        "  python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear\n"
-        "  accelerate launch -m arcflow.distill --recipe tiny",
+        description="Distil a teacher into a two-step student, from prompts alone, and save the adapter. An "
+        "interrupted run resumes where it stopped, to the same result.",
+        epilog=_EPILOG,
     )
     add_recipe_options(parser, "--workdir")
-    parser.add_argument("--student", choices=STUDENTS, default="arcflow", help="linear: one mode, the baseline")
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        help="FluxPipeline folder (default: WORKDIR/teacher, models/tiny/teacher)",
-    )
-    parser.add_argument("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
-    parser.add_argument("--iterations", type=int, help="instead of the recipe's number of iterations")
+    add = parser.add_argument
+    add("--student", choices=STUDENTS, default="arcflow", help="linear: one mode, the baseline")
+    add("--base", "--teacher", metavar="BASE", help="the teacher: a diffusers pipeline's folder or hub id (default: "
+        "the recipe's; of tiny WORKDIR/teacher or models/tiny/teacher)")  # fmt: skip
+    add("--prompts", nargs="+", metavar="PATH", help="text, JSONL or Parquet files, WebDataset shards, folders of "
+        "these or of a saved data set (default: the recipe's lists)")  # fmt: skip
+    add("--prompt-key", metavar="NAME", help="what holds a prompt (default: prompt, caption or text)")
+    add("--cache-encodings", type=Path, metavar="DIR", help="encode all prompts first and keep the encodings there; "
+        "text encoders then take no memory in training")  # fmt: skip
+    add("--encoders", choices=PLACEMENTS, default="device", help="where text encoders run, if nothing is cached: "
+        "beside the backbone, in turns with it, or on the CPU (default: %(default)s)")  # fmt: skip
+    add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
+    add("--iterations", type=int, help="instead of the recipe's number of iterations")
     args = parser.parse_args(argv)
-    from arcflow.recipe import load_recipe, own_teacher
+    from arcflow.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
-    own_teacher(recipe)
-    from arcflow.tiny.stages import find_teacher
-    from arcflow.tiny.teacher_folder import open_teacher
-
     if args.iterations is not None:
         loop = replace(recipe.distill.loop, iterations=args.iterations)
         recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
     workdir = args.workdir or Path(".work") / recipe.name
-    teacher = open_teacher(args.teacher or find_teacher(recipe, workdir))
-    out = args.out or workdir / f"{args.student}-adapter"
+    base = choose_base(recipe, args.base, workdir)
+    prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     student = student_recipe(recipe, args.student)
-    print(estimate(replace(recipe, student=student)), file=sys.stderr)
-    distil(recipe, teacher, student, workdir / f"distill-{args.student}", out)
-    print(out)
+    from arcflow.training.run import choose_accelerator
+
+    accelerator = choose_accelerator(args.device)
+    if accelerator.is_main_process:
+        print(estimate(replace(recipe, student=student), base, prompts), file=sys.stderr)
+    out = args.out or workdir / f"{args.student}-adapter"
+    distil(
+        recipe, base, prompts, student, workdir / f"distill-{args.student}", out,
+        accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        print(out)
     return 0
+
+
+def choose_base(recipe: Recipe, source: str | Path | None, workdir: Path) -> Base:
+    """The base that is named, or else the recipe's: trained here, or of its hub id.
+
+    Raises SourceError, BackboneError, and CheckpointError where a teacher was to be trained and was not.
+    """
+    from arcflow.sources.base import find_base
+
+    if recipe.teacher is not None:
+        from arcflow.errors import CheckpointError
+        from arcflow.tiny.stages import find_teacher
+
+        source = Path(source or find_teacher(recipe, workdir))
+        if not (source / "model_index.json").is_file():
+            raise CheckpointError(f"no teacher at {source}: run `python -m arcflow.teacher`, or give --base FOLDER")
+    elif source is None:
+        source = recipe.base
+    if source is None:
+        from arcflow.errors import RecipeError
+
+        raise RecipeError(f"recipe {recipe.name!r} names no base; give --base FOLDER or a hub id")
+    return find_base(source, recipe.architecture)
+
+
+def choose_prompts(recipe: Recipe, sources: Sequence[str] | None = None, key: str | None = None) -> Prompts:
+    """The prompts that are named, or else the recipe's: its lists, or of a teacher trained here all its captions.
+
+    Raises PromptsError.
+    """
+    from arcflow.prompts.lists import open_prompts
+
+    if not sources and recipe.teacher is not None:
+        from arcflow.tiny.data import all_captions
+
+        return all_captions(held_out=False)
+    return open_prompts(sources or recipe.distill.prompts, key)
 
 
 def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
@@ -66,67 +123,64 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
     return recipe.student if kind == "arcflow" else replace(recipe.student, modes=1)
 
 
-def estimate(recipe: Recipe) -> str:
+def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
     """One line: what is trained, and the memory and disk that weights and optimiser need (activations come on top)."""
     from arcflow.inventory import take_inventory
+    from arcflow.training.run import DTYPES
 
-    found, student = take_inventory(recipe), recipe.student
-    # teacher and student share what is frozen, in float32; of what is trained also gradient, two moments and average
-    memory, disk = 4 * (found.backbone + 5 * found.trained), 4 * 5 * found.trained
+    found, student = take_inventory(recipe, base.blank()), recipe.student
+    # Teacher and student share what is frozen; of what is trained also gradient, two moments and average, all float32.
+    frozen = DTYPES[recipe.distill.frozen].itemsize
+    memory, disk = frozen * found.backbone + 4 * 5 * found.trained, 4 * 5 * found.trained
     return (
         f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
         f"backbone's {found.backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on "
-        "disk"
+        f"disk; {len(prompts):,} prompts"
     )
 
 
 def distil(
     recipe: Recipe,
-    teacher: TeacherFolder,
+    base: Base,
+    prompts: Prompts,
     student: StudentRecipe,
     workdir: Path,
     out: Path,
+    *,
+    accelerator: Accelerator | None = None,
+    cache: Path | None = None,
+    placement: Placement = "device",
     stop_after: int | None = None,
 ) -> Student:
-    """Train a student of ``teacher`` and write its adapter to ``out`` (unless stopped early, see ``fit``)."""
-    import torch
+    """Train a student of ``base`` on prompts and write its adapter to ``out``, in what the recipe's frozen weights are.
+
+    accelerator: None for the CPU; cache, placement: see :func:`arcflow.training.run.prepare`; stop_after: see ``fit``,
+    a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
+    """
     from accelerate import Accelerator
 
     from arcflow.adapter import save_adapter
     from arcflow.policy import policy_of
-    from arcflow.students import Student
-    from arcflow.tiny.teacher_folder import SIDE, caption_conditions
-    from arcflow.training.distillation import distill_step
     from arcflow.training.loop import fit
     from arcflow.training.progress import reporting
+    from arcflow.training.run import DTYPES, prepare
 
-    settings = recipe.distill
-    torch.manual_seed(settings.loop.seed)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    model = Student(teacher.transformer, student, recipe.architecture).to(accelerator.device)
-    teacher.transformer.to(accelerator.device)
-    step = distill_step(
-        model.architecture,
-        teacher.transformer,
-        caption_conditions(teacher, recipe.guidance),
-        (SIDE * SIDE, teacher.packed_channels),
-        recipe.shift,
-        settings,
-    )
-    gammas = {id(p) for p in model.gamma_parameters()}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in gammas]},
-        {"params": [p for p in trained if id(p) in gammas], "lr": settings.gamma_lr},
-    ]
-    with reporting(workdir.name, settings.loop.iterations, workdir / "logs") as report:
+    accelerator = accelerator or Accelerator(cpu=True)
+    loop = recipe.distill.loop
+
+    def tell(line: str) -> None:
+        if accelerator.is_main_process:
+            sys.stderr.write(line + "\n")
+
+    ready = prepare(recipe, base, prompts, student, accelerator, cache=cache, placement=placement, tell=tell)
+    with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
         fit(
-            model, step, settings.loop, workdir,
-            accelerator=accelerator, groups=groups, report=report, stop_after=stop_after,
+            ready.student, ready.step, loop, workdir,
+            accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after,
         )  # fmt: skip
     if stop_after is None and accelerator.is_main_process:
-        save_adapter(model, teacher.transformer.config, policy_of(recipe), out)  # type: ignore[arg-type]
-    return model
+        save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen])
+    return ready.student
 
 
 if __name__ == "__main__":

@@ -5,6 +5,14 @@ from __future__ import annotations
 from foundation.errors import ArcFlowError
 
 
+class SourceError(ArcFlowError):
+    """A base model, adapter or LoRA is neither a folder here nor to be had from the hub."""
+
+
+class PromptsError(ArcFlowError):
+    """Prompts cannot be read, or their encodings belong to others."""
+
+
 class RecipeError(ArcFlowError):
     """A recipe is missing, or a value in it is not allowed."""
 

@@ -61,15 +61,19 @@ class Inventory:
         return self.trained * dtype.itemsize
 
 
-def take_inventory(recipe: Recipe) -> Inventory:
-    """Build a recipe's student without memory and count it. Raises RecipeError, BackboneError."""
+def take_inventory(recipe: Recipe, backbone: nn.Module | None = None) -> Inventory:
+    """Build a recipe's student without memory and count it. Raises RecipeError, BackboneError.
+
+    backbone: on torch's meta device, another one than the recipe's own; the student takes it over.
+    """
     with torch.device("meta"):
-        backbone = meta_backbone(recipe)
+        backbone = backbone or meta_backbone(recipe)
+        size = _count(backbone)
         student = Student(backbone, recipe.student, recipe.architecture)
     adapted = [name for name, _ in student.lora_layers()]
     head, norm_out = _count(student.backbone.proj_out), _count(student.backbone.norm_out)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    return Inventory(recipe, _count(backbone), trained - head - norm_out, head, norm_out, len(adapted))
+    return Inventory(recipe, size, trained - head - norm_out, head, norm_out, len(adapted))
 
 
 def meta_backbone(recipe: Recipe) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,9 @@ class DistillRecipe:
     nfe: segments; intermediate_states: points of each segment at which the field is regressed to the teacher;
     teacher_share_iterations: the teacher's share of the mixed trajectory falls from 1 to 0 over these;
     window, local_below: raw time added to the teacher's interval for the mean velocity, and the interval under which
-    the local velocity is used; mode_dropout: share of modes dropped from the detached policy.
+    the local velocity is used; mode_dropout: share of modes dropped from the detached policy; frozen: what the weights
+    are kept in that are not trained; prompts: lists by name or path; text_tokens: the longest prompt; sizes: of the
+    images, "WIDTHxHEIGHT" in pixels, one of them a batch.
     """
 
     loop: LoopConfig
@@ -117,6 +120,28 @@ class DistillRecipe:
     mode_dropout: float = 0.1
     loss_scale: float = 30.0
     gamma_lr: float = 0.1
+    frozen: Literal["fp32", "bf16"] = "fp32"
+    prompts: tuple[str, ...] = ("default",)
+    text_tokens: int = 512
+    sizes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.frozen == "bf16" and self.loop.precision != "bf16":
+            raise RecipeError('frozen is "bf16": the precision of [distill] loop must then be "bf16" as well')
+        if self.text_tokens < 1:
+            raise RecipeError(f"text_tokens is {self.text_tokens}: it must be 1 or more")
+        if not self.prompts:
+            raise RecipeError("prompts of [distill] names no list; leave it out for the default")
+        _ = self.pixels
+
+    @property
+    def pixels(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each size."""
+        found = [re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size, re.ASCII) for size in self.sizes]
+        if None in found:
+            wrong = self.sizes[found.index(None)]
+            raise RecipeError(f"the size {wrong!r} is not understood: write WIDTHxHEIGHT in pixels, such as 1024x1024")
+        return tuple((int(match[1]), int(match[2])) for match in found if match)
 
 
 @dataclass(frozen=True)
@@ -154,6 +179,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise RecipeError(f"shift is {self.shift}: it must be positive")
+        if not self.distill.sizes:
+            raise RecipeError('[distill] names no size of image; write sizes = ["1024x1024"], or several')
         kind = GUIDANCE_KINDS[self.architecture]
         if self.guidance_kind != kind:
             raise RecipeError(f"guidance_kind is {self.guidance_kind!r}: it must be {kind!r} for {self.architecture}")

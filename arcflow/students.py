@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from arcflow.errors import AdapterError, BackboneError, RecipeError
 from arcflow.field import MomentumField
 from arcflow.head import MomentumHead
 from arcflow.recipe import StudentRecipe
+from arcflow.sampling import ClassifierFree, teacher_velocity
 
 HEAD_PARTS = {
     "proj_out_means": "means",
@@ -25,6 +27,9 @@ HEAD_PARTS = {
 
 Coverage = Literal["whole", "partial"]
 """Which LoRA pairs an adapter must have: one for every linear that students carry LoRA on, or any of them."""
+
+_LAST = ("norm_out", "proj_out")
+"""The backbone's last layers, which a student has of its own."""
 
 _LISTED = 3
 """How many of a list of missing pairs a message names."""
@@ -97,24 +102,26 @@ def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) 
 
 
 class Student(nn.Module):
-    """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head."""
+    """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head.
+
+    Its teacher is the same backbone without LoRA and with the teacher's own last layers, which stay here, frozen: one
+    copy of the weights serves both (:meth:`as_teacher`).
+    """
 
     backbone: Any
 
     def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
-        """Make a student of ``teacher``, which stays as it is. Random draws come from the global generator.
+        """Make a student of ``teacher``, a backbone that it takes over. Random draws: the global generator's.
 
-        Weights that are frozen in the teacher are shared with it, not copied; ``norm_out`` is always copied. What is
-        trained is float32: of a teacher in half precision, call the student under autocast.
+        What is trained is float32: of a backbone in half precision, call the student under autocast.
         """
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
-        own = {id(p) for p in teacher.norm_out.parameters()}  # type: ignore[union-attr]
-        shared = {id(p): p for p in teacher.parameters() if not p.requires_grad and id(p) not in own}
-        # deepcopy's memo: what it holds is taken as it is
-        backbone: Any = copy.deepcopy(teacher, shared).requires_grad_(False)
+        backbone: Any = teacher.requires_grad_(False)
+        self.teacher_layers = nn.ModuleDict({layer: getattr(backbone, layer) for layer in _LAST}).eval()
         head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
+        backbone.norm_out = copy.deepcopy(backbone.norm_out)
         lora = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.rank,
@@ -134,6 +141,41 @@ class Student(nn.Module):
         field: MomentumField = self.architecture.evaluate(self.backbone, x, sigma, condition)
         return field
 
+    def train(self, mode: bool = True) -> Student:
+        """Training mode for what is trained: the only dropout is LoRA's."""
+        super().train(mode)
+        self.backbone.eval()
+        self.teacher_layers.eval()
+        for _, layer in self.lora_layers():
+            layer.lora_dropout.train(mode)  # type: ignore[union-attr]
+        return self
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[nn.Module]:
+        """The backbone as the frozen teacher, which returns a velocity; a student again when the block is left.
+
+        Graphs of the student that are alive stay whole. Not for two threads at once.
+        """
+        adapted = [layer for _, layer in self.lora_layers()]
+        own = {layer: getattr(self.backbone, layer) for layer in _LAST}
+        try:
+            self._switch(adapted, off=True, last=dict(self.teacher_layers.items()))
+            yield self.backbone
+        finally:
+            self._switch(adapted, off=False, last=own)
+
+    def teacher_velocity(
+        self, x: Tensor, sigma: Tensor, condition: Any, guidance: ClassifierFree | None = None
+    ) -> Tensor:
+        """The frozen teacher's velocity [B, S, C]: see :func:`arcflow.sampling.teacher_velocity`. No gradient."""
+        with self.as_teacher() as teacher:
+            return teacher_velocity(self.architecture, teacher, x, sigma, condition, guidance)
+
+    @property
+    def packed_channels(self) -> int:
+        """Channels of a packed token."""
+        return int(self.teacher_layers["proj_out"].out_features)  # type: ignore[arg-type]
+
     def gamma_parameters(self) -> list[nn.Parameter]:
         """Parameters of the gamma linear, which learns at a lower rate."""
         return list(self.backbone.proj_out.loggammas.parameters())
@@ -141,3 +183,10 @@ class Student(nn.Module):
     def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """(module name in the backbone, peft layer) of every adapted linear."""
         return ((n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A"))
+
+    def _switch(self, adapted: list[Any], off: bool, last: Mapping[str, nn.Module]) -> None:
+        for layer in adapted:
+            # Not enable_adapters: it would also let go of the gradients of a graph that is alive.
+            layer._disable_adapters = off
+        for name, module in last.items():
+            setattr(self.backbone, name, module)

@@ -9,10 +9,6 @@ class ExportError(ArcFlowError):
     """A network cannot be exported, or what was asked for is not available."""
 
 
-class SourceError(ExportError):
-    """A base model, adapter or LoRA is neither a folder here nor to be had from the hub."""
-
-
 class WeightsError(ExportError):
     """A weights file is missing, damaged, or lacks a tensor."""
 

@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "foundation": set(),
     "arcflow": {
         "foundation", *TORCH_STACK,
-        "matplotlib", "msgspec", "numpy", "PIL", "rich", "scipy", "tensorboard", "tokenizers",
+        "huggingface_hub", "matplotlib", "msgspec", "numpy", "PIL", "pyarrow", "rich", "scipy",
+        "tensorboard", "tokenizers",
     },
     "engines": {"foundation", "msgspec", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
     "export": {

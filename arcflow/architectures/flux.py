@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,10 @@ from arcflow.errors import BackboneError
 NAME = "flux"
 PIPELINE_CLASS = "FluxPipeline"
 ADAPTER_CLASS = "ArcFluxTransformer2DModel"
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""Folders of a pipeline that encode prompts."""
+EMPTY: str | None = None
+"""The prompt that guidance is measured from: none, guidance is an input."""
 GUIDANCE = 3.5
 """FLUX.1-dev's guidance, an input of teacher and student alike, where an adapter names none."""
 
@@ -47,6 +51,11 @@ class Condition:
     guidance: Tensor
     img_ids: Tensor
     txt_ids: Tensor
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the image."""
+        return self.img_ids.shape[0]
 
     def __getitem__(self, rows: Any) -> Condition:
         """The condition of some of the batch's rows."""
@@ -116,16 +125,33 @@ def image_ids(rows: int, columns: int) -> Tensor:
     return grid.reshape(rows * columns, 3)
 
 
+def encoding(pipeline: Any, prompt: str, tokens: int) -> dict[str, Tensor]:
+    """What a diffusers pipeline's text encoders say of one prompt: sequence [tokens, W] of T5, pooled [P] of CLIP."""
+    sequence, pooled, _ = pipeline.encode_prompt(prompt, None, max_sequence_length=tokens)
+    return {"sequence": sequence[0], "pooled": pooled[0]}
+
+
+def condition(encodings: Sequence[Mapping[str, Tensor]], guidance: float, rows: int, columns: int) -> Condition:
+    """The condition of a batch of encoded prompts for images of one size, on the encodings' device."""
+    pooled, sequence = (torch.stack([each[name] for each in encodings]) for name in ("pooled", "sequence"))
+    device = sequence.device
+    ids = image_ids(rows, columns).to(device), torch.zeros(sequence.shape[1], 3, device=device)
+    return Condition(pooled, sequence, torch.full((len(encodings),), guidance, device=device), *ids)
+
+
 def encode(pipeline: Any, prompt: str, tokens: int, guidance: float, rows: int, columns: int) -> Condition:
     """The condition of one prompt of at most that many tokens, encoded by its diffusers pipeline."""
-    sequence, pooled, txt_ids = pipeline.encode_prompt(prompt, None, max_sequence_length=tokens)
-    scale = torch.full((1,), guidance, device=sequence.device)
-    return Condition(pooled, sequence, scale, image_ids(rows, columns).to(sequence.device), txt_ids)
+    return condition([encoding(pipeline, prompt, tokens)], guidance, rows, columns)
 
 
 def guided(guidance: float) -> dict[str, Any]:
     """How the diffusers pipeline is told of the teacher's guidance: as an input."""
     return {"guidance_scale": guidance}
+
+
+def vae_factor(config: Mapping[str, Any]) -> int:
+    """Pixels a latent cell, of a VAE's configuration. Raises KeyError where it is another VAE's."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from arcflow.architectures.conditioning import ConditioningDtype
 from arcflow.architectures.packing import pack as pack
@@ -19,6 +20,10 @@ from arcflow.errors import BackboneError
 NAME = "qwen"
 PIPELINE_CLASS = "QwenImagePipeline"
 ADAPTER_CLASS = "ArcQwenImageTransformer2DModel"
+TEXT_PARTS = ("text_encoder", "tokenizer")
+"""Folders of a pipeline that encode prompts."""
+EMPTY: str | None = " "
+"""The prompt that guidance is measured from."""
 GUIDANCE = 4.0
 """Scale of the classifier-free guidance that the teacher is distilled with; the student has it built in."""
 
@@ -51,6 +56,11 @@ class Condition:
     mask: Tensor
     rows: int
     columns: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of the image."""
+        return self.rows * self.columns
 
     def __getitem__(self, index: Any) -> Condition:
         """The condition of some of the batch's rows."""
@@ -131,16 +141,34 @@ def text_positions(rows: int, columns: int, tokens: int) -> Tensor:
     return torch.arange(tokens, dtype=torch.float32) + max(rows // 2, columns // 2)
 
 
-def encode(pipeline: Any, prompt: str, tokens: int, _guidance: float, rows: int, columns: int) -> Condition:
-    """The condition of one prompt of at most that many tokens, encoded by its diffusers pipeline."""
+def encoding(pipeline: Any, prompt: str, tokens: int) -> dict[str, Tensor]:
+    """What the text encoder of a diffusers pipeline says of one prompt: sequence [T, W], T at most ``tokens``."""
     sequence, mask = pipeline.encode_prompt(prompt, max_sequence_length=tokens)
-    mask = torch.ones(sequence.shape[:2], dtype=torch.bool, device=sequence.device) if mask is None else mask
+    return {"sequence": sequence[0] if mask is None else sequence[0, mask[0].bool()]}
+
+
+def condition(encodings: Sequence[Mapping[str, Tensor]], _guidance: float, rows: int, columns: int) -> Condition:
+    """The condition of a batch of encoded prompts for images of one size, padded on the right to the longest."""
+    sequences = [each["sequence"] for each in encodings]
+    sequence = pad_sequence(sequences, batch_first=True)
+    lengths = torch.tensor([len(each) for each in sequences], device=sequence.device)
+    mask = torch.arange(sequence.shape[1], device=sequence.device)[None] < lengths[:, None]
     return Condition(sequence, mask, rows, columns)
+
+
+def encode(pipeline: Any, prompt: str, tokens: int, guidance: float, rows: int, columns: int) -> Condition:
+    """The condition of one prompt of at most that many tokens, encoded by its diffusers pipeline."""
+    return condition([encoding(pipeline, prompt, tokens)], guidance, rows, columns)
 
 
 def guided(guidance: float) -> dict[str, Any]:
     """How the diffusers pipeline is told of the teacher's guidance: it evaluates with and without the prompt."""
-    return {"true_cfg_scale": guidance, "negative_prompt": " "}
+    return {"true_cfg_scale": guidance, "negative_prompt": EMPTY}
+
+
+def vae_factor(config: Mapping[str, Any]) -> int:
+    """Pixels a latent cell, of a VAE's configuration. Raises KeyError where it is another VAE's."""
+    return int(2 ** len(config["temperal_downsample"]))
 
 
 def decode(vae: Any, latents: Tensor) -> Tensor:

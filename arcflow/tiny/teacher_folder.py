@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from arcflow.architectures.flux import Condition, unpack
 from arcflow.errors import CheckpointError
-from arcflow.tiny.data import all_captions
 from arcflow.tiny.teacher import SIDE as SIDE
 from arcflow.tiny.teacher import condition_of
 from arcflow.tiny.text import TextEncoders, encode, tokenize
@@ -70,14 +69,3 @@ def open_teacher(path: Path) -> TeacherFolder:
         text=TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2),
         tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
     )
-
-
-def caption_conditions(teacher: TeacherFolder, guidance: float) -> Callable[[int, torch.Generator], Condition]:
-    """A source of training prompts: uniform over all captions but the held-out ones, encoded once."""
-    pooled, sequence = encode(teacher.text, tokenize(all_captions(held_out=False), *teacher.tokenizers))
-
-    def draw(count: int, generator: torch.Generator) -> Condition:
-        rows = torch.randint(pooled.shape[0], (count,), generator=generator)
-        return condition_of(pooled[rows], sequence[rows], torch.full((count,), guidance))
-
-    return draw

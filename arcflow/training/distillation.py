@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from arcflow.field import MomentumField, displacement, mean_velocity, velocity
 from arcflow.recipe import DistillRecipe
-from arcflow.sampling import ClassifierFree, teacher_velocity
 from arcflow.schedule import raw_times, shift_sigma
+from arcflow.students import Student
+from arcflow.training.batches import Batches, Generators, normal, uniform
 from arcflow.training.loop import Iteration
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
@@ -51,24 +52,23 @@ def teacher_share(iteration: int, recipe: DistillRecipe) -> float:
     return max(0.0, 1.0 - iteration / recipe.teacher_share_iterations)
 
 
-def interval_lengths(
-    batch: int, length: float, share: float, states: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def interval_lengths(length: float, share: float, states: int, generators: Generators) -> tuple[Tensor, Tensor]:
     """Random lengths of the student's and the teacher's steps, two tensors [B, states] in raw time.
 
     Before each state the student moves by its closed form, after it the teacher by an Euler step. Both are gaps
     between sorted uniform draws; the teacher's sum to ``share * length``, the student's stay within
     ``(1 - share) * length`` (the segment's rest is the student's as well).
     """
-    student = torch.rand(batch, states, generator=generator).sort(dim=1).values * ((1.0 - share) * length)
-    cuts = torch.rand(batch, states - 1, generator=generator).sort(dim=1).values
+    batch = len(generators)
+    student = uniform(generators, states).sort(dim=1).values * ((1.0 - share) * length)
+    cuts = uniform(generators, states - 1).sort(dim=1).values
     teacher = torch.diff(cuts, dim=1, prepend=torch.zeros(batch, 1), append=torch.ones(batch, 1)) * (share * length)
     return torch.diff(student, dim=1, prepend=torch.zeros(batch, 1)), teacher
 
 
-def keep_modes(batch: int, modes: int, dropout: float, generator: torch.Generator) -> Tensor:
+def keep_modes(modes: int, dropout: float, generators: Generators) -> Tensor:
     """Which modes stay, bool [B, 1, K, 1]: each is dropped with that probability, but never all of a row."""
-    keep = torch.rand(batch, modes, generator=generator) >= dropout
+    keep = uniform(generators, modes) >= dropout
     keep[~keep.any(dim=1)] = True
     return keep[:, None, :, None]
 
@@ -81,7 +81,7 @@ def segment_loss(
     share: float,
     shift: float,
     recipe: DistillRecipe,
-    generator: torch.Generator,
+    generators: Generators,
 ) -> tuple[Tensor, Tensor]:
     """The loss of one segment and the state at its end.
 
@@ -91,9 +91,9 @@ def segment_loss(
     mean squared error, unweighted; x_dst [B, S, C], detached: where the mixed trajectory leaves the segment).
     """
     batch, device = x_src.shape[0], x_src.device
-    policy = field.detach().drop_modes(keep_modes(batch, field.modes, recipe.mode_dropout, generator).to(device))
+    policy = field.detach().drop_modes(keep_modes(field.modes, recipe.mode_dropout, generators).to(device))
     window = min(recipe.window, segment.length)
-    steps = interval_lengths(batch, segment.length - window, share, recipe.intermediate_states, generator)
+    steps = interval_lengths(segment.length - window, share, recipe.intermediate_states, generators)
     student_steps, teacher_steps = (s.to(device) for s in steps)
 
     def level(t: Tensor) -> Tensor:
@@ -123,35 +123,29 @@ def segment_loss(
     return recipe.loss_scale * 0.5 * torch.stack(errors).mean(), x_dst
 
 
-def distill_step(
-    architecture: Any,
-    teacher: nn.Module,
-    conditions: Callable[[int, torch.Generator], Any],
-    tokens: tuple[int, int],
-    shift: float,
-    recipe: DistillRecipe,
-    guidance: ClassifierFree | None = None,
-) -> Any:
+def distill_step(student: Student, batches: Batches, shift: float, recipe: DistillRecipe) -> Any:
     """The training step of :func:`arcflow.training.loop.fit`: all segments, one backward each.
 
-    conditions: (count, generator) -> the architecture's condition of that many prompts; tokens: (image tokens S,
-    packed channels C); guidance: that of a teacher which has none as an input. Each segment is weighted by its
-    length; a segment's graph is freed before the next begins, so memory does not grow with the number of segments.
-    With precision "bf16" the networks run in bfloat16, the solver and the loss in float32. Runs where the teacher is.
+    The teacher is the student's own. Each segment is weighted by its length; a segment's graph is freed before the next
+    begins, so memory does not grow with the number of segments. With precision "bf16" the networks run in bfloat16, the
+    solver and the loss in float32. Runs where the student is.
     """
     parts = segments(recipe.nfe, recipe.final_step_ratio)
+    channels = student.packed_channels
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        device = next(teacher.parameters()).device
-        condition = conditions(recipe.loop.batch, it.generator).to(device)
-        x = torch.randn(recipe.loop.batch, *tokens, generator=it.generator).to(device)
+        device = next(student.parameters()).device
+        generators = it.rows(recipe.loop.batch)
+        batch = batches(it, generators)
+        condition, guidance = batch.condition.to(device), batch.guidance
+        x = normal(generators, condition.image_tokens, channels).to(device)
         share = teacher_share(it.index, recipe)
 
         half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.precision == "bf16")
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
             with half:
-                return teacher_velocity(architecture, teacher, x_t, sigma, condition, guidance)
+                return student.teacher_velocity(x_t, sigma, condition, guidance)
 
         total = 0.0
         for segment in parts:
@@ -159,7 +153,7 @@ def distill_step(
             with it.piece(segment is parts[-1]):
                 with half:
                     field = module(x, sigma_src, condition)
-                loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, it.generator)
+                loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, generators)
                 loss = loss * segment.length
                 it.backward(loss)
             total += float(loss.detach())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,13 +40,32 @@ class Iteration:
 
     index: 0-based iteration; generator: the only source of randomness of the step (CPU); backward: call it with
     each piece of the loss; piece: where there are several, the context of one, its forward and its backward, called
-    with whether it is the last: gradients are exchanged between processes in that one only.
+    with whether it is the last: gradients are exchanged between processes in that one only. seed: the run's; process:
+    number of this one.
     """
 
     index: int
     generator: torch.Generator
     backward: Callable[[Tensor], None]
     piece: Callable[[bool], AbstractContextManager[Any]]
+    seed: int = 0
+    process: int = 0
+
+    def at(self, index: int) -> Iteration:
+        """Another iteration of this run, to look ahead."""
+        return replace(self, index=index)
+
+    def rows(self, count: int) -> list[torch.Generator]:
+        """A generator for each of this process's ``count`` images, by its place in the batch of all processes."""
+        return [self._generator(self.process * count + row) for row in range(count)]
+
+    def shared(self) -> torch.Generator:
+        """A generator of what all processes draw alike."""
+        return self._generator(-1)
+
+    def _generator(self, place: int) -> torch.Generator:
+        digest = blake2b(f"{self.seed} {self.index} {place}".encode(), digest_size=4).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class Step(Protocol):
@@ -144,7 +164,14 @@ def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: i
         # Around the forward too: DDP decides there whether the backward will exchange.
         return nullcontext() if last else accelerator.no_sync(wrapped)
 
-    return Iteration(index=index, generator=generator, backward=accelerator.backward, piece=piece)
+    return Iteration(
+        index=index,
+        generator=generator,
+        backward=accelerator.backward,
+        piece=piece,
+        seed=seed,
+        process=accelerator.process_index,
+    )
 
 
 @dataclass(frozen=True)

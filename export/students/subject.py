@@ -164,7 +164,7 @@ def open_subject(
     base, adapter: None for the model's own; loras: ``PATH[:SCALE]`` each; coverage: which LoRA pairs the adapter must
     have. Raises an ArcFlowError where the parts do not fit.
     """
-    from export.sources.hub import resolve_adapter, resolve_base
+    from arcflow.sources.hub import resolve_adapter, resolve_base
     from export.weights.lora import parse_lora
     from export.weights.merge import merge
 

@@ -66,7 +66,7 @@ def parse_lora(text: str, architecture: str) -> StyleLora:
 
     Raises MergeError, WeightsError, or SourceError where there is no such LoRA.
     """
-    from export.sources.hub import resolve_lora
+    from arcflow.sources.hub import resolve_lora
 
     source, scale = split_scale(text)
     return read_lora(resolve_lora(source), architecture, scale)

@@ -37,7 +37,6 @@ class _TimeIsUpError(Exception):
 def run(printer: Printer, options: Options) -> None:
     """Throughput at some batch sizes; then training, where seconds were given for it."""
     from arcflow.recipe import load_recipe
-    from arcflow.tiny.teacher_folder import open_teacher
 
     torch_device(options)
     if not TEACHER.is_dir():
@@ -48,37 +47,36 @@ def run(printer: Printer, options: Options) -> None:
         guarded(printer, what, partial(measure, printer, what, recipe, batch, options.pick(60, 5, 2), options.out))
     if seconds := options.train_seconds:
         what = "distillation, trained longer"
-        guarded(printer, what, lambda: train(printer, what, recipe, open_teacher(TEACHER), seconds, options.out))
+        guarded(printer, what, lambda: train(printer, what, recipe, TEACHER, seconds, options.out))
 
 
 def measure(emit: Emit, what: str, recipe: Recipe, batch: int, iterations: int, work: Path) -> None:
     """The throughput at one batch size."""
-    from arcflow.tiny.teacher_folder import open_teacher
-
-    each = throughput(recipe, open_teacher(TEACHER), batch, iterations, work)
+    each = throughput(recipe, TEACHER, batch, iterations, work)
     pace = 1 / each.median_s
     emit(what, f"{pace:.1f} iterations/s, {pace * batch:.0f} images/s", batch=batch, iteration=asdict(each))
 
 
-def throughput(recipe: Recipe, teacher: TeacherFolder, batch: int, iterations: int, work: Path) -> Timing:
+def throughput(recipe: Recipe, base: Path, batch: int, iterations: int, work: Path) -> Timing:
     """Train that long from the start, in a folder that is thrown away, and time the iterations after a warm-up."""
     times: list[float] = []
     warm_up = min(WARM_UP, iterations)
     sized = _with_loop(recipe, batch=batch, iterations=warm_up + iterations, save_every=1_000_000)
     with _scratch(work) as folder:
-        _fit(sized, teacher, folder, lambda done, figures: times.append(time.perf_counter()))
+        _fit(sized, base, folder, lambda done, figures: times.append(time.perf_counter()))
     return timing([b - a for a, b in itertools.pairwise(times[warm_up - 1 :])])
 
 
-def train(emit: Emit, what: str, recipe: Recipe, teacher: TeacherFolder, seconds: int, work: Path) -> None:
+def train(emit: Emit, what: str, recipe: Recipe, base: Path, seconds: int, work: Path) -> None:
     """Distil for that long, save the adapter, and compare it with the committed one by the error in the latent.
 
     The iterations are chosen from the throughput, so that the recipe's schedule and average see a whole run.
     """
     from arcflow.adapter import save_adapter
     from arcflow.policy import policy_of
+    from arcflow.tiny.teacher_folder import open_teacher
 
-    pace = throughput(recipe, teacher, recipe.distill.loop.batch, 40, work).median_s
+    pace = throughput(recipe, base, recipe.distill.loop.batch, 40, work).median_s
     iterations = max(50, int(0.85 * seconds / pace))
     longer = _with_loop(recipe, iterations=iterations, save_every=1_000_000)
     limit = time.monotonic() + 1.2 * seconds
@@ -89,10 +87,12 @@ def train(emit: Emit, what: str, recipe: Recipe, teacher: TeacherFolder, seconds
 
     start = time.monotonic()
     with _scratch(work) as scratch:
-        student = _fit(longer, teacher, scratch, watch)
+        student = _fit(longer, base, scratch, watch)
     spent = time.monotonic() - start
     folder = work / "tiny-adapter"
-    save_adapter(student, teacher.transformer.config, policy_of(recipe), folder)  # type: ignore[arg-type]
+    save_adapter(student, student.backbone.config, policy_of(recipe), folder)
+    teacher = open_teacher(base)
+    teacher.transformer.to(next(student.parameters()).device)
     ours, before = errors(recipe, teacher, folder), errors(recipe, teacher, COMMITTED)
     emit(
         what,
@@ -136,32 +136,18 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     return float(relative_l2(ends, wanted).mean())
 
 
-def _fit(recipe: Recipe, teacher: TeacherFolder, work: Path, watch: Callable[[int, dict[str, float]], None]) -> Any:
+def _fit(recipe: Recipe, base: Path, work: Path, watch: Callable[[int, dict[str, float]], None]) -> Any:
     """The recipe's distillation, on the GPU where there is one; the trained student."""
-    import torch
-    from accelerate import Accelerator
-
-    from arcflow.students import Student
-    from arcflow.tiny.teacher_folder import SIDE, caption_conditions
-    from arcflow.training.distillation import distill_step
+    from arcflow.distill import choose_base, choose_prompts
     from arcflow.training.loop import fit
+    from arcflow.training.run import choose_accelerator, prepare
 
-    settings = recipe.distill
-    torch.manual_seed(settings.loop.seed)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    conditions = caption_conditions(teacher, recipe.guidance)
-    student = Student(teacher.transformer, recipe.student, recipe.architecture).to(accelerator.device)
-    teacher.transformer.to(accelerator.device)
-    size = (SIDE * SIDE, teacher.packed_channels)
-    step = distill_step(student.architecture, teacher.transformer, conditions, size, recipe.shift, settings)
-    slow = {id(p) for p in student.gamma_parameters()}
-    trained = [p for p in student.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if id(p) not in slow]},
-        {"params": [p for p in trained if id(p) in slow], "lr": settings.gamma_lr},
-    ]
-    fit(student, step, settings.loop, work, accelerator=accelerator, groups=groups, report=watch)
-    return student
+    accelerator = choose_accelerator(None)
+    opened = choose_base(recipe, base, work)
+    ready = prepare(recipe, opened, choose_prompts(recipe), recipe.student, accelerator)
+    loop = recipe.distill.loop
+    fit(ready.student, ready.step, loop, work, accelerator=accelerator, groups=ready.groups, report=watch)
+    return ready.student
 
 
 def _with_loop(recipe: Recipe, **changes: Any) -> Recipe:

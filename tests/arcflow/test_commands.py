@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from arcflow import distill, teacher
 from arcflow import evaluate as evaluate_command
-from arcflow.distill import distil, student_recipe
+from arcflow.distill import choose_base, choose_prompts, distil, student_recipe
 from arcflow.evaluation.compare import evaluate, path_error
 from arcflow.recipe import Recipe
 from arcflow.tiny.classifier import Classifier
@@ -39,7 +39,7 @@ def test_an_unknown_recipe_is_one_line_and_exit_2(name: str, capsys: pytest.Capt
     assert message.count("\n") == 1 and "choose one of" in message
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["teacher", "evaluate"])
 def test_a_recipe_without_a_teacher_of_its_own_is_one_line_and_exit_2(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +55,25 @@ def test_a_missing_teacher_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+WRONG = {
+    "no base": (["--recipe", "flux", "--base", "nowhere"], "there is no base model at nowhere"),
+    "no prompts": (["--prompts", "nowhere.txt"], "there are no prompts at nowhere.txt"),
+    "no device": (["--device", "abacus"], "--device abacus cannot be used"),
+    "another device": (["--device", "meta"], "use cpu, cuda or cuda:NUMBER"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_distill_cannot_work_with_is_one_line_and_exit_2(
+    wrong: str, teacher_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = WRONG[wrong]
+    teacher = [] if "--base" in arguments else ["--base", str(teacher_path)]
+    assert run(distill.main, [*arguments, *teacher, "--workdir", str(tmp_path / "w")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and words in message and list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(teacher.main, ["--data", str(tmp_path), "--workdir", str(tmp_path / "w")]) == 2
     assert "make data" in capsys.readouterr().err
@@ -64,9 +83,9 @@ def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path: Path, capsys: pytes
 @pytest.fixture
 def models(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> Path:
     """A models folder: the random teacher, both students distilled for a few iterations, a random classifier."""
-    opened = open_teacher(teacher_path)
     for kind, name in (("arcflow", "adapter"), ("linear", "linear")):
-        distil(recipe, opened, student_recipe(recipe, kind), tmp_path / kind, tmp_path / "models" / name)
+        base, student = choose_base(recipe, teacher_path, tmp_path), student_recipe(recipe, kind)
+        distil(recipe, base, choose_prompts(recipe), student, tmp_path / kind, tmp_path / "models" / name)
     torch.manual_seed(0)
     save_file(Classifier().state_dict(), tmp_path / "models" / "classifier.safetensors")
     write_split(tmp_path, "t10k", 80)

@@ -30,6 +30,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative shift": (lambda d: d.update(shift=-1.0), "shift is -1.0"),
     "no rank": (lambda d: d["student"].update(rank=0), "rank is 0"),
     "no batch": (lambda d: d["distill"]["loop"].update(batch=0), "batch is 0"),
+    "no sizes": (lambda d: d["distill"].pop("sizes"), "names no size of image"),
+    "no size": (lambda d: d["distill"].update(sizes=["big"]), "write WIDTHxHEIGHT"),
     "rate": (lambda d: d["distill"]["loop"].update(lr=2.0), "lr is 2.0"),
     "rope": (lambda d: d["teacher"]["size"].update(rope=[8, 8, 8]), "rope"),
     "architecture": (lambda d: d.update(architecture="sd3"), "sd3"),

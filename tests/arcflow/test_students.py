@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def teacher(teacher_path: Path) -> TeacherFolder:
 def shaken(teacher: TeacherFolder, recipe: Recipe) -> Student:
     """A student whose trained tensors are all far from their start."""
     torch.manual_seed(1)
-    student = Student(teacher.transformer, recipe.student)
+    student = Student(deepcopy(teacher.transformer), recipe.student)
     with torch.no_grad():
         for tensor in trained_tensors(student).values():
             tensor.add_(0.05 * torch.randn_like(tensor))
@@ -52,7 +53,7 @@ def saved(teacher: TeacherFolder, recipe: Recipe, folder: Path) -> Student:
 
 @torch.no_grad()
 def test_an_untrained_linear_student_is_the_teacher(teacher: TeacherFolder) -> None:
-    student = Student(teacher.transformer, StudentRecipe(rank=2, modes=1)).eval()
+    student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=1)).eval()
     condition = teacher.condition(["a boot", "a dark bag"], 2.0)
     x, sigma = torch.randn(2, 16, 16), torch.tensor([1.0, 0.4])
     field = student(x, sigma, condition)
@@ -63,7 +64,7 @@ def test_an_untrained_linear_student_is_the_teacher(teacher: TeacherFolder) -> N
 @torch.no_grad()
 def test_an_untrained_student_is_near_the_teacher_and_has_its_shapes(teacher: TeacherFolder) -> None:
     torch.manual_seed(0)
-    student = Student(teacher.transformer, StudentRecipe(rank=2, modes=5)).eval()
+    student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=5)).eval()
     condition = teacher.condition(["a boot"], 2.0)
     x, sigma = torch.randn(1, 16, 16), torch.tensor([1.0])
     field = student(x, sigma, condition)
@@ -79,7 +80,7 @@ def test_an_untrained_student_is_near_the_teacher_and_has_its_shapes(teacher: Te
 
 
 def test_only_lora_head_and_norm_out_are_trained(teacher: TeacherFolder, recipe: Recipe) -> None:
-    student = Student(teacher.transformer, recipe.student)
+    student = Student(deepcopy(teacher.transformer), recipe.student)
     trained = {n for n, p in student.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "norm_out" in n or ".proj_out.means" in n or ".proj_out.log" in n for n in trained)
     assert not any(p.requires_grad for p in teacher.transformer.parameters())

@@ -18,8 +18,9 @@ from arcflow.field import velocity
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.sampling import ClassifierFree, sample_student, sample_teacher, teacher_velocity
 from arcflow.students import Student, build_student, lora_module_names
+from arcflow.training.batches import Batch, Generators, uniform
 from arcflow.training.distillation import distill_step
-from arcflow.training.loop import fit
+from arcflow.training.loop import Iteration, fit
 
 CONFIG: dict[str, Any] = {
     "patch_size": 2, "in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16,
@@ -51,7 +52,7 @@ def latents(batch: int, seed: int = 0) -> Tensor:
 
 
 def test_an_untrained_linear_student_is_the_teacher(teacher: nn.Module) -> None:
-    student = Student(teacher, StudentRecipe(rank=2, modes=1), "qwen").eval()
+    student = Student(copy.deepcopy(teacher), StudentRecipe(rank=2, modes=1), "qwen").eval()
     x, sigma, c = latents(2), torch.tensor([1.0, 0.4]), condition(2)
     field = student(x, sigma, c)
     torch.testing.assert_close(velocity(field, sigma, sigma), qwen.evaluate(teacher, x, sigma, c), rtol=1e-5, atol=1e-5)
@@ -98,7 +99,7 @@ def test_the_last_text_mlp_carries_no_lora(layers: int) -> None:
 
 def test_every_adapted_linear_feeds_the_field(teacher: nn.Module) -> None:
     """Nothing that is trained may be dead, and what is left out is dead indeed."""
-    student = Student(teacher, StudentRecipe(rank=2, modes=3, dropout=0.0), "qwen")
+    student = Student(copy.deepcopy(teacher), StudentRecipe(rank=2, modes=3, dropout=0.0), "qwen")
     with torch.no_grad():
         for tensor in trained_tensors(student).values():
             tensor.add_(0.1 * torch.randn_like(tensor))
@@ -114,25 +115,25 @@ def test_every_adapted_linear_feeds_the_field(teacher: nn.Module) -> None:
     assert torch.equal(qwen.evaluate(changed, x, sigma, c), qwen.evaluate(teacher, x, sigma, c))
 
 
-def test_a_student_shares_the_frozen_weights_of_its_teacher(teacher: Any) -> None:
-    before = {n: p.clone() for n, p in teacher.named_parameters()}
-    student = Student(teacher, StudentRecipe(rank=2, modes=2), "qwen")
-    assert student.backbone.img_in.weight is teacher.img_in.weight
-    assert student.backbone.norm_out.linear.weight is not teacher.norm_out.linear.weight
+def test_student_and_teacher_are_one_copy_of_the_frozen_weights(teacher: Any) -> None:
+    given = copy.deepcopy(teacher).requires_grad_(True)
+    before = dict(given.named_parameters())
+    student = Student(given, StudentRecipe(rank=2, modes=2), "qwen")
+    trained = {id(tensor) for tensor in trained_tensors(student).values()}
+    kept = [p for p in student.parameters() if id(p) not in trained]
+    assert {id(p) for p in kept} == {id(p) for p in before.values()} and not any(p.requires_grad for p in kept)
     with torch.no_grad():
         for tensor in trained_tensors(student).values():
             tensor.fill_(7.0)
-    assert all(torch.equal(p, before[n]) and not p.requires_grad for n, p in teacher.named_parameters())
-    thawed = copy.deepcopy(teacher).requires_grad_(True)
-    Student(thawed, StudentRecipe(rank=2, modes=2), "qwen")
-    assert all(p.requires_grad for p in thawed.parameters())
+    x, sigma, c = latents(2), torch.tensor([1.0, 0.4]), condition(2)
+    assert torch.equal(student.teacher_velocity(x, sigma, c), qwen.evaluate(teacher, x, sigma, c))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("modes", [1, 3])
 def test_saved_read_and_merged_it_is_the_same_student(teacher: nn.Module, tmp_path: Path, modes: int) -> None:
     torch.manual_seed(1)
-    live = Student(teacher, StudentRecipe(rank=2, modes=modes), "qwen").eval()
+    live = Student(copy.deepcopy(teacher), StudentRecipe(rank=2, modes=modes), "qwen").eval()
     for tensor in trained_tensors(live).values():
         tensor.add_(0.05 * torch.randn_like(tensor))
     save_adapter(live, CONFIG, Policy(3.2, 4.0), tmp_path / "adapter")
@@ -167,11 +168,11 @@ def test_distillation_brings_the_student_to_the_guided_teacher(
     guidance = ClassifierFree(4.0, condition(1, seed=9, tokens=2))
     pool = condition(16, seed=3)
 
-    def draw(count: int, generator: torch.Generator) -> qwen.Condition:
-        return pool[torch.randint(16, (count,), generator=generator)]
+    def draw(_: Iteration, generators: Generators) -> Batch:
+        return Batch(pool[(16 * uniform(generators)).long()], guidance)
 
     torch.manual_seed(0)
-    student = Student(teacher, StudentRecipe(rank=4, modes=4), "qwen")
+    student = Student(copy.deepcopy(teacher), StudentRecipe(rank=4, modes=4), "qwen")
     noise, c = latents(4, seed=5), pool[:4]
     truth, _ = sample_teacher(qwen, teacher, noise, c, 20, 3.2, guidance)
 
@@ -181,7 +182,7 @@ def test_distillation_brings_the_student_to_the_guided_teacher(
 
     before = error()
     losses: list[float] = []
-    step = distill_step(qwen, teacher, draw, (ROWS * COLUMNS, 16), 3.2, settings, guidance)
+    step = distill_step(student, draw, 3.2, settings)
     fit(student, step, loop, tmp_path, report=lambda _, figures: losses.append(figures["loss"]))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     assert error() < 0.8 * before

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from arcflow.architectures import flux
 from arcflow.recipe import DistillRecipe, LoopConfig, StudentRecipe
 from arcflow.students import Student
+from arcflow.training.batches import Batch, Generators, normal
 from arcflow.training.distillation import distill_step
 from arcflow.training.loop import Iteration, fit
 from tests.arcflow.architectures.test_conditioning import FLUX
@@ -23,9 +24,10 @@ from tests.arcflow.architectures.test_conditioning import FLUX
 ITERATIONS, SEGMENTS = 3, 4
 
 
-def _conditions(count: int, generator: torch.Generator) -> flux.Condition:
-    text = torch.randn(count, 8, generator=generator), torch.randn(count, 5, 24, generator=generator)
-    return flux.Condition(*text, torch.full((count,), 3.5), flux.image_ids(2, 2), torch.zeros(5, 3))
+def _batch(_: Iteration, generators: Generators) -> Batch:
+    text = normal(generators, 8), normal(generators, 5, 24)
+    guidance = torch.full((len(generators),), 3.5)
+    return Batch(flux.Condition(*text, guidance, flux.image_ids(2, 2), torch.zeros(5, 3)))
 
 
 def main(folder: Path) -> None:
@@ -35,7 +37,7 @@ def main(folder: Path) -> None:
     teacher = flux.build_backbone(FLUX).requires_grad_(False).eval()
     student = Student(teacher, StudentRecipe(rank=2, modes=3))
     loop = LoopConfig(iterations=ITERATIONS, batch=2, lr=1e-3, warmup=0)
-    step = distill_step(flux, teacher, _conditions, (4, 16), 3.2, DistillRecipe(loop, nfe=SEGMENTS))
+    step = distill_step(student, _batch, 3.2, DistillRecipe(loop, nfe=SEGMENTS))
     exchanged = 0
     ends: list[int] = []
 

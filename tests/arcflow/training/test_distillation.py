@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.adapter import trained_tensors
-from arcflow.distill import distil, student_recipe
+from arcflow.distill import choose_base, choose_prompts, distil, student_recipe
 from arcflow.errors import CheckpointError
 from arcflow.field import MomentumField, displacement
 from arcflow.recipe import Recipe
 from arcflow.schedule import shift_sigma
-from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
+from arcflow.students import Student
+from arcflow.tiny.teacher_folder import open_teacher
 from arcflow.training.distillation import (
     Segment,
     interval_lengths,
@@ -28,9 +30,14 @@ from arcflow.training.distillation import (
 from arcflow.training.ema import PowerEma
 
 
-@pytest.fixture(scope="module")
-def teacher(teacher_path: Path) -> TeacherFolder:
-    return open_teacher(teacher_path)
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(row) for row in range(count)]
+
+
+def run_distil(recipe: Recipe, base: Path, workdir: Path, out: Path, stop_after: int | None = None) -> Student:
+    """The command's own way, without the command."""
+    opened, prompts = choose_base(recipe, base, workdir), choose_prompts(recipe)
+    return distil(recipe, opened, prompts, recipe.student, workdir, out, stop_after=stop_after)
 
 
 def constant_field(u: Tensor, modes: int = 3) -> MomentumField:
@@ -55,9 +62,7 @@ def test_a_perfect_constant_field_has_no_loss_and_ends_where_it_should(recipe: R
     u, x = torch.randn(4, 3, 8), torch.randn(4, 3, 8)
     settings = replace(recipe.distill, mode_dropout=0.0)
     segment, shift = Segment(1.0, 0.5), 1.7
-    loss, x_dst = segment_loss(
-        constant_field(u), lambda _x, _s: u, x, segment, share, shift, settings, torch.Generator().manual_seed(0)
-    )
+    loss, x_dst = segment_loss(constant_field(u), lambda _x, _s: u, x, segment, share, shift, settings, generators(4))
     assert float(loss) < 1e-9
     torch.testing.assert_close(x_dst, x - u * (1.0 - shift_sigma(0.5, shift)), rtol=1e-5, atol=1e-5)
 
@@ -71,8 +76,7 @@ def test_a_curved_teacher_is_matched_by_its_own_curve_alone(recipe: Recipe) -> N
         return v * torch.exp(1.3 * (1.0 - sigma))[:, None, None]
 
     def loss(field: MomentumField) -> float:
-        g = torch.Generator().manual_seed(0)
-        return float(segment_loss(field, teacher, x, Segment(1.0, 0.5), 0.0, 1.7, settings, g)[0])
+        return float(segment_loss(field, teacher, x, Segment(1.0, 0.5), 0.0, 1.7, settings, generators(8))[0])
 
     assert loss(exponential_field(v, 1.3)) < 1e-9
     assert loss(constant_field(v)) > 0.01
@@ -83,7 +87,7 @@ def test_the_loss_is_scaled_mean_squared_error(recipe: Recipe) -> None:
     settings = replace(recipe.distill, mode_dropout=0.0)
     loss, _ = segment_loss(
         constant_field(torch.zeros(2, 1, 4)), lambda _x, _s: torch.full((2, 1, 4), 2.0), x, Segment(1.0, 0.5),
-        1.0, 1.0, settings, torch.Generator().manual_seed(0),
+        1.0, 1.0, settings, generators(2),
     )  # fmt: skip
     assert float(loss) == pytest.approx(30.0 * 0.5 * 4.0)
 
@@ -93,7 +97,7 @@ def test_the_trajectory_does_not_carry_gradient_but_the_prediction_does(recipe: 
     leaves = [t.clone().requires_grad_() for t in (field.means, field.logweights, field.loggammas)]
     loss, x_dst = segment_loss(
         MomentumField(*leaves), lambda x, _s: x, torch.randn(2, 3, 8), Segment(0.5, 0.0), 0.3, 1.7,
-        recipe.distill, torch.Generator().manual_seed(0),
+        recipe.distill, generators(2),
     )  # fmt: skip
     assert not x_dst.requires_grad
     loss.backward()
@@ -102,7 +106,7 @@ def test_the_trajectory_does_not_carry_gradient_but_the_prediction_does(recipe: 
 
 @pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
 def test_interval_lengths_fill_the_segment(share: float) -> None:
-    student, teacher = interval_lengths(64, 0.5, share, 4, torch.Generator().manual_seed(0))
+    student, teacher = interval_lengths(0.5, share, 4, generators(64))
     assert bool((student >= 0).all()) and bool((teacher >= 0).all())
     torch.testing.assert_close(teacher.sum(dim=1), torch.full((64,), 0.5 * share))
     assert bool((student.sum(dim=1) <= 0.5 * (1 - share) + 1e-6).all())
@@ -117,11 +121,9 @@ def test_share_and_segments(recipe: Recipe) -> None:
 
 
 def test_mode_dropout_never_drops_all() -> None:
-    keep = keep_modes(2000, 2, 0.9, torch.Generator().manual_seed(0))
+    keep = keep_modes(2, 0.9, generators(2000))
     assert bool(keep.any(dim=2).all())
-    assert float(keep_modes(2000, 16, 0.1, torch.Generator().manual_seed(0)).float().mean()) == pytest.approx(
-        0.9, abs=0.01
-    )
+    assert float(keep_modes(16, 0.1, generators(2000)).float().mean()) == pytest.approx(0.9, abs=0.01)
 
 
 def test_power_ema_copies_first_and_then_averages() -> None:
@@ -138,40 +140,38 @@ def test_power_ema_copies_first_and_then_averages() -> None:
     assert float(weights[0].detach()) == pytest.approx(expected)
 
 
-def test_killed_and_continued_gives_the_same_bits(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    whole = distil(recipe, teacher, recipe.student, tmp_path / "a", tmp_path / "a-out")
-    distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out", stop_after=3)
+def test_killed_and_continued_gives_the_same_bits(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
+    whole = run_distil(recipe, teacher_path, tmp_path / "a", tmp_path / "a-out")
+    run_distil(recipe, teacher_path, tmp_path / "b", tmp_path / "b-out", stop_after=3)
     assert not (tmp_path / "b-out").exists()
-    continued = distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    continued = run_distil(recipe, teacher_path, tmp_path / "b", tmp_path / "b-out")
     for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(continued).values(), strict=True):
         assert torch.equal(a, b), name
     weights = "diffusion_pytorch_model.safetensors"
     assert (tmp_path / "a-out" / weights).read_bytes() == (tmp_path / "b-out" / weights).read_bytes()
 
 
-def test_a_checkpoint_of_other_settings_is_refused(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
-    distil(recipe, teacher, recipe.student, tmp_path / "run", tmp_path / "out", stop_after=2)
+def test_a_checkpoint_of_other_settings_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
+    run_distil(recipe, teacher_path, tmp_path / "run", tmp_path / "out", stop_after=2)
     other = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, lr=5e-4)))
     with pytest.raises(CheckpointError, match="other settings"):
-        distil(other, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+        run_distil(other, teacher_path, tmp_path / "run", tmp_path / "out")
 
 
-def test_a_finished_run_at_a_constant_rate_can_be_extended(
-    teacher: TeacherFolder, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_finished_run_at_a_constant_rate_can_be_extended(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, iterations=9)))
-    whole = distil(longer, teacher, recipe.student, tmp_path / "a", tmp_path / "a-out")
-    distil(recipe, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
-    extended = distil(longer, teacher, recipe.student, tmp_path / "b", tmp_path / "b-out")
+    whole = run_distil(longer, teacher_path, tmp_path / "a", tmp_path / "a-out")
+    run_distil(recipe, teacher_path, tmp_path / "b", tmp_path / "b-out")
+    extended = run_distil(longer, teacher_path, tmp_path / "b", tmp_path / "b-out")
     for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(extended).values(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_a_damaged_checkpoint_is_refused(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="delete it"):
-        distil(recipe, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+        run_distil(recipe, teacher_path, tmp_path / "run", tmp_path / "out")
 
 
 def test_the_linear_student_has_one_mode(recipe: Recipe) -> None:
@@ -179,10 +179,10 @@ def test_the_linear_student_has_one_mode(recipe: Recipe) -> None:
     assert student_recipe(recipe, "arcflow") is recipe.student
 
 
-def test_a_log_for_tensorboard_is_written(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_log_for_tensorboard_is_written(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     loop = replace(recipe.distill.loop, iterations=10)
     longer = replace(recipe, distill=replace(recipe.distill, loop=loop))
-    distil(longer, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+    run_distil(longer, teacher_path, tmp_path / "run", tmp_path / "out")
     assert list((tmp_path / "run" / "logs").glob("events.out.tfevents.*"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["arcflow_policy"] == {
@@ -194,17 +194,17 @@ def test_a_log_for_tensorboard_is_written(teacher: TeacherFolder, recipe: Recipe
     }
 
 
-def test_the_error_falls(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path) -> None:
+def test_the_error_falls(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     """A few dozen iterations bring two steps closer to the teacher's own trajectory, on noise never trained on."""
     from arcflow.sampling import sample_student, sample_teacher
-    from arcflow.students import Student
 
     loop = replace(recipe.distill.loop, iterations=60, batch=16, warmup=5, lr=3e-3)
     longer = replace(recipe, distill=replace(recipe.distill, loop=loop, teacher_share_iterations=30))
+    teacher = open_teacher(teacher_path)
     condition = teacher.condition(["a dark boot", "a bag", "a light coat", "a dress"], recipe.guidance)
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(0)
-    untrained = Student(teacher.transformer, recipe.student).eval()
+    untrained = Student(deepcopy(teacher.transformer), recipe.student).eval()
     arch = untrained.architecture
     truth, _ = sample_teacher(arch, teacher.transformer, noise, condition, 40, recipe.shift)
 
@@ -212,7 +212,7 @@ def test_the_error_falls(teacher: TeacherFolder, recipe: Recipe, tmp_path: Path)
         x, _ = sample_student(arch, student.eval().backbone, noise, condition, 2, recipe.shift)
         return float((x - truth).norm() / truth.norm())
 
-    trained = distil(longer, teacher, recipe.student, tmp_path / "run", tmp_path / "out")
+    trained = run_distil(longer, teacher_path, tmp_path / "run", tmp_path / "out")
     assert error(trained) < 0.9 * error(untrained)
 
 

@@ -9,20 +9,17 @@ import sys
 import time
 from pathlib import Path
 
-from arcflow.recipe import RECIPES
-
 ROOT = Path(__file__).parents[3]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def short_recipe(folder: Path) -> Path:
-    """The tiny recipe with a small student and 60 short iterations."""
-    text = (RECIPES / "tiny.toml").read_text()
-    head, _, tail = text.partition("[distill]")
-    _, _, rest = tail.partition("\n[")
-    loop = "loop = { iterations = 60, batch = 4, lr = 1e-3, ema_gamma = 7.0, save_every = 5, warmup = 5 }"
+    """The tiny recipe with 60 short iterations."""
+    loop = "iterations = 60, batch = 4, lr = 1e-3, save_every = 5, warmup = 5, precision = 'fp32'"
     path = folder / "short.toml"
-    path.write_text(f"{head}[distill]\n{loop}\nteacher_share_iterations = 30\n\n[{rest}")
+    path.write_text(
+        f"extends = 'tiny'\nname = 'short'\n[distill]\nteacher_share_iterations = 30\nloop = {{ {loop} }}\n"
+    )
     return path
 
 

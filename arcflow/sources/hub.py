@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import SourceError
+from arcflow.errors import SourceError
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 _ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")

@@ -14,15 +14,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
-from export.architectures.flux import FLUX
-from export.errors import SourceError
-from export.sources.hub import (
+from arcflow.errors import SourceError
+from arcflow.sources.hub import (
     HubSource,
     parse_id,
     resolve_adapter,
     resolve_base,
     resolve_lora,
 )
+from export.architectures.flux import FLUX
 from export.sources.models import MODELS
 from foundation.files import sha256_tree
 

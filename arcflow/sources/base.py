@@ -1,0 +1,153 @@
+"""A teacher's pipeline: its folder, checked before anything large is read, and its backbone, opened without a copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from arcflow.errors import BackboneError, SourceError
+from arcflow.sources.hub import resolve_base
+from arcflow.students import architecture, architecture_of_pipeline
+
+INDEX, CONFIG = "model_index.json", "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+BACKBONE, VAE = "transformer", "vae"
+_LISTED = 3
+_AGAIN = "download the base again, or give another --base"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A diffusers pipeline on this machine whose configurations fit an architecture.
+
+    config: the backbone's own; vae_factor: pixels along each side of a latent cell.
+    """
+
+    folder: Path
+    architecture: ModuleType
+    config: Mapping[str, Any]
+    vae_factor: int
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """(rows, columns) of image tokens of an image. Raises BackboneError where they do not fill the size."""
+        side = 2 * self.vae_factor
+        if min(width, height) < side or width % side or height % side:
+            raise BackboneError(
+                f"the size {width}x{height} is not allowed with {self.folder}: both sides must be multiples of {side}"
+            )
+        return height // side, width // side
+
+    def blank(self) -> Any:
+        """The backbone on torch's meta device, frozen: shapes, no values. Raises BackboneError."""
+        try:
+            with torch.device("meta"):
+                return self.architecture.build_backbone(self.config).requires_grad_(False)
+        except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError) as error:
+            raise BackboneError(
+                f"{self.folder / BACKBONE / CONFIG} describes no transformer of {self.architecture.NAME}: {error}; "
+                f"{_AGAIN}"
+            ) from error
+
+
+def find_base(source: str | Path, name: str) -> Base:
+    """The pipeline in a folder or of a hub id (downloaded where it is not cached), of the architecture ``name``.
+
+    Its headers are read, no weights. Raises SourceError where there is none, BackboneError where it is of another
+    architecture, lacks a part, or is a variant that no student can be made of.
+    """
+    arch = architecture(name)
+    folder = resolve_base(source, ())  # Small files alone: nothing large is downloaded of another architecture.
+    if not (folder / INDEX).is_file():
+        raise SourceError(f"{folder} is no diffusers pipeline: it has no {INDEX}; give --base a pipeline's folder")
+    found = architecture_of_pipeline(str(read_json(folder / INDEX).get("_class_name")))
+    if found is not arch:
+        raise BackboneError(
+            f"{folder} is a {found.PIPELINE_CLASS}, and the recipe's architecture is {name}; choose another --recipe "
+            "or --base"
+        )
+    folder = resolve_base(source, (BACKBONE, VAE, *arch.TEXT_PARTS))
+    vae = read_json(folder / VAE / CONFIG)
+    try:
+        factor = arch.vae_factor(vae)
+    except KeyError as error:
+        raise BackboneError(f"{folder / VAE / CONFIG} lacks {error}: this is no VAE of {name}; {_AGAIN}") from error
+    config = {k: v for k, v in read_json(folder / BACKBONE / CONFIG).items() if not k.startswith("_")}
+    base = Base(folder, arch, config, factor)
+    _check_weights(folder / BACKBONE, {key: tuple(value.shape) for key, value in base.blank().state_dict().items()})
+    return base
+
+
+def open_backbone(base: Base, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The backbone in ``dtype`` on ``device``, frozen, in evaluation mode.
+
+    Read shard by shard to where it belongs, so that no second copy is ever in memory. Raises BackboneError where a file
+    cannot be read, or the device has no room.
+    """
+    kind = type(base.blank())
+    try:
+        backbone: nn.Module = kind.from_pretrained(
+            base.folder / BACKBONE, dtype=dtype, device_map={"": device}, low_cpu_mem_usage=True,
+            use_safetensors=True, local_files_only=True,
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise BackboneError(
+            f"{device} has no room for the backbone of {base.folder}: {error}; free some, or give another --device"
+        ) from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BackboneError(f"cannot read the backbone of {base.folder}: {error}; {_AGAIN}") from error
+    return backbone.requires_grad_(False).eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises BackboneError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BackboneError(f"the base lacks {path}; {_AGAIN}") from error
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"cannot read {path}: {error}; {_AGAIN}") from error
+    if not isinstance(data, dict):
+        raise BackboneError(f"{path} is not a JSON object; {_AGAIN}")
+    return data
+
+
+def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Hold the headers of a backbone's weights to its shapes. Raises BackboneError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in _weight_files(folder):
+        if not (folder / name).is_file():
+            raise BackboneError(f"{folder} lacks {name}; {_AGAIN}")
+        try:
+            with safe_open(folder / name, framework="pt") as handle:
+                found |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {_AGAIN}") from error
+    faults = {
+        "lacks": wanted.keys() - found.keys(),
+        "does not describe": found.keys() - wanted.keys(),
+        "has in another shape": {key for key in wanted.keys() & found.keys() if wanted[key] != found[key]},
+    }
+    for fault, keys in faults.items():
+        if keys:
+            where = folder / CONFIG if fault == "does not describe" else folder
+            more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+            raise BackboneError(f"{where} {fault} {', '.join(sorted(keys)[:_LISTED])}{more}; {_AGAIN}")
+
+
+def _weight_files(folder: Path) -> Iterable[str]:
+    """The files that hold a backbone's weights: one, or the shards that an index names. Raises BackboneError."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.is_file():
+        return [WEIGHTS]
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BackboneError(f"{index} names no shards; {_AGAIN}")
+    return sorted(set(map(str, shards.values())))

@@ -1,0 +1,92 @@
+"""A distillation from a recipe and a base: what is to be trained and how, the same for every architecture and size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from arcflow.errors import BackboneError
+from arcflow.prompts.cache import Tell, cache_encodings
+from arcflow.prompts.encodings import Encodings, LiveEncodings
+from arcflow.prompts.lists import Prompts
+from arcflow.recipe import Recipe, StudentRecipe
+from arcflow.sources.base import Base, open_backbone
+from arcflow.sources.text import Placement, TextEncoders
+from arcflow.students import Student
+from arcflow.training.batches import prompted
+from arcflow.training.distillation import distill_step
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What frozen weights are kept in, by the recipe's name for it."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """All that :func:`arcflow.training.loop.fit` needs: the module, its step, and the optimiser's groups."""
+
+    student: Student
+    step: Any
+    groups: list[dict[str, Any]]
+
+
+def choose_accelerator(device: str | None) -> Accelerator:
+    """The processes and their device: of this machine's GPUs where it has any, unless ``device`` names another.
+
+    Raises BackboneError where that device cannot be used.
+    """
+    if device is None:
+        return Accelerator(cpu=not torch.cuda.is_available())
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise BackboneError(f"--device {device} cannot be used: {error}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise BackboneError(f"--device {device} is not supported; use cpu, cuda or cuda:NUMBER")
+    if chosen.type == "cuda" and device != "cuda":
+        torch.cuda.set_device(chosen)
+    return Accelerator(cpu=chosen.type == "cpu")
+
+
+def prepare(
+    recipe: Recipe,
+    base: Base,
+    prompts: Prompts,
+    student: StudentRecipe,
+    accelerator: Accelerator,
+    *,
+    cache: Path | None = None,
+    placement: Placement = "device",
+    tell: Tell = lambda line: None,
+) -> Distillation:
+    """Open the base's backbone and make a student of it. Random draws come from the global generator, seeded here.
+
+    cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
+    ``placement`` says. Raises BackboneError, PromptsError.
+    """
+    settings, device = recipe.distill, accelerator.device
+    dtype = DTYPES[settings.frozen]
+    grids = [base.grid(*size) for size in settings.pixels]
+    text = TextEncoders(base, settings.text_tokens, dtype, device, placement)
+    cached = None
+    if cache is not None:
+        alone = text if placement == "cpu" else replace(text, placement="device")  # The backbone is not there yet.
+        part = accelerator.process_index, accelerator.num_processes
+        cached = cache_encodings(cache, prompts, alone, tell, part)
+    accelerator.wait_for_everyone()
+    backbone = open_backbone(base, dtype, device)
+    torch.manual_seed(settings.loop.seed)
+    module = Student(backbone, student, recipe.architecture).to(device)
+    encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
+    batches = prompted(base.architecture, encodings, (recipe.guidance_kind, recipe.guidance), grids)
+    gammas = {id(parameter) for parameter in module.gamma_parameters()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if id(parameter) not in gammas]},
+        {"params": [parameter for parameter in trained if id(parameter) in gammas], "lr": settings.gamma_lr},
+    ]
+    return Distillation(module, distill_step(module, batches, recipe.shift, settings), groups)

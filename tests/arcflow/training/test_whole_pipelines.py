@@ -1,0 +1,111 @@
+"""``python -m arcflow.distill`` on small pipelines in the published layout: FLUX's and Qwen-Image's, by one path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from arcflow import distill
+from arcflow.adapter import WEIGHTS_FILE, read_adapter, trained_tensors
+from arcflow.distill import choose_base, choose_prompts, distil, estimate
+from arcflow.prompts.lists import Prompts
+from arcflow.recipe import Recipe, load_recipe
+from arcflow.sources.base import Base
+from arcflow.students import Student, check_coverage
+from arcflow.training.loop import fit
+from arcflow.training.run import choose_accelerator, prepare
+from foundation.cli import run
+from tests.export.pipelines import CAPTIONS, small_flux, small_qwen
+
+FAMILIES = {"flux": small_flux, "qwen": small_qwen}
+ITERATIONS = 30
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An architecture, and a folder that holds its pipeline in ``base`` and a recipe ``small.toml`` for it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    FAMILIES[request.param](folder)
+    base, prompts = folder / "base", folder / "prompts.txt"
+    prompts.write_text("\n".join(CAPTIONS), encoding="utf-8")
+    (folder / "small.toml").write_text(
+        f"extends = '{request.param}'\nname = 'small'\nbase = '{base}'\n[student]\nrank = 4\nmodes = 3\n"
+        f"[distill]\nprompts = ['{prompts}']\ntext_tokens = 16\nsizes = ['32x32', '48x32']\n"
+        "teacher_share_iterations = 15\n"
+        f"loop = {{ iterations = {ITERATIONS}, batch = 4, lr = 1e-2, warmup = 2, save_every = 5 }}\n"
+    )
+    return request.param, folder
+
+
+@pytest.fixture
+def small(family: tuple[str, Path]) -> tuple[Recipe, Base, Prompts]:
+    recipe = load_recipe(str(family[1] / "small.toml"))
+    return recipe, choose_base(recipe, None, Path()), choose_prompts(recipe)
+
+
+def test_the_loss_falls(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
+    recipe, base, prompts = small
+    accelerator = choose_accelerator("cpu")
+    ready = prepare(recipe, base, prompts, recipe.student, accelerator)
+    losses: list[float] = []
+    fit(
+        ready.student, ready.step, recipe.distill.loop, tmp_path, accelerator=accelerator, groups=ready.groups,
+        report=lambda _, figures: losses.append(figures["loss"]),
+    )  # fmt: skip
+    assert len(losses) == ITERATIONS
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5]), losses
+
+
+def test_the_command_saves_an_adapter_that_opens(
+    family: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = family[1]
+    options = ["--device", "cpu", "--iterations", "2", "--workdir", str(tmp_path / "work")]
+    assert run(distill.main, ["--recipe", str(folder / "small.toml"), *options]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "work" / "arcflow-adapter") and "4 prompts" in said.err
+    adapter = read_adapter(tmp_path / "work" / "arcflow-adapter")
+    assert adapter.config.modes == 3 and adapter.config.policy.conditioning_dtype == "bfloat16"
+    assert {tensor.dtype for tensor in adapter.whole.values()} == {torch.bfloat16}
+    base = choose_base(load_recipe(str(folder / "small.toml")), None, Path())
+    check_coverage(adapter.lora, base.blank(), base.architecture, "whole")
+    published = json.loads((folder / "adapter" / "config.json").read_text())
+    assert adapter.config.class_name == published["_class_name"]
+
+
+def test_killed_and_continued_gives_the_same_bits(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
+    recipe, base, prompts = small
+    loop = replace(recipe.distill.loop, iterations=6, save_every=3)
+    recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
+
+    def go(name: str, stop_after: int | None = None) -> Student:
+        work, out = tmp_path / name, tmp_path / f"{name}-out"
+        return distil(recipe, base, prompts, recipe.student, work, out, stop_after=stop_after)
+
+    whole = go("whole")
+    go("broken", stop_after=4)  # One iteration is lost.
+    continued = go("broken")
+    for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(continued).values(), strict=True):
+        assert torch.equal(a, b), name
+    written = [tmp_path / f"{name}-out" / WEIGHTS_FILE for name in ("whole", "broken")]
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+
+def test_cached_encodings_train_the_same_student(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
+    recipe, base, prompts = small
+    recipe = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, iterations=2)))
+    weights = []
+    for name, options in {"live": {}, "turns": {"placement": "turns"}, "cached": {"cache": tmp_path / "cache"}}.items():
+        distil(recipe, base, prompts, recipe.student, tmp_path / name, tmp_path / f"{name}-out", **options)  # type: ignore[arg-type]
+        weights.append((tmp_path / f"{name}-out" / WEIGHTS_FILE).read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_the_estimate_is_of_the_base_that_is_there(small: tuple[Recipe, Base, Prompts]) -> None:
+    recipe, base, prompts = small
+    count = sum(p.numel() for p in base.blank().parameters())
+    assert f"backbone's {count:,}" in estimate(recipe, base, prompts)
