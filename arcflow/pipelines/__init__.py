@@ -1,0 +1,1 @@
+"""Students in diffusers' own pipelines, which stay as they are: scheduler, transformer with its head, loading, noise."""
