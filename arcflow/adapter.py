@@ -202,8 +202,8 @@ def merge_into(
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
     Computed in float32 where the weights are. assign: take the tensors themselves, for a backbone without memory (on
-    the meta device); weights that the adapter leaves alone are then shared with the teacher. Raises AdapterError where a LoRA pair finds no weight, a layer finds no pair ("whole"), a
-    shape differs, or a result is not finite.
+    the meta device); weights that the adapter leaves alone are then shared with the teacher. Raises AdapterError where
+    a LoRA pair finds no weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
     """
     merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
     for module, (a, b) in adapter.lora.items():

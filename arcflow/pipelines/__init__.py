@@ -1,1 +1,1 @@
-"""Students in diffusers' own pipelines, which stay as they are: scheduler, transformer with its head, loading, noise."""
+"""Students in diffusers' own pipelines: scheduler, transformer with its head, loading, noise."""

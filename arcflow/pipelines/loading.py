@@ -34,7 +34,7 @@ def load_student(pipe: Any, adapter: str | Path, coverage: Coverage = "whole") -
     The adapter's LoRA is merged, in float32, so that ``pipe.load_lora_weights`` has the names to itself. Do this first,
     then load LoRAs, offload or compile. Weights that the adapter leaves alone are not copied.
 
-    Returns what to call the pipeline with, see :func:`call_options`: ``pipe("a prompt", **load_student(pipe, folder))``.
+    Returns what to call the pipeline with (:func:`call_options`): ``pipe("a prompt", **load_student(pipe, folder))``.
     Raises PipelineError for another pipeline, AdapterError for an adapter that is damaged or belongs to another base;
     the pipeline is then as it was.
     """

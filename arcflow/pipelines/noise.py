@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arcflow.errors import PipelineError
@@ -35,7 +36,7 @@ def image_noise(seed: int, tokens: int, channels: int) -> Tensor:
     return torch.from_numpy(values).reshape(1, tokens, channels)
 
 
-def noise_at(seed: int, index: np.ndarray) -> np.ndarray:
+def noise_at(seed: int, index: NDArray[np.uint64]) -> NDArray[np.float32]:
     """The elements ``index`` (uint64 [n]) of that seed's noise: float32 [n]."""
     a, b = index & _WORD, index >> _HALF
     c = d = np.zeros_like(index)
@@ -46,10 +47,10 @@ def noise_at(seed: int, index: np.ndarray) -> np.ndarray:
         a, b = (right >> _HALF) ^ b ^ np.uint64(key0), right & _WORD
         c, d = (left >> _HALF) ^ d ^ np.uint64(key1), left & _WORD
     radius = np.sqrt(-2.0 * np.log(_unit(a, b)))
-    normal: np.ndarray = (radius * np.cos(2.0 * math.pi * _unit(c, d))).astype(np.float32)
-    return normal
+    return (radius * np.cos(2.0 * math.pi * _unit(c, d))).astype(np.float32)
 
 
-def _unit(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _unit(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Two words -> float64 in (0, 1)."""
-    return (((low | (high << _HALF)) >> _BELOW_MANTISSA).astype(np.float64) + 0.5) * 2.0**-53
+    mantissa = (low | (high << _HALF)) >> _BELOW_MANTISSA
+    return (mantissa.astype(np.float64) + 0.5) * 2.0**-53

@@ -34,7 +34,7 @@ class ArcFlowScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     order = 1
     init_noise_sigma = 1.0
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self, shift: float = 3.2, nfe: int = 2, final_step_ratio: float = 1.0, guidance: float | None = None
     ) -> None:
