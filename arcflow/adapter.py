@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from arcflow.architectures.head import PATCH_POSITIONS
 from arcflow.errors import AdapterError, RecipeError
-from arcflow.head import PATCH_POSITIONS
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
 from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +62,7 @@ def load_student(pipe: Any, adapter: str | Path, coverage: Coverage = "whole") -
             {**config, "modes": read.config.modes, "conditioning_dtype": policy.conditioning_dtype}
         )
     merge_into(student, teacher.state_dict(), read, coverage, assign=True)
-    scheduler = ArcFlowScheduler(policy.shift, policy.nfe, policy.final_step_ratio, policy.guidance)
+    scheduler = ArcFlowScheduler(**asdict(policy))
     pipe.register_modules(transformer=student.requires_grad_(False).eval(), scheduler=scheduler)
     return call_options(pipe)
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from arcflow.architectures import flux, qwen
 from arcflow.architectures.conditioning import ConditioningDtype
+from arcflow.architectures.head import MomentumHead
 from arcflow.errors import PipelineError
 from arcflow.field import MomentumField
-from arcflow.head import MomentumHead
 
 
 class StudentField(MomentumField):

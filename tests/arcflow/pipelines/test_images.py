@@ -130,7 +130,7 @@ def test_image_to_image_begins_at_a_noise_level_of_the_student(sources: Sources,
               generator=torch.Generator().manual_seed(seed), output_type="np", **options).images[0]
         for seed in (0, 0, 1)
     ]  # fmt: skip
-    levels = [1.0, 3.2 * 0.5 / (1 + 2.2 * 0.5)][2 - round(2 * strength) :]
+    levels = [1.0, 0.76171875][2 - round(2 * strength) :]  # 16/21 as bfloat16 has it
     assert calls == pytest.approx(levels * 3, rel=1e-6)
     assert apart(images[0], images[1]) == 0 and apart(images[0], images[2]) > STEP
 
@@ -146,7 +146,8 @@ def test_inpainting_leaves_what_the_mask_leaves(made: str, tmp_path: Path) -> No
     pipe = getattr(diffusers, name).from_pretrained(folders.base, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     options = load_student(pipe, folders.adapter)
-    given, mask = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 1, SIDE, SIDE)
+    given = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 1, SIDE, SIDE)
     mask[..., : SIDE // 2] = 1
     there = [
         pipe(PROMPT, image=given, mask_image=m, strength=1.0, height=SIDE, width=SIDE, max_sequence_length=TOKENS,
