@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from diffusers import FluxTransformer2DModel, QwenImageTransformer2DModel
 from diffusers import ModelMixin as ModelMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -19,6 +20,19 @@ from arcflow.architectures.conditioning import ConditioningDtype
 from arcflow.architectures.head import MomentumHead
 from arcflow.errors import PipelineError
 from arcflow.field import MomentumField
+from arcflow.students import architecture
+
+
+@torch.library.custom_op("arcflow::as_trained", mutates_args=())
+def _as_trained(values: Tensor, family: str, trained: str) -> Tensor:
+    """``as_trained`` of that family, float32: an operator, for torch.compile drops roundings between those it fuses."""
+    rounded: Tensor = architecture(family).as_trained(values.float(), trained)
+    return rounded.clone()
+
+
+@_as_trained.register_fake
+def _(values: Tensor, family: str, trained: str) -> Tensor:
+    return torch.empty_like(values, dtype=torch.float32)
 
 
 class StudentField(MomentumField):
@@ -57,8 +71,8 @@ class FluxStudent(FluxTransformer2DModel):  # type: ignore[misc]
     ) -> tuple[StudentField] | Transformer2DModelOutput:
         """diffusers' own forward (timestep: noise level [B] in [0, 1]; guidance [B]), conditioned as in training."""
         trained = self.config.conditioning_dtype
-        inputs["timestep"] = flux.as_trained(timestep.float(), trained)
-        inputs["guidance"] = None if guidance is None else flux.as_trained(guidance.float(), trained)
+        inputs["timestep"] = _as_trained(timestep, flux.NAME, trained)
+        inputs["guidance"] = None if guidance is None else _as_trained(guidance, flux.NAME, trained)
         return _as_asked(super().forward(hidden_states, return_dict=False, **inputs)[0], return_dict)
 
 
@@ -73,7 +87,7 @@ class QwenStudent(QwenImageTransformer2DModel):  # type: ignore[misc]
         self, hidden_states: Tensor, *, timestep: Tensor, return_dict: bool = True, **inputs: Any
     ) -> tuple[StudentField] | Transformer2DModelOutput:
         """diffusers' own forward (timestep: noise level [B] in [0, 1]), conditioned as in training."""
-        inputs["timestep"] = qwen.as_trained(timestep.float(), self.config.conditioning_dtype)
+        inputs["timestep"] = _as_trained(timestep, qwen.NAME, self.config.conditioning_dtype)
         return _as_asked(super().forward(hidden_states, return_dict=False, **inputs)[0], return_dict)
 
 

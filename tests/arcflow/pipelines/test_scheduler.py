@@ -51,6 +51,15 @@ def test_the_transformer_is_told_the_level_that_it_saw_in_training(arch: ModuleT
         assert torch.equal(arch.as_trained(told, "bfloat16"), wanted), steps
 
 
+def test_a_compiler_leaves_the_rounding_as_it_is() -> None:
+    """TorchInductor takes a cast there and back for nothing; it compiles C++ here."""
+    from arcflow.pipelines.students import _as_trained
+
+    levels = torch.tensor(sigmas(8, 3.2)[:-1])
+    compiled = torch.compile(lambda x: _as_trained(x * 1.0, "flux", "bfloat16") * 1000.0, fullgraph=True)
+    assert torch.equal(compiled(levels), flux.as_trained(levels, "bfloat16") * 1000.0)
+
+
 def test_float32_conditioning_is_not_rounded() -> None:
     scheduler = ArcFlowScheduler(conditioning_dtype="float32")
     torch.testing.assert_close(scheduler.timesteps, scheduler.sigmas[:-1] * 1000, rtol=0, atol=0)
