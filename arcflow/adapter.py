@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from arcflow.architectures.head import PATCH_POSITIONS
 from arcflow.errors import AdapterError, RecipeError
-from arcflow.head import PATCH_POSITIONS
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
 from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage
@@ -197,11 +197,13 @@ def merge_into(
     teacher_weights: Mapping[str, Tensor],
     adapter: Adapter,
     coverage: Coverage = "whole",
+    assign: bool = False,
 ) -> nn.Module:
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
-    Computed in float32. Raises AdapterError where a LoRA pair finds no weight, a layer finds no pair ("whole"), a
-    shape differs, or a result is not finite.
+    Computed in float32 where the weights are. assign: take the tensors themselves, for a backbone without memory (on
+    the meta device); weights that the adapter leaves alone are then shared with the teacher. Raises AdapterError where
+    a LoRA pair finds no weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
     """
     merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
     for module, (a, b) in adapter.lora.items():
@@ -215,19 +217,21 @@ def merge_into(
             raise AdapterError(f"the adapter's LoRA factors of {module} {fault}; train or save the adapter again")
         _check_shape(module, (b.shape[0], a.shape[1]), tuple(merged[key].shape))
         weight = merged[key]
-        merged[key] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
+        a, b = (factor.to(weight.device, torch.float32) for factor in (a, b))
+        merged[key] = (weight.float() + b @ a).to(weight.dtype)
         if not torch.isfinite(merged[key]).all():
             raise AdapterError(
                 f"merging {module} gives values that are not finite; train or download the adapter again"
             )
     check_coverage(adapter.lora, student_backbone, architecture_of_adapter(adapter.config.class_name), coverage)
-    merged.update(student_names(adapter.whole))
+    whole = student_names(adapter.whole)
+    merged.update({k: v.to(next(iter(merged.values()))) for k, v in whole.items()} if assign else whole)
     own = student_backbone.state_dict()
     for key, tensor in own.items():
         if key not in merged:
             raise AdapterError(f"{key} is in neither the backbone nor the adapter; use the backbone it was trained on")
         _check_shape(key, tuple(merged[key].shape), tuple(tensor.shape))
-    student_backbone.load_state_dict(merged, strict=True)
+    student_backbone.load_state_dict(merged, strict=True, assign=assign)
     return student_backbone
 
 

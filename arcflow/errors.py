@@ -31,3 +31,7 @@ class CheckpointError(ArcFlowError):
 
 class BackboneError(ArcFlowError):
     """A backbone's configuration is none that a student can be made of."""
+
+
+class PipelineError(ArcFlowError):
+    """A diffusers pipeline, or what is asked of it, is none that a student can serve."""

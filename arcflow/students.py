@@ -12,9 +12,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from arcflow.architectures import flux, qwen
+from arcflow.architectures.head import MomentumHead
 from arcflow.errors import AdapterError, BackboneError, RecipeError
 from arcflow.field import MomentumField
-from arcflow.head import MomentumHead
 from arcflow.recipe import StudentRecipe
 from arcflow.sampling import ClassifierFree, teacher_velocity
 

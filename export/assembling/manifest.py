@@ -35,7 +35,7 @@ def assemble(build: Build, networks: Sequence[Exported], gate: Gate | None = Non
 
 def outline(build: Build) -> Manifest:
     """What is known of it from headers, before anything is built: all that sizes follow from."""
-    from arcflow.head import PATCH_POSITIONS
+    from arcflow.architectures.head import PATCH_POSITIONS
 
     wanted, student = build.wanted, build.subject.student
     return Manifest(

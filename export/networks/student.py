@@ -51,7 +51,7 @@ def student_network(student: MergedStudent, inputs: Mapping[str, tuple[str, Dims
     Beside its inputs it has the outputs means [batch, image_tokens, K, C], logweights [batch, image_tokens, K, 4]
     (log-softmax over K) and loggammas [batch, image_tokens, K-1, 4], float32.
     """
-    from arcflow.head import PATCH_POSITIONS
+    from arcflow.architectures.head import PATCH_POSITIONS
 
     lasts = {
         "means": (student.modes, int(student.config["in_channels"])),

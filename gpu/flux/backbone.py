@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcflow.architectures.head import PATCH_POSITIONS, MomentumHead
 from arcflow.field import MomentumField
-from arcflow.head import PATCH_POSITIONS, MomentumHead
 
 _TIME_FEATURES = 256
 _THETA = 10_000.0

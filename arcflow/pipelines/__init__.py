@@ -1,0 +1,1 @@
+"""Students in diffusers' own pipelines: scheduler, transformer with its head, loading, noise."""
