@@ -1,1 +1,1 @@
-"""The families of backbones, one a file: how each is built, called, adapted, fed by its pipeline."""
+"""The families of backbones, one a file: how each is built, called, adapted, fed; and the head they share."""
