@@ -30,6 +30,7 @@ _EPILOG = """examples:
   python -m arcflow.distill --recipe tiny
   python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear
   python -m arcflow.distill --recipe flux --base FLUX.1-dev --prompts captions.jsonl --cache-encodings .work/encodings
+  python -m arcflow.distill --recipe flux --base FLUX.1-dev --dry-run
   accelerate launch -m arcflow.distill --recipe qwen"""
 
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
+    add("--dry-run", action="store_true", help="say what a step takes of each GPU, and train nothing")
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe
 
@@ -66,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = choose_base(recipe, args.base, workdir)
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     student = student_recipe(recipe, args.student)
+    if args.dry_run:
+        wanted = replace(recipe, student=student)
+        print(f"{estimate(wanted, base, prompts)}\n{estimate_step(wanted, base)}")
+        return 0
     from arcflow.training.run import choose_accelerator
 
     accelerator = choose_accelerator(args.device)
@@ -136,6 +142,29 @@ def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
         f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
         f"backbone's {found.backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on "
         f"disk; {len(prompts):,} prompts"
+    )
+
+
+def estimate_step(recipe: Recipe, base: Base) -> str:
+    """One line: the memory of a GPU at the peak of a step, by part, at the largest size, and a step's operations."""
+    from arcflow.training.needs import step_needs
+
+    width, height = max(recipe.distill.pixels, key=lambda size: size[0] * size[1])
+    needs = step_needs(recipe, base.blank(), base.grid(width, height))
+    kept = "blocks run again in the backward" if recipe.distill.checkpointing else "all kept for the backward"
+    parts = {
+        "backbone": needs.frozen,
+        "trained": needs.trained,
+        "gradients": needs.gradients,
+        "AdamW": needs.moments,
+        "average": needs.average,
+        f"activations ({kept})": needs.activations,
+    }
+    said = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
+    return (
+        f"a step of {recipe.distill.loop.batch} images of {width}x{height}: about {needs.total / 1e9:.1f} GB of memory "
+        f"on each GPU: {said}; text encoders come on top, unless encodings are cached; {needs.operations / 1e12:,.0f} "
+        "TFLOP on each"
     )
 
 

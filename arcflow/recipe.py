@@ -106,7 +106,8 @@ class DistillRecipe:
     teacher_share_iterations: the teacher's share of the mixed trajectory falls from 1 to 0 over these;
     window, local_below: raw time added to the teacher's interval for the mean velocity, and the interval under which
     the local velocity is used; mode_dropout: share of modes dropped from the detached policy; frozen: what the weights
-    are kept in that are not trained; prompts: lists by name or path; text_tokens: the longest prompt; sizes: of the
+    are kept in that are not trained; checkpointing: whether each block is run again in the backward instead of keeping
+    what it made; prompts: lists by name or path; text_tokens: the longest prompt; sizes: of the
     images, "WIDTHxHEIGHT" in pixels, one of them a batch.
     """
 
@@ -121,6 +122,7 @@ class DistillRecipe:
     loss_scale: float = 30.0
     gamma_lr: float = 0.1
     frozen: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False
     prompts: tuple[str, ...] = ("default",)
     text_tokens: int = 512
     sizes: tuple[str, ...] = ()

@@ -126,7 +126,8 @@ def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
         if not (folder / name).is_file():
             raise BackboneError(f"{folder} lacks {name}; {_AGAIN}")
         try:
-            with safe_open(folder / name, framework="pt") as handle:
+            # As NumPy's, for torch maps a file so that the machine must have memory for all of it.
+            with safe_open(folder / name, framework="np") as handle:
                 found |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {_AGAIN}") from error

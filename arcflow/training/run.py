@@ -81,6 +81,8 @@ def prepare(
     backbone = open_backbone(base, dtype, device)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture).to(device)
+    if settings.checkpointing:
+        module.backbone.enable_gradient_checkpointing()
     encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
     batches = prompted(base.architecture, encodings, (recipe.guidance_kind, recipe.guidance), grids)
     gammas = {id(parameter) for parameter in module.gamma_parameters()}

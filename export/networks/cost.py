@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-import weakref
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
+from arcflow.training.counting import Counting
 from export.networks.base import Network
 
 
@@ -40,42 +35,10 @@ def cost_of(network: Network, sizes: Mapping[str, int], heads: Container[int] | 
             name: torch.empty([sizes[d] if isinstance(d, str) else d for d in shape], dtype=getattr(torch, kind))
             for name, (kind, shape) in network.ports_in.items()
         }
-        counter = FlopCounterMode(display=False)
         given = [*module.parameters(), *module.buffers(), *inputs.values()]
-        with counter, _Alive(given) as alive, _FusedAttention(heads) as attention:
+        with Counting(given) as counted, _FusedAttention(heads) as attention:
             module(**inputs)
-    return Cost(counter.get_total_flops() + attention.operations, alive.made, alive.peak)
-
-
-class _Alive(TorchDispatchMode):
-    """Adds up the memory of results, and what of it is in use at once. given: what is no result, nor its views."""
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.made = self.peak = self._now = 0
-        self._users = Counter(tensor.untyped_storage()._cdata for tensor in given)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._see(tensor)
-        return result
-
-    def _see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if not self._users[key]:
-            self.made += size
-            self._now += size
-            self.peak = max(self.peak, self._now)
-        self._users[key] += 1
-        weakref.finalize(tensor, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            self._now -= size
+    return Cost(counted.operations + attention.operations, counted.made, counted.peak)
 
 
 class _FusedAttention(TorchFunctionMode):
