@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arcflow.architectures import flux, qwen
-from arcflow.training.counting import Counting
 from arcflow.field import mean_velocity
 from arcflow.recipe import Recipe
 from arcflow.students import Student
+from arcflow.training.counting import Counting
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcflow.training.counting import Counting
 from arcflow.inventory import meta_backbone
 from arcflow.recipe import Recipe, load_recipe
 from arcflow.students import Student, architecture
 from arcflow.training import needs
 from arcflow.training.batches import Batch
+from arcflow.training.counting import Counting
 from arcflow.training.distillation import distill_step
 from arcflow.training.loop import Iteration
 from arcflow.training.needs import StepNeeds, step_needs
