@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.png import Pixels as Pixels
 from runtime.timing import Span
 

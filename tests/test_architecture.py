@@ -24,7 +24,7 @@ MAX_LINES = 400
 TORCH_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "foundation": set(),
+    "foundation": {"numpy"},
     "arcflow": {
         "foundation", *TORCH_STACK,
         "huggingface_hub", "matplotlib", "msgspec", "numpy", "PIL", "pyarrow", "rich", "scipy",

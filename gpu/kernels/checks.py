@@ -132,7 +132,7 @@ def check_odd(emit: Emit, device: Device, where: str) -> None:
 
 def check_neighbours(emit: Emit, device: Device) -> None:
     """Noise, unpacking, bytes and the search for what is not finite, each against the runtime's numpy."""
-    from runtime import noise
+    from foundation import noise
     from runtime.architectures import layout
     from runtime.cuda.interface import Unpack
 

@@ -116,7 +116,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     from arcflow.students import architecture, build_student
     from arcflow.tiny.data import evaluation_prompts
     from arcflow.tiny.teacher_folder import SIDE
-    from runtime import noise
+    from foundation import noise
 
     family, where = architecture(recipe.architecture), next(teacher.transformer.parameters()).device
     read = read_adapter(adapter)

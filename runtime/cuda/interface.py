@@ -116,7 +116,7 @@ class Device(Protocol):
         """One step of the solver."""
 
     def normal(self, seed: int, count: int, out: int) -> None:
-        """The first ``count`` values of that seed's noise, float32 (equal to runtime.noise)."""
+        """The first ``count`` values of that seed's noise, float32 (equal to foundation.noise)."""
 
     def unpack(self, work: Unpack) -> None:
         """Packed tokens to latents."""

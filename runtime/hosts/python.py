@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.schema import LEVELS_A_RUN, SEQUENCE
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.architectures import architecture_of, layout
 from runtime.architectures.base import Array, Conditions, Grid, Tokens
 from runtime.errors import BackendError

@@ -1,6 +1,6 @@
 """Write tests/golden/noise.json: ``python -m tests.golden.make_noise``.
 
-A plain-integer Philox and mpmath at 40 digits, element by element from the definition in ``runtime/noise.py``, share
+A plain-integer Philox and mpmath at 40 digits, element by element from the definition in ``foundation/noise.py``, share
 nothing with the vectorised implementation. Values are the float32 results, written as the shortest decimals that
 float64 reads back to them, so that any language's JSON reader gets them exactly.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import noise
+from foundation import noise
 from runtime.pipeline import Pipeline
 from tests.runtime.conftest import COMMITTED
 

@@ -18,8 +18,9 @@ from engines.bundle import open_bundle
 from engines.errors import BundleError, BundleNotFoundError, TrustError
 from engines.locate import ENVIRONMENT
 from engines.writer import write_bundle
+from foundation import noise
 from foundation.errors import ArcFlowError
-from runtime import noise, solver
+from runtime import solver
 from runtime.architectures.base import Array
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.onnx_network import LoadedNetwork, OnnxRuntimeNetwork

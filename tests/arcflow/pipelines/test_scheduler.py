@@ -13,7 +13,7 @@ import torch
 from arcflow.architectures import flux, qwen
 from arcflow.errors import PipelineError
 from arcflow.field import MomentumField, displacement
-from arcflow.pipelines.noise import image_noise, noise_at
+from arcflow.pipelines.noise import image_noise
 from arcflow.pipelines.scheduler import ArcFlowScheduler
 from arcflow.schedule import sigmas
 
@@ -123,8 +123,6 @@ def test_saved_and_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"seed {case['seed']}")
 def test_noise_is_that_of_every_runtime(case: dict[str, object]) -> None:
-    index = np.array([int(i) for i in GOLDEN["indices"]], dtype=np.uint64)
-    assert noise_at(int(str(case["seed"])), index).tolist() == case["values"]
     first = image_noise(int(str(case["seed"])), 8, 4)
     assert first.shape == (1, 8, 4) and first.flatten().tolist() == case["values"][:32]  # type: ignore[index]
 

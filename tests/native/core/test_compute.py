@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.architectures import conditioning, layout
 from runtime.solver import MomentumField
 

@@ -21,7 +21,7 @@ import pytest
 
 from engines.errors import BundleError
 from engines.locate import BUILT_IN
-from runtime import noise
+from foundation import noise
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.native import NativeHost, onnxruntime_library
 from runtime.pipeline import Pipeline

@@ -17,7 +17,8 @@ import torch
 from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.schema import SEQUENCE, Manifest, Range
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.architectures import layout
 from runtime.architectures.base import Conditions
 from runtime.hosts.onnx_network import LoadedNetwork

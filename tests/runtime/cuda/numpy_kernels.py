@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.architectures import layout
 from runtime.cuda.device import launch
 from runtime.cuda.interface import Advance, Unpack

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import noise, solver
+from foundation import noise
+from runtime import solver
 from runtime.architectures import layout
 from runtime.cuda.interface import Advance, Device, Unpack
 from tests.runtime.cuda.numpy_kernels import from_bfloat16

@@ -1,6 +1,6 @@
 // The closed-form solver on the CPU, bit for bit what runtime/solver.py computes: coefficients in float64, the mixture
 // in float32, mode by mode in ascending order, product and sum rounded apart (no FMA: -ffp-contract=off). The noise
-// (runtime/noise.py) and the numbers that condition a backbone, beside it.
+// (foundation/noise.py) and the numbers that condition a backbone, beside it.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import noise
+from foundation import noise
 
 COUNT = 1000
 

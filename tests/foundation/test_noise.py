@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.noise import image_seeds, normal, philox4x32
+from foundation.noise import image_seeds, normal, philox4x32
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "noise.json").read_text(encoding="utf-8"))
 seeds = st.integers(0, 2**64 - 1)
@@ -35,7 +35,7 @@ def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], wo
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"seed {case['seed']}")
 def test_golden_values_are_equal_bit_for_bit(case: dict[str, object]) -> None:
-    from runtime import noise
+    from foundation import noise
 
     indices = np.array([int(index) for index in GOLDEN["indices"]], dtype=np.uint64)
     values = noise.normal_at(int(str(case["seed"])), indices)
