@@ -72,16 +72,12 @@ def measure(arguments: Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from arcflow.errors import BackboneError
+    from arcflow.sources.pipeline import choose_device, open_pipeline
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    try:
-        device = torch.device(arguments.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"--device {arguments.device} cannot be used: {error}") from error
-    pipeline = _open(arguments.base, getattr(torch, arguments.dtype))
+    device = choose_device(arguments.device)
+    pipeline = open_pipeline(arguments.base, getattr(torch, arguments.dtype))
     prepare = _student if arguments.what == "student" else _teacher
     make, evaluations = prepare(pipeline, arguments, device)
     walls: list[float] = []
@@ -136,18 +132,6 @@ class _Clock:
 
 _Make = Callable[[int, _Clock], None]
 """Makes one image from a seed and marks the stages."""
-
-
-def _open(base: Path, dtype: Any) -> Any:
-    from diffusers import DiffusionPipeline
-
-    from arcflow.errors import BackboneError
-
-    if not (base / "model_index.json").is_file():
-        raise BackboneError(f"{base} is no diffusers pipeline: it has no model_index.json; give --base FOLDER")
-    pipeline = DiffusionPipeline.from_pretrained(base, dtype=dtype, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def _teacher(pipeline: Any, arguments: Namespace, device: Any) -> tuple[_Make, int]:

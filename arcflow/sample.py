@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
+from foundation.files import slug
 
 if TYPE_CHECKING:
     from arcflow.recipe import Recipe
@@ -26,7 +26,6 @@ A seed means the same noise here and in the runtimes: in float32 the image is th
 1/255.
 """
 _FOLDER = Path("arcflow-out")
-_SLUG_CHARACTERS = 48
 _OWN_SIDE, _SIDE, _TOKENS = 32, 1024, 512
 _MOST_TOKENS = {"flux": 512, "qwen": 1024}
 """What the pipelines of diffusers take."""
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_recipe_options(parser)
     add("--base", help="the teacher's pipeline: a diffusers folder or a hub id (default: models/RECIPE/teacher, or the "
         "recipe's base)")  # fmt: skip
-    add("--adapter", type=Path, help="the student's adapter folder (default: models/RECIPE/adapter)")
+    add("--adapter", help="the student's adapter: a folder or a hub id (default: models/RECIPE/adapter)")
     add("--partial", action="store_const", dest="coverage", const="partial", default="whole",
         help="take an adapter that lacks LoRA pairs, whose layers stay the teacher's")  # fmt: skip
     add("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: %(default)s)")
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--guidance must be finite and 0 or more")
     if not 0 <= arguments.seed < 1 << 64:
         parser.error("--seed must be from 0 to 2^64 - 1")
-    out = arguments.out or _FOLDER / f"{_slug(arguments.prompt)}-{arguments.seed}.png"
+    out = arguments.out or _FOLDER / f"{slug(arguments.prompt)}-{arguments.seed}.png"
     if out.suffix.lower() != ".png" or out.is_dir():
         parser.error(f"--out is {out}; it must be a file that ends with .png")
     if arguments.offload and arguments.device == "cpu":
@@ -87,74 +86,47 @@ def _generate(arguments: Namespace, recipe: Recipe) -> tuple[Any, dict[str, Any]
     """The image (PIL) and what it was made with."""
     import torch
 
-    from arcflow.errors import PipelineError
+    from arcflow.errors import RecipeError
     from arcflow.pipelines.loading import load_student
     from arcflow.pipelines.noise import image_noise
-    from arcflow.students import architecture
+    from arcflow.sources.base import find_base
+    from arcflow.sources.hub import resolve_adapter
+    from arcflow.sources.pipeline import choose_device, open_pipeline
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.text import T5_TOKENS
 
     own = recipe.teacher is not None
-    base = arguments.base or (str(MODELS / recipe.name / "teacher") if own else recipe.base)
-    adapter = arguments.adapter or MODELS / recipe.name / "adapter"
-    try:
-        device = torch.device(arguments.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PipelineError(f"--device {arguments.device} cannot be used: {error}") from error
+    source = arguments.base or (MODELS / recipe.name / "teacher" if own else recipe.base)
+    if source is None:
+        raise RecipeError(f"recipe {recipe.name!r} names no base; give --base FOLDER or a hub id")
+    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
     # What would fail after the base is open fails before it.
-    if not adapter.is_dir():
-        raise PipelineError(f"there is no adapter folder {adapter}; give --adapter FOLDER")
-    pipe = _open(base, getattr(torch, arguments.dtype))
-    wanted = architecture(recipe.architecture).PIPELINE_CLASS
-    if type(pipe).__name__ != wanted:
-        raise PipelineError(f"{base} is a {type(pipe).__name__}, and recipe {recipe.name!r} is for {wanted}")
+    adapter = resolve_adapter(arguments.adapter or MODELS / recipe.name / "adapter")
+    base = find_base(source, recipe.architecture)
+    side = _OWN_SIDE if own else _SIDE
+    width, height = arguments.width or side, arguments.height or side
+    rows, columns = base.grid(width, height)
+    pipe = open_pipeline(base.folder, dtype)
     options = load_student(pipe, adapter, arguments.coverage)
     if arguments.nfe is not None:
         options["num_inference_steps"] = arguments.nfe
     if arguments.guidance is not None:
         options["guidance_scale"] = arguments.guidance
-    side = _OWN_SIDE if own else _SIDE
-    width, height = arguments.width or side, arguments.height or side
-    multiple = 2 * pipe.vae_scale_factor
-    if width % multiple or height % multiple:
-        raise PipelineError(f"the size is {width} x {height}; width and height must be multiples of {multiple}")
     if arguments.offload:
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    rows, columns = height // multiple, width // multiple
     noise = image_noise(arguments.seed, rows * columns, pipe.transformer.config.in_channels)
-    text_tokens = arguments.text_tokens or (T5_TOKENS if own else _TOKENS)
     image = pipe(
         arguments.prompt,
         width=width,
         height=height,
-        latents=noise.to(device, pipe.transformer.dtype),
-        max_sequence_length=text_tokens,
+        latents=noise.to(device, dtype),
+        max_sequence_length=arguments.text_tokens or (T5_TOKENS if own else _TOKENS),
         **options,
     ).images[0]
     settings = {"prompt": arguments.prompt, "seed": arguments.seed, "width": width, "height": height}
-    return image, {**settings, "base": str(base), "adapter": str(adapter), "dtype": arguments.dtype, **options}
-
-
-def _open(base: Any, dtype: Any) -> Any:
-    """The pipeline of a folder or a hub id, without bars. Raises PipelineError."""
-    from diffusers import DiffusionPipeline
-
-    from arcflow.errors import PipelineError
-
-    folder = Path(base).expanduser()
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise PipelineError(f"{base} is no diffusers pipeline: it has no model_index.json; give --base FOLDER")
-    try:
-        pipe = DiffusionPipeline.from_pretrained(folder if folder.is_dir() else base, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"cannot open {base}: {error}; give --base FOLDER, or a hub id that you may read"
-        ) from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return image, {**settings, "base": str(source), "adapter": str(adapter), "dtype": arguments.dtype, **options}
 
 
 def _write(image: Any, settings: dict[str, Any], out: Path) -> None:
@@ -166,11 +138,6 @@ def _write(image: Any, settings: dict[str, Any], out: Path) -> None:
     text.add_text("arcflow", json.dumps(settings, sort_keys=True))
     with atomic_file(out) as temporary:
         image.save(temporary, format="PNG", pnginfo=text)
-
-
-def _slug(prompt: str) -> str:
-    """A file name of a prompt: its ASCII letters and digits, with dashes between."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:_SLUG_CHARACTERS].strip("-") or "picture"
 
 
 if __name__ == "__main__":

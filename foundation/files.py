@@ -1,10 +1,11 @@
-"""Digests, and writes that either happen whole or not at all."""
+"""Digests, names, and writes that either happen whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from pathlib import Path
 from foundation.errors import ArcFlowError
 
 _CHUNK = 1 << 20
+_SLUG_CHARACTERS = 48
+
+
+def slug(prompt: str) -> str:
+    """A file name of a prompt: its ASCII letters and digits, with dashes between."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:_SLUG_CHARACTERS].strip("-") or "image"
 
 
 def sha256_file(path: Path) -> str:

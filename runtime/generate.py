@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.cli import ArgumentParser, run
+from foundation.files import slug
 from runtime.timing import Stopwatch, since_process_start
 
 if TYPE_CHECKING:
     from runtime.result import Generation
 
 _FOLDER = Path("arcflow-out")
-_SLUG_CHARACTERS = 48
 _OF_OPENING = ("precision", "target", "threads", "host", "backend", "device", "low_vram")
 _OF_REQUEST = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     clock = Stopwatch()
     clock.seconds["start"] = since_process_start()
-    out = arguments.out or _FOLDER / f"{_slug(arguments.prompt)}-{arguments.seed}.png"
+    out = arguments.out or _FOLDER / f"{slug(arguments.prompt)}-{arguments.seed}.png"
     with clock.stage("import"):
         from runtime.image import check_name, check_scale, check_targets, targets
         from runtime.pipeline import Pipeline
@@ -114,12 +113,6 @@ def _report(
     )
     if chosen:
         sys.stdout.write(f"ran on {backend}\n")
-
-
-def _slug(prompt: str) -> str:
-    """A file name of a prompt: its ASCII letters and digits, with dashes between."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:_SLUG_CHARACTERS].strip("-")
-    return words or "picture"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from arcflow.architectures import flux, qwen
 from arcflow.errors import PipelineError
 from arcflow.pipelines.scheduler import ArcFlowScheduler
 from arcflow.pipelines.students import STUDENTS
+from arcflow.sources.hub import resolve_adapter
 from arcflow.students import Coverage, architecture_of_adapter
 
 _PIPELINES: dict[str, ModuleType] = {
@@ -29,24 +30,20 @@ def load_student(pipe: Any, adapter: str | Path, coverage: Coverage = "whole") -
     """Make the student of that adapter out of the pipeline's transformer, and give the pipeline its scheduler.
 
     pipe: a diffusers pipeline of FLUX.1-dev or Qwen-Image, text or image to image or inpainting, in any floating-point
-    dtype and on any device; it is changed in place, and its class stays what it is. adapter: a folder, in the released
-    format or written by ``arcflow.distill``. coverage: "partial" takes an adapter that lacks LoRA pairs.
+    dtype and on any device; it is changed in place, and its class stays what it is. adapter: a folder or a hub id, in
+    the released format or written by ``arcflow.distill``. coverage: "partial" takes an adapter that lacks LoRA pairs.
 
     The adapter's LoRA is merged, in float32, so that ``pipe.load_lora_weights`` has the names to itself. Do this first,
     then load LoRAs, offload or compile. Weights that the adapter leaves alone are not copied.
 
     Returns what to call the pipeline with (:func:`call_options`): ``pipe("a prompt", **load_student(pipe, folder))``.
-    Raises PipelineError for another pipeline, AdapterError for an adapter that is damaged or belongs to another base;
-    the pipeline is then as it was.
+    Raises PipelineError for another pipeline, SourceError where there is no adapter, AdapterError for one that is
+    damaged or belongs to another base; the pipeline is then as it was.
     """
     arch = _architecture(pipe)
     teacher = pipe.transformer
     _check_teacher(teacher)
-    folder = Path(adapter).expanduser()
-    if not folder.is_dir():
-        raise PipelineError(
-            f"there is no adapter folder {folder}; give one, or get it with: hf download OWNER/NAME --local-dir FOLDER"
-        )
+    folder = resolve_adapter(adapter)
     read = read_adapter(folder)
     if architecture_of_adapter(read.config.class_name) is not arch:
         raise PipelineError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engines.schema import Latent, Limits
 from export.architectures.base import Architecture, Part, Tensors
-from export.sources.configs import read_json, read_vae_config, vae_factor
+from export.sources.configs import read_json, read_vae_config
 from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def _tokenizers(base: Path, limits: Limits) -> dict[str, TokenizerFile]:
 
 
 def _latent(base: Path) -> Latent:
+    from arcflow.architectures.flux import vae_factor
+
     config = read_vae_config(base / PARTS["vae_decoder"].folder)
     return Latent(
         channels=config["latent_channels"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engines.schema import Latent, Limits
 from export.architectures.base import Architecture, Part, Tensors
 from export.errors import ExportError
-from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
+from export.sources.configs import read_qwen_vae_config
 from export.sources.tokenizers import TokenizerFile, token_ids, tokenizer_file
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ def _tokenizers(base: Path, limits: Limits) -> dict[str, TokenizerFile]:
 
 
 def _latent(base: Path) -> Latent:
+    from arcflow.architectures.qwen import vae_factor
+
     """The pipeline decodes ``z * latents_std + latents_mean``; Latent says ``z / scaling_factor + shift_factor``."""
     config = read_qwen_vae_config(base / PARTS["vae_decoder"].folder)
     return Latent(
         channels=int(config["z_dim"]),
         patch=_PATCH,
-        vae_factor=qwen_vae_factor(config),
+        vae_factor=vae_factor(config),
         scaling_factor=[1.0 / float(std) for std in config["latents_std"]],
         shift_factor=[float(mean) for mean in config["latents_mean"]],
     )

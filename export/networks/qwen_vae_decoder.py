@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from arcflow.architectures.qwen import vae_factor
 from export.networks.base import Network, as_computed, as_port, describe
 from export.networks.decoder import OTHERS, attend, decoder_network
-from export.sources.configs import qwen_vae_factor, read_qwen_vae_config
+from export.sources.configs import read_qwen_vae_config
 from export.weights.files import Selected, TensorInfo, Weights, open_folder
 
 _TIME = 2
@@ -110,7 +111,7 @@ def qwen_vae_decoder_network(folder: Path) -> Network:
     from diffusers import AutoencoderKLQwenImage
 
     config = read_qwen_vae_config(folder)
-    channels, factor = int(config["z_dim"]), qwen_vae_factor(config)
+    channels, factor = int(config["z_dim"]), vae_factor(config)
 
     def build(dtype: torch.dtype) -> nn.Module:
         model: Any = AutoencoderKLQwenImage.from_config(describe(config))

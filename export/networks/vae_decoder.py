@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from arcflow.architectures.flux import vae_factor
 from export.networks.base import Network, as_computed, as_port, describe
 from export.networks.decoder import OTHERS, attend, decoder_network
-from export.sources.configs import read_vae_config, vae_factor
+from export.sources.configs import read_vae_config
 from export.weights.files import Selected, open_folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,6 @@ def read_vae_config(folder: Path) -> dict[str, Any]:
     return _read_with(folder / "config.json", _VAE_KEYS, "an AutoencoderKL")
 
 
-def vae_factor(config: Mapping[str, Any]) -> int:
-    """Pixels a latent cell, of an AutoencoderKL configuration."""
-    return int(2 ** (len(config["block_out_channels"]) - 1))
-
-
 def read_qwen_vae_config(folder: Path) -> dict[str, Any]:
     """The configuration of the AutoencoderKLQwenImage in ``folder``. Raises WeightsError or ExportError."""
     path = folder / "config.json"
@@ -46,11 +41,6 @@ def read_qwen_vae_config(folder: Path) -> dict[str, Any]:
     if not all(std > 0 for std in config["latents_std"]):
         raise ExportError(f"{path}: latents_std has a value that is not positive; download or save the VAE again")
     return config
-
-
-def qwen_vae_factor(config: Mapping[str, Any]) -> int:
-    """Pixels a latent cell, of an AutoencoderKLQwenImage configuration."""
-    return int(2 ** len(config["temperal_downsample"]))
 
 
 def _read_with(path: Path, keys: Sequence[str], kind: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ inline std::string slug(const std::string& prompt) {
   out = out.substr(0, kSlugCharacters);
   out.erase(0, std::min(out.find_first_not_of('-'), out.size()));
   out.erase(out.find_last_not_of('-') + 1);
-  return out.empty() ? "picture" : out;
+  return out.empty() ? "image" : out;
 }
 
 inline std::string two_digits(std::uint32_t value) { return (value < 10 ? "0" : "") + std::to_string(value); }

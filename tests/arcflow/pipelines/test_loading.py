@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from arcflow.errors import AdapterError, BackboneError, PipelineError
+from arcflow.errors import AdapterError, BackboneError, PipelineError, SourceError
 from arcflow.pipelines.loading import call_options, load_student
 from foundation.errors import ArcFlowError
 from tests.arcflow.pipelines.conftest import image_of, opened
@@ -62,7 +62,7 @@ def _foreign_layer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (shutil.rmtree, PipelineError, "hf download"),
+        (shutil.rmtree, SourceError, "there is no adapter at"),
         (_without_config, AdapterError, "config.json is missing"),
         (_foreign_layer, AdapterError, "nowhere is no linear"),
     ],
