@@ -205,7 +205,7 @@ def distil(
     with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
         fit(
             ready.student, ready.step, loop, workdir,
-            accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after,
+            accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after, identity=ready.identity,
         )  # fmt: skip
     if stop_after is None and accelerator.is_main_process:
         save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen])

@@ -93,12 +93,14 @@ def fit(
     groups: Iterable[dict[str, Any]] | None = None,
     report: Reporter | None = None,
     stop_after: int | None = None,
+    identity: str = "",
 ) -> nn.Module:
     """Train ``module`` in place and return it, with the averaged weights where the config asks for them.
 
     workdir: holds ``checkpoint.pt``; where it stands from an interrupted run, that run is continued, to the same
     result. groups: optimiser parameter groups (default: all that require a gradient); each group's "lr" is
-    relative to the config's. stop_after: return early after that iteration, as a killed run would have (tests).
+    relative to the config's. identity: of what else the run is made of, which must be the same where it is continued.
+    stop_after: return early after that iteration, as a killed run would have (tests).
     An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises
     CheckpointError after ``MOST_SKIPPED`` of them in a row, and when the checkpoint belongs to another configuration.
     """
@@ -115,7 +117,7 @@ def fit(
     )
     ema = PowerEma(trained, config.ema_gamma) if config.ema_gamma is not None else None
     named = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    checkpoint = _Checkpoint(workdir / "checkpoint.pt", config, named, optimizer, ema)
+    checkpoint = _Checkpoint(workdir / "checkpoint.pt", config, named, optimizer, ema, identity)
     start, skipped = checkpoint.resume()
     in_a_row = 0
     wrapped, prepared = accelerator.prepare(module, optimizer)
@@ -183,6 +185,7 @@ class _Checkpoint:
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     ema: PowerEma | None
+    identity: str
 
     @property
     def fingerprint(self) -> str:
@@ -192,7 +195,7 @@ class _Checkpoint:
         """
         free = {"save_every"} | ({"iterations"} if self.config.decay == "constant" else set())
         fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
-        return repr((sorted(fixed.items()), len(self.trained)))
+        return repr((sorted(fixed.items()), len(self.trained), self.identity))
 
     def save(self, done: int, skipped: int) -> None:
         state = {

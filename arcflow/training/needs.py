@@ -1,4 +1,4 @@
-"""What a training step takes of a GPU, by part, found without weights, without a GPU and in seconds.
+"""What a training step takes of a GPU, by part, found without weights and without a GPU.
 
 The student runs its step on tensors that have a shape and no values (torch's fake tensors), at the true sizes.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from accelerate import Accelerator
 from arcflow.errors import BackboneError
 from arcflow.prompts.cache import Tell, cache_encodings
 from arcflow.prompts.encodings import Encodings, LiveEncodings
-from arcflow.prompts.lists import Prompts
+from arcflow.prompts.lists import Prompts, digest
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.sources.base import Base, open_backbone
+from arcflow.sources.pipeline import choose_device
 from arcflow.sources.text import Placement, TextEncoders
 from arcflow.students import Student
 from arcflow.training.batches import prompted
@@ -26,11 +28,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Distillation:
-    """All that :func:`arcflow.training.loop.fit` needs: the module, its step, and the optimiser's groups."""
+    """All that :func:`arcflow.training.loop.fit` needs: the module, its step, and the optimiser's groups.
+
+    identity: digest of the base, the prompts and the recipe, the loop's own settings left out.
+    """
 
     student: Student
     step: Any
     groups: list[dict[str, Any]]
+    identity: str
 
 
 def choose_accelerator(device: str | None) -> Accelerator:
@@ -40,11 +46,7 @@ def choose_accelerator(device: str | None) -> Accelerator:
     """
     if device is None:
         return Accelerator(cpu=not torch.cuda.is_available())
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise BackboneError(f"--device {device} cannot be used: {error}") from error
+    chosen = choose_device(device)
     if chosen.type not in ("cpu", "cuda"):
         raise BackboneError(f"--device {device} is not supported; use cpu, cuda or cuda:NUMBER")
     if chosen.type == "cuda" and device != "cuda":
@@ -91,4 +93,15 @@ def prepare(
         {"params": [parameter for parameter in trained if id(parameter) not in gammas]},
         {"params": [parameter for parameter in trained if id(parameter) in gammas], "lr": settings.gamma_lr},
     ]
-    return Distillation(module, distill_step(module, batches, recipe.shift, settings), groups)
+    step = distill_step(module, batches, recipe.shift, settings)
+    return Distillation(module, step, groups, _identity(recipe, student, prompts, module))
+
+
+def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: Student) -> str:
+    """The base goes in by its last layers, which differ from one to another of the same shape."""
+    settings = {**asdict(recipe.distill), "loop": None, "checkpointing": None, "prompts": digest(prompts)}
+    known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()))
+    found = sha256(repr(known).encode())
+    for name, tensor in sorted(module.teacher_layers.state_dict().items()):
+        found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -12,6 +12,7 @@ import torch
 from arcflow import distill
 from arcflow.adapter import WEIGHTS_FILE, read_adapter, trained_tensors
 from arcflow.distill import choose_base, choose_prompts, distil, estimate
+from arcflow.errors import CheckpointError
 from arcflow.prompts.lists import Prompts
 from arcflow.recipe import Recipe, load_recipe
 from arcflow.sources.base import Base
@@ -93,6 +94,35 @@ def test_killed_and_continued_gives_the_same_bits(small: tuple[Recipe, Base, Pro
         assert torch.equal(a, b), name
     written = [tmp_path / f"{name}-out" / WEIGHTS_FILE for name in ("whole", "broken")]
     assert written[0].read_bytes() == written[1].read_bytes()
+
+
+def test_a_run_is_not_continued_with_something_else(
+    family: tuple[str, Path], small: tuple[Recipe, Base, Prompts], tmp_path: Path
+) -> None:
+    recipe, base, prompts = small
+    recipe = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, save_every=1)))
+    sizes = replace(recipe, distill=replace(recipe.distill, sizes=("32x32",)))
+    FAMILIES[family[0]](tmp_path, seed=1)
+    other = choose_base(recipe, tmp_path / "base", Path())
+
+    def go(recipe: Recipe, base: Base, prompts: Prompts, stop_after: int) -> None:
+        distil(recipe, base, prompts, recipe.student, tmp_path / "work", tmp_path / "out", stop_after=stop_after)
+
+    go(recipe, base, prompts, 1)
+    for changed in ((sizes, base, prompts), (recipe, other, prompts), (recipe, base, list(prompts)[1:])):
+        with pytest.raises(CheckpointError, match="belongs to a run with other settings"):
+            go(*changed, 2)
+    go(recipe, base, list(prompts), 2)
+
+
+def test_the_dry_run_says_what_a_step_takes(
+    family: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, work = str(family[1] / "small.toml"), tmp_path / "work"
+    assert run(distill.main, ["--recipe", recipe, "--dry-run", "--workdir", str(work)]) == 0
+    said = capsys.readouterr().out
+    assert "a step of 4 images of 48x32: about" in said and "blocks run again in the backward" in said
+    assert not work.exists()
 
 
 def test_cached_encodings_train_the_same_student(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
