@@ -148,6 +148,7 @@ def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
 def estimate_step(recipe: Recipe, base: Base) -> str:
     """One line: the memory of a GPU at the peak of a step, by part, at the largest size, and a step's operations."""
     from arcflow.training.needs import step_needs
+    from foundation.measuring import gigabytes
 
     width, height = max(recipe.distill.pixels, key=lambda size: size[0] * size[1])
     needs = step_needs(recipe, base.blank(), base.grid(width, height))
@@ -160,9 +161,9 @@ def estimate_step(recipe: Recipe, base: Base) -> str:
         "average": needs.average,
         f"activations ({kept})": needs.activations,
     }
-    said = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts.items())
+    said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
     return (
-        f"a step of {recipe.distill.loop.batch} images of {width}x{height}: about {needs.total / 1e9:.1f} GB of memory "
+        f"a step of {recipe.distill.loop.batch} images of {width}x{height}: about {gigabytes(needs.total)} of memory "
         f"on each GPU: {said}; text encoders come on top, unless encodings are cached; {needs.operations / 1e12:,.0f} "
         "TFLOP on each"
     )

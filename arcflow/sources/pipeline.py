@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from arcflow.sources.base import INDEX
 
 def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     """The diffusers pipeline in a folder, all of its networks in ``dtype``, without bars. Raises BackboneError."""
-    from diffusers import DiffusionPipeline
-
     if not (folder / INDEX).is_file():
         raise BackboneError(f"{folder} is no diffusers pipeline: it has no {INDEX}; give --base FOLDER")
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        with quiet():
+            from diffusers import DiffusionPipeline
+
+            pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BackboneError(f"cannot open {folder}: {error}; download the base again") from error
     pipeline.set_progress_bar_config(disable=True)
@@ -33,3 +36,22 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise BackboneError(f"--device {name} cannot be used: {error}") from error
     return device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' bars and remarks, such as one at each prompt that is longer than CLIP's 77 tokens."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = of_diffusers, of_transformers
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()

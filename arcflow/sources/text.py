@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from arcflow.errors import BackboneError
 from arcflow.sources.base import Base
+from arcflow.sources.pipeline import quiet
 
 Placement = Literal["device", "turns", "cpu"]
 """Where text encoders run: on the backbone's device beside it, there in turns with it, or on the CPU."""
@@ -43,7 +43,7 @@ class TextEncoders:
         """
         pipeline = self._opened()
         for prompt in prompts:
-            with _quiet():
+            with quiet():
                 found = self.base.architecture.encoding(pipeline, prompt, self.tokens)
             yield {name: tensor.to("cpu", self.dtype).contiguous() for name, tensor in found.items()}
 
@@ -85,7 +85,7 @@ def _open(base: Base, dtype: torch.dtype) -> Any:
         raise BackboneError(f"{base.folder} lacks {', '.join(missing)}: prompts cannot be encoded; give a whole --base")
     kind = getattr(diffusers, base.architecture.PIPELINE_CLASS)
     try:
-        with _quiet():
+        with quiet():
             pipeline = kind.from_pretrained(
                 base.folder, transformer=None, vae=None, dtype=dtype, local_files_only=True, use_safetensors=True
             )
@@ -105,18 +105,3 @@ def _move(parameters: Sequence[nn.Parameter], device: torch.device) -> None:
         parameter.data = parameter.data.to(device)
     if device.type == "cpu" and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's warning at each prompt that is longer than CLIP's 77 tokens, and without its bars."""
-    from diffusers.utils import logging as library
-
-    level = library.get_verbosity()
-    library.set_verbosity(logging.ERROR)
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        library.enable_progress_bar()

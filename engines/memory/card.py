@@ -15,6 +15,7 @@ from engines.memory.buffers import groups_of, needs_of
 from engines.memory.extents import Extents, extents_of
 from engines.memory.parts import parts_of
 from engines.schema import SOURCE_TARGET, Manifest, PlanMemory
+from foundation.measuring import gigabytes
 
 CARDS = (12, 16, 24, 32, 48, 80)
 """GB of the common cards. Vendors count 2**30 bytes each; all other sizes here are in GB of 10**9 bytes."""
@@ -127,8 +128,3 @@ def of_bundle(manifest: Manifest) -> CardMemory | None:
 def card_for(total: int) -> int | None:
     """GB of the smallest of CARDS with room for ``total`` bytes; None where that is more than any has."""
     return next((card for card in CARDS if total <= card << 30), None)
-
-
-def gigabytes(size: int) -> str:
-    """Bytes for people: "8.62 GB", "9.4 MB"."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -9,9 +9,10 @@ import pytest
 
 from engines.memory.arena import plan_arena
 from engines.memory.buffers import needs_of
-from engines.memory.card import ALLOWANCE, CARDS, CardMemory, card_for, card_memory, gigabytes, of_bundle
+from engines.memory.card import ALLOWANCE, CARDS, CardMemory, card_for, card_memory, of_bundle
 from engines.memory.extents import extents_of
 from engines.schema import FileEntry, Manifest, PlanMemory
+from foundation.measuring import gigabytes
 from tests.runtime import small_bundle, small_plans
 
 GB = 10**9
