@@ -25,20 +25,26 @@ GUIDANCE_KINDS = {"flux": "embedded", "qwen": "cfg"}
 class LoopConfig:
     """How long and how fast to train.
 
-    iterations > 0; lr > 0 (peak); warmup in iterations; decay: what lr does after the warm-up ("constant" or
-    "cosine", to 2 % of the peak); clip: bound of the gradient's norm; ema_gamma: exponent of the Karras power
-    average of the weights, or None for none; save_every: iterations between checkpoints.
+    iterations > 0; batch: images an iteration, of all processes together; micro_batch: how many of them a process takes
+    at once (None: its whole share); lr > 0 (peak); warmup in iterations; decay: what lr does after the warm-up
+    ("constant" or "cosine", to 2 % of the peak); optimizer: AdamW, its moments in float32 or in 8 bits; clip: bound of
+    the gradient's norm, from iteration clip_from on; ema_gamma: exponent of the Karras power average of the weights, or
+    None for none; until iteration ema_from it copies the weights; save_every: iterations between checkpoints.
     """
 
     iterations: int
     batch: int
     lr: float
+    micro_batch: int | None = None
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup: int = 100
     decay: Literal["constant", "cosine"] = "constant"
     clip: float = 50.0
+    clip_from: int = 0
     ema_gamma: float | None = None
+    ema_from: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     save_every: int = 200
@@ -47,10 +53,12 @@ class LoopConfig:
         for name in ("iterations", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise RecipeError(f"micro_batch is {self.micro_batch}: it must be 1 or more")
         if not 0 < self.lr < 1:
             raise RecipeError(f"lr is {self.lr}: it must lie between 0 and 1")
-        if self.warmup < 0 or not self.clip > 0:
-            raise RecipeError("warmup must be 0 or more, and clip positive")
+        if min(self.warmup, self.clip_from, self.ema_from) < 0 or not self.clip > 0:
+            raise RecipeError("warmup, clip_from and ema_from must be 0 or more, and clip positive")
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,14 @@ class DistillRecipe:
 
     nfe: segments; intermediate_states: points of each segment at which the field is regressed to the teacher;
     teacher_share_iterations: the teacher's share of the mixed trajectory falls from 1 to 0 over these;
-    window, local_below: raw time added to the teacher's interval for the mean velocity, and the interval under which
-    the local velocity is used; mode_dropout: share of modes dropped from the detached policy; frozen: what the weights
-    are kept in that are not trained; checkpointing: whether each block is run again in the backward instead of keeping
-    what it made; prompts: lists by name or path; text_tokens: the longest prompt; sizes: of the
-    images, "WIDTHxHEIGHT" in pixels, one of them a batch.
+    substeps: raw time 1 in small steps, of which a segment has a whole number; window, local_below: how many of them are
+    added to the teacher's interval for the mean velocity, and the interval under which the local velocity is used;
+    mode_dropout: share of modes dropped from the detached policy; frozen: what the weights are kept in that are not
+    trained ("fp8": E4M3 with a scale a row, computed with in bf16); checkpointing: whether each block is run again in
+    the backward instead of keeping what it made; compile: whether torch compiles the blocks; prompts: lists by name or
+    path; text_tokens: the longest prompt; sizes: of the images, "WIDTHxHEIGHT" in pixels, one of them a batch;
+    watch_every: iterations between looks at held-out noise (its error and a grid of images), 0 for none; watch_images:
+    how many images are looked at.
     """
 
     loop: LoopConfig
@@ -116,20 +127,28 @@ class DistillRecipe:
     final_step_ratio: float = 1.0
     intermediate_states: int = 4
     teacher_share_iterations: int = 2000
-    window: float = 3 / 128
-    local_below: float = 2 / 128
+    substeps: int = 128
+    window: float = 3.0
+    local_below: float = 2.0
     mode_dropout: float = 0.1
     loss_scale: float = 30.0
     gamma_lr: float = 0.1
-    frozen: Literal["fp32", "bf16"] = "fp32"
+    frozen: Literal["fp32", "bf16", "fp8"] = "fp32"
     checkpointing: bool = False
+    compile: bool = False
     prompts: tuple[str, ...] = ("default",)
     text_tokens: int = 512
     sizes: tuple[str, ...] = ()
+    watch_every: int = 0
+    watch_images: int = 4
 
     def __post_init__(self) -> None:
-        if self.frozen == "bf16" and self.loop.precision != "bf16":
-            raise RecipeError('frozen is "bf16": the precision of [distill] loop must then be "bf16" as well')
+        if self.frozen != "fp32" and self.loop.precision != "bf16":
+            raise RecipeError(f'frozen is "{self.frozen}": the precision of [distill] loop must then be "bf16"')
+        if self.substeps < 1 or min(self.window, self.local_below, self.watch_every) < 0 or self.watch_images < 1:
+            raise RecipeError(
+                "substeps and watch_images must be 1 or more, window, local_below and watch_every 0 or more"
+            )
         if self.text_tokens < 1:
             raise RecipeError(f"text_tokens is {self.text_tokens}: it must be 1 or more")
         if not self.prompts:

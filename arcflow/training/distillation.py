@@ -92,7 +92,8 @@ def segment_loss(
     """
     batch, device = x_src.shape[0], x_src.device
     policy = field.detach().drop_modes(keep_modes(field.modes, recipe.mode_dropout, generators).to(device))
-    window = min(recipe.window, segment.length)
+    step = segment.length / max(1, round(recipe.substeps * segment.length))
+    window = min(recipe.window * step, segment.length)
     steps = interval_lengths(segment.length - window, share, recipe.intermediate_states, generators)
     student_steps, teacher_steps = (s.to(device) for s in steps)
 
@@ -112,7 +113,7 @@ def segment_loss(
             target = teacher(x_a, sigma_a).to(x_a.dtype)
             x = x_a - target * (sigma_a - sigma_b)[:, None, None]
         predicted = mean_velocity(field, sigma_src, sigma_a, level(t_b - window))
-        local = (t_a - t_b + window) < recipe.local_below
+        local = (t_a - t_b + window) < recipe.local_below * step
         if bool(local.any()):
             predicted = torch.where(local[:, None, None], velocity(field, sigma_src, sigma_a), predicted)
         errors.append((predicted - target).square().mean())
