@@ -112,7 +112,7 @@ class DistillRecipe:
 
     nfe: segments; intermediate_states: points of each segment at which the field is regressed to the teacher;
     teacher_share_iterations: the teacher's share of the mixed trajectory falls from 1 to 0 over these;
-    substeps: raw time 1 in small steps, of which a segment has a whole number; window, local_below: how many of them are
+    substeps: raw time 1 in small steps, a whole number of them a segment; window, local_below: how many of them are
     added to the teacher's interval for the mean velocity, and the interval under which the local velocity is used;
     mode_dropout: share of modes dropped from the detached policy; frozen: what the weights are kept in that are not
     trained ("fp8": E4M3 with a scale a row, computed with in bf16); checkpointing: whether each block is run again in
