@@ -157,12 +157,15 @@ def save_adapter(
     policy: Policy,
     folder: Path,
     dtype: torch.dtype = torch.float32,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the student's trained tensors in the released format, atomically, as ``dtype``.
 
-    backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out).
+    backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out); trained: the tensors
+    by name where they are not the student's own, which may be in parts on several processes.
     """
-    tensors = {k: v.detach().cpu().to(dtype).contiguous().clone() for k, v in trained_tensors(student).items()}
+    trained = trained_tensors(student) if trained is None else trained
+    tensors = {k: v.detach().cpu().to(dtype).contiguous().clone() for k, v in trained.items()}
     config = {
         "_class_name": student.architecture.ADAPTER_CLASS,
         "num_gaussians": student.recipe.modes,

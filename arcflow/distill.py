@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "text encoders then take no memory in training")  # fmt: skip
     add("--encoders", choices=PLACEMENTS, default="device", help="where text encoders run, if nothing is cached: "
         "beside the backbone, in turns with it, or on the CPU (default: %(default)s)")  # fmt: skip
+    add("--shard", action="store_true", help="share the weights between the processes, frozen or trained (FSDP); each "
+        "reads its part only")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or workdir / f"{args.student}-adapter"
     distil(
         recipe, base, prompts, student, workdir / f"distill-{args.student}", out,
-        accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders,
+        accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders, sharded=args.shard,
     )  # fmt: skip
     if accelerator.is_main_process:
         print(out)
@@ -180,20 +182,22 @@ def distil(
     accelerator: Accelerator | None = None,
     cache: Path | None = None,
     placement: Placement = "device",
+    sharded: bool = False,
     stop_after: int | None = None,
 ) -> Student:
     """Train a student of ``base`` on prompts and write its adapter to ``out``, in what the recipe's frozen weights are.
 
-    accelerator: None for the CPU; cache, placement: see :func:`arcflow.training.run.prepare`; stop_after: see ``fit``,
-    a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
+    accelerator: None for the CPU; cache, placement, sharded: see :func:`arcflow.training.run.prepare`; stop_after: see
+    ``fit``, a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
     """
     from accelerate import Accelerator
 
-    from arcflow.adapter import save_adapter
+    from arcflow.adapter import save_adapter, trained_tensors
     from arcflow.policy import policy_of
     from arcflow.training.loop import fit
     from arcflow.training.progress import reporting
     from arcflow.training.run import DTYPES, prepare
+    from arcflow.training.sharding import whole
 
     accelerator = accelerator or Accelerator(cpu=True)
     loop = recipe.distill.loop
@@ -202,14 +206,19 @@ def distil(
         if accelerator.is_main_process:
             sys.stderr.write(line + "\n")
 
-    ready = prepare(recipe, base, prompts, student, accelerator, cache=cache, placement=placement, tell=tell)
+    ready = prepare(
+        recipe, base, prompts, student, accelerator, cache=cache, placement=placement, sharded=sharded, tell=tell
+    )
     with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
         fit(
             ready.student, ready.step, loop, workdir,
             accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after, identity=ready.identity,
         )  # fmt: skip
-    if stop_after is None and accelerator.is_main_process:
-        save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen])
+    if stop_after is None:
+        tensors = {name: whole(tensor).detach().cpu() for name, tensor in trained_tensors(ready.student).items()}
+        if accelerator.is_main_process:
+            save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen], tensors)
+        accelerator.wait_for_everyone()
     return ready.student
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Literal
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from arcflow.architectures import flux, qwen
+from arcflow.architectures.dropout import RowDropout
 from arcflow.architectures.head import MomentumHead
 from arcflow.errors import AdapterError, BackboneError, RecipeError
 from arcflow.field import MomentumField
@@ -28,7 +30,7 @@ HEAD_PARTS = {
 Coverage = Literal["whole", "partial"]
 """Which LoRA pairs an adapter must have: one for every linear that students carry LoRA on, or any of them."""
 
-_LAST = ("norm_out", "proj_out")
+LAST = ("norm_out", "proj_out")
 """The backbone's last layers, which a student has of its own."""
 
 _LISTED = 3
@@ -113,25 +115,28 @@ class Student(nn.Module):
     def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
         """Make a student of ``teacher``, a backbone that it takes over. Random draws: the global generator's.
 
-        What is trained is float32: of a backbone in half precision, call the student under autocast.
+        All but the teacher's last layers may be on the meta device. What is trained is drawn and kept in float32 (LoRA
+        on the CPU, whatever the backbone's device): of a backbone in half precision, call it under autocast.
         """
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
         backbone: Any = teacher.requires_grad_(False)
-        self.teacher_layers = nn.ModuleDict({layer: getattr(backbone, layer) for layer in _LAST}).eval()
+        self.teacher_layers = nn.ModuleDict({layer: getattr(backbone, layer) for layer in LAST}).eval()
         head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
         backbone.norm_out = copy.deepcopy(backbone.norm_out)
         lora = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.rank,
             lora_dropout=recipe.dropout,
-            init_lora_weights="gaussian",
+            init_lora_weights=False,
             target_modules=lora_module_names(backbone, self.architecture),
         )
         self.backbone = inject_adapter_in_model(lora, backbone)
         self.backbone.proj_out = head
         self.backbone.norm_out.requires_grad_(True)
+        for number, (_, layer) in enumerate(self.lora_layers()):
+            _start(layer, recipe, number)
         for parameter in self.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # small steps would be lost in a half-precision teacher's dtype
@@ -157,7 +162,7 @@ class Student(nn.Module):
         Graphs of the student that are alive stay whole. Not for two threads at once.
         """
         adapted = [layer for _, layer in self.lora_layers()]
-        own = {layer: getattr(self.backbone, layer) for layer in _LAST}
+        own = {layer: getattr(self.backbone, layer) for layer in LAST}
         try:
             self._switch(adapted, off=True, last=dict(self.teacher_layers.items()))
             yield self.backbone
@@ -176,6 +181,18 @@ class Student(nn.Module):
         """Channels of a packed token."""
         return int(self.teacher_layers["proj_out"].out_features)  # type: ignore[arg-type]
 
+    def seed_dropout(self, generators: Sequence[torch.Generator]) -> None:
+        """Seed LoRA's dropout of the coming forward, one draw of each row's generator: see :class:`RowDropout`."""
+        rows = torch.stack([torch.randint(2**62, (), generator=generator) for generator in generators])
+        for _, layer in self.lora_layers():
+            dropout = layer.lora_dropout["default"]  # type: ignore[index]
+            if isinstance(dropout, RowDropout):
+                dropout.seed(rows)
+
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's transformer blocks."""
+        return [module for module in self.backbone.modules() if type(module).__name__ in self.backbone._repeated_blocks]
+
     def gamma_parameters(self) -> list[nn.Parameter]:
         """Parameters of the gamma linear, which learns at a lower rate."""
         return list(self.backbone.proj_out.loggammas.parameters())
@@ -190,3 +207,12 @@ class Student(nn.Module):
             layer._disable_adapters = off
         for name, module in last.items():
             setattr(self.backbone, name, module)
+
+
+def _start(layer: Any, recipe: StudentRecipe, number: int) -> None:
+    """Fresh LoRA, Gaussian as peft's own, in float32 whatever the dtype of the weight that it is added to."""
+    down, up = layer.lora_A["default"], layer.lora_B["default"]
+    down.weight = nn.Parameter(torch.randn(down.weight.shape) / recipe.rank)
+    up.weight = nn.Parameter(torch.zeros(up.weight.shape))
+    if recipe.dropout > 0:
+        layer.lora_dropout["default"] = RowDropout(recipe.dropout, number)

@@ -1,4 +1,4 @@
-"""A teacher's pipeline: its folder, checked before anything large is read, and its backbone, opened without a copy."""
+"""A teacher's pipeline: its folder, checked before anything large is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from arcflow.errors import BackboneError, SourceError
 from arcflow.sources.hub import resolve_base
@@ -21,7 +20,7 @@ INDEX, CONFIG = "model_index.json", "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BACKBONE, VAE = "transformer", "vae"
 _LISTED = 3
-_AGAIN = "download the base again, or give another --base"
+AGAIN = "download the base again, or give another --base"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Base:
         except (TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError) as error:
             raise BackboneError(
                 f"{self.folder / BACKBONE / CONFIG} describes no transformer of {self.architecture.NAME}: {error}; "
-                f"{_AGAIN}"
+                f"{AGAIN}"
             ) from error
 
 
@@ -78,32 +77,11 @@ def find_base(source: str | Path, name: str) -> Base:
     try:
         factor = arch.vae_factor(vae)
     except KeyError as error:
-        raise BackboneError(f"{folder / VAE / CONFIG} lacks {error}: this is no VAE of {name}; {_AGAIN}") from error
+        raise BackboneError(f"{folder / VAE / CONFIG} lacks {error}: this is no VAE of {name}; {AGAIN}") from error
     config = {k: v for k, v in read_json(folder / BACKBONE / CONFIG).items() if not k.startswith("_")}
     base = Base(folder, arch, config, factor)
     _check_weights(folder / BACKBONE, {key: tuple(value.shape) for key, value in base.blank().state_dict().items()})
     return base
-
-
-def open_backbone(base: Base, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The backbone in ``dtype`` on ``device``, frozen, in evaluation mode.
-
-    Read shard by shard to where it belongs, so that no second copy is ever in memory. Raises BackboneError where a file
-    cannot be read, or the device has no room.
-    """
-    kind = type(base.blank())
-    try:
-        backbone: nn.Module = kind.from_pretrained(
-            base.folder / BACKBONE, dtype=dtype, device_map={"": device}, low_cpu_mem_usage=True,
-            use_safetensors=True, local_files_only=True,
-        )  # fmt: skip
-    except torch.OutOfMemoryError as error:
-        raise BackboneError(
-            f"{device} has no room for the backbone of {base.folder}: {error}; free some, or give another --device"
-        ) from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BackboneError(f"cannot read the backbone of {base.folder}: {error}; {_AGAIN}") from error
-    return backbone.requires_grad_(False).eval()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,26 +89,26 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BackboneError(f"the base lacks {path}; {_AGAIN}") from error
+        raise BackboneError(f"the base lacks {path}; {AGAIN}") from error
     except (OSError, ValueError) as error:
-        raise BackboneError(f"cannot read {path}: {error}; {_AGAIN}") from error
+        raise BackboneError(f"cannot read {path}: {error}; {AGAIN}") from error
     if not isinstance(data, dict):
-        raise BackboneError(f"{path} is not a JSON object; {_AGAIN}")
+        raise BackboneError(f"{path} is not a JSON object; {AGAIN}")
     return data
 
 
 def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Hold the headers of a backbone's weights to its shapes. Raises BackboneError."""
     found: dict[str, tuple[int, ...]] = {}
-    for name in _weight_files(folder):
+    for name in weight_files(folder):
         if not (folder / name).is_file():
-            raise BackboneError(f"{folder} lacks {name}; {_AGAIN}")
+            raise BackboneError(f"{folder} lacks {name}; {AGAIN}")
         try:
             # As NumPy's, for torch maps a file so that the machine must have memory for all of it.
             with safe_open(folder / name, framework="np") as handle:
                 found |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {_AGAIN}") from error
+            raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {AGAIN}") from error
     faults = {
         "lacks": wanted.keys() - found.keys(),
         "does not describe": found.keys() - wanted.keys(),
@@ -140,15 +118,15 @@ def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
         if keys:
             where = folder / CONFIG if fault == "does not describe" else folder
             more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-            raise BackboneError(f"{where} {fault} {', '.join(sorted(keys)[:_LISTED])}{more}; {_AGAIN}")
+            raise BackboneError(f"{where} {fault} {', '.join(sorted(keys)[:_LISTED])}{more}; {AGAIN}")
 
 
-def _weight_files(folder: Path) -> Iterable[str]:
+def weight_files(folder: Path) -> Iterable[str]:
     """The files that hold a backbone's weights: one, or the shards that an index names. Raises BackboneError."""
     index = folder / f"{WEIGHTS}.index.json"
     if not index.is_file():
         return [WEIGHTS]
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise BackboneError(f"{index} names no shards; {_AGAIN}")
+        raise BackboneError(f"{index} names no shards; {AGAIN}")
     return sorted(set(map(str, shards.values())))

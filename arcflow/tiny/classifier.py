@@ -42,7 +42,7 @@ def classifier_step(images: Images, config: LoopConfig) -> Any:
         logits, _ = module(rgb + 0.05 * torch.randn(rgb.shape, generator=it.generator))
         labels = images.labels[index]
         loss = F.cross_entropy(logits, labels)
-        it.backward(loss)
+        loss.backward()
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
         return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
 

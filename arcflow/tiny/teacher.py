@@ -126,7 +126,7 @@ def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConf
                 table.t5[rows],
             )
         loss = (u.float() - (eps - x0)).square().mean()
-        it.backward(loss)
+        loss.backward()
         return {"loss": float(loss.detach())}
 
     return step
@@ -170,7 +170,7 @@ def guidance_step(
                 target = u_empty + g[:, None, None] * (u_caption - u_empty)
             u = velocity(module, x, sigma, g, pooled[rows], sequence[rows])
         loss = (u.float() - target).square().mean()
-        it.backward(loss)
+        loss.backward()
         return {"loss": float(loss.detach())}
 
     return step

@@ -49,7 +49,7 @@ def vae_step(images: Images, config: LoopConfig) -> Any:
         mse = F.mse_loss(y, x)
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1.0 - posterior.logvar.float()).mean()
         loss = F.l1_loss(y, x) + mse + 0.5 * _gradient_l1(y, x) + 1e-3 * kl
-        it.backward(loss)
+        loss.backward()
         psnr = 10.0 * torch.log10(4.0 / mse.detach())
         return {
             "loss": float(loss.detach()),

@@ -33,7 +33,7 @@ class Batch:
 
 
 Batches = Callable[[Iteration, Generators], Batch]
-"""(iteration, generators) -> the batch of this process; takes one draw of each generator."""
+"""(iteration, generators of some of this process's images) -> their batch; takes one draw of each generator."""
 
 
 def uniform(generators: Generators, *shape: int) -> Tensor:
@@ -60,8 +60,8 @@ def prompted(
 
     def draw(it: Iteration, generators: Generators) -> Batch:
         def coming() -> Iterator[int]:
-            for later in range(it.index + 1, it.index + 1 + AHEAD):
-                yield from _numbers(it.at(later).rows(len(generators)), len(encodings))
+            for later in range(it.index, it.index + 1 + AHEAD):
+                yield from _numbers(it.at(later).rows(), len(encodings))
 
         found = encodings.get(_numbers(generators, len(encodings)), coming)
         rows, columns = grids[int(torch.randint(len(grids), (1,), generator=it.shared()))]

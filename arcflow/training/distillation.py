@@ -125,7 +125,7 @@ def segment_loss(
 
 
 def distill_step(student: Student, batches: Batches, shift: float, recipe: DistillRecipe) -> Any:
-    """The training step of :func:`arcflow.training.loop.fit`: all segments, one backward each.
+    """The training step of :func:`arcflow.training.loop.fit`: all micro-batches and segments, one backward each.
 
     The teacher is the student's own. Each segment is weighted by its length; a segment's graph is freed before the next
     begins, so memory does not grow with the number of segments. With precision "bf16" the networks run in bfloat16, the
@@ -134,14 +134,14 @@ def distill_step(student: Student, batches: Batches, shift: float, recipe: Disti
     parts = segments(recipe.nfe, recipe.final_step_ratio)
     channels = student.packed_channels
 
-    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+    def train(
+        module: nn.Module, it: Iteration, generators: Generators, share: float, weight: float, last: bool
+    ) -> float:
+        """One micro-batch; its weighted loss."""
         device = next(student.parameters()).device
-        generators = it.rows(recipe.loop.batch)
         batch = batches(it, generators)
         condition, guidance = batch.condition.to(device), batch.guidance
         x = normal(generators, condition.image_tokens, channels).to(device)
-        share = teacher_share(it.index, recipe)
-
         half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.precision == "bf16")
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
@@ -150,14 +150,25 @@ def distill_step(student: Student, batches: Batches, shift: float, recipe: Disti
 
         total = 0.0
         for segment in parts:
-            sigma_src = shift_sigma(torch.full((recipe.loop.batch,), segment.start, device=device), shift)
-            with it.piece(segment is parts[-1]):
+            sigma_src = shift_sigma(torch.full((len(generators),), segment.start, device=device), shift)
+            student.seed_dropout(generators)
+            with it.piece(last and segment is parts[-1]):
                 with half:
                     field = module(x, sigma_src, condition)
                 loss, x = segment_loss(field, frozen, x, segment, share, shift, recipe, generators)
-                loss = loss * segment.length
-                it.backward(loss)
+                loss = loss * segment.length * weight
+                loss.backward()
             total += float(loss.detach())
+        return total
+
+    def step(module: nn.Module, it: Iteration) -> dict[str, float]:
+        generators, share = it.rows(), teacher_share(it.index, recipe)
+        size = recipe.loop.micro_batch or len(generators)
+        starts = range(0, len(generators), size)
+        total = 0.0
+        for start in starts:
+            rows = generators[start : start + size]
+            total += train(module, it, rows, share, len(rows) / len(generators), start == starts[-1])
         return {"loss": total, "teacher_share": share}
 
     return step

@@ -11,12 +11,12 @@ from torch import Tensor
 class PowerEma:
     """Average with decay ``(1 - 1/t) ** (gamma + 1)`` at update ``t`` = 1, 2, ...
 
-    The averaging window grows with training, so no decay has to be tuned; the first update copies the weights.
-    Kept in float32 whatever the weights' dtype.
+    The averaging window grows with training, so no decay has to be tuned; the first update copies the weights, and so
+    do all before update ``start``. Kept in float32 whatever the weights' dtype.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], gamma: float) -> None:
-        self.gamma = gamma
+    def __init__(self, parameters: Sequence[Tensor], gamma: float, start: int = 0) -> None:
+        self.gamma, self.start = gamma, start
         self.updates = 0
         self.averages = [p.detach().float().clone() for p in parameters]
 
@@ -24,7 +24,7 @@ class PowerEma:
     def update(self, parameters: Sequence[Tensor]) -> None:
         """Fold the current weights in."""
         self.updates += 1
-        decay = (1.0 - 1.0 / self.updates) ** (self.gamma + 1.0)
+        decay = (1.0 - 1.0 / self.updates) ** (self.gamma + 1.0) if self.updates > self.start else 0.0
         for average, parameter in zip(self.averages, parameters, strict=True):
             average.lerp_(parameter.detach().float(), 1.0 - decay)
 
@@ -33,11 +33,3 @@ class PowerEma:
         """Overwrite ``parameters`` with the averages."""
         for average, parameter in zip(self.averages, parameters, strict=True):
             parameter.copy_(average)
-
-    def state(self) -> dict[str, object]:
-        return {"updates": self.updates, "averages": self.averages}
-
-    def load(self, state: dict[str, object]) -> None:
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        for average, saved in zip(self.averages, state["averages"], strict=True):  # type: ignore[call-overload]
-            average.copy_(saved)

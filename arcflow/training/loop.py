@@ -1,15 +1,17 @@
 """One training loop for every stage: VAE, teacher, guidance, classifier, distillation.
 
-The loop is resumable to the bit: everything random in iteration ``i`` comes from a generator seeded by
-(seed, i, process), so a checkpoint needs no random state: weights, optimiser, averages and ``i`` are all.
+The loop is resumable to the bit: everything random in iteration ``i`` comes from generators seeded by the seed, i, and
+an image's place in the batch or the process, so a checkpoint needs no random state: weights, optimiser, averages and
+``i`` are all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +20,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from arcflow.errors import CheckpointError
+from arcflow.errors import CheckpointError, RecipeError
 from arcflow.recipe import LoopConfig
+from arcflow.training.checkpoint import Checkpoints, Progress, set_rate
 from arcflow.training.ema import PowerEma
-from foundation.files import atomic_file
+from arcflow.training.optimizer import make_optimizer
+from arcflow.training.sharding import piece, replicate, whole
 
 
 def rate(config: LoopConfig, iteration: int) -> float:
@@ -38,26 +42,24 @@ def rate(config: LoopConfig, iteration: int) -> float:
 class Iteration:
     """What one training step is given.
 
-    index: 0-based iteration; generator: the only source of randomness of the step (CPU); backward: call it with
-    each piece of the loss; piece: where there are several, the context of one, its forward and its backward, called
-    with whether it is the last: gradients are exchanged between processes in that one only. seed: the run's; process:
-    number of this one.
+    index: 0-based iteration; generator: a source of randomness (CPU), this process's own; piece: where the loss comes
+    in several, the context of one, its forward and its backward, called with whether it is the last: gradients are
+    exchanged between processes in that one only. seed: the run's; places: of this process's images in the batch of all.
     """
 
     index: int
     generator: torch.Generator
-    backward: Callable[[Tensor], None]
     piece: Callable[[bool], AbstractContextManager[Any]]
     seed: int = 0
-    process: int = 0
+    places: range = range(1)
 
     def at(self, index: int) -> Iteration:
         """Another iteration of this run, to look ahead."""
         return replace(self, index=index)
 
-    def rows(self, count: int) -> list[torch.Generator]:
-        """A generator for each of this process's ``count`` images, by its place in the batch of all processes."""
-        return [self._generator(self.process * count + row) for row in range(count)]
+    def rows(self) -> list[torch.Generator]:
+        """A generator for each of this process's images, by its place in the batch of all processes."""
+        return [self._generator(place) for place in self.places]
 
     def shared(self) -> torch.Generator:
         """A generator of what all processes draw alike."""
@@ -69,9 +71,9 @@ class Iteration:
 
 
 class Step(Protocol):
-    """A training step: computes losses on ``module``, calls ``it.backward``, returns figures to show.
+    """A training step: computes losses on ``module``, runs their backward, returns figures to show.
 
-    A figure named "loss" is shown smoothed, the others as they are.
+    A figure named "loss" is shown smoothed, the others as they are; figures are averaged over processes.
     """
 
     def __call__(self, module: nn.Module, it: Iteration) -> dict[str, float]: ...
@@ -97,38 +99,41 @@ def fit(
 ) -> nn.Module:
     """Train ``module`` in place and return it, with the averaged weights where the config asks for them.
 
-    workdir: holds ``checkpoint.pt``; where it stands from an interrupted run, that run is continued, to the same
-    result. groups: optimiser parameter groups (default: all that require a gradient); each group's "lr" is
-    relative to the config's. identity: of what else the run is made of, which must be the same where it is continued.
-    stop_after: return early after that iteration, as a killed run would have (tests).
-    An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises
-    CheckpointError after ``MOST_SKIPPED`` of them in a row, and when the checkpoint belongs to another configuration.
+    module: where it is sharded already (:mod:`arcflow.training.sharding`), processes train their shares of it, else
+    each all of it. workdir: holds ``checkpoints``; where they stand from an interrupted run, that run is continued, to
+    the same result, also by another number of processes. groups: optimiser parameter groups (default: all that require
+    a gradient); each group's "lr" is relative to the config's, and its "name" tells the figure of its rate.
+    identity: of what else the run is made of, which must be the same where it is continued. stop_after: return early
+    after that iteration, as a killed run would have (tests).
+    An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises RecipeError
+    where processes cannot share the batch evenly, CheckpointError after ``MOST_SKIPPED`` such iterations in a row, and
+    when the checkpoint belongs to another configuration.
     """
     accelerator = accelerator or Accelerator(cpu=True)
-    trained = [p for p in module.parameters() if p.requires_grad]
+    places = share_of(config.batch, accelerator.num_processes, accelerator.process_index)
+    named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    trained = list(named.values())
     parameter_groups: list[dict[str, Any]]
     parameter_groups = [dict(g) for g in groups] if groups is not None else [{"params": trained}]
-    scales: list[float] = [g.pop("lr", 1.0) for g in parameter_groups]
-    optimizer = torch.optim.AdamW(
-        parameter_groups,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
+    scales: dict[str, float] = {g.pop("name", "lr"): g.pop("lr", 1.0) for g in parameter_groups}
+    optimizer = make_optimizer(parameter_groups, config)
+    ema = PowerEma(trained, config.ema_gamma, config.ema_from) if config.ema_gamma is not None else None
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", fingerprint(config, len(named), identity), named, optimizer, ema, accelerator
     )
-    ema = PowerEma(trained, config.ema_gamma) if config.ema_gamma is not None else None
-    named = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    checkpoint = _Checkpoint(workdir / "checkpoint.pt", config, named, optimizer, ema, identity)
-    start, skipped = checkpoint.resume()
-    in_a_row = 0
-    wrapped, prepared = accelerator.prepare(module, optimizer)
+    progress = checkpoints.resume()
+    skipped, in_a_row = progress.skipped, 0
+    wrapped = replicate(module, accelerator.num_processes)
     wrapped.train()
-    for index in range(start, config.iterations):
-        for group, scale in zip(prepared.param_groups, scales, strict=True):
-            group["lr"] = config.lr * scale * rate(config, index)
-        figures = step(wrapped, _iteration(accelerator, wrapped, config.seed, index))
-        norm = float(accelerator.clip_grad_norm_(trained, config.clip))
+    for index in range(progress.done, config.iterations):
+        rates = {name: config.lr * scale * rate(config, index) for name, scale in scales.items()}
+        for group, value in zip(optimizer.param_groups, rates.values(), strict=True):
+            set_rate(group, value)
+        figures = step(wrapped, _iteration(wrapped, config.seed, index, accelerator.process_index, places))
+        clip = config.clip if index >= config.clip_from else math.inf
+        norm = float(whole(nn.utils.clip_grad_norm_(trained, clip)))
         if math.isfinite(norm):
-            prepared.step()
+            optimizer.step()
             if ema is not None:
                 ema.update(trained)
             in_a_row = 0
@@ -137,17 +142,16 @@ def fit(
             if in_a_row == MOST_SKIPPED:
                 raise CheckpointError(
                     f"the gradient was not finite in {in_a_row} iterations in a row, the last of them {index + 1}: "
-                    f"lower lr and give another --workdir; {checkpoint.path} keeps the state before them"
+                    f"lower lr and give another --workdir; {checkpoints.folder} keeps the state before them"
                 )
-        prepared.zero_grad(set_to_none=True)
-        if report is not None and accelerator.is_main_process:
-            lr = {"lr": config.lr * rate(config, index)}
-            report(index + 1, {**figures, **lr, **({"skipped": skipped} if skipped else {})})
+        optimizer.zero_grad(set_to_none=True)
         done = index + 1
-        if done % config.save_every == 0 or done == config.iterations:
+        if report is not None:
+            figures = _averaged(figures, accelerator)
             if accelerator.is_main_process:
-                checkpoint.save(done, skipped)
-            accelerator.wait_for_everyone()
+                report(done, {**figures, "norm": norm, **rates, **({"skipped": skipped} if skipped else {})})
+        if done % config.save_every == 0 or done == config.iterations:
+            checkpoints.save(Progress(done, skipped))
         if stop_after is not None and done >= stop_after:
             return module
     if ema is not None:
@@ -156,75 +160,39 @@ def fit(
     return module
 
 
-def _iteration(accelerator: Accelerator, wrapped: nn.Module, seed: int, index: int) -> Iteration:
-    """Seed everything of this iteration; the global generator too (dropout draws from it)."""
-    mixed = (seed * 1_000_003 + index) * 4_099 + accelerator.process_index
+def share_of(batch: int, processes: int, process: int) -> range:
+    """The places of a process's images in the batch of all. Raises RecipeError where they have no equal shares."""
+    if batch % processes:
+        raise RecipeError(
+            f"batch is {batch}, which {processes} processes cannot share evenly: it must be a multiple of {processes}; "
+            "set batch in the recipe, or start another number of processes"
+        )
+    count = batch // processes
+    return range(process * count, (process + 1) * count)
+
+
+def fingerprint(config: LoopConfig, trained: int, identity: str) -> str:
+    """What a run must share with the run that continues it.
+
+    Not how often it saves, nor how a batch is cut; their number of iterations only where the learning rate depends on
+    it: a run at a constant rate may be extended. trained: how many tensors are.
+    """
+    free = {"save_every", "micro_batch"} | ({"iterations"} if config.decay == "constant" else set())
+    fixed = {k: v for k, v in asdict(config).items() if k not in free}
+    return repr((sorted(fixed.items()), trained, identity))
+
+
+def _iteration(wrapped: nn.Module, seed: int, index: int, process: int, places: range) -> Iteration:
+    """Seed everything of this iteration; the global generator too."""
+    mixed = (seed * 1_000_003 + index) * 4_099 + process
     torch.manual_seed(mixed)
     generator = torch.Generator().manual_seed(mixed ^ 0x5DEECE66D)
-
-    def piece(last: bool) -> AbstractContextManager[Any]:
-        # Around the forward too: DDP decides there whether the backward will exchange.
-        return nullcontext() if last else accelerator.no_sync(wrapped)
-
-    return Iteration(
-        index=index,
-        generator=generator,
-        backward=accelerator.backward,
-        piece=piece,
-        seed=seed,
-        process=accelerator.process_index,
-    )
+    return Iteration(index, generator, partial(piece, wrapped), seed, places)
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """The file that keeps a run's state."""
-
-    path: Path
-    config: LoopConfig
-    trained: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    ema: PowerEma | None
-    identity: str
-
-    @property
-    def fingerprint(self) -> str:
-        """What the run must share with the run that continues it.
-
-        Their number of iterations only where the learning rate depends on it: a run at a constant rate may be extended.
-        """
-        free = {"save_every"} | ({"iterations"} if self.config.decay == "constant" else set())
-        fixed = {k: v for k, v in asdict(self.config).items() if k not in free}
-        return repr((sorted(fixed.items()), len(self.trained), self.identity))
-
-    def save(self, done: int, skipped: int) -> None:
-        state = {
-            "config": self.fingerprint,
-            "done": done,
-            "skipped": skipped,
-            "trained": {name: parameter.detach() for name, parameter in self.trained.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state() if self.ema is not None else None,
-        }
-        with atomic_file(self.path) as temporary:
-            torch.save(state, temporary)
-
-    def resume(self) -> tuple[int, int]:
-        """The iterations that are done, and how many of them were skipped."""
-        if not self.path.is_file():
-            return 0, 0
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"cannot read {self.path}: {error}; delete it to start again") from error
-        if state["config"] != self.fingerprint or set(state["trained"]) != set(self.trained):
-            raise CheckpointError(
-                f"{self.path} belongs to a run with other settings: give another --workdir, or delete it to start again"
-            )
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state["trained"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load(state["ema"])
-        return int(state["done"]), int(state.get("skipped", 0))
+def _averaged(figures: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    if accelerator.num_processes == 1:
+        return figures
+    values = torch.tensor(list(figures.values()), device=accelerator.device)
+    averaged: Tensor = accelerator.reduce(values, "mean")
+    return dict(zip(figures, averaged.tolist(), strict=True))

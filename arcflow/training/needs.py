@@ -83,6 +83,7 @@ def _run(recipe: Recipe, student: Student, grid: tuple[int, int]) -> tuple[int, 
         grads = [p.grad for p in trained if p.grad is not None]
         cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=half)
         with Counting([*student.parameters(), *student.buffers(), *grads, x, sigma]) as counted:
+            student.seed_dropout([torch.Generator()] * batch)
             with cast:
                 field = student(x, sigma, condition)
             before = counted.operations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +16,14 @@ from arcflow.prompts.cache import Tell, cache_encodings
 from arcflow.prompts.encodings import Encodings, LiveEncodings
 from arcflow.prompts.lists import Prompts, digest
 from arcflow.recipe import Recipe, StudentRecipe
-from arcflow.sources.base import Base, open_backbone
+from arcflow.sources.base import Base
 from arcflow.sources.pipeline import choose_device
 from arcflow.sources.text import Placement, TextEncoders
-from arcflow.students import Student
+from arcflow.sources.weights import empty_backbone, fill
+from arcflow.students import LAST, Student
 from arcflow.training.batches import prompted
 from arcflow.training.distillation import distill_step
+from arcflow.training.sharding import shard
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """What frozen weights are kept in, by the recipe's name for it."""
@@ -42,8 +45,14 @@ class Distillation:
 def choose_accelerator(device: str | None) -> Accelerator:
     """The processes and their device: of this machine's GPUs where it has any, unless ``device`` names another.
 
-    Raises BackboneError where that device cannot be used.
+    Raises BackboneError where that device cannot be used, or Accelerate was told to wrap the model in its own way.
     """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{name}") == "true":
+            raise BackboneError(
+                f"Accelerate is configured for {name}: take that out of its configuration, and add --shard to share "
+                "the weights between GPUs"
+            )
     if device is None:
         return Accelerator(cpu=not torch.cuda.is_available())
     chosen = choose_device(device)
@@ -63,13 +72,17 @@ def prepare(
     *,
     cache: Path | None = None,
     placement: Placement = "device",
+    sharded: bool = False,
     tell: Tell = lambda line: None,
 ) -> Distillation:
     """Open the base's backbone and make a student of it. Random draws come from the global generator, seeded here.
 
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
-    ``placement`` says. Raises BackboneError, PromptsError.
+    ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. Raises
+    BackboneError, PromptsError.
     """
+    if sharded and placement == "turns" and cache is None:
+        raise BackboneError("--encoders turns cannot be had with --shard: give --cache-encodings, or --encoders cpu")
     settings, device = recipe.distill, accelerator.device
     dtype = DTYPES[settings.frozen]
     grids = [base.grid(*size) for size in settings.pixels]
@@ -80,26 +93,39 @@ def prepare(
         part = accelerator.process_index, accelerator.num_processes
         cached = cache_encodings(cache, prompts, alone, tell, part)
     accelerator.wait_for_everyone()
-    backbone = open_backbone(base, dtype, device)
+    backbone = empty_backbone(base, dtype)
+    fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
-    module = Student(backbone, student, recipe.architecture).to(device)
+    module = Student(backbone, student, recipe.architecture)
+    identity = _identity(recipe, student, prompts, module)
     if settings.checkpointing:
         module.backbone.enable_gradient_checkpointing()
+    if settings.compile:
+        module.backbone.compile_repeated_blocks()
+    if sharded:
+        shard(module, device, accelerator.num_processes)
+    fill(module.backbone, base, device)
+    module.to(device)
     encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
     batches = prompted(base.architecture, encodings, (recipe.guidance_kind, recipe.guidance), grids)
     gammas = {id(parameter) for parameter in module.gamma_parameters()}
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trained if id(parameter) not in gammas]},
-        {"params": [parameter for parameter in trained if id(parameter) in gammas], "lr": settings.gamma_lr},
+        {
+            "params": [parameter for parameter in trained if id(parameter) in gammas],
+            "lr": settings.gamma_lr,
+            "name": "lr_gammas",
+        },
     ]
     step = distill_step(module, batches, recipe.shift, settings)
-    return Distillation(module, step, groups, _identity(recipe, student, prompts, module))
+    return Distillation(module, step, groups, identity)
 
 
 def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: Student) -> str:
     """The base goes in by its last layers, which differ from one to another of the same shape."""
-    settings = {**asdict(recipe.distill), "loop": None, "checkpointing": None, "prompts": digest(prompts)}
+    free = dict.fromkeys(("loop", "checkpointing", "compile", "watch_every", "watch_images"))
+    settings = {**asdict(recipe.distill), **free, "prompts": digest(prompts)}
     known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()))
     found = sha256(repr(known).encode())
     for name, tensor in sorted(module.teacher_layers.state_dict().items()):

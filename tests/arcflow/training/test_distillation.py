@@ -140,6 +140,18 @@ def test_power_ema_copies_first_and_then_averages() -> None:
     assert float(weights[0].detach()) == pytest.approx(expected)
 
 
+def test_power_ema_copies_until_it_starts() -> None:
+    weights = [nn.Parameter(torch.zeros(1))]
+    ema = PowerEma(weights, 7.0, start=3)
+    for value in (3.0, 5.0, 4.0):
+        weights[0].data.fill_(value)
+        ema.update(weights)
+        assert float(ema.averages[0]) == value
+    weights[0].data.fill_(6.0)
+    ema.update(weights)
+    assert float(ema.averages[0]) == pytest.approx(6.0 - 2.0 * (1 - 1 / 4) ** 8)
+
+
 def test_killed_and_continued_gives_the_same_bits(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
     whole = run_distil(recipe, teacher_path, tmp_path / "a", tmp_path / "a-out")
     run_distil(recipe, teacher_path, tmp_path / "b", tmp_path / "b-out", stop_after=3)
@@ -167,10 +179,14 @@ def test_a_finished_run_at_a_constant_rate_can_be_extended(teacher_path: Path, r
         assert torch.equal(a, b), name
 
 
-def test_a_damaged_checkpoint_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="delete it"):
+@pytest.mark.parametrize("name", ["run.json", ".metadata", "__0_0.distcp"])
+def test_a_damaged_checkpoint_is_refused(teacher_path: Path, recipe: Recipe, tmp_path: Path, name: str) -> None:
+    run_distil(recipe, teacher_path, tmp_path / "run", tmp_path / "out", stop_after=5)
+    (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert newest.name == "4"
+    data = (newest / name).read_bytes()
+    (newest / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=f"cannot read {newest}.*delete it"):
         run_distil(recipe, teacher_path, tmp_path / "run", tmp_path / "out")
 
 

@@ -39,8 +39,8 @@ def test_a_killed_run_continues_to_the_same_bytes(teacher_path: Path, tmp_path: 
         command(recipe, teacher_path, broken), cwd=ROOT, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    checkpoint = broken / "work" / "distill-arcflow" / "checkpoint.pt"
-    while not checkpoint.exists() and first.poll() is None:
+    checkpoints = broken / "work" / "distill-arcflow" / "checkpoints"
+    while not list(checkpoints.glob("[1-9]*")) and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.wait()

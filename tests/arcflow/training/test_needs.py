@@ -66,10 +66,7 @@ def run(recipe: Recipe) -> tuple[Counting, list[Tensor]]:
     one = replace(recipe.distill, nfe=1)
     step = distill_step(student, lambda *_: Batch(condition), recipe.shift, one)
 
-    def backward(loss: Tensor) -> None:
-        loss.backward()
-
-    iteration = Iteration(0, torch.Generator(), backward, lambda _: torch.enable_grad())
+    iteration = Iteration(0, torch.Generator(), lambda _: torch.enable_grad(), places=range(recipe.distill.loop.batch))
     step(student, iteration)
     grads = [p.grad for p in student.parameters() if p.grad is not None]
     with Counting([*student.parameters(), *student.buffers(), *grads]) as found:
