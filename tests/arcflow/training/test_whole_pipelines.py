@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,28 @@ def test_the_dry_run_says_what_a_step_takes(
     said = capsys.readouterr().out
     assert "a step of 4 images of 48x32: about" in said and "blocks run again in the backward" in said
     assert not work.exists()
+
+
+@pytest.mark.parametrize("family", ["flux"], indirect=True)
+def test_compiled_blocks_train_the_same_student(
+    small: tuple[Recipe, Base, Prompts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiler's front alone: what it generates takes minutes of a CPU to compile."""
+    recipe, base, prompts = small
+    accelerator, found = choose_accelerator("cpu"), []
+    for compiled in (False, True):
+        loop = replace(recipe.distill.loop, iterations=2)
+        settings = replace(recipe.distill, loop=loop, compile=compiled, sizes=("32x32",))
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+            ready = prepare(replace(recipe, distill=settings), base, prompts, recipe.student, accelerator)
+        losses: list[float] = []
+        fit(
+            ready.student, ready.step, loop, tmp_path / str(compiled), accelerator=accelerator, groups=ready.groups,
+            report=lambda _, figures, losses=losses: losses.append(figures["loss"]),
+        )  # fmt: skip
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
 
 
 def test_cached_encodings_train_the_same_student(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
