@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class PowerEma:
-    """Average with decay ``(1 - 1/t) ** (gamma + 1)`` at update ``t`` = 1, 2, ...
+    """Average with decay ``(1 - 1/t) ** (gamma + 1)`` at update ``start + t``, t = 1, 2, ...
 
-    The averaging window grows with training, so no decay has to be tuned; the first update copies the weights, and so
-    do all before update ``start``. Kept in float32 whatever the weights' dtype.
+    The averaging window grows with training, so no decay has to be tuned; the first ``start`` + 1 updates copy the
+    weights. Kept in float32 whatever the weights' dtype.
     """
 
     def __init__(self, parameters: Sequence[Tensor], gamma: float, start: int = 0) -> None:
@@ -24,7 +24,7 @@ class PowerEma:
     def update(self, parameters: Sequence[Tensor]) -> None:
         """Fold the current weights in."""
         self.updates += 1
-        decay = (1.0 - 1.0 / self.updates) ** (self.gamma + 1.0) if self.updates > self.start else 0.0
+        decay = (1.0 - 1.0 / max(1, self.updates - self.start)) ** (self.gamma + 1.0)
         for average, parameter in zip(self.averages, parameters, strict=True):
             average.lerp_(parameter.detach().float(), 1.0 - decay)
 

@@ -143,13 +143,13 @@ def test_power_ema_copies_first_and_then_averages() -> None:
 def test_power_ema_copies_until_it_starts() -> None:
     weights = [nn.Parameter(torch.zeros(1))]
     ema = PowerEma(weights, 7.0, start=3)
-    for value in (3.0, 5.0, 4.0):
+    for value in (3.0, 5.0, 4.0, 7.0):
         weights[0].data.fill_(value)
         ema.update(weights)
         assert float(ema.averages[0]) == value
     weights[0].data.fill_(6.0)
     ema.update(weights)
-    assert float(ema.averages[0]) == pytest.approx(6.0 - 2.0 * (1 - 1 / 4) ** 8)
+    assert float(ema.averages[0]) == pytest.approx(6.0 + (1 - 1 / 2) ** 8)
 
 
 def test_killed_and_continued_gives_the_same_bits(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
