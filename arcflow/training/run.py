@@ -17,13 +17,14 @@ from arcflow.prompts.lists import Prompts, digest
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.sources.base import Base, open_backbone
 from arcflow.sources.pipeline import choose_device
+from arcflow.sources.stored import as_frozen
 from arcflow.sources.text import Placement, TextEncoders
 from arcflow.students import Student
 from arcflow.training.batches import prompted
 from arcflow.training.distillation import distill_step
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What frozen weights are kept in, by the recipe's name for it."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+"""What frozen weights are opened in and adapters saved in, by the recipe's name for what the weights are kept in."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def prepare(
         part = accelerator.process_index, accelerator.num_processes
         cached = cache_encodings(cache, prompts, alone, tell, part)
     accelerator.wait_for_everyone()
-    backbone = open_backbone(base, dtype, device)
+    backbone = as_frozen(open_backbone(base, dtype, device), settings.frozen)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture).to(device)
+    # Every process has read them itself, and not every backend of DDP can send FP8.
+    module._ddp_params_and_buffers_to_ignore = [n for n, p in module.named_parameters() if not p.requires_grad]
     if settings.checkpointing:
         module.backbone.enable_gradient_checkpointing()
     encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
