@@ -28,14 +28,16 @@ class Fp8Linear(nn.Linear):
         codes, scales = quantise_rows(linear.weight.detach(), f"{name}.weight")
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.weight_scale = nn.Parameter(scales, requires_grad=False)
-        self.bias = linear.bias if linear.bias is None else linear.bias.requires_grad_(False)
+        if linear.bias is not None:
+            self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         kind = input.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
-        result: Tensor = _Product.apply(input.to(dtype), self.weight, self.weight_scale, bias)
+        bias: Tensor | None = self.bias  # torch's own annotation forgets that there may be none
+        bias = None if bias is None else bias.to(dtype)
+        result: Tensor = _Product.apply(input.to(dtype), self.weight, self.weight_scale, bias)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -48,7 +50,7 @@ class _Product(torch.autograd.Function):
         return functional.linear(x, from_codes(codes, scales, x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scales = ctx.saved_tensors
         return grad @ _widened_again(codes, scales, grad), None, None, None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from arcflow.errors import BackboneError
 from arcflow.prompts.cache import Tell, cache_encodings
@@ -85,7 +86,8 @@ def prepare(
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture).to(device)
     # Every process has read them itself, and not every backend of DDP can send FP8.
-    module._ddp_params_and_buffers_to_ignore = [n for n, p in module.named_parameters() if not p.requires_grad]
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)
     if settings.checkpointing:
         module.backbone.enable_gradient_checkpointing()
     encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
