@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STUDENTS = ("arcflow", "linear")
 PLACEMENTS = ("device", "turns", "cpu")
+FROZEN = ("fp32", "bf16", "fp8")
 
 _EPILOG = """examples:
   python -m arcflow.distill --recipe tiny
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "beside the backbone, in turns with it, or on the CPU (default: %(default)s)")  # fmt: skip
     add("--shard", action="store_true", help="share the weights between the processes, frozen or trained (FSDP); each "
         "reads its part only")  # fmt: skip
+    add("--frozen", choices=FROZEN, help="what the weights are kept in that are not trained (default: the recipe's)")
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.iterations is not None:
         loop = replace(recipe.distill.loop, iterations=args.iterations)
         recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
+    if args.frozen is not None:
+        recipe = replace(recipe, distill=replace(recipe.distill, frozen=args.frozen))
     workdir = args.workdir or Path(".work") / recipe.name
     base = choose_base(recipe, args.base, workdir)
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
@@ -134,12 +138,12 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
 def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
     """One line: what is trained, and the memory and disk that weights and optimiser need (activations come on top)."""
     from arcflow.inventory import take_inventory
-    from arcflow.training.run import DTYPES
+    from arcflow.sources.stored import as_frozen
 
     found, student = take_inventory(recipe, base.blank()), recipe.student
+    frozen = sum(parameter.nbytes for parameter in as_frozen(base.blank(), recipe.distill.frozen).parameters())
     # Teacher and student share what is frozen; of what is trained also gradient, two moments and average, all float32.
-    frozen = DTYPES[recipe.distill.frozen].itemsize
-    memory, disk = frozen * found.backbone + 4 * 5 * found.trained, 4 * 5 * found.trained
+    memory, disk = frozen + 4 * 5 * found.trained, 4 * 5 * found.trained
     return (
         f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
         f"backbone's {found.backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on "

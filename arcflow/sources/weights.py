@@ -15,18 +15,28 @@ from torch.distributed.tensor import DTensor
 
 from arcflow.errors import BackboneError
 from arcflow.sources.base import AGAIN, BACKBONE, Base, weight_files
+from arcflow.sources.fp8 import quantise_rows
+from arcflow.sources.stored import Fp8Linear, as_frozen
 
 _WRAPPED = "base_layer."
 """What peft puts into the name of a linear that carries LoRA."""
 
 
-def empty_backbone(base: Base, dtype: torch.dtype) -> Any:
-    """The base's backbone, frozen, in evaluation mode, its parameters of ``dtype`` on torch's meta device."""
+def open_backbone(base: Base, frozen: str, device: torch.device) -> Any:
+    """The base's backbone on ``device``, frozen, in evaluation mode. Raises BackboneError: see :func:`fill`."""
+    backbone = empty_backbone(base, frozen)
+    fill(backbone, base, device)
+    return backbone
+
+
+def empty_backbone(base: Base, frozen: str) -> Any:
+    """The base's backbone, frozen, in evaluation mode, its parameters on torch's meta device.
+
+    frozen: what they are kept in, as recipes name it: "fp32", "bf16" or "fp8".
+    """
     with init_empty_weights():
         backbone = base.architecture.build_backbone(base.config)
-    for parameter in backbone.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return backbone.requires_grad_(False).eval()
+    return as_frozen(backbone.requires_grad_(False).eval(), frozen)
 
 
 def fill(backbone: nn.Module, base: Base, device: torch.device, parts: Sequence[str] = ("",)) -> None:
@@ -39,7 +49,8 @@ def fill(backbone: nn.Module, base: Base, device: torch.device, parts: Sequence[
     try:
         with _Files(base.folder / BACKBONE) as files:
             for owner, name, key in list(_missing(backbone, tuple(parts))):
-                owner._parameters[name] = nn.Parameter(_value(owner._parameters[name], files, key, device), False)
+                for one, value in _values(owner, name, files, key, device).items():
+                    owner._parameters[one] = nn.Parameter(value, requires_grad=False)
     except torch.OutOfMemoryError as error:
         raise BackboneError(
             f"{device} has no room for the backbone of {base.folder}: {error}; free some, or give another --device"
@@ -53,20 +64,39 @@ def _missing(backbone: nn.Module, parts: tuple[str, ...]) -> Iterator[tuple[nn.M
     for prefix, owner in backbone.named_modules():
         for name, parameter in owner._parameters.items():
             key = f"{prefix}.{name}".replace(_WRAPPED, "").removeprefix(".")
-            if parameter is not None and parameter.is_meta and key.startswith(parts):
+            stored = isinstance(owner, Fp8Linear) and name == owner.SCALE  # Comes with the weight.
+            if parameter is not None and parameter.is_meta and key.startswith(parts) and not stored:
                 yield owner, name, key
 
 
-def _value(parameter: Any, files: _Files, key: str, device: torch.device) -> Tensor:
+def _values(owner: nn.Module, name: str, files: _Files, key: str, device: torch.device) -> dict[str, Tensor]:
+    """Values of a parameter of ``owner``, and of what is stored with it."""
+    parameter = owner._parameters[name]
+    rows = files.rows(key, *_own_rows(parameter)).to(device)
+    if isinstance(owner, Fp8Linear) and name == "weight":
+        values = dict(zip((name, owner.SCALE), quantise_rows(rows, key), strict=True))
+    else:
+        values = {name: rows.to(parameter.dtype)}  # type: ignore[union-attr]
+    return {one: _as_shard(value, owner._parameters[one]) for one, value in values.items()}
+
+
+def _own_rows(parameter: Any) -> tuple[int, int | None]:
+    """The first of this process's rows, and the one behind its last."""
     if not isinstance(parameter, DTensor):
-        return files.rows(key, 0, None).to(device, parameter.dtype)
-    mesh = parameter.device_mesh
-    most = -(-parameter.shape[0] // mesh.size())  # Rows of a process, of all but the last ones.
-    start = mesh.get_local_rank() * most
-    local = files.rows(key, start, start + most).to(device, parameter.dtype)
+        return 0, None
+    most = -(-parameter.shape[0] // parameter.device_mesh.size())  # Rows of a process, of all but the last ones.
+    start = parameter.device_mesh.get_local_rank() * most
+    return start, start + most
+
+
+def _as_shard(rows: Tensor, parameter: Any) -> Tensor:
+    """Rows as this process's part of a parameter."""
+    if not isinstance(parameter, DTensor):
+        return rows
     return DTensor.from_local(
-        local, mesh, parameter.placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
-    )
+        rows, parameter.device_mesh, parameter.placements,
+        run_check=False, shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
 
 
 class _Files:

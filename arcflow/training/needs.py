@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from arcflow.architectures import flux, qwen
 from arcflow.field import mean_velocity
 from arcflow.recipe import Recipe
+from arcflow.sources.stored import as_frozen
 from arcflow.students import Student
 from arcflow.training.counting import Counting
 
@@ -48,11 +49,8 @@ def step_needs(recipe: Recipe, backbone: nn.Module, grid: tuple[int, int]) -> St
     backbone: the teacher's on torch's meta device, which is taken over.
     """
     settings = recipe.distill
-    if settings.frozen == "bf16":
-        for parameter in backbone.parameters():
-            parameter.data = parameter.data.bfloat16()
     with torch.device("meta"):
-        student = Student(backbone, recipe.student, recipe.architecture)
+        student = Student(as_frozen(backbone, settings.frozen), recipe.student, recipe.architecture)
     if settings.checkpointing:
         student.backbone.enable_gradient_checkpointing()
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)

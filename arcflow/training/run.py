@@ -25,8 +25,8 @@ from arcflow.training.batches import prompted
 from arcflow.training.distillation import distill_step
 from arcflow.training.sharding import shard
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What frozen weights are kept in, by the recipe's name for it."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+"""What frozen weights are opened in and adapters saved in, by the recipe's name for what the weights are kept in."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def prepare(
         part = accelerator.process_index, accelerator.num_processes
         cached = cache_encodings(cache, prompts, alone, tell, part)
     accelerator.wait_for_everyone()
-    backbone = empty_backbone(base, dtype)
+    backbone = empty_backbone(base, settings.frozen)
     fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from export.errors import ExportError, WeightsError
-from export.fp8.numbers import SCALE_SUFFIX, quantise_rows, row_scales
+from export.fp8.numbers import SCALE_SUFFIX, row_scales, to_codes
 from export.networks.base import Network
 from export.weights.files import Weights, all_finite, row_chunks, torch_dtype
 from export.weights.layout import Entry
@@ -130,7 +130,7 @@ class StoredTensors:
             rows = self._weights.rows_float32(stored.key, start, stop)
             scales = row_scales(rows, torch_dtype(stored.scales))
             found.append(scales)
-            yield quantise_rows(rows, scales)
+            yield to_codes(rows, scales)
         self._scales = (stored.key, torch.cat(found))
 
     def _scales_of(self, stored: Stored) -> torch.Tensor:

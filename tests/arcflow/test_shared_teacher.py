@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.adapter import trained_tensors
+from arcflow.architectures import flux
+from arcflow.evaluation.metrics import relative_l2
 from arcflow.recipe import StudentRecipe
+from arcflow.sources.stored import store_linears
 from arcflow.students import Student
 from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
 
@@ -44,6 +47,16 @@ def test_it_is_the_teacher_to_the_bit_while_the_student_trains(teacher: TeacherF
     condition = teacher.condition(["a boot", "a dark bag"], 2.0)
     velocity = student.teacher_velocity(X, SIGMA, condition)
     assert torch.equal(velocity, expected(student, teacher, condition)) and not velocity.requires_grad
+
+
+def test_stored_in_fp8_it_is_what_is_stored(teacher: TeacherFolder) -> None:
+    condition, backbone = teacher.condition(["a boot", "a dark bag"], 2.0), deepcopy(teacher.transformer)
+    store_linears(backbone)
+    with torch.no_grad():
+        wanted = flux.evaluate(backbone, X, SIGMA, condition)
+    velocity = Student(backbone, StudentRecipe(rank=2, modes=3)).train().teacher_velocity(X, SIGMA, condition)
+    assert torch.equal(velocity, wanted)
+    assert 0 < float(relative_l2(wanted, flux.evaluate(teacher.transformer, X, SIGMA, condition)).max()) < 0.1
 
 
 def test_no_dropout_of_the_backbone_reaches_it(teacher: TeacherFolder, student: Student) -> None:

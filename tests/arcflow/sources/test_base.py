@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from arcflow.errors import BackboneError, SourceError
 from arcflow.sources.base import find_base
-from arcflow.sources.weights import empty_backbone, fill
+from arcflow.sources.weights import open_backbone
 from foundation.errors import ArcFlowError
 from tests.export.pipelines import small_flux, small_qwen
 
@@ -28,11 +28,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_backbone_of_shards_is_opened_frozen(folders: dict[str, Path], name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("frozen", ["fp32", "bf16"])
+def test_a_backbone_of_shards_is_opened_frozen(folders: dict[str, Path], name: str, frozen: str) -> None:
     base = find_base(folders[name], name)
-    backbone = empty_backbone(base, dtype)
-    fill(backbone, base, CPU)
+    backbone = open_backbone(base, frozen, CPU)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[frozen]
     assert not backbone.training and not any(p.requires_grad for p in backbone.parameters())
     wanted = {k: v for f in (folders[name] / "transformer").glob("*.safetensors") for k, v in load_file(f).items()}
     found = backbone.state_dict()

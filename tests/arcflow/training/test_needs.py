@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arcflow.inventory import meta_backbone
 from arcflow.recipe import Recipe, load_recipe
@@ -105,3 +105,13 @@ def test_parts_are_those_of_the_networks(recipe: Recipe) -> None:
     assert told.frozen == 2 * count
     assert told.moments == 2 * told.trained == 2 * told.gradients == 2 * told.average
     assert told.total == told.frozen + 5 * told.trained + told.activations
+
+
+def test_weights_stored_in_fp8_are_half_but_for_scales_and_what_lies_outside_the_blocks(recipe: Recipe) -> None:
+    plain = said(recipe)
+    stored = said(replace(recipe, distill=replace(recipe.distill, frozen="fp8")))
+    linears = {n: m for n, m in meta_backbone(recipe).named_modules() if "blocks." in n and isinstance(m, nn.Linear)}
+    saved = sum(m.weight.numel() - 4 * m.out_features for m in linears.values())
+    assert stored.frozen == plain.frozen - saved
+    assert replace(stored, frozen=plain.frozen, activations=0) == replace(plain, activations=0)
+    assert stored.activations == pytest.approx(plain.activations, rel=0.05)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -49,8 +50,10 @@ def small(family: tuple[str, Path]) -> tuple[Recipe, Base, Prompts]:
     return recipe, choose_base(recipe, None, Path()), choose_prompts(recipe)
 
 
-def test_the_loss_falls(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", ["bf16", "fp8"])
+def test_the_loss_falls(small: tuple[Recipe, Base, Prompts], tmp_path: Path, frozen: Literal["bf16", "fp8"]) -> None:
     recipe, base, prompts = small
+    recipe = replace(recipe, distill=replace(recipe.distill, frozen=frozen))
     accelerator = choose_accelerator("cpu")
     ready = prepare(recipe, base, prompts, recipe.student, accelerator)
     losses: list[float] = []
@@ -62,11 +65,12 @@ def test_the_loss_falls(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> 
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5]), losses
 
 
+@pytest.mark.parametrize("more", [[], ["--frozen", "fp8"]])
 def test_the_command_saves_an_adapter_that_opens(
-    family: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    family: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
 ) -> None:
     folder = family[1]
-    options = ["--device", "cpu", "--iterations", "2", "--workdir", str(tmp_path / "work")]
+    options = [*more, "--device", "cpu", "--iterations", "2", "--workdir", str(tmp_path / "work")]
     assert run(distill.main, ["--recipe", str(folder / "small.toml"), *options]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "work" / "arcflow-adapter") and "4 prompts" in said.err
@@ -77,6 +81,18 @@ def test_the_command_saves_an_adapter_that_opens(
     check_coverage(adapter.lora, base.blank(), base.architecture, "whole")
     published = json.loads((folder / "adapter" / "config.json").read_text())
     assert adapter.config.class_name == published["_class_name"]
+
+
+def test_stored_in_fp8_blocks_run_again_in_the_backward_change_nothing(
+    small: tuple[Recipe, Base, Prompts], tmp_path: Path
+) -> None:
+    recipe, base, prompts = small
+    loop, written = replace(recipe.distill.loop, iterations=2), []
+    for again in (False, True):
+        chosen = replace(recipe, distill=replace(recipe.distill, frozen="fp8", checkpointing=again, loop=loop))
+        distil(chosen, base, prompts, recipe.student, tmp_path / f"{again}", tmp_path / f"{again}-out")
+        written.append((tmp_path / f"{again}-out" / WEIGHTS_FILE).read_bytes())
+    assert written[0] == written[1]
 
 
 def test_killed_and_continued_gives_the_same_bits(small: tuple[Recipe, Base, Prompts], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from export.assembling import stored
 from export.assembling.attach import attach_external, attach_inline, data_name
 from export.errors import ExportError, WeightsError
-from export.fp8.numbers import dequantise_rows, quantise_rows, row_scales
+from export.fp8.numbers import from_codes, row_scales, to_codes
 from export.networks.base import Network
 from export.weights import files as weights
 from export.weights.files import TensorSet, tensor_set
@@ -93,7 +93,7 @@ def expected(tensors: TensorSet, x: torch.Tensor, compute: str, fp8: bool, scale
     dtype, weight = getattr(torch, compute), tensors.read("layer.weight")
     if fp8:
         scales = row_scales(weight, getattr(torch, scale))
-        weight = dequantise_rows(quantise_rows(weight, scales), scales)
+        weight = from_codes(to_codes(weight, scales), scales)
     bias, gain = (tensors.read(name).to(dtype).double() for name in ("layer.bias", "gain"))
     return (x.to(dtype).double() @ weight.to(dtype).double().T + bias) * gain
 

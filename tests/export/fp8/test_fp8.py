@@ -18,11 +18,11 @@ from onnx import helper
 from export.fp8.numbers import (
     FP8_MAX,
     activation_scale,
-    dequantise_rows,
     fake_quantise,
     fake_quantise_rows,
-    quantise_rows,
+    from_codes,
     row_scales,
+    to_codes,
 )
 
 magnitudes = st.floats(-1e6, 1e6, width=32)
@@ -53,13 +53,13 @@ def _session(axis: int | None) -> onnxruntime.InferenceSession:
 def test_rows_agree_with_ml_dtypes_and_onnx_runtime(values: list[list[float]]) -> None:
     rows = torch.tensor(values)
     scales = row_scales(rows)
-    quantised = quantise_rows(rows, scales)
+    quantised = to_codes(rows, scales)
     ratio = np.clip(rows.numpy() / scales.numpy()[:, None], -FP8_MAX, FP8_MAX)
     expected = ratio.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
     assert np.array_equal(quantised.view(torch.uint8).numpy(), expected)
     (there,) = _session(0).run(None, {"x": rows.numpy(), "s": scales.numpy()})
-    assert np.array_equal(dequantise_rows(quantised, scales).numpy(), there)
-    assert torch.equal(fake_quantise_rows(rows), dequantise_rows(quantised, scales))
+    assert np.array_equal(from_codes(quantised, scales).numpy(), there)
+    assert torch.equal(fake_quantise_rows(rows), from_codes(quantised, scales))
 
 
 @given(matrices, st.floats(np.float32(1e-3), np.float32(1e3), width=32))
@@ -93,7 +93,7 @@ def test_scales_are_stored_in_the_computing_type_and_never_zero(dtype: torch.dty
     assert scales.dtype == dtype
     assert float(scales.min()) >= torch.finfo(dtype).tiny
     assert float(scales[2]) == 1.0
-    kept = dequantise_rows(quantise_rows(rows, scales), scales)
+    kept = from_codes(to_codes(rows, scales), scales)
     assert torch.allclose(kept[0], rows[0], rtol=1 / 16)
     assert bool(kept.isfinite().all())
 
@@ -102,7 +102,7 @@ def test_weights_of_other_ranks_and_types() -> None:
     rows = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     scales = row_scales(rows)
     assert scales.shape == (4,)
-    assert quantise_rows(rows, scales).dtype == torch.float8_e4m3fn
+    assert to_codes(rows, scales).dtype == torch.float8_e4m3fn
     assert torch.allclose(fake_quantise_rows(rows), rows.float(), rtol=1 / 16, atol=1e-4)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from export.assembling.graph import trace
 from export.errors import ExportError
-from export.fp8.numbers import activation_scale, fake_quantise, fake_quantise_rows, quantise_rows, row_scales
+from export.fp8.numbers import activation_scale, fake_quantise, fake_quantise_rows, row_scales, to_codes
 from export.fp8.observers import Observer
 from export.fp8.policy import block_of, layer_of, select_layers, weight_of
 from export.fp8.simulation import fake_quantised
@@ -59,7 +59,7 @@ def _fill(model: ir.Model, values: Mapping[str, torch.Tensor]) -> onnx.ModelProt
         if name not in values:  # the scales of a weight
             array: Any = row_scales(values[name.removesuffix("_scale")]).numpy()
         elif value.dtype == ir.DataType.FLOAT8E4M3FN:
-            fp8 = quantise_rows(values[name], row_scales(values[name]))
+            fp8 = to_codes(values[name], row_scales(values[name]))
             array = fp8.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
         else:
             array = values[name].numpy()
