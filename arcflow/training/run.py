@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from arcflow.errors import BackboneError
+from arcflow.errors import BackboneError, RecipeError
 from arcflow.prompts.cache import Tell, cache_encodings
 from arcflow.prompts.encodings import Encodings, LiveEncodings
 from arcflow.prompts.lists import Prompts, digest
@@ -79,8 +79,13 @@ def prepare(
 
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
     ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. Raises
-    BackboneError, PromptsError.
+    BackboneError, PromptsError, RecipeError.
     """
+    if sharded and accelerator.num_processes == 1:
+        raise RecipeError(
+            "--shard shares the weights between several processes, and this is one: start it with `accelerate launch "
+            "--multi_gpu --num_processes N -m arcflow.distill`, or leave --shard out"
+        )
     if sharded and placement == "turns" and cache is None:
         raise BackboneError("--encoders turns cannot be had with --shard: give --cache-encodings, or --encoders cpu")
     settings, device = recipe.distill, accelerator.device

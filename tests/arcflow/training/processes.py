@@ -1,4 +1,4 @@
-"""``torch.distributed.run --nproc-per-node 2 -m tests.arcflow.training.processes FOLDER RUN...``: distil together.
+"""``accelerate launch --multi_gpu --num_processes 2 -m tests.arcflow.training.processes FOLDER RUN...``: together.
 
 FOLDER holds ``small.toml``, a recipe. A RUN is ``NAME[+shard][+stop]``: with ``FOLDER/NAME`` as its work folder, the
 weights shared between the processes or whole in each, stopped after ``STOP`` iterations or run to its end. Each process

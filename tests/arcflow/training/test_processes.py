@@ -36,8 +36,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         f"[distill]\nprompts = ['{folder / 'prompts.txt'}']\ntext_tokens = 16\nsizes = ['32x32', '48x32']\n"
         f"frozen = 'fp32'\nteacher_share_iterations = 4\nloop = {{ {loop}, precision = 'fp32' }}\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["tests.arcflow.training.processes", str(folder), "whole", "shared+shard", "cut+shard+stop"]
+    # Without --multi_gpu Accelerate starts one process where there is no GPU, whatever --num_processes says.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "-m", "tests.arcflow.training.processes", str(folder)]
+    command += ["whole", "shared+shard", "cut+shard+stop"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert made.returncode == 0, made.stderr[-3000:]
@@ -79,6 +81,11 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     assert [share_of(6, 3, process) for process in range(3)] == [range(2), range(2, 4), range(4, 6)]
     with pytest.raises(RecipeError, match="must be a multiple of 4"):
         share_of(6, 4, 0)
+
+
+def test_one_process_has_nothing_to_share(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="several processes"):
+        distil(folder, "nothing", sharded=True, stop=True)
 
 
 def test_accelerates_own_sharding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
