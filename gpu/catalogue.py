@@ -69,6 +69,7 @@ _IN_ORDER = (
     _part("plans", "a TensorRT-RTX plan for sm80 on this GPU: does it load, run and agree with the CPU", _RTX),
     _part("provider", "the tiny pipeline through ONNX Runtime's CUDA provider", _BUNDLES, 90),
     _part("flux", "the FLUX student at full size in torch: the baseline that engines must beat", ("torch",), 150),
+    _part("training", "distillation of FLUX at full size: seconds an iteration, memory", _TRAINING, 200),
     _part("distil", "distillation of the tiny recipe: throughput", _TRAINING, 180),
 )
 PARTS: Mapping[str, Part] = {part.name: part for part in _IN_ORDER}

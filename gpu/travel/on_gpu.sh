@@ -41,7 +41,7 @@ second)
 	"$python" -m tarfile --filter data -e "$prepared/site.tar.xz" "$kept/site" ||
 		echo "the packages of $prepared cannot be unpacked: parts that need them are skipped" >&2
 	export PYTHONPATH="$kept/site${PYTHONPATH:+:$PYTHONPATH}"
-	set -- --part provider,flux,distil --modes eager,fp8,cudnn,image,fp8-attention --total 390
+	set -- --part provider,flux,training,distil --modes eager,fp8,cudnn,image,fp8-attention --total 390
 	;;
 esac
 [ -z "${ARCFLOW_REHEARSE:-}" ] || set -- "$@" --rehearse --modes eager,image

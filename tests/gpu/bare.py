@@ -28,7 +28,7 @@ def main() -> None:
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     import runtime.cuda.device.gpu
     from gpu.device import open_gpu, torch_device
-    from gpu.parts import distil, flux, graphs, machine, provider, sanitizer, scenarios, solver
+    from gpu.parts import distil, flux, graphs, machine, provider, sanitizer, scenarios, solver, training
 
     device, printer, options = StandInDevice(), Printer("x"), Options(smoke=True, rehearse=True)
     machine.run(printer, options)
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         torch_device(options)
     except SkipPartError as reason:
-        for part in (flux, solver, distil):
+        for part in (flux, solver, training, distil):
             try:
                 part.run(printer, options)
             except (SkipPartError, ImportError) as error:

@@ -41,5 +41,5 @@ def test_without_torch_its_parts_say_so_and_the_rest_goes_on() -> None:
     assert "graph: result, 32 tokens" in {record["what"] for record in records if record["kind"] == "measured"}
     assert {"torch", "ceilings"} <= {record["what"] for record in records if record["kind"] == "skipped"}
     assert "torch skipped: needs torch, not installed here" in said
-    assert all("torch" in PARTS[name].needs for name in ("flux", "solver", "distil"))
+    assert all("torch" in PARTS[name].needs for name in ("flux", "solver", "training", "distil"))
     assert not any("torch" in PARTS[name].needs for name in ("scenarios", "machine", "graphs", "sanitizer", "provider"))

@@ -8,7 +8,7 @@ import pytest
 
 from gpu import images
 from gpu.catalogue import Options
-from gpu.parts import distil, plans
+from gpu.parts import distil, plans, training
 from gpu.records import Printer, SkipPartError
 from tests.gpu.recorder import Recorder
 
@@ -53,6 +53,16 @@ def test_plans_need_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "need_gpu", lambda: None)
     with pytest.raises(SkipPartError, match="--bundle"):
         plans.run(Printer("plans"), Options())
+
+
+def test_flux_is_distilled_at_a_small_size(tmp_path: Path) -> None:
+    options, emit = Options(rehearse=True, out=tmp_path), Recorder()
+    for name, changes in (training.WAYS[0], training.WAYS[1]):
+        training.measure(emit, options, name, changes, "cpu")
+    for record in emit.records:
+        assert record["iteration"]["samples"] == training.ITERATIONS - 1 and record["iteration"]["median_s"] > 0
+        assert all(loss > 0 for loss in record["losses"]) and record["told"]["activations"] > 0
+    assert emit.records[1]["told"]["frozen"] < emit.records[0]["told"]["frozen"] and not list(tmp_path.iterdir())
 
 
 def test_iterations_are_timed_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_both_commands(folder: Path, tmp_path: Path) -> None:
             shutil.copy(ROOT / name, tree / name)
     code, parts, said = _run("second", folder, tree)
     assert code == 0, said
-    assert list(parts) == ["provider", "flux", "distil"]
+    assert list(parts) == ["provider", "flux", "training", "distil"]
     assert all(part["state"] == "done" and _held(part) for part in parts.values()), said
     assert {"FLUX, eager", "FLUX, image", "FLUX, prompt to image"} <= {r["what"] for r in parts["flux"]["records"]}
     assert (folder / "kept" / "site" / "carried.py").is_file()
