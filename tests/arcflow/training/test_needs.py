@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from arcflow.errors import RecipeError
 from arcflow.inventory import meta_backbone
-from arcflow.recipe import Recipe, load_recipe
+from arcflow.recipe import LoopConfig, Recipe, load_recipe
 from arcflow.students import Student, architecture
 from arcflow.training import needs, standing
 from arcflow.training.batches import Batch
@@ -24,6 +24,7 @@ from arcflow.training.counting import Counting
 from arcflow.training.distillation import distill_step
 from arcflow.training.loop import Iteration
 from arcflow.training.needs import Outline, StepNeeds
+from arcflow.training.optimizer import make_optimizer
 from arcflow.training.spread import Spread, Weight, moments
 
 ROOT = Path(__file__).parents[3]
@@ -179,12 +180,27 @@ def test_a_gpu_is_told_what_it_lacks() -> None:
     assert needs.spare(4e9) == pytest.approx(-1e8)
 
 
-def test_moments_in_8_bits_are_as_torchao_stores_them() -> None:
-    large, small, odd = (Weight(shape, 4, trained=True) for shape in ((64, 128), (15, 256), (4099,)))
+SHAPES = ((64, 128), (15, 256), (4099,), (100, 256))
+
+
+def test_moments_in_8_bits_leave_small_and_odd_weights_in_float32() -> None:
+    large, small, odd, _ = (Weight(shape, 4, trained=True) for shape in SHAPES)
     assert moments([large, small, odd], 1, "adamw") == 8 * (64 * 128 + 15 * 256 + 4099)
     assert moments([large], 1, "adamw8bit") == 2 * (64 * 128 + 4 * 32 + 1024)
     assert moments([small, odd], 1, "adamw8bit") == 8 * (15 * 256 + 4099)
     assert moments([large], 4, "adamw8bit") == 8 * 16 * 128  # A share of it has too few numbers.
+
+
+def test_moments_in_8_bits_are_torchaos() -> None:
+    pytest.importorskip("torchao")
+    made: Any = make_optimizer(
+        [{"params": [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]}],
+        LoopConfig(1, 1, 0.1, optimizer="adamw8bit"),
+    )
+    found = [made._new_buffer(p, signed) for p in made.param_groups[0]["params"] for signed in (True, False)]
+    parts = [[getattr(each, name) for name in getattr(each, "tensor_attrs", ())] or [each] for each in found]
+    told = moments([Weight(shape, 4, trained=True) for shape in SHAPES], 1, "adamw8bit")
+    assert told == sum(tensor.nbytes for part in parts for tensor in part)
 
 
 def test_shares_are_those_of_two_processes(tmp_path: Path) -> None:
