@@ -31,7 +31,8 @@ _EPILOG = """examples:
   python -m arcflow.distill --recipe tiny
   python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear
   python -m arcflow.distill --recipe flux --base FLUX.1-dev --prompts captions.jsonl --cache-encodings .work/encodings
-  python -m arcflow.distill --recipe flux --base FLUX.1-dev --dry-run
+  python -m arcflow.distill --recipe flux --dry-run
+  python -m arcflow.distill --recipe flux --dry-run --gpus 8 --shard --gpu-memory 24
   accelerate launch -m arcflow.distill --recipe qwen"""
 
 
@@ -60,8 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
-    add("--dry-run", action="store_true", help="say what a step takes of each GPU, and train nothing")
+    add("--dry-run", action="store_true", help="say what an iteration takes of each GPU, and train nothing; without "
+        "--base nothing is downloaded")  # fmt: skip
+    add("--gpus", type=int, metavar="N", help="with --dry-run: for so many GPUs (default: 1)")
+    add("--gpu-memory", type=float, metavar="GB", help="with --dry-run: say whether a GPU of so many GB is enough")
     args = parser.parse_args(argv)
+    if not args.dry_run and (args.gpus is not None or args.gpu_memory is not None):
+        parser.error("--gpus and --gpu-memory are for --dry-run: add it, or leave them out")
+    if args.gpu_memory is not None and not 0 < args.gpu_memory < float("inf"):
+        parser.error(f"--gpu-memory is {args.gpu_memory:g}: it must be a positive number of GB")
     from arcflow.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
@@ -71,13 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.frozen is not None:
         recipe = replace(recipe, distill=replace(recipe.distill, frozen=args.frozen))
     workdir = args.workdir or Path(".work") / recipe.name
-    base = choose_base(recipe, args.base, workdir)
-    prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     student = student_recipe(recipe, args.student)
     if args.dry_run:
+        from arcflow.training.spread import Spread
+
+        spread = Spread(1 if args.gpus is None else args.gpus, args.shard)
+        from arcflow.sources.base import described_base
+        from arcflow.training.estimate import estimate_step
+
+        base = (described_base(recipe) if args.base is None else None) or choose_base(recipe, args.base, workdir)
+        prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
         wanted = replace(recipe, student=student)
-        print(f"{estimate(wanted, base, prompts)}\n{estimate_step(wanted, base)}")
+        print(f"{estimate(wanted, base, prompts)}\n{estimate_step(wanted, base, spread, args.gpu_memory)}")
         return 0
+    base = choose_base(recipe, args.base, workdir)
+    prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     from arcflow.training.run import choose_accelerator
 
     accelerator = choose_accelerator(args.device)
@@ -136,42 +152,14 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
 
 
 def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
-    """One line: what is trained, and the memory and disk that weights and optimiser need (activations come on top)."""
+    """One line: what is trained, on how many prompts, and the disk that it needs; memory: see --dry-run."""
     from arcflow.inventory import take_inventory
-    from arcflow.sources.stored import as_frozen
 
     found, student = take_inventory(recipe, base.blank()), recipe.student
-    frozen = sum(parameter.nbytes for parameter in as_frozen(base.blank(), recipe.distill.frozen).parameters())
-    # Teacher and student share what is frozen; of what is trained also gradient, two moments and average, all float32.
-    memory, disk = frozen + 4 * 5 * found.trained, 4 * 5 * found.trained
+    disk = 4 * 5 * found.trained  # A checkpoint's weights, two moments and averages, and the adapter: float32 at most.
     return (
         f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
-        f"backbone's {found.backbone:,}; {memory / 2**20:.0f} MiB of weights and optimiser, {disk / 2**20:.0f} MiB on "
-        f"disk; {len(prompts):,} prompts"
-    )
-
-
-def estimate_step(recipe: Recipe, base: Base) -> str:
-    """One line: the memory of a GPU at the peak of a step, by part, at the largest size, and a step's operations."""
-    from arcflow.training.needs import step_needs
-    from foundation.measuring import gigabytes
-
-    width, height = max(recipe.distill.pixels, key=lambda size: size[0] * size[1])
-    needs = step_needs(recipe, base.blank(), base.grid(width, height))
-    kept = "blocks run again in the backward" if recipe.distill.checkpointing else "all kept for the backward"
-    parts = {
-        "backbone": needs.frozen,
-        "trained": needs.trained,
-        "gradients": needs.gradients,
-        "AdamW": needs.moments,
-        "average": needs.average,
-        f"activations ({kept})": needs.activations,
-    }
-    said = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
-    return (
-        f"a step of {recipe.distill.loop.batch} images of {width}x{height}: about {gigabytes(needs.total)} of memory "
-        f"on each GPU: {said}; text encoders come on top, unless encodings are cached; {needs.operations / 1e12:,.0f} "
-        "TFLOP on each"
+        f"backbone's {found.backbone:,}; {disk / 2**20:.0f} MiB on disk; {len(prompts):,} prompts"
     )
 
 

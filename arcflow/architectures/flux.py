@@ -20,6 +20,8 @@ PIPELINE_CLASS = "FluxPipeline"
 ADAPTER_CLASS = "ArcFluxTransformer2DModel"
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 """Folders of a pipeline that encode prompts."""
+VAE_FACTOR = 8
+"""Pixels along each side of a latent cell of the published base."""
 EMPTY: str | None = None
 """The prompt that guidance is measured from: none, guidance is an input."""
 GUIDANCE = 3.5

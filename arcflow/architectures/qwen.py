@@ -22,6 +22,8 @@ PIPELINE_CLASS = "QwenImagePipeline"
 ADAPTER_CLASS = "ArcQwenImageTransformer2DModel"
 TEXT_PARTS = ("text_encoder", "tokenizer")
 """Folders of a pipeline that encode prompts."""
+VAE_FACTOR = 8
+"""Pixels along each side of a latent cell of the published base."""
 EMPTY: str | None = " "
 """The prompt that guidance is measured from."""
 GUIDANCE = 4.0

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from arcflow.errors import BackboneError, SourceError
+from arcflow.recipe import Recipe
 from arcflow.sources.hub import resolve_base
 from arcflow.students import architecture, architecture_of_pipeline
 
@@ -82,6 +83,17 @@ def find_base(source: str | Path, name: str) -> Base:
     base = Base(folder, arch, config, factor)
     _check_weights(folder / BACKBONE, {key: tuple(value.shape) for key, value in base.blank().state_dict().items()})
     return base
+
+
+def described_base(recipe: Recipe) -> Base | None:
+    """The base that a recipe itself describes: nothing is read or downloaded, and its folder need not be there.
+
+    None where the recipe describes none, or names a folder that is there, whose own configurations say more.
+    """
+    if recipe.backbone is None or recipe.base is None or Path(recipe.base).expanduser().exists():
+        return None
+    arch = architecture(recipe.architecture)
+    return Base(Path(recipe.base), arch, recipe.backbone, arch.VAE_FACTOR)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,7 +22,8 @@ class Counting(TorchDispatchMode):
     """Counts what runs under it.
 
     operations: multiplications and additions of matrix products, convolutions and attention; made, peak: bytes of all
-    results, and the most that were alive together. given: what is no result, nor its views.
+    results, and the most that were alive together. given: what is no result, nor its views. times: how often all that
+    runs now counts, 1 unless told otherwise.
     torch's own FlopCounterMode keeps what checkpointing lets go, so it cannot be used beside.
     """
 
@@ -30,11 +31,29 @@ class Counting(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0.0
         self.made = self.peak = self._now = 0
+        self.times = 1
         self._users = Counter(tensor.untyped_storage()._cdata for tensor in given)
+        self._many: dict[int, int] = {}
+        self._watching = False
+        self._watched: dict[int, int] = {}
+
+    def begin(self, times: int) -> None:
+        """From here to :meth:`end` runs one of ``times`` that are alike, one after the other."""
+        self.times, self._watching, self._watched = times, True, {}
+
+    def end(self) -> None:
+        self.times, self._watching = 1, False
+
+    def keep(self, times: int) -> None:
+        """What is still alive of what the last of these made is so of all ``times``, until this one's is let go."""
+        for key, size in self._watched.items():
+            self._many[key] = times
+            self._now += size * (times - 1)
+        self.peak, self._watched = max(self.peak, self._now), {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.operations += _operations(func._overloadpacket, args, kwargs or {}, result)
+        self.operations += self.times * _operations(func._overloadpacket, args, kwargs or {}, result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor)
@@ -44,16 +63,19 @@ class Counting(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if not self._users[key]:
-            self.made += size
+            self.made += size * self.times
             self._now += size
             self.peak = max(self.peak, self._now)
+            if self._watching:
+                self._watched[key] = size
         self._users[key] += 1
         weakref.finalize(tensor, self._drop, key, size)
 
     def _drop(self, key: int, size: int) -> None:
         self._users[key] -= 1
         if not self._users[key]:
-            self._now -= size
+            self._now -= size * self._many.pop(key, 1)
+            self._watched.pop(key, None)
 
 
 def _operations(packet: Any, args: Any, kwargs: Any, result: Any) -> float:

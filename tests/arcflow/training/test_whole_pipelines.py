@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -136,10 +136,36 @@ def test_the_dry_run_says_what_a_step_takes(
     family: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, work = str(family[1] / "small.toml"), tmp_path / "work"
-    assert run(distill.main, ["--recipe", recipe, "--dry-run", "--workdir", str(work)]) == 0
+    options = ["--recipe", recipe, "--dry-run", "--workdir", str(work), "--gpu-memory"]
+    assert run(distill.main, [*options, "24"]) == 0
     said = capsys.readouterr().out
-    assert "a step of 4 images of 48x32: about" in said and "blocks run again in the backward" in said
+    assert "on one GPU: 4 images of 48x32, 4 at once" in said and "blocks run again in the backward" in said
+    assert "fits a GPU of 24 GB" in said and "gathered" not in said
+    assert run(distill.main, [*options, "0.5", "--gpus", "2", "--shard"]) == 0
+    said = capsys.readouterr().out
+    assert "on each of 2 GPUs: 2 images of 48x32, 2 at once" in said and "gathered from the other GPUs" in said
+    assert "does not fit a GPU of 0.5 GB" in said
     assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run", "--gpus", "0"], "--gpus is 0: it must be 1 or more"),
+        (["--dry-run", "--gpus", "3"], "batch is 16, which 3 processes cannot share evenly"),
+        (["--dry-run", "--shard"], "give --gpus 2 or more"),
+        (["--dry-run", "--gpu-memory", "nan"], "it must be a positive number of GB"),
+        (["--gpus", "2"], "--gpus and --gpu-memory are for --dry-run"),
+    ],
+)
+def test_a_dry_run_refuses_nonsense(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the recipe's own shapes: its base is not there, and not looked for."""
+    try:
+        code: Any = run(distill.main, ["--recipe", "flux", *options])
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr().err
+    assert code == 2 and said in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("family", ["flux"], indirect=True)
