@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from arcflow.errors import BackboneError, SourceError
-from arcflow.sources.hub import resolve_base
+from arcflow.sources.hub import HubSource, place_of, resolve_base
 from arcflow.students import architecture, architecture_of_pipeline
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -27,13 +27,15 @@ AGAIN = "download the base again, or give another --base"
 class Base:
     """A diffusers pipeline on this machine whose configurations fit an architecture.
 
-    config: the backbone's own; vae_factor: pixels along each side of a latent cell.
+    config: the backbone's own; vae_factor: pixels along each side of a latent cell; place: on the hub, None for one
+    that is known as a folder alone.
     """
 
     folder: Path
     architecture: ModuleType
     config: Mapping[str, Any]
     vae_factor: int
+    place: HubSource | None = None
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of image tokens of an image. Raises BackboneError where they do not fill the size."""
@@ -79,7 +81,7 @@ def find_base(source: str | Path, name: str) -> Base:
     except KeyError as error:
         raise BackboneError(f"{folder / VAE / CONFIG} lacks {error}: this is no VAE of {name}; {AGAIN}") from error
     config = {k: v for k, v in read_json(folder / BACKBONE / CONFIG).items() if not k.startswith("_")}
-    base = Base(folder, arch, config, factor)
+    base = Base(folder, arch, config, factor, place_of(source))
     _check_weights(folder / BACKBONE, {key: tuple(value.shape) for key, value in base.blank().state_dict().items()})
     return base
 
