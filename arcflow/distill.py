@@ -245,8 +245,16 @@ def distil(
         made, name = replace(recipe, student=student), called or out.resolve().name
         card = model_card(made, base, name, weights, start.source if start is not None else None)
     ready = prepare(
-        recipe, base, prompts, student, accelerator,
-        cache=cache, placement=placement, sharded=sharded, start=start, tell=tell,
+        recipe,
+        base,
+        prompts,
+        student,
+        accelerator,
+        cache=cache,
+        placement=placement,
+        sharded=sharded,
+        start=start,
+        tell=tell,
     )
     with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
         fit(

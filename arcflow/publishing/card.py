@@ -19,8 +19,9 @@ _PAPER = "https://arxiv.org/abs/2602.09014"
 _HUB = "https://huggingface.co"
 _BODY = """# {title}
 
-An [ArcFlow]({paper}) student of {base}: it generates images in {nfe} network evaluations. This adapter holds what was
-trained (LoRA, momentum head, `norm_out`); the base is needed besides.
+An [ArcFlow]({paper}) student of {base}:
+it generates images in {nfe} network evaluations. This adapter holds what was trained (LoRA, momentum head, `norm_out`);
+the base is needed besides.
 
 | | |
 |---|---|
@@ -34,10 +35,10 @@ from diffusers import {pipeline}
 
 from arcflow.pipelines.loading import load_student
 
-pipe = {pipeline}.from_pretrained("{place}"{revision}, dtype=torch.bfloat16)
+pipe = {pipeline}.from_pretrained("{place}"{revision}, dtype=torch.{dtype})
 options = load_student(pipe, "{adapter}")
 pipe.to("cuda")
-image = pipe("a red fox in snow", **options).images[0]
+image = pipe("a red fox", width={width}, height={height}, max_sequence_length={tokens}, **options).images[0]
 ```
 
 ## As ONNX or TensorRT engines
@@ -66,6 +67,7 @@ def model_card(recipe: Recipe, base: Base, adapter: str, weights: Weights = "ave
     found, place = take_inventory(recipe, base.blank()), base.place
     name = str(place.repository) if place else base.folder.resolve().name
     licence = _licence(base)
+    width, height = recipe.distill.pixels[0]
     averaged = weights == "average" and recipe.distill.loop.ema_gamma is not None
     kind = {"embedded": "an input of the backbone", "cfg": "built in"}[recipe.guidance_kind]
     table = {
@@ -98,6 +100,10 @@ def model_card(recipe: Recipe, base: Base, adapter: str, weights: Weights = "ave
         place=name,
         revision=f', revision="{place.revision}"' if place and place.revision else "",
         at=f"@{place.revision}" if place and place.revision else "",
+        dtype="float32" if recipe.distill.frozen == "fp32" else "bfloat16",
+        width=width,
+        height=height,
+        tokens=recipe.distill.text_tokens,
         adapter=adapter,
         model="tiny" if recipe.teacher is not None else recipe.architecture,
         licence=_said(licence),

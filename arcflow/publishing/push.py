@@ -38,7 +38,7 @@ def prepare_push(repository: str) -> None:
 
     if get_token() is None:
         raise PublishError(f"--push-to-hub {repository} needs a token of the hub that may write: {_LOG_IN}")
-    with _hub_errors(f"--push-to-hub {repository}", "leave --push-to-hub out, and upload the adapter later"):
+    with _hub_errors(f"--push-to-hub {repository}", "or leave --push-to-hub out and upload the adapter later"):
         api = HfApi()
         api.create_repo(repository, private=True, exist_ok=True)
         api.auth_check(repository, write=True)
@@ -51,7 +51,9 @@ def push(folder: Path, repository: str) -> str:
     """
     from huggingface_hub import HfApi
 
-    again = f"upload it again by the same command, or with `{shlex.join(['hf', 'upload', repository, str(folder)])}`"
+    again = (
+        f"then upload it again by the same command, or with `{shlex.join(['hf', 'upload', repository, str(folder)])}`"
+    )
     with _hub_errors(f"the adapter is saved in {folder}, and was not uploaded to {repository}", again):
         commit = HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload ArcFlow adapter")
     return str(commit.commit_url)
@@ -67,15 +69,15 @@ def _hub_errors(what: str, remedy: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status == 401:
-            raise PublishError(f"{what}: the hub does not accept the token; {_LOG_IN}, then {remedy}") from error
+            raise PublishError(f"{what}: the hub does not accept the token; {_LOG_IN}, {remedy}") from error
         if status in (403, 404):
-            raise PublishError(f"{what}: the token may not write there; take one that may, then {remedy}") from error
-        raise PublishError(f"{what}: {_line(error)}; {remedy}") from error
+            raise PublishError(f"{what}: the token may not write there; take one that may, {remedy}") from error
+        raise PublishError(f"{what}: {_line(error)}; wait or mend that, {remedy}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise PublishError(f"{what}: the hub is not asked (HF_HUB_OFFLINE is set); unset it, or {remedy}") from error
+        raise PublishError(f"{what}: the hub is not asked (HF_HUB_OFFLINE is set); unset it, {remedy}") from error
     # OSError: no connection, or a file that cannot be read; RuntimeError: of the library that uploads large files.
     except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # type: ignore[attr-defined]
-        raise PublishError(f"{what}: {_line(error)}; {remedy}") from error
+        raise PublishError(f"{what}: {_line(error)}; wait or mend that, {remedy}") from error
 
 
 def _line(error: Exception) -> str:

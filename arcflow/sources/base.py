@@ -111,6 +111,11 @@ def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
                 found |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {AGAIN}") from error
+    if any(".base_layer." in key for key in found):
+        raise BackboneError(
+            f"{folder} was saved with LoRAs still loaded: call unload_lora_weights() after fuse_lora(), then "
+            "save_pretrained() again"
+        )
     faults = {
         "lacks": wanted.keys() - found.keys(),
         "does not describe": found.keys() - wanted.keys(),
