@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "reads its part only")  # fmt: skip
     add("--frozen", choices=FROZEN, help="what the weights are kept in that are not trained (default: the recipe's)")
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    add("--init", metavar="ADAPTER", help="start from that adapter, a folder or a hub id, in the place of the teacher")
+    add("--init", metavar="ADAPTER", help="start from that adapter, a folder or a hub id (default: as the teacher)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--weights", choices=WEIGHTS, default="average", help="write the average of the weights, or the last ones: "
         "again by the same command with another --out, without training (default: %(default)s)")  # fmt: skip
