@@ -99,7 +99,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     recipe = load_recipe("flux")
     distill = replace(recipe.distill, sizes=("48x32",), text_tokens=16)
     recipe = replace(recipe, distill=distill, student=replace(recipe.student, rank=2, modes=3))
-    backbone = empty_backbone(base, torch.float32)
+    backbone = empty_backbone(base, "fp32")
     fill(backbone, base, torch.device("cpu"))
     student = Student(backbone, recipe.student)
     save_adapter(student, base.config, Policy(3.2, 3.5), tmp_path / "mine", card=model_card(recipe, base, "mine"))

@@ -176,17 +176,18 @@ def test_a_finished_run_writes_the_other_weights_at_once(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_base_in_half_precision_has_the_same_start(made: Path, name: str) -> None:
+def test_a_base_in_any_precision_has_the_same_start(made: Path, name: str) -> None:
     base = find_base(str(made / name / "base"), name)
     starts = []
-    for dtype in (torch.float32, torch.bfloat16):
-        backbone = empty_backbone(base, dtype)
+    for frozen in ("fp32", "bf16", "fp8"):
+        backbone = empty_backbone(base, frozen)
         fill(backbone, base, torch.device("cpu"))
         torch.manual_seed(3)
         starts.append(trained_tensors(Student(backbone, StudentRecipe(rank=4, modes=3), name)))
-    full, half = ({key: tensor for key, tensor in start.items() if ".lora_" in key} for start in starts)
-    assert full.keys() == half.keys()
-    assert all(torch.equal(full[key], half[key]) and half[key].dtype is torch.float32 for key in full)
+    full, *others = ({key: tensor for key, tensor in start.items() if ".lora_" in key} for start in starts)
+    for other in others:
+        assert full.keys() == other.keys()
+        assert all(torch.equal(full[key], other[key]) and other[key].dtype is torch.float32 for key in full)
     drawn = torch.cat([tensor.detach().flatten() for key, tensor in full.items() if ".lora_A" in key])
     assert float(drawn.std()) == pytest.approx(1 / 4, rel=0.05)
     assert not torch.equal(drawn, drawn.bfloat16().float())
@@ -210,7 +211,7 @@ def test_a_base_with_a_lora_merged(made: Path, name: str, tmp_path: Path, capsys
     pipe.unload_lora_weights()
     pipe.save_pretrained(tmp_path / "styled")
     base = find_base(tmp_path / "styled", name)
-    backbone = empty_backbone(base, torch.float32)
+    backbone = empty_backbone(base, "fp32")
     fill(backbone, base, torch.device("cpu"))
     merged = backbone.state_dict()
     assert merged.keys() == before.keys()
