@@ -81,9 +81,9 @@ def _check_recipe(source: str | Path, adapter: Adapter, recipe: StudentRecipe) -
     """Raise AdapterError where modes or rank are not the recipe's."""
     modes, ranks = adapter.config.modes, {a.shape[0] for a, _ in adapter.lora.values()}
     if modes != recipe.modes:
-        linear = "; --student linear has 1" if recipe.modes == 1 else ""
+        linear = {modes: ", or add --student linear", recipe.modes: "; --student linear has 1"}.get(1, "")
         raise AdapterError(
-            f"--init {source} has {modes} modes, and the student {recipe.modes}: set modes = {modes} under [student] "
+            f"--init {source} has modes = {modes}, and the student {recipe.modes}: set modes = {modes} under [student] "
             f"of the recipe{linear}"
         )
     if len(ranks) > 1:

@@ -109,7 +109,7 @@ def _recipe(rank: int, modes: int) -> Callable[[Path], list[str]]:
 PAIR = "single_transformer_blocks.0.proj_mlp.lora_"
 MISFITS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "rank": (_recipe(RANK + 1, MODES), "has LoRA of rank 4, and the student 5: set rank = 4 under [student]"),
-    "modes": (_recipe(RANK, 2), "has 3 modes, and the student 2: set modes = 3 under [student]"),
+    "modes": (_recipe(RANK, 2), "has modes = 3, and the student 2: set modes = 3 under [student]"),
     "linear": (lambda folder: ["--student", "linear"], "set modes = 3 under [student] of the recipe; --student linear"),
     "architecture": (
         lambda folder: ["--init", str(folder.parent / "qwen" / "adapter")],
