@@ -30,6 +30,7 @@ from arcflow.policy import Policy as Policy
 from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage
 from foundation.files import atomic_directory
 
+CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 PREFIX = "transformer."
@@ -158,11 +159,13 @@ def save_adapter(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     trained: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
 ) -> None:
     """Write the student's trained tensors in the released format, atomically, as ``dtype``.
 
     backbone_config: the teacher's diffusers configuration (keys that start with "_" are left out); trained: the tensors
-    by name where they are not the student's own, which may be in parts on several processes.
+    by name where they are not the student's own, which may be in parts on several processes; card: the text of a model
+    card, which no reader of adapters looks at.
     """
     trained = trained_tensors(student) if trained is None else trained
     tensors = {k: v.detach().cpu().to(dtype).contiguous().clone() for k, v in trained.items()}
@@ -178,6 +181,8 @@ def save_adapter(
     with atomic_directory(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
+        if card is not None:
+            (temporary / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def trained_tensors(student: Student) -> dict[str, Tensor]:

@@ -18,22 +18,26 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from arcflow.prompts.lists import Prompts
+    from arcflow.publishing.card import Weights
     from arcflow.recipe import Recipe, StudentRecipe
     from arcflow.sources.base import Base
     from arcflow.sources.text import Placement
     from arcflow.students import Student
+    from arcflow.training.start import Start
 
 STUDENTS = ("arcflow", "linear")
 PLACEMENTS = ("device", "turns", "cpu")
 FROZEN = ("fp32", "bf16", "fp8")
+WEIGHTS = ("average", "last")
 
 _EPILOG = """examples:
   python -m arcflow.distill --recipe tiny
   python -m arcflow.distill --recipe tiny --student linear --out models/tiny/linear
   python -m arcflow.distill --recipe flux --base FLUX.1-dev --prompts captions.jsonl --cache-encodings .work/encodings
-  python -m arcflow.distill --recipe flux --dry-run
   python -m arcflow.distill --recipe flux --dry-run --gpus 8 --shard --gpu-memory 24
-  accelerate launch -m arcflow.distill --recipe qwen"""
+  python -m arcflow.distill --recipe flux-released --init ymyy307/ArcFlow/arcflow-flux-2steps
+  python -m arcflow.distill --recipe tiny --weights last --out last --push-to-hub USER/NAME
+  accelerate launch --multi_gpu -m arcflow.distill --recipe qwen --shard"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,8 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shard", action="store_true", help="share the weights between the processes, frozen or trained (FSDP); each "
         "reads its part only")  # fmt: skip
     add("--frozen", choices=FROZEN, help="what the weights are kept in that are not trained (default: the recipe's)")
+    add("--micro-batch", type=int, metavar="N", help="images that a process takes at once: fewer need less memory and "
+        "change no result but by rounding (default: the recipe's)")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    add("--init", metavar="ADAPTER", help="start from that adapter, a folder or a hub id (default: as the teacher)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
+    add("--weights", choices=WEIGHTS, default="average", help="write the average of the weights, or the last ones: "
+        "again by the same command with another --out, without training (default: %(default)s)")  # fmt: skip
+    add("--push-to-hub", metavar="USER/NAME", help="upload the adapter to that repository of the Hugging Face hub, "
+        "which is made, private, where it is not there")  # fmt: skip
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
     add("--dry-run", action="store_true", help="say what an iteration takes of each GPU, and train nothing; without "
         "--base nothing is downloaded")  # fmt: skip
@@ -70,23 +81,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--gpus and --gpu-memory are for --dry-run: add it, or leave them out")
     if args.gpu_memory is not None and not 0 < args.gpu_memory < float("inf"):
         parser.error(f"--gpu-memory is {args.gpu_memory:g}: it must be a positive number of GB")
+    from arcflow.publishing.push import check_id, prepare_push, push
     from arcflow.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
-    if args.iterations is not None:
-        loop = replace(recipe.distill.loop, iterations=args.iterations)
-        recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
-    if args.frozen is not None:
-        recipe = replace(recipe, distill=replace(recipe.distill, frozen=args.frozen))
+    repository = check_id(args.push_to_hub) if args.push_to_hub is not None else None
+    changed = {"iterations": args.iterations, "micro_batch": args.micro_batch}
+    loop = replace(recipe.distill.loop, **{key: value for key, value in changed.items() if value is not None})
+    frozen = recipe.distill.frozen if args.frozen is None else args.frozen
+    recipe = replace(recipe, distill=replace(recipe.distill, loop=loop, frozen=frozen))
     workdir = args.workdir or Path(".work") / recipe.name
     student = student_recipe(recipe, args.student)
     if args.dry_run:
+        from arcflow.sources.base import described_base
+        from arcflow.training.estimate import estimate_step
         from arcflow.training.spread import Spread
 
         spread = Spread(1 if args.gpus is None else args.gpus, args.shard)
-        from arcflow.sources.base import described_base
-        from arcflow.training.estimate import estimate_step
-
         base = (described_base(recipe) if args.base is None else None) or choose_base(recipe, args.base, workdir)
         prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
         wanted = replace(recipe, student=student)
@@ -94,18 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     base = choose_base(recipe, args.base, workdir)
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
+    start = choose_start(base, student, args.init)
     from arcflow.training.run import choose_accelerator
 
     accelerator = choose_accelerator(args.device)
     if accelerator.is_main_process:
+        if repository is not None:
+            prepare_push(repository)
         print(estimate(replace(recipe, student=student), base, prompts), file=sys.stderr)
     out = args.out or workdir / f"{args.student}-adapter"
     distil(
         recipe, base, prompts, student, workdir / f"distill-{args.student}", out,
-        accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders, sharded=args.shard,
+        accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders, sharded=args.shard, start=start,
+        weights=args.weights, called=repository,
     )  # fmt: skip
     if accelerator.is_main_process:
         print(out)
+        if repository is not None:
+            print(push(out, repository), file=sys.stderr)
     return 0
 
 
@@ -146,6 +163,13 @@ def choose_prompts(recipe: Recipe, sources: Sequence[str] | None = None, key: st
     return open_prompts(sources or recipe.distill.prompts, key)
 
 
+def choose_start(base: Base, student: StudentRecipe, source: str | Path | None) -> Start | None:
+    """The adapter that training begins with, where one is named. Raises SourceError, AdapterError."""
+    from arcflow.training.start import read_start
+
+    return None if source is None else read_start(source, base, student)
+
+
 def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
     """The recipe's student, or the linear baseline: the same with a single mode (a plain velocity)."""
     return recipe.student if kind == "arcflow" else replace(recipe.student, modes=1)
@@ -156,7 +180,8 @@ def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
     from arcflow.inventory import take_inventory
 
     found, student = take_inventory(recipe, base.blank()), recipe.student
-    disk = 4 * 5 * found.trained  # A checkpoint's weights, two moments and averages, and the adapter: float32 at most.
+    # In float32 at most: weights, two moments and averages, of a checkpoint and of the next beside it; and the adapter.
+    disk = 4 * (2 * 4 + 1) * found.trained
     return (
         f"{student.modes} modes, rank {student.rank}: {found.trained:,} trained parameters, {found.share:.2%} of the "
         f"backbone's {found.backbone:,}; {disk / 2**20:.0f} MiB on disk; {len(prompts):,} prompts"
@@ -175,17 +200,22 @@ def distil(
     cache: Path | None = None,
     placement: Placement = "device",
     sharded: bool = False,
+    start: Start | None = None,
+    weights: Weights = "average",
+    called: str | None = None,
     stop_after: int | None = None,
 ) -> Student:
     """Train a student of ``base`` on prompts and write its adapter to ``out``, in what the recipe's frozen weights are.
 
-    accelerator: None for the CPU; cache, placement, sharded: see :func:`arcflow.training.run.prepare`; stop_after: see
-    ``fit``, a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
+    accelerator: None for the CPU; cache, placement, sharded, start: see :func:`arcflow.training.run.prepare`; weights:
+    which of them the adapter has; called: what its card calls it (default: its folder's name); stop_after: see ``fit``,
+    a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
     """
     from accelerate import Accelerator
 
     from arcflow.adapter import save_adapter, trained_tensors
     from arcflow.policy import policy_of
+    from arcflow.publishing.card import model_card
     from arcflow.training.loop import fit
     from arcflow.training.progress import reporting
     from arcflow.training.run import DTYPES, prepare
@@ -198,18 +228,33 @@ def distil(
         if accelerator.is_main_process:
             sys.stderr.write(line + "\n")
 
+    card = None
+    if stop_after is None and accelerator.is_main_process:  # Now, while the hub is there to be asked.
+        made, name = replace(recipe, student=student), called or out.resolve().name
+        card = model_card(made, base, name, weights, start.source if start is not None else None)
     ready = prepare(
-        recipe, base, prompts, student, accelerator, cache=cache, placement=placement, sharded=sharded, tell=tell
+        recipe,
+        base,
+        prompts,
+        student,
+        accelerator,
+        cache=cache,
+        placement=placement,
+        sharded=sharded,
+        start=start,
+        tell=tell,
     )
     with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
         fit(
             ready.student, ready.step, loop, workdir,
             accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after, identity=ready.identity,
+            average=weights == "average",
         )  # fmt: skip
     if stop_after is None:
         tensors = {name: whole(tensor).detach().cpu() for name, tensor in trained_tensors(ready.student).items()}
         if accelerator.is_main_process:
-            save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen], tensors)
+            dtype = DTYPES[recipe.distill.frozen]
+            save_adapter(ready.student, base.config, policy_of(recipe), out, dtype, tensors, card)
         accelerator.wait_for_everyone()
     return ready.student
 

@@ -9,6 +9,10 @@ class SourceError(ArcFlowError):
     """A base model, adapter or LoRA is neither a folder here nor to be had from the hub."""
 
 
+class PublishError(ArcFlowError):
+    """An adapter cannot be uploaded to the hub."""
+
+
 class PromptsError(ArcFlowError):
     """Prompts cannot be read, or their encodings belong to others."""
 

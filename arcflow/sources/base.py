@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from arcflow.errors import BackboneError, SourceError
 from arcflow.recipe import Recipe
-from arcflow.sources.hub import resolve_base
+from arcflow.sources.hub import HubSource, place_of, resolve_base
 from arcflow.students import architecture, architecture_of_pipeline
 
 INDEX, CONFIG = "model_index.json", "config.json"
@@ -28,13 +28,15 @@ AGAIN = "download the base again, or give another --base"
 class Base:
     """A diffusers pipeline on this machine whose configurations fit an architecture.
 
-    config: the backbone's own; vae_factor: pixels along each side of a latent cell.
+    config: the backbone's own; vae_factor: pixels along each side of a latent cell; place: on the hub, None for one
+    that is known as a folder alone.
     """
 
     folder: Path
     architecture: ModuleType
     config: Mapping[str, Any]
     vae_factor: int
+    place: HubSource | None = None
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(rows, columns) of image tokens of an image. Raises BackboneError where they do not fill the size."""
@@ -80,7 +82,7 @@ def find_base(source: str | Path, name: str) -> Base:
     except KeyError as error:
         raise BackboneError(f"{folder / VAE / CONFIG} lacks {error}: this is no VAE of {name}; {AGAIN}") from error
     config = {k: v for k, v in read_json(folder / BACKBONE / CONFIG).items() if not k.startswith("_")}
-    base = Base(folder, arch, config, factor)
+    base = Base(folder, arch, config, factor, place_of(source))
     _check_weights(folder / BACKBONE, {key: tuple(value.shape) for key, value in base.blank().state_dict().items()})
     return base
 
@@ -121,6 +123,11 @@ def _check_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
                 found |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BackboneError(f"{folder / name} is damaged or truncated ({error}); {AGAIN}") from error
+    if any(".base_layer." in key for key in found):
+        raise BackboneError(
+            f"{folder} was saved with LoRAs still loaded: call unload_lora_weights() after fuse_lora(), then "
+            "save_pretrained() again"
+        )
     faults = {
         "lacks": wanted.keys() - found.keys(),
         "does not describe": found.keys() - wanted.keys(),

@@ -16,8 +16,10 @@ from pathlib import Path
 from arcflow.errors import SourceError
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
-_ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+"""All that an adapter is; what else lies in its folder, such as a model card, is for people."""
 _LORA_CONFIG = "adapter_config.json"
+_CARD = "README.md"
 _LISTED = 10
 
 
@@ -43,6 +45,12 @@ def parse_id(source: str) -> HubSource | None:
     return HubSource(f"{owner}/{name}", "/".join(inside), revision or None)
 
 
+def place_of(source: str | Path) -> HubSource | None:
+    """The place on the hub that ``source`` is looked for at; None where it is a folder here. Raises SourceError."""
+    place = _local_or_hub(source, "base model")
+    return place if isinstance(place, HubSource) else None
+
+
 def resolve_base(source: str | Path, folders: Iterable[str]) -> Path:
     """The folder of a base pipeline: weights in ``folders``, configurations, tokenizers. Raises SourceError."""
     place = _local_or_hub(source, "base model")
@@ -57,7 +65,7 @@ def resolve_base(source: str | Path, folders: Iterable[str]) -> Path:
 def resolve_adapter(source: str | Path) -> Path:
     """The folder of an adapter in the released format. Raises SourceError."""
     place = _local_or_hub(source, "adapter")
-    return place if isinstance(place, Path) else _snapshot(place, _ADAPTER_FILES, "config.json")
+    return place if isinstance(place, Path) else _snapshot(place, ADAPTER_FILES, "config.json")
 
 
 def resolve_lora(source: str | Path) -> Path:
@@ -74,6 +82,17 @@ def resolve_lora(source: str | Path) -> Path:
         listed = ", ".join(names[:_LISTED]) or "none"
         raise SourceError(f"{place} must name one .safetensors file, as {place.repository}/FILE; found: {listed}")
     return _snapshot(place, (names[0], _LORA_CONFIG), names[0]) / names[0]
+
+
+def find_card(place: HubSource) -> Path | None:
+    """The model card of a repository, downloaded where it is not cached; None where there is none to be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with _hub_errors(place):
+            return Path(hf_hub_download(place.repository, _CARD, revision=place.revision))
+    except SourceError:
+        return None
 
 
 def _local_or_hub(source: str | Path, what: str) -> Path | HubSource:

@@ -96,6 +96,7 @@ def fit(
     report: Reporter | None = None,
     stop_after: int | None = None,
     identity: str = "",
+    average: bool = True,
 ) -> nn.Module:
     """Train ``module`` in place and return it, with the averaged weights where the config asks for them.
 
@@ -104,7 +105,7 @@ def fit(
     the same result, also by another number of processes. groups: optimiser parameter groups (default: all that require
     a gradient); each group's "lr" is relative to the config's, and its "name" tells the figure of its rate.
     identity: of what else the run is made of, which must be the same where it is continued. stop_after: return early
-    after that iteration, as a killed run would have (tests).
+    after that iteration, as a killed run would have (tests). average: False leaves the last weights all the same.
     An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises RecipeError
     where processes cannot share the batch evenly, CheckpointError after ``MOST_SKIPPED`` such iterations in a row, and
     when the checkpoint belongs to another configuration.
@@ -154,7 +155,7 @@ def fit(
             checkpoints.save(Progress(done, skipped))
         if stop_after is not None and done >= stop_after:
             return module
-    if ema is not None:
+    if ema is not None and average:
         ema.copy_to(trained)
     module.eval()
     return module

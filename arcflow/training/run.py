@@ -24,6 +24,7 @@ from arcflow.students import LAST, Student
 from arcflow.training.batches import prompted
 from arcflow.training.distillation import distill_step
 from arcflow.training.sharding import shard
+from arcflow.training.start import Start
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 """What frozen weights are opened in and adapters saved in, by the recipe's name for what the weights are kept in."""
@@ -33,7 +34,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 class Distillation:
     """All that :func:`arcflow.training.loop.fit` needs: the module, its step, and the optimiser's groups.
 
-    identity: digest of the base, the prompts and the recipe, the loop's own settings left out.
+    identity: digest of the base, the start, the prompts and the recipe, the loop's own settings left out.
     """
 
     student: Student
@@ -73,13 +74,14 @@ def prepare(
     cache: Path | None = None,
     placement: Placement = "device",
     sharded: bool = False,
+    start: Start | None = None,
     tell: Tell = lambda line: None,
 ) -> Distillation:
     """Open the base's backbone and make a student of it. Random draws come from the global generator, seeded here.
 
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
-    ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. Raises
-    BackboneError, PromptsError, RecipeError.
+    ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. start: an adapter
+    that the student begins with. Raises BackboneError, PromptsError, RecipeError.
     """
     if sharded and accelerator.num_processes == 1:
         raise RecipeError(
@@ -102,7 +104,9 @@ def prepare(
     fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture)
-    identity = _identity(recipe, student, prompts, module)
+    identity = _identity(recipe, student, prompts, module, start)
+    if start is not None:
+        start.fill(module)
     if settings.checkpointing:
         module.backbone.enable_gradient_checkpointing()
     if settings.compile:
@@ -127,7 +131,7 @@ def prepare(
     return Distillation(module, step, groups, identity)
 
 
-def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: Student) -> str:
+def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: Student, start: Start | None) -> str:
     """The base goes in by its last layers, which differ from one to another of the same shape."""
     free = dict.fromkeys(("loop", "checkpointing", "compile", "watch_every", "watch_images"))
     settings = {**asdict(recipe.distill), **free, "prompts": digest(prompts)}
@@ -135,4 +139,6 @@ def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: 
     found = sha256(repr(known).encode())
     for name, tensor in sorted(module.teacher_layers.state_dict().items()):
         found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if start is not None:
+        found.update(start.digest.encode())
     return found.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,15 +24,17 @@ Fingerprint = tuple[int, int, int]
 """Size, time of the last change in ns, and inode of a file."""
 
 
-def digest_tree(folder: Path, cache: Path, report: Count = silent) -> str:
+def digest_tree(folder: Path, cache: Path, report: Count = silent, names: Collection[str] | None = None) -> str:
     """What :func:`foundation.files.sha256_tree` gives for ``folder``, reading only files that are not known yet.
 
     cache: a small JSON file, made where there is none. A file is known while its size, time of change and inode are
-    those it was read with. A run that is stopped keeps what it has read. Links are followed. report: told of bytes.
+    those it was read with. A run that is stopped keeps what it has read. Links are followed. report: told of bytes;
+    names: of the files right in the folder that count alone, as if there were no others.
     Raises OSError where a file cannot be read.
     """
     known = _load(cache)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = folder.rglob("*") if names is None else (folder / name for name in names)
+    files = sorted(path for path in paths if path.is_file())
     total, done = sum(path.stat().st_size for path in files), 0
     digest = hashlib.sha256()
     for path in files:

@@ -84,11 +84,15 @@ class Subject:
         cache: keeps the digests (default: that of builds whose work folder is not named); check: may raise, given what
         is known of the student after each folder, the small ones first.
         """
+        from arcflow.sources.hub import ADAPTER_FILES
+
         parts, student = self.architecture.parts, self.student
         found: dict[str, str] = {}
         for name in dict.fromkeys((ADAPTER, *(parts[network].folder for network in (BACKBONE, *networks)))):
             folder = self.adapter if name == ADAPTER else self.base / name
-            found[name] = digests.digest_tree(folder, cache or digests.CACHE, partial(report, name))
+            # A model card beside an adapter may be edited, and is not downloaded with it.
+            names = ADAPTER_FILES if name == ADAPTER else None
+            found[name] = digests.digest_tree(folder, cache or digests.CACHE, partial(report, name), names)
             student = self.student.digested(found.get(parts[BACKBONE].folder, UNREAD), found[ADAPTER])
             check(student)
         return replace(self, student=student, digests=found)

@@ -29,8 +29,10 @@ def figures(recipe: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object
 
 COUNTS = {
     "flux": (11_901_408_320, 573_656_188, 0.0482, 154),
+    "flux-krea": (11_901_408_320, 573_656_188, 0.0482, 154),
     "flux-released": (11_901_408_320, 652_405_884, 0.0548, 154),
     "qwen": (20_430_401_088, 843_402_364, 0.0413, 240),
+    "qwen-2512": (20_430_401_088, 843_402_364, 0.0413, 240),
     "qwen-released": (20_430_401_088, 960_687_228, 0.0470, 240),
 }
 """Backbone, trained, share, adapted linears. Released: 652.4 M of 11.9 B and 960.7 M of 20.4 B are published."""

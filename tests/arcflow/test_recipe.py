@@ -62,7 +62,7 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "x.toml"))
 
 
-@pytest.mark.parametrize("name", ["flux", "qwen", "flux-released", "qwen-released"])
+@pytest.mark.parametrize("name", ["flux", "qwen", "flux-released", "qwen-released", "flux-krea", "qwen-2512"])
 def test_full_size_recipes_are_the_method_s(name: str) -> None:
     recipe = load_recipe(name)
     loop = recipe.distill.loop
@@ -70,9 +70,24 @@ def test_full_size_recipes_are_the_method_s(name: str) -> None:
     assert (loop.lr, loop.betas, loop.weight_decay, loop.warmup, loop.clip) == (1e-4, (0.9, 0.95), 0.0, 100, 50.0)
     assert (loop.ema_gamma, loop.decay, loop.iterations) == (7.0, "constant", 15_000 if qwen else 10_000)
     assert recipe.distill.teacher_share_iterations == (1000 if qwen else 2000)
-    assert (recipe.shift, recipe.guidance) == (3.2, 4.0 if qwen else 3.5)
+    assert (recipe.shift, recipe.guidance) == (3.2, 4.0 if qwen else {"flux-krea": 4.5}.get(name, 3.5))
     assert (recipe.student.modes, recipe.student.dropout, recipe.distill.nfe) == (16, 0.05, 2)
     assert (recipe.student.rank == 256) == name.endswith("-released")
+
+
+BASES = {
+    "flux": "black-forest-labs/FLUX.1-dev",
+    "flux-krea": "black-forest-labs/FLUX.1-Krea-dev",
+    "qwen": "Qwen/Qwen-Image",
+    "qwen-2512": "Qwen/Qwen-Image-2512",
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_recipe_names_its_base(name: str) -> None:
+    recipe, parent = load_recipe(name), load_recipe(name.split("-")[0])
+    assert recipe.base == BASES[name]
+    assert (recipe.backbone, recipe.student, recipe.distill) == (parent.backbone, parent.student, parent.distill)
 
 
 def test_a_recipe_may_extend_another(tmp_path: Path) -> None:

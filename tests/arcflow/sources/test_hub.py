@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from arcflow.errors import SourceError
 from arcflow.sources.hub import (
     HubSource,
+    find_card,
     parse_id,
     resolve_adapter,
     resolve_base,
@@ -92,10 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
         if repository == "owner/gated":
             self._refuse(403, "GatedRepo")
             return
+        if name not in REPOSITORIES.get(repository, ()):
+            self._refuse(404, "EntryNotFound")
+            return
         data = content(repository, name)
         if self.command == "GET":
             self.hub.asked.append(name)
-        headers = {"X-Repo-Commit": parts[3], "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+        commit = OLD if parts[3] in ("old", OLD) else COMMIT
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         self._send(200, data, headers)
 
     def _entry(self, repository: str, name: str) -> dict[str, object]:
@@ -246,6 +251,16 @@ def test_a_lora_is_one_file(hub: Hub) -> None:
     assert resolve_lora("owner/styles/deep").name == "c.safetensors"
     with pytest.raises(SourceError, match=r"must name one .* found: a\.safetensors, b\.safetensors"):
         resolve_lora("owner/styles")
+
+
+def test_a_card_is_found_or_done_without(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = HubSource("owner/base", "", None)
+    card = find_card(place)
+    assert card is not None and card.read_bytes() == content("owner/base", "README.md")
+    assert find_card(HubSource("owner/nothing", "", None)) is None
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_card(place) == card
+    assert find_card(HubSource("owner/style", "", None)) is None
 
 
 def test_what_was_downloaded_serves_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

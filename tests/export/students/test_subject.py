@@ -41,6 +41,15 @@ def test_what_one_command_digested_no_other_reads_again(
     assert set(subject.digested(networks=()).digests) == {"adapter", "transformer"}
 
 
+def test_a_model_card_beside_the_adapter_does_not_count(subject: Subject, tmp_path: Path) -> None:
+    """It is not downloaded with an adapter, and may be edited."""
+    before = subject.digested(tmp_path / "cache.json").student.parents
+    (subject.adapter / "README.md").write_text("a card")
+    assert subject.digested(tmp_path / "cache.json").student.parents == before
+    (subject.adapter / "config.json").write_text((subject.adapter / "config.json").read_text() + " ")
+    assert subject.digested(tmp_path / "cache.json").student.parents.adapter != before.adapter
+
+
 def test_a_student_that_is_another_is_rejected_before_the_base_is_read(subject: Subject, tmp_path: Path) -> None:
     def check(student: MergedStudent) -> None:
         if student.parents.adapter != UNREAD:
