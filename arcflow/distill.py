@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from arcflow.sources.base import Base
     from arcflow.sources.text import Placement
     from arcflow.students import Student
+    from arcflow.training.tracking import WandB
 
 STUDENTS = ("arcflow", "linear")
 PLACEMENTS = ("device", "turns", "cpu")
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--out", type=Path, help="adapter folder to write (default: WORKDIR/STUDENT-adapter)")
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
+    add("--wandb", metavar="PROJECT", help="send figures and images to that project of Weights & Biases as well")
     add("--dry-run", action="store_true", help="say what an iteration takes of each GPU, and train nothing; without "
         "--base nothing is downloaded")  # fmt: skip
     add("--gpus", type=int, metavar="N", help="with --dry-run: for so many GPUs (default: 1)")
@@ -95,7 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = choose_base(recipe, args.base, workdir)
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     from arcflow.training.run import choose_accelerator
+    from arcflow.training.tracking import WandB, check_wandb
 
+    wandb = None
+    if args.wandb is not None:
+        check_wandb()
+        wandb = WandB(args.wandb, f"{recipe.name}-{args.student}", asdict(replace(recipe, student=student)))
     accelerator = choose_accelerator(args.device)
     if accelerator.is_main_process:
         print(estimate(replace(recipe, student=student), base, prompts), file=sys.stderr)
@@ -103,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     distil(
         recipe, base, prompts, student, workdir / f"distill-{args.student}", out,
         accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders, sharded=args.shard,
+        wandb=wandb,
     )  # fmt: skip
     if accelerator.is_main_process:
         print(out)
@@ -175,12 +184,14 @@ def distil(
     cache: Path | None = None,
     placement: Placement = "device",
     sharded: bool = False,
+    wandb: WandB | None = None,
     stop_after: int | None = None,
 ) -> Student:
     """Train a student of ``base`` on prompts and write its adapter to ``out``, in what the recipe's frozen weights are.
 
-    accelerator: None for the CPU; cache, placement, sharded: see :func:`arcflow.training.run.prepare`; stop_after: see
-    ``fit``, a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
+    accelerator: None for the CPU; cache, placement, sharded: see :func:`arcflow.training.run.prepare`; wandb: where
+    figures are sent to; stop_after: see ``fit``, a run that is stopped early writes no adapter. Raises BackboneError,
+    PromptsError, CheckpointError, TrackingError.
     """
     from accelerate import Accelerator
 
@@ -199,12 +210,15 @@ def distil(
             sys.stderr.write(line + "\n")
 
     ready = prepare(
-        recipe, base, prompts, student, accelerator, cache=cache, placement=placement, sharded=sharded, tell=tell
-    )
-    with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
+        recipe, base, prompts, student, accelerator,
+        cache=cache, placement=placement, sharded=sharded, workdir=workdir, tell=tell,
+    )  # fmt: skip
+    main = accelerator.is_main_process
+    told = reporting(workdir.name, loop.iterations, workdir / "logs", wandb=wandb) if main else nullcontext(_unheard)
+    with told as report:
         fit(
-            ready.student, ready.step, loop, workdir,
-            accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after, identity=ready.identity,
+            ready.student, ready.step, loop, workdir, accelerator=accelerator, groups=ready.groups, report=report,
+            look=ready.watch.look if ready.watch else None, stop_after=stop_after, identity=ready.identity,
         )  # fmt: skip
     if stop_after is None:
         tensors = {name: whole(tensor).detach().cpu() for name, tensor in trained_tensors(ready.student).items()}
@@ -212,6 +226,10 @@ def distil(
             save_adapter(ready.student, base.config, policy_of(recipe), out, DTYPES[recipe.distill.frozen], tensors)
         accelerator.wait_for_everyone()
     return ready.student
+
+
+def _unheard(*_: object) -> None:
+    """The report of a process that is not the main one."""
 
 
 if __name__ == "__main__":
