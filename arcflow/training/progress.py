@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from arcflow.training.loop import Reporter
 from arcflow.training.tracking import WandB, tensorboard, wandb_run
@@ -25,6 +20,16 @@ LOSS = "loss"
 _SMOOTHING = 0.98
 _MEASURED = 600.0
 """Seconds that the time left is told from: several iterations of a large model."""
+
+
+class _Bar(Progress):
+    """A bar with figures under it, so that a narrow terminal hides neither count nor time left."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.figures)
 
 
 @contextmanager
@@ -41,13 +46,7 @@ def reporting(
     console = Console(stderr=True)
     smooth = math.nan
     last: dict[str, float] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with ExitStack() as stack:
         trackers: list[Reporter] = []
         if logdir is not None:
@@ -55,9 +54,9 @@ def reporting(
         if logdir is not None and wandb is not None:
             trackers.append(stack.enter_context(wandb_run(wandb, logdir)))
         bar = stack.enter_context(
-            Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=_MEASURED)
+            _Bar(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=_MEASURED)
         )
-        task = bar.add_task(name, total=total, figures="")
+        task = bar.add_task(name, total=total)
 
         def report(done: int, figures: dict[str, float], grid: NDArray[np.uint8] | None = None) -> None:
             nonlocal smooth
@@ -67,8 +66,8 @@ def reporting(
             loss = figures.get(LOSS, math.nan)
             # A loss that is not finite is shown, and forgotten.
             smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss if math.isfinite(smooth) else loss
-            shown = "  ".join(f"{k} {smooth if k == LOSS else v:.4g}" for k, v in last.items())
-            bar.update(task, completed=done, figures=shown)
+            shown = bar.figures = "  ".join(f"{k} {smooth if k == LOSS else v:.4g}" for k, v in last.items())
+            bar.update(task, completed=done)
             seen = grid is not None or done == total
             if not console.is_terminal and (done % 100 == 0 or seen):
                 left = bar.tasks[0].time_remaining

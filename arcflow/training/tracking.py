@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from arcflow.errors import TrackingError
 from arcflow.training.loop import Reporter
 
-IMAGE = "teacher | student"
+IMAGE = "look"
 """Name of a look's grid."""
 
 _RUN = "wandb.id"
@@ -90,8 +90,9 @@ def wandb_run(target: WandB, folder: Path) -> Iterator[Reporter]:
     known.write_text(run.id + "\n", encoding="utf-8")
 
     def report(done: int, figures: dict[str, float], grid: NDArray[np.uint8] | None = None) -> None:
-        image = {} if grid is None else {IMAGE: wandb.Image(grid)}
-        run.log({**figures, **image}, step=done)
+        image = {} if grid is None else {IMAGE: wandb.Image(grid, caption="teacher | student")}
+        if done >= run.step:  # What was sent before the run was killed is the same.
+            run.log({**figures, **image}, step=done)
 
     code = 1
     try:

@@ -189,8 +189,8 @@ class Watch:
         del vae
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        grid = torch.cat(rows, dim=1).clamp(-1, 1)
-        return np.asarray(((grid + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous())
+        grid = (torch.cat(rows, dim=1) * 0.5 + 0.5).clamp(0, 1)
+        return np.asarray((grid * 255).round().byte().permute(1, 2, 0).contiguous())
 
     def _save(self, done: int, look: Look) -> None:
         if look.grid is None:
