@@ -35,9 +35,7 @@ def open_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
 
     try:
         with quiet():
-            vae = AutoModel.from_pretrained(
-                str(folder / VAE), dtype=dtype, use_safetensors=True, local_files_only=True
-            )
+            vae = AutoModel.from_pretrained(str(folder / VAE), dtype=dtype, use_safetensors=True, local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise BackboneError(f"cannot read the VAE of {folder}: {error}; {AGAIN}") from error
     return vae.to(device).requires_grad_(False).eval()

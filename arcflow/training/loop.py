@@ -105,7 +105,6 @@ class Reporter(Protocol):
     def __call__(self, done: int, figures: dict[str, float], grid: NDArray[np.uint8] | None = None, /) -> None: ...
 
 
-
 def fit(
     module: nn.Module,
     step: Step,

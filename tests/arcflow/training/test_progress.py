@@ -30,7 +30,7 @@ def report_all(logdir: Path, wandb: WandB | None = None, first: int = 1) -> None
     """Iterations up to 13 of 13, with looks at 6 and 12."""
     with reporting("run", 13, logdir, wandb=wandb) as report:
         for done in range(first, 14):
-            figures = {"loss": float(done), "norm": 2.0, "lr": 1e-4, "gamma_lr": 1e-5}
+            figures = {"loss": float(done), "norm": 2.0, "lr": 1e-4, "lr_gammas": 1e-5}
             if done in LOOKS:
                 report(done, {**figures, "held_out": LOOKS[done]}, GRID)
             else:
@@ -43,9 +43,9 @@ def test_tensorboard_has_every_figure_and_every_grid(tmp_path: Path) -> None:
     report_all(tmp_path)
     found = EventAccumulator(str(tmp_path)).Reload()
     scalars = {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
-    assert set(scalars) == {f"run/{name}" for name in ("loss", "norm", "lr", "gamma_lr", "held_out")}
+    assert set(scalars) == {f"run/{name}" for name in ("loss", "norm", "lr", "lr_gammas", "held_out")}
     assert scalars["run/held_out"] == LOOKS and list(scalars["run/loss"]) == [6, 10, 12, 13]
-    assert scalars["run/gamma_lr"][13] == pytest.approx(1e-5)
+    assert scalars["run/lr_gammas"][13] == pytest.approx(1e-5)
     images = found.Images(f"run/{IMAGE}")
     assert [event.step for event in images] == [6, 12] and (images[0].width, images[0].height) == (6, 4)
 
@@ -54,7 +54,7 @@ def test_the_last_look_stays_in_sight(tmp_path: Path, capsys: pytest.CaptureFixt
     report_all(tmp_path)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["6/13", "12/13", "13/13"]
-    assert "norm 2  lr 0.0001  gamma_lr 1e-05  held_out 0.5" in lines[0] and lines[0].endswith("s left")
+    assert "norm 2  lr 0.0001  lr_gammas 1e-05  held_out 0.5" in lines[0] and lines[0].endswith("s left")
     assert "held_out 0.25" in lines[2]
 
 
@@ -83,7 +83,7 @@ def test_weights_and_biases_has_them_too(
     assert len(runs) == 2 and all(identity in path.name for path in runs)
     for path in runs:
         sent = (path / f"run-{identity}.wandb").read_bytes()
-        assert all(name in sent for name in (b"gamma_lr", b"held_out", b"tiny-arcflow", b"arcflow-test"))
+        assert all(name in sent for name in (b"lr_gammas", b"held_out", b"tiny-arcflow", b"arcflow-test"))
     images = list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
     assert len(images) == 3
     for path in images:
