@@ -40,7 +40,7 @@ HELD_OUT = "held_out"
 """Figure: |student - teacher| / |teacher| of the images' latents, their mean."""
 
 MOST_STEPS = 28
-"""Of the teacher, at most: what its own pipelines are used with. A hundred would take a 20 B model minutes an image."""
+"""Of the teacher, at most: enough to see where it goes; a model of full size would take long for a hundred."""
 
 REFERENCE = "reference.safetensors"
 LOOKS = "looks"
