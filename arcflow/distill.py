@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from arcflow.sources.text import Placement
     from arcflow.students import Student
     from arcflow.training.start import Start
+    from arcflow.training.tracking import WandB
 
 STUDENTS = ("arcflow", "linear")
 PLACEMENTS = ("device", "turns", "cpu")
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--push-to-hub", metavar="USER/NAME", help="upload the adapter to that repository of the Hugging Face hub, "
         "which is made, private, where it is not there")  # fmt: skip
     add("--iterations", type=int, help="instead of the recipe's number of iterations")
+    add("--wandb", metavar="PROJECT", help="send figures and images to that project of Weights & Biases as well")
     add("--dry-run", action="store_true", help="say what an iteration takes of each GPU, and train nothing; without "
         "--base nothing is downloaded")  # fmt: skip
     add("--gpus", type=int, metavar="N", help="with --dry-run: for so many GPUs (default: 1)")
@@ -107,7 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     start = choose_start(base, student, args.init)
     from arcflow.training.run import choose_accelerator
+    from arcflow.training.tracking import WandB, check_wandb
 
+    wandb = None
+    if args.wandb is not None:
+        check_wandb()
+        wandb = WandB(args.wandb, f"{recipe.name}-{args.student}", asdict(replace(recipe, student=student)))
     accelerator = choose_accelerator(args.device)
     if accelerator.is_main_process:
         if repository is not None:
@@ -117,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     distil(
         recipe, base, prompts, student, workdir / f"distill-{args.student}", out,
         accelerator=accelerator, cache=args.cache_encodings, placement=args.encoders, sharded=args.shard, start=start,
-        weights=args.weights, called=repository,
+        weights=args.weights, called=repository, wandb=wandb,
     )  # fmt: skip
     if accelerator.is_main_process:
         print(out)
@@ -203,13 +211,15 @@ def distil(
     start: Start | None = None,
     weights: Weights = "average",
     called: str | None = None,
+    wandb: WandB | None = None,
     stop_after: int | None = None,
 ) -> Student:
     """Train a student of ``base`` on prompts and write its adapter to ``out``, in what the recipe's frozen weights are.
 
     accelerator: None for the CPU; cache, placement, sharded, start: see :func:`arcflow.training.run.prepare`; weights:
-    which of them the adapter has; called: what its card calls it (default: its folder's name); stop_after: see ``fit``,
-    a run that is stopped early writes no adapter. Raises BackboneError, PromptsError, CheckpointError.
+    which of them the adapter has; called: what its card calls it (default: its folder's name); wandb: where figures are
+    sent to; stop_after: see ``fit``, a run that is stopped early writes no adapter. Raises BackboneError, PromptsError,
+    CheckpointError, TrackingError.
     """
     from accelerate import Accelerator
 
@@ -233,21 +243,15 @@ def distil(
         made, name = replace(recipe, student=student), called or out.resolve().name
         card = model_card(made, base, name, weights, start.source if start is not None else None)
     ready = prepare(
-        recipe,
-        base,
-        prompts,
-        student,
-        accelerator,
-        cache=cache,
-        placement=placement,
-        sharded=sharded,
-        start=start,
-        tell=tell,
-    )
-    with reporting(workdir.name, loop.iterations, workdir / "logs") as report:
+        recipe, base, prompts, student, accelerator,
+        cache=cache, placement=placement, sharded=sharded, start=start, workdir=workdir, tell=tell,
+    )  # fmt: skip
+    main = accelerator.is_main_process
+    told = reporting(workdir.name, loop.iterations, workdir / "logs", wandb=wandb) if main else nullcontext(_unheard)
+    with told as report:
         fit(
-            ready.student, ready.step, loop, workdir,
-            accelerator=accelerator, groups=ready.groups, report=report, stop_after=stop_after, identity=ready.identity,
+            ready.student, ready.step, loop, workdir, accelerator=accelerator, groups=ready.groups, report=report,
+            look=ready.watch.look if ready.watch else None, stop_after=stop_after, identity=ready.identity,
             average=weights == "average",
         )  # fmt: skip
     if stop_after is None:
@@ -257,6 +261,10 @@ def distil(
             save_adapter(ready.student, base.config, policy_of(recipe), out, dtype, tensors, card)
         accelerator.wait_for_everyone()
     return ready.student
+
+
+def _unheard(*_: object) -> None:
+    """The report of a process that is not the main one."""
 
 
 if __name__ == "__main__":

@@ -37,5 +37,9 @@ class BackboneError(ArcFlowError):
     """A backbone's configuration is none that a student can be made of."""
 
 
+class TrackingError(ArcFlowError):
+    """The service that a run's figures were to be sent to cannot be used."""
+
+
 class PipelineError(ArcFlowError):
     """A diffusers pipeline, or what is asked of it, is none that a student can serve."""

@@ -107,7 +107,28 @@ def sample_student(
     return x, seen
 
 
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""A teacher: (x [B, S, C], sigma [B]) -> velocity [B, S, C]; the prompt is bound in."""
+
+
 @torch.no_grad()
+def euler(
+    velocity: Velocity,
+    noise: Tensor,
+    levels: Sequence[float],
+    visit: Callable[[Tensor, float], object] = lambda *_: None,
+) -> Tensor:
+    """From ``noise`` [B, S, C] at the first noise level to the last by Euler steps, in the noise's dtype.
+
+    levels: falling; visit: told of each state and its level, the noise's but not.
+    """
+    x = noise
+    for a, b in itertools.pairwise(levels):
+        x = x - velocity(x, torch.full((x.shape[0],), a, device=x.device)).to(x.dtype) * (a - b)
+        visit(x, b)
+    return x
+
+
 def sample_teacher(
     architecture: Any,
     teacher: nn.Module,
@@ -123,9 +144,15 @@ def sample_teacher(
     trained: what the teacher ran in when its student was distilled; the steps have the exact noise levels always.
     """
     grid = sigmas(steps, shift)
-    x, seen = noise, {grid[0]: noise}
-    for a, b in itertools.pairwise(grid):
-        level = torch.full((x.shape[0],), a, device=x.device)
-        x = x - teacher_velocity(architecture, teacher, x, level, condition, guidance, trained) * (a - b)
-        seen[b] = x
+    seen = {grid[0]: noise}
+
+    def keep(x: Tensor, level: float) -> None:
+        seen[level] = x
+
+    x = euler(
+        lambda x, sigma: teacher_velocity(architecture, teacher, x, sigma, condition, guidance, trained),
+        noise,
+        grid,
+        keep,
+    )
     return x, seen

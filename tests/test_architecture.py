@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arcflow": {
         "foundation", *TORCH_STACK,
         "huggingface_hub", "matplotlib", "msgspec", "numpy", "PIL", "pyarrow", "rich", "scipy",
-        "tensorboard", "tokenizers", "torchao",
+        "tensorboard", "tokenizers", "torchao", "wandb",
     },
     "engines": {"foundation", "msgspec", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"},
     "export": {

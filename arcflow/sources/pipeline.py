@@ -1,4 +1,4 @@
-"""A whole pipeline from its folder, and the device that it goes to."""
+"""A pipeline from its folder, whole or its VAE alone, and the device that it goes to."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from arcflow.errors import BackboneError
-from arcflow.sources.base import INDEX
+from arcflow.sources.base import AGAIN, INDEX, VAE
 
 
 def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
@@ -26,6 +27,18 @@ def open_pipeline(folder: Path, dtype: torch.dtype) -> Any:
         raise BackboneError(f"cannot open {folder}: {error}; download the base again") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def open_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The VAE of the pipeline in a folder, frozen, in evaluation mode. Raises BackboneError where it cannot be read."""
+    from diffusers import AutoModel
+
+    try:
+        with quiet():
+            vae = AutoModel.from_pretrained(str(folder / VAE), dtype=dtype, use_safetensors=True, local_files_only=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BackboneError(f"cannot read the VAE of {folder}: {error}; {AGAIN}") from error
+    return vae.to(device).requires_grad_(False).eval()
 
 
 def choose_device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from arcflow.prompts.encodings import Encodings
 from arcflow.sampling import ClassifierFree
+from arcflow.sources.text import Encoding
 from arcflow.training.loop import Iteration
 
 AHEAD = 64
@@ -56,7 +57,6 @@ def prompted(
 
     guidance: the recipe's kind ("embedded" or "cfg") and value; grids: (rows, columns) of image tokens.
     """
-    kind, scale = guidance
 
     def draw(it: Iteration, generators: Generators) -> Batch:
         def coming() -> Iterator[int]:
@@ -64,14 +64,25 @@ def prompted(
                 yield from _numbers(it.at(later).rows(), len(encodings))
 
         found = encodings.get(_numbers(generators, len(encodings)), coming)
-        rows, columns = grids[int(torch.randint(len(grids), (1,), generator=it.shared()))]
-        condition = architecture.condition(found, scale, rows, columns)
-        if kind == "embedded":
-            return Batch(condition)
-        empty = architecture.condition([encodings.empty()], scale, rows, columns)
-        return Batch(condition, ClassifierFree(scale, empty))
+        grid = grids[int(torch.randint(len(grids), (1,), generator=it.shared()))]
+        return conditioned(architecture, found, encodings, guidance, grid)
 
     return draw
+
+
+def conditioned(
+    architecture: Any,
+    found: Sequence[Encoding],
+    encodings: Encodings,
+    guidance: tuple[str, float],
+    grid: tuple[int, int],
+) -> Batch:
+    """The batch of encoded prompts for images of one size; of ``encodings`` the empty prompt is taken, if need be."""
+    kind, scale = guidance
+    condition = architecture.condition(found, scale, *grid)
+    if kind == "embedded":
+        return Batch(condition)
+    return Batch(condition, ClassifierFree(scale, architecture.condition([encodings.empty()], scale, *grid)))
 
 
 def _numbers(generators: Generators, count: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,3 +34,15 @@ class PowerEma:
         """Overwrite ``parameters`` with the averages."""
         for average, parameter in zip(self.averages, parameters, strict=True):
             parameter.copy_(average)
+
+    @contextmanager
+    def swapped(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """``parameters`` are the averages inside the block, and to the bit what they were after it."""
+        kept = [parameter.detach().clone() for parameter in parameters]
+        self.copy_to(parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, own in zip(parameters, kept, strict=True):
+                    parameter.copy_(own)

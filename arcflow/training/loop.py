@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from arcflow.errors import CheckpointError, RecipeError
@@ -82,7 +84,25 @@ class Step(Protocol):
 MOST_SKIPPED = 20
 """Iterations in a row whose gradient is not finite, after which a run ends."""
 
-Reporter = Callable[[int, dict[str, float]], None]
+
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a module at an iteration: figures to show, and an image, uint8 [H, W, 3], where there is one."""
+
+    figures: dict[str, float]
+    grid: NDArray[np.uint8] | None = None
+
+
+Looks = Callable[[int, AbstractContextManager[None]], Look | None]
+"""(iterations done, a context in which the module has the weights that it would end with) -> a look, if one is due.
+
+Called in every process, outside of that context."""
+
+
+class Reporter(Protocol):
+    """Told of every iteration: how many are done, figures, and the image of a look."""
+
+    def __call__(self, done: int, figures: dict[str, float], grid: NDArray[np.uint8] | None = None, /) -> None: ...
 
 
 def fit(
@@ -94,6 +114,7 @@ def fit(
     accelerator: Accelerator | None = None,
     groups: Iterable[dict[str, Any]] | None = None,
     report: Reporter | None = None,
+    look: Looks | None = None,
     stop_after: int | None = None,
     identity: str = "",
     average: bool = True,
@@ -104,6 +125,7 @@ def fit(
     each all of it. workdir: holds ``checkpoints``; where they stand from an interrupted run, that run is continued, to
     the same result, also by another number of processes. groups: optimiser parameter groups (default: all that require
     a gradient); each group's "lr" is relative to the config's, and its "name" tells the figure of its rate.
+    look: called after every iteration, once its state is saved; it may change nothing.
     identity: of what else the run is made of, which must be the same where it is continued. stop_after: return early
     after that iteration, as a killed run would have (tests). average: False leaves the last weights all the same.
     An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises RecipeError
@@ -147,12 +169,16 @@ def fit(
                 )
         optimizer.zero_grad(set_to_none=True)
         done = index + 1
-        if report is not None:
-            figures = _averaged(figures, accelerator)
-            if accelerator.is_main_process:
-                report(done, {**figures, "norm": norm, **rates, **({"skipped": skipped} if skipped else {})})
         if done % config.save_every == 0 or done == config.iterations:
             checkpoints.save(Progress(done, skipped))
+        seen = look(done, ema.swapped(trained) if ema is not None else nullcontext()) if look is not None else None
+        if report is not None:
+            figures = {**_averaged(figures, accelerator), "norm": norm, **rates}
+            figures |= {"skipped": skipped} if skipped else {}
+            if seen is not None:
+                report(done, figures | seen.figures, seen.grid)
+            elif accelerator.is_main_process:
+                report(done, figures)
         if stop_after is not None and done >= stop_after:
             return module
     if ema is not None and average:

@@ -25,6 +25,7 @@ from arcflow.training.batches import prompted
 from arcflow.training.distillation import distill_step
 from arcflow.training.sharding import shard
 from arcflow.training.start import Start
+from arcflow.training.watch import Watch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 """What frozen weights are opened in and adapters saved in, by the recipe's name for what the weights are kept in."""
@@ -34,13 +35,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 class Distillation:
     """All that :func:`arcflow.training.loop.fit` needs: the module, its step, and the optimiser's groups.
 
-    identity: digest of the base, the start, the prompts and the recipe, the loop's own settings left out.
+    identity: digest of the base, the start, the prompts and the recipe, the loop's own settings left out; watch: looks
+    at the student, where a folder was given to keep them.
     """
 
     student: Student
     step: Any
     groups: list[dict[str, Any]]
     identity: str
+    watch: Watch | None = None
 
 
 def choose_accelerator(device: str | None) -> Accelerator:
@@ -75,13 +78,15 @@ def prepare(
     placement: Placement = "device",
     sharded: bool = False,
     start: Start | None = None,
+    workdir: Path | None = None,
     tell: Tell = lambda line: None,
 ) -> Distillation:
     """Open the base's backbone and make a student of it. Random draws come from the global generator, seeded here.
 
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
     ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. start: an adapter
-    that the student begins with. Raises BackboneError, PromptsError, RecipeError.
+    that the student begins with. workdir: keeps looks at the student; without it there are none. Raises BackboneError,
+    PromptsError, RecipeError.
     """
     if sharded and accelerator.num_processes == 1:
         raise RecipeError(
@@ -104,7 +109,7 @@ def prepare(
     fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture)
-    identity = _identity(recipe, student, prompts, module, start)
+    teacher = _teacher_digest(module)
     if start is not None:
         start.fill(module)
     if settings.checkpointing:
@@ -128,17 +133,23 @@ def prepare(
         },
     ]
     step = distill_step(module, batches, recipe.shift, settings)
-    return Distillation(module, step, groups, identity)
+    watch = None
+    if workdir is not None:
+        watch = Watch(recipe, base, module, prompts, encodings, teacher, accelerator, workdir)
+    return Distillation(module, step, groups, _identity(recipe, student, prompts, teacher, start), watch)
 
 
-def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, module: Student, start: Start | None) -> str:
-    """The base goes in by its last layers, which differ from one to another of the same shape."""
+def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, teacher: str, start: Start | None) -> str:
     free = dict.fromkeys(("loop", "checkpointing", "compile", "watch_every", "watch_images"))
     settings = {**asdict(recipe.distill), **free, "prompts": digest(prompts)}
-    known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()))
-    found = sha256(repr(known).encode())
+    begun = (teacher, start.digest if start is not None else None)
+    known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()), begun)
+    return sha256(repr(known).encode()).hexdigest()
+
+
+def _teacher_digest(module: Student) -> str:
+    """By its last layers, which differ from one base to another of the same shape."""
+    found = sha256()
     for name, tensor in sorted(module.teacher_layers.state_dict().items()):
         found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    if start is not None:
-        found.update(start.digest.encode())
     return found.hexdigest()

@@ -63,7 +63,7 @@ def throughput(recipe: Recipe, base: Path, batch: int, iterations: int, work: Pa
     warm_up = min(WARM_UP, iterations)
     sized = _with_loop(recipe, batch=batch, iterations=warm_up + iterations, save_every=1_000_000)
     with _scratch(work) as folder:
-        _fit(sized, base, folder, lambda done, figures: times.append(time.perf_counter()))
+        _fit(sized, base, folder, lambda *_: times.append(time.perf_counter()))
     return timing([b - a for a, b in itertools.pairwise(times[warm_up - 1 :])])
 
 
@@ -81,7 +81,7 @@ def train(emit: Emit, what: str, recipe: Recipe, base: Path, seconds: int, work:
     longer = _with_loop(recipe, iterations=iterations, save_every=1_000_000)
     limit = time.monotonic() + 1.2 * seconds
 
-    def watch(done: int, figures: dict[str, float]) -> None:
+    def watch(done: int, *_: object) -> None:
         if time.monotonic() > limit:
             raise _TimeIsUpError(f"{done} of {iterations} iterations in {seconds} s")
 
@@ -136,7 +136,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     return float(relative_l2(ends, wanted).mean())
 
 
-def _fit(recipe: Recipe, base: Path, work: Path, watch: Callable[[int, dict[str, float]], None]) -> Any:
+def _fit(recipe: Recipe, base: Path, work: Path, watch: Callable[..., None]) -> Any:
     """The recipe's distillation, on the GPU where there is one; the trained student."""
     from arcflow.distill import choose_base, choose_prompts
     from arcflow.training.loop import fit

@@ -52,8 +52,8 @@ def measure(emit: Emit, options: Options, name: str, changes: dict[str, Any], wh
     batch, rate = recipe.distill.loop.batch, told.operations / each.median_s
     emit(
         f"distillation of FLUX, {name}",
-        f"{each.median_s:.2f} s an iteration of {batch} images, {rate / 1e12:.0f} TFLOP/s; peak {peak / 1e9:.1f} GB, the "
-        f"dry run says {told.total / 1e9:.1f}",
+        f"{each.median_s:.2f} s an iteration of {batch} images, {rate / 1e12:.0f} TFLOP/s; peak {peak / 1e9:.1f} GB, "
+        f"the dry run says {told.total / 1e9:.1f}",
         held=None if not peak else abs(peak - told.total) <= 0.1 * told.total,
         iteration=asdict(each),
         peak_bytes=peak,
@@ -125,7 +125,7 @@ def train(recipe: Recipe, grid: tuple[int, int], device: torch.device, work: Pat
 
     losses: list[float] = []
 
-    def report(_: int, figures: dict[str, float]) -> None:
+    def report(_: int, figures: dict[str, float], grid: object = None) -> None:
         losses.append(figures["loss"])
         times.append(time.perf_counter())  # The loss is on the host: the iteration is over but for AdamW.
 
@@ -139,7 +139,7 @@ def train(recipe: Recipe, grid: tuple[int, int], device: torch.device, work: Pat
 
 
 def _randomise(root: torch.nn.Module, device: torch.device) -> None:
-    """Random values for what is on the meta device, of a size that keeps activations as they are in a trained network."""
+    """Random values for what is on the meta device, so large that activations keep their size."""
     import torch
 
     from arcflow.sources.stored import Fp8Linear

@@ -35,6 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         f"extends = '{request.param}'\nname = 'small'\nbase = '{folder / 'base'}'\n[student]\nrank = 4\nmodes = 3\n"
         f"[distill]\nprompts = ['{folder / 'prompts.txt'}']\ntext_tokens = 16\nsizes = ['32x32', '48x32']\n"
         f"frozen = 'fp32'\nteacher_share_iterations = 4\nloop = {{ {loop}, precision = 'fp32' }}\n"
+        "watch_every = 4\nwatch_images = 2\n[evaluate]\nreference_steps = 4\n"
     )
     # Without --multi_gpu Accelerate starts one process where there is no GPU, whatever --num_processes says.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -69,6 +70,14 @@ def test_two_processes_train_the_student_of_one(folder: Path, name: str) -> None
     assert together["trained"] == read(folder, name, 1)["trained"]
     wanted, found = adapter(folder, "alone"), adapter(folder, name)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["whole", "shared"])
+def test_they_see_what_one_process_sees(folder: Path, name: str) -> None:
+    alone, together = read(folder, "alone"), read(folder, name)
+    assert len(alone["held_out"]) == 2 and read(folder, name, 1)["held_out"] == []
+    assert together["held_out"] == pytest.approx(alone["held_out"], rel=1e-4)
+    assert sorted(path.name for path in (folder / name / "looks").iterdir()) == ["000004.png", "000006.png"]
 
 
 def test_a_run_of_two_is_continued_by_one(folder: Path) -> None:

@@ -38,6 +38,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (folder / "small.toml").write_text(
         f"extends = '{request.param}'\nname = 'small'\nbase = '{base}'\n[student]\nrank = 4\nmodes = 3\n"
         f"[distill]\nprompts = ['{prompts}']\ntext_tokens = 16\nsizes = ['32x32', '48x32']\n"
+        "watch_every = 0\n"
         "teacher_share_iterations = 15\n"
         f"loop = {{ iterations = {ITERATIONS}, batch = 4, lr = 1e-2, warmup = 2, save_every = 5 }}\n"
     )
