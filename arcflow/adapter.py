@@ -205,8 +205,9 @@ def merge_into(
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
     Computed in float32 where the weights are. assign: take the tensors themselves, for a backbone without memory (on
-    the meta device); weights that the adapter leaves alone are then shared with the teacher. Raises AdapterError where
-    a LoRA pair finds no weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
+    the meta device); weights that the adapter leaves alone are then shared with the teacher. With the teacher's on the
+    meta device as well, nothing is computed and all else is checked. Raises AdapterError where a LoRA pair finds no
+    weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
     """
     merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
     for module, (a, b) in adapter.lora.items():
@@ -222,7 +223,7 @@ def merge_into(
         weight = merged[key]
         a, b = (factor.to(weight.device, torch.float32) for factor in (a, b))
         merged[key] = (weight.float() + b @ a).to(weight.dtype)
-        if not torch.isfinite(merged[key]).all():
+        if not merged[key].is_meta and not torch.isfinite(merged[key]).all():
             raise AdapterError(
                 f"merging {module} gives values that are not finite; train or download the adapter again"
             )

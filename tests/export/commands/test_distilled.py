@@ -1,4 +1,4 @@
-"""From prompts to a bundle as a user types it: distilled, exported, and the same image from torch and from the bundle."""
+"""From prompts to a bundle as a user types it: distilled and exported, and the bundle's image is torch's."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def _without_lora(adapter: Path, folder: Path) -> Path:
     folder.mkdir()
     (folder / CONFIG_FILE).write_bytes((adapter / CONFIG_FILE).read_bytes())
     tensors = load_file(adapter / WEIGHTS_FILE)
-    save_file({key: 0 * tensor if ".lora_B." in key else tensor for key, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    save_file(
+        {key: 0 * tensor if ".lora_B." in key else tensor for key, tensor in tensors.items()}, folder / WEIGHTS_FILE
+    )
     return folder
 
 
