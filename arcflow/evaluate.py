@@ -81,7 +81,7 @@ def _parser() -> ArgumentParser:
     add("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     add("--dtype", choices=_DTYPES, help="of all networks (default: what the recipe keeps frozen weights in)")
     add("--out", type=Path, help="folder to write (default: .work/RECIPE/evaluation, or .work/RECIPE/geneval, .../dpg)")
-    add("--json", action="store_true", help="print the figures as one JSON object, not as a table")
+    add("--json", action="store_true", help="print one JSON object, not a table")
     large = parser.add_argument_group("where the teacher is downloaded (flux, qwen)").add_argument
     large("--prompts", nargs="+", metavar="PATH", help="as in arcflow.distill (default: the recipe's lists)")
     large("--prompt-key", metavar="NAME", help="what holds a prompt (default: prompt, caption or text)")
@@ -166,7 +166,7 @@ def _own(args: Namespace, recipe: Recipe) -> None:
 
 def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     """Of a teacher that is downloaded: one backbone, which is teacher and then student."""
-    from arcflow.adapter import WEIGHTS_FILE, read_adapter
+    from arcflow.adapter import adapter_digest, read_adapter
     from arcflow.distill import choose_base, choose_prompts
     from arcflow.errors import RecipeError
     from arcflow.evaluation.endpoints import Endpoints
@@ -177,21 +177,20 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     from arcflow.evaluation.same_noise import Wanted, evaluations, sample
     from arcflow.evaluation.tables import figures_table
     from arcflow.sources.hub import resolve_adapter
-    from arcflow.sources.pipeline import quiet
+    from arcflow.sources.pipeline import choose_device, quiet
     from arcflow.tiny.stages import MODELS
-    from foundation.files import sha256_file
     from foundation.measuring import begin, gigabytes, keep
 
     workdir = args.workdir or Path(".work") / recipe.name
     folder = resolve_adapter(args.adapter or MODELS / recipe.name / "adapter")
-    device = _device(args.device)
+    device = choose_device(args.device)
     prompts = choose_prompts(recipe, args.prompts, args.prompt_key)
     count = min(args.num or PROMPTS, len(prompts))
     adapter = read_adapter(folder)
     wanted = Wanted(
         base=choose_base(recipe, args.base, workdir),
         adapter=adapter,
-        adapter_digest=sha256_file(folder / WEIGHTS_FILE),
+        adapter_digest=adapter_digest(folder),
         prompts=[prompts[number * len(prompts) // count] for number in range(count)],
         seeds=args.seeds or SEEDS,
         first_seed=recipe.evaluate.first_seed if args.seed is None else args.seed,
@@ -225,7 +224,8 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     record |= {"guidance": policy.guidance, "shift": policy.shift, "conditioning_dtype": policy.conditioning_dtype}
     record |= {"features": args.features, **measured.figures}
     out = args.out or workdir / "evaluation"
-    columns = {title: measured.pictures[key] for title, key in titles(wanted.nfe[0], wanted.steps).items()}
+    few = policy.nfe if policy.nfe in wanted.nfe else wanted.nfe[0]
+    columns = {title: measured.pictures[key] for title, key in titles(few, wanted.steps).items()}
     image_grid(columns, list(wanted.prompts), out / "grid.png")
     keep(out / "evaluation.json", record)
     if args.json:
@@ -242,15 +242,16 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
 
 def _images(args: Namespace, recipe: Recipe) -> None:
     """The images that another program judges."""
-    from arcflow.adapter import WEIGHTS_FILE, read_config
+    from arcflow.adapter import adapter_digest, read_config
     from arcflow.distill import choose_base
     from arcflow.errors import RecipeError
     from arcflow.evaluation.progress import Progress
     from arcflow.evaluation.sets import SETS, make, missing
     from arcflow.pipelines.generation import open_generator
     from arcflow.sources.hub import resolve_adapter
+    from arcflow.sources.pipeline import choose_device
     from arcflow.tiny.stages import MODELS
-    from foundation.files import sha256_file
+    from foundation.measuring import gigabytes
 
     if args.metadata is None:
         raise RecipeError("--images needs --metadata: GenEval's evaluation_metadata.jsonl, or DPG-Bench's prompts")
@@ -259,18 +260,21 @@ def _images(args: Namespace, recipe: Recipe) -> None:
     width, height = recipe.distill.pixels[0]
     if args.images == "dpg" and width != height:
         raise RecipeError(f"--size is {width}x{height}: DPG-Bench takes images as wide as high, such as 1024x1024")
-    device, dtype = _device(args.device), _dtype(args, recipe)
+    device, dtype = choose_device(args.device), _dtype(args, recipe)
     pictures = SETS[args.images](args.metadata, args.seed or 0)
     adapter = resolve_adapter(args.adapter or MODELS / recipe.name / "adapter")
-    policy = read_config(adapter).policy
+    nfe = args.nfe[0] if args.nfe else read_config(adapter).policy.nfe
     base = choose_base(recipe, args.base, Path(".work") / recipe.name)
     out = args.out or Path(".work") / recipe.name / args.images
-    nfe = args.nfe[0] if args.nfe else policy.nfe
     tokens = args.text_tokens or recipe.distill.text_tokens
-    settings = {"base": str(base.folder.resolve()), "adapter_sha256": sha256_file(adapter / WEIGHTS_FILE), "nfe": nfe}
+    settings = {"base": str(base.folder.resolve()), "adapter_sha256": adapter_digest(adapter), "nfe": nfe}
     settings |= {"dtype": str(dtype), "width": width, "height": height, "text_tokens": tokens}
     left = missing(pictures, settings, out)
-    sys.stderr.write(f"{len(pictures):,} images in {out}, {len(left):,} to make, {nfe} evaluations each\n")
+    stored = sum(path.stat().st_size for path in base.folder.glob("*/*.safetensors"))
+    sys.stderr.write(
+        f"{len(pictures):,} files in {out}, {len(left):,} to make, {nfe} evaluations an image; the whole pipeline is "
+        f"opened, {gigabytes(stored)} as stored\n"
+    )
     if left:
         generator = open_generator(
             base, adapter, device=device, dtype=dtype, size=(width, height), tokens=tokens, coverage=args.coverage,
@@ -279,14 +283,6 @@ def _images(args: Namespace, recipe: Recipe) -> None:
         advance = Progress()
         make(left, generator, settings, out, lambda done: advance(args.images, done, len(left)))
     print(json.dumps({"folder": str(out), "images": len(pictures), "made": len(left)}) if args.json else out)
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    from arcflow.sources.pipeline import choose_device
-
-    return choose_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _dtype(args: Namespace, recipe: Recipe) -> torch.dtype:

@@ -35,7 +35,7 @@ Sampler = tuple[str, int]
 class Wanted:
     """What is sampled.
 
-    adapter, and the sha256 of its weights; prompts, and how many noises each: image n of all starts from the noise of
+    adapter, and its digest; prompts, and how many noises each: image n of all starts from the noise of
     first_seed + n modulo 2^64; size: (width, height) in pixels; nfe: numbers of evaluations; steps: the reference's
     Euler steps, more than any of nfe; tokens: the longest prompt; dtype: of the networks, the solver's is float32.
     """

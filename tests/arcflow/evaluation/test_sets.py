@@ -75,7 +75,7 @@ def test_what_is_there_is_not_made_again(
 ) -> None:
     out = tmp_path / "dpg"
     assert made("dpg", prompts, flux, out) == 0
-    assert "2 images in" in capsys.readouterr().err
+    assert "2 files in" in capsys.readouterr().err
     kept, lost = out / "0.png", out / "drawtext3.png"
     before, when = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
@@ -93,6 +93,16 @@ def test_images_of_other_settings_are_not_mixed(
     assert made("dpg", prompts, flux, out, "--nfe", "4") == 2
     assert "drawtext3.png was made of another student or prompt" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["drawtext3.png"]
+
+
+def test_an_adapter_without_weights_is_one_line(
+    flux: Sources, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_bytes((flux.adapter / "config.json").read_bytes())
+    assert made("dpg", prompts, flux, tmp_path / "dpg", "--adapter", str(tmp_path / "bare")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no adapter at" in said and not (tmp_path / "dpg").exists()
 
 
 def test_every_image_has_a_noise_of_its_own(metadata: Path, prompts: Path) -> None:
