@@ -150,7 +150,9 @@ class _Networks:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._teacher: Any = empty_backbone(wanted.base, wanted.dtype)
+        self._teacher: Any = empty_backbone(wanted.base, "fp32")
+        for parameter in self._teacher.parameters():
+            parameter.data = parameter.data.to(wanted.dtype)  # Nothing is there yet: read, they are of this type.
         self._student: Any = None
         fill(self._teacher, wanted.base, torch.device("cpu"), LAST)
         last = self._teacher.state_dict().items()
