@@ -11,6 +11,7 @@ of the weights file's metadata; the published ones leave it to their pipeline (s
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from arcflow.errors import AdapterError, RecipeError
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
 from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage
-from foundation.files import atomic_directory
+from foundation.files import atomic_directory, sha256_file
 
 CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
@@ -125,6 +126,15 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(config, lora, whole)
 
 
+def adapter_digest(folder: Path) -> str:
+    """Hexadecimal sha256 of an adapter's two files. Raises AdapterError where one is missing."""
+    try:
+        both = "".join(sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except OSError as error:
+        raise AdapterError(f"no adapter at {folder}: {error.strerror}; give a folder that has one") from error
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
 def split_keys(tensors: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:
     """Sort a file's entries (tensors, or anything keyed as they are) into LoRA pairs and whole tensors.
 
@@ -210,8 +220,9 @@ def merge_into(
     """Fill a backbone made by :func:`arcflow.students.build_student` with ``W + B @ A`` and the whole tensors.
 
     Computed in float32 where the weights are. assign: take the tensors themselves, for a backbone without memory (on
-    the meta device); weights that the adapter leaves alone are then shared with the teacher. Raises AdapterError where
-    a LoRA pair finds no weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
+    the meta device); weights that the adapter leaves alone are then shared with the teacher. With the teacher's on the
+    meta device as well, nothing is computed and all else is checked. Raises AdapterError where a LoRA pair finds no
+    weight, a layer finds no pair ("whole"), a shape differs, or a result is not finite.
     """
     merged = {k: v for k, v in teacher_weights.items() if not k.startswith("proj_out.")}
     for module, (a, b) in adapter.lora.items():
@@ -227,7 +238,7 @@ def merge_into(
         weight = merged[key]
         a, b = (factor.to(weight.device, torch.float32) for factor in (a, b))
         merged[key] = (weight.float() + b @ a).to(weight.dtype)
-        if not torch.isfinite(merged[key]).all():
+        if not merged[key].is_meta and not torch.isfinite(merged[key]).all():
             raise AdapterError(
                 f"merging {module} gives values that are not finite; train or download the adapter again"
             )

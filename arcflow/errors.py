@@ -43,3 +43,7 @@ class TrackingError(ArcFlowError):
 
 class PipelineError(ArcFlowError):
     """A diffusers pipeline, or what is asked of it, is none that a student can serve."""
+
+
+class FeaturesError(ArcFlowError):
+    """A vision network that was to compare images is none, or is damaged."""

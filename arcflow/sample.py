@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
@@ -76,22 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--guidance is no input of {recipe.name}: its student has the guidance built in; leave it out")
     if (arguments.text_tokens or 1) > (most := _MOST_TOKENS[recipe.architecture]):
         parser.error(f"--text-tokens is {arguments.text_tokens}; at most {most} are allowed for {recipe.name}")
-    image, settings = _generate(arguments, recipe)
-    _write(image, settings, out)
+    _generate(arguments, recipe, out)
     print(out)
     return 0
 
 
-def _generate(arguments: Namespace, recipe: Recipe) -> tuple[Any, dict[str, Any]]:
-    """The image (PIL) and what it was made with."""
+def _generate(arguments: Namespace, recipe: Recipe, out: Path) -> None:
+    """Make the image and write it."""
     import torch
 
     from arcflow.errors import RecipeError
-    from arcflow.pipelines.loading import load_student
-    from arcflow.pipelines.noise import image_noise
+    from arcflow.pipelines.generation import open_generator, save_image
     from arcflow.sources.base import find_base
     from arcflow.sources.hub import resolve_adapter
-    from arcflow.sources.pipeline import choose_device, open_pipeline
+    from arcflow.sources.pipeline import choose_device
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.text import T5_TOKENS
 
@@ -99,45 +96,24 @@ def _generate(arguments: Namespace, recipe: Recipe) -> tuple[Any, dict[str, Any]
     source = arguments.base or (MODELS / recipe.name / "teacher" if own else recipe.base)
     if source is None:
         raise RecipeError(f"recipe {recipe.name!r} names no base; give --base FOLDER or a hub id")
-    device, dtype = choose_device(arguments.device), getattr(torch, arguments.dtype)
-    # What would fail after the base is open fails before it.
+    device = choose_device(arguments.device)
     adapter = resolve_adapter(arguments.adapter or MODELS / recipe.name / "adapter")
-    base = find_base(source, recipe.architecture)
     side = _OWN_SIDE if own else _SIDE
-    width, height = arguments.width or side, arguments.height or side
-    rows, columns = base.grid(width, height)
-    pipe = open_pipeline(base.folder, dtype)
-    options = load_student(pipe, adapter, arguments.coverage)
-    if arguments.nfe is not None:
-        options["num_inference_steps"] = arguments.nfe
-    if arguments.guidance is not None:
-        options["guidance_scale"] = arguments.guidance
-    if arguments.offload:
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-    noise = image_noise(arguments.seed, rows * columns, pipe.transformer.config.in_channels)
-    image = pipe(
-        arguments.prompt,
-        width=width,
-        height=height,
-        latents=noise.to(device, dtype),
-        max_sequence_length=arguments.text_tokens or (T5_TOKENS if own else _TOKENS),
-        **options,
-    ).images[0]
-    settings = {"prompt": arguments.prompt, "seed": arguments.seed, "width": width, "height": height}
-    return image, {**settings, "base": str(source), "adapter": str(adapter), "dtype": arguments.dtype, **options}
-
-
-def _write(image: Any, settings: dict[str, Any], out: Path) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    from foundation.files import atomic_file
-
-    text = PngInfo()
-    text.add_text("arcflow", json.dumps(settings, sort_keys=True))
-    with atomic_file(out) as temporary:
-        image.save(temporary, format="PNG", pnginfo=text)
+    generator = open_generator(
+        find_base(source, recipe.architecture),
+        adapter,
+        device=device,
+        dtype=getattr(torch, arguments.dtype),
+        size=(arguments.width or side, arguments.height or side),
+        tokens=arguments.text_tokens or (T5_TOKENS if own else _TOKENS),
+        coverage=arguments.coverage,
+        nfe=arguments.nfe,
+        guidance=arguments.guidance,
+        offload=arguments.offload,
+    )
+    image = generator.image(arguments.prompt, arguments.seed)
+    about = {"prompt": arguments.prompt, "seed": arguments.seed, "base": str(source)}
+    save_image(image, generator.settings | about, out)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arcflow.evaluation.compare import Evaluation
@@ -17,30 +21,65 @@ if TYPE_CHECKING:
 
 _ROWS = 10
 _PATHS = 4
+_LABEL = 100
 
 
 def sample_grid(evaluation: Evaluation, teacher: TeacherFolder, nfe: int, steps: int, path: Path) -> None:
     """An image: for ten prompts, teacher many steps | ArcFlow nfe | teacher's Euler nfe, from the same noise."""
-    from matplotlib.figure import Figure
-
-    columns = (("teacher", steps), ("student", nfe), ("teacher", nfe))
-    titles = (f"teacher\n{steps} steps", f"ArcFlow\n{nfe} steps", f"Euler\n{nfe} steps")
     chosen = torch.linspace(0, 29, _ROWS).round().long()
     chosen = chosen[chosen < len(evaluation.prompts)]
-    rows = max(1, len(chosen) // 2)
-    figure = Figure(figsize=(7.6, 1.45 * rows + 0.4), layout="compressed")
-    axes = figure.subplots(rows, 2 * len(columns), squeeze=False)
-    for column, key in enumerate(columns):
-        images = (teacher.decode(evaluation.samples[key].x[chosen]).permute(0, 2, 3, 1) + 1.0) / 2.0
-        for i, row in enumerate(chosen.tolist()[: 2 * len(axes)]):
-            place: Axes = axes[i // 2, (i % 2) * len(columns) + column]
-            place.imshow(images[i].numpy(), interpolation="nearest")
+
+    def images(kind: str, count: int) -> list[NDArray[np.uint8]]:
+        return [pixels(image) for image in teacher.decode(evaluation.samples[kind, count].x[chosen])]
+
+    columns = {title: images(*key) for title, key in titles(nfe, steps).items()}
+    labels = [evaluation.prompts[row].removeprefix("picture of ") for row in chosen.tolist()]
+    image_grid(columns, labels, path, blocks=2, cell=(7.6 / 6, 1.45))
+
+
+def titles(nfe: int, steps: int) -> dict[str, tuple[str, int]]:
+    """The columns of a grid, and which sampler each shows: (kind, evaluations)."""
+    return {
+        f"teacher\n{steps} steps": ("teacher", steps),
+        f"ArcFlow\n{nfe} steps": ("student", nfe),
+        f"Euler\n{nfe} steps": ("teacher", nfe),
+    }
+
+
+def pixels(image: Tensor) -> NDArray[np.uint8]:
+    """An image [3, H, W] in [-1, 1] as uint8 [H, W, 3]."""
+    values: NDArray[np.uint8] = (127.5 * (image.float().clamp(-1, 1) + 1)).round().byte().permute(1, 2, 0).cpu().numpy()
+    return values
+
+
+def image_grid(
+    columns: Mapping[str, Sequence[NDArray[np.uint8]]],
+    labels: Sequence[str],
+    path: Path,
+    *,
+    blocks: int = 1,
+    cell: tuple[float, float] = (3.0, 3.2),
+) -> None:
+    """Write a figure: a row of images for each label, a column for each title.
+
+    blocks: how many rows stand beside each other; rows that do not fill a line are left out, unless there is none
+    else. cell: width and height of an image in inches.
+    """
+    from matplotlib.figure import Figure
+
+    rows = max(1, len(labels) // blocks)
+    figure = Figure(figsize=(cell[0] * blocks * len(columns), cell[1] * rows + 0.4), layout="compressed")
+    axes = figure.subplots(rows, blocks * len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        for i, label in enumerate(labels[: blocks * rows]):
+            place: Axes = axes[i // blocks, (i % blocks) * len(columns) + column]
+            place.imshow(images[i], interpolation="nearest" if images[i].shape[0] < 64 else "antialiased")
             place.set_xticks([])
             place.set_yticks([])
-            if i < 2:
-                place.set_title(titles[column], fontsize=9)
-            if column == 1:
-                place.set_xlabel(evaluation.prompts[row].removeprefix("picture of "), fontsize=8)
+            if i < blocks:
+                place.set_title(title, fontsize=9)
+            if column == len(columns) // 2:
+                place.set_xlabel(shorten(label, _LABEL), fontsize=8)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

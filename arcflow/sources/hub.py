@@ -18,6 +18,7 @@ from arcflow.errors import SourceError
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 """All that an adapter is; what else lies in its folder, such as a model card, is for people."""
+_VISION_FILES = ("preprocessor_config.json", "config.json", "*.safetensors")
 _LORA_CONFIG = "adapter_config.json"
 _CARD = "README.md"
 _LISTED = 10
@@ -66,6 +67,12 @@ def resolve_adapter(source: str | Path) -> Path:
     """The folder of an adapter in the released format. Raises SourceError."""
     place = _local_or_hub(source, "adapter")
     return place if isinstance(place, Path) else _snapshot(place, ADAPTER_FILES, "config.json")
+
+
+def resolve_features(source: str | Path) -> Path:
+    """The folder of a vision network in transformers' form, with what prepares images for it. Raises SourceError."""
+    place = _local_or_hub(source, "vision network")
+    return place if isinstance(place, Path) else _snapshot(place, _VISION_FILES, _VISION_FILES[0])
 
 
 def resolve_lora(source: str | Path) -> Path:

@@ -41,8 +41,12 @@ def open_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     return vae.to(device).requires_grad_(False).eval()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that ``--device`` names. Raises BackboneError where this machine or this torch lacks it."""
+def choose_device(name: str | None) -> torch.device:
+    """The device that ``--device`` names; None is a GPU where there is one, else the CPU.
+
+    Raises BackboneError where this machine or this torch lacks it.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
