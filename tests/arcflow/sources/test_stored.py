@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
@@ -136,6 +137,11 @@ def test_the_blocks_linears_alone_are_stored_with_values_or_without(family: tupl
         assert not any(p.requires_grad for p in backbone.parameters())
     described, found = blank.state_dict(), filled.state_dict()
     assert [(k, v.shape, v.dtype) for k, v in described.items()] == [(k, v.shape, v.dtype) for k, v in found.items()]
+    for file in (family[1] / "transformer").glob("*.safetensors"):
+        for name, tensor in load_file(file).items():
+            if f"{name}_scale" in found:
+                codes, scales = quantise_rows(tensor)
+                assert torch.equal(found[name].float(), codes.float()) and torch.equal(found[f"{name}_scale"], scales)
     blank.load_state_dict(found, assign=True)
     for name, tensor in blank.state_dict().items():
         assert torch.equal(tensor.view(torch.uint8), found[name].view(torch.uint8)), name
