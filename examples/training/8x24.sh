@@ -1,6 +1,6 @@
 #!/bin/sh
 # A student on eight GPUs of 24 GB:  sh examples/training/8x24.sh --prompts captions.jsonl [OPTIONS of arcflow.distill]
-# RECIPE: flux (default) or qwen. The GPUs share the weights, which are frozen in FP8, and take one image at a time.
+# RECIPE: flux (default) or qwen. The GPUs share the weights; each takes two images of the batch of 16.
 set -eu
 exec accelerate launch --multi_gpu --num_processes 8 -m arcflow.distill --recipe "${RECIPE:-flux}" \
-	--shard --frozen fp8 --micro-batch 1 --cache-encodings "${ENCODINGS:-.work/encodings}" "$@"
+	--shard --cache-encodings "${ENCODINGS:-.work/encodings}" "$@"

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
 from scripts.docs import c_header, commands
 from scripts.docs.links import ROOT, links_of, pages, rewritten, site_path, target_of
@@ -172,7 +173,11 @@ def fault(command: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> str:
         return ""
     program, *rest = words
     if words[:2] == ["accelerate", "launch"]:
-        return fault(shlex.join(["python", *rest[1:]]), whole, monkeypatch)
+        launch, unknown = launch_command_parser().parse_known_args([*rest[1:], *([] if "-m" in rest else ["none.py"])])
+        if unknown:
+            return f"there is no {unknown[0]}"
+        ours = ["python", "-m", launch.training_script, *launch.training_script_args]
+        return fault(shlex.join(ours), whole, monkeypatch) if launch.module else ""
     if re.fullmatch(r"python(3(\.\d+)?)?", Path(program).name) and rest and not rest[0].startswith("-c"):
         return _python_fault(rest, whole, monkeypatch)
     if program == "make":

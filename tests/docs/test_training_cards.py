@@ -1,4 +1,4 @@
-"""The table of GPUs in docs/training.md is what its command prints."""
+"""The table of GPUs in docs/distil.md is what its command prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_table_of_training_is_current(capsys: pytest.CaptureFixture[str]) ->
     """Those rows whose settings are found at once; the others are made by the same command."""
     assert run(main, ["--machine", "8x24", "--machine", "8x80"]) == 0
     *printed, line = capsys.readouterr().out.splitlines()
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "distil.md").read_text(encoding="utf-8")
     shown = re.search(r"^\| model, GPUs .*(?:\n\|.*)*", page, re.MULTILINE)
     assert shown is not None
     rows = shown[0].splitlines()
