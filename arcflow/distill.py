@@ -96,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     workdir = args.workdir or Path(".work") / recipe.name
     student = student_recipe(recipe, args.student)
     if args.dry_run:
+        from arcflow.needs.estimate import estimate_step
+        from arcflow.needs.spread import Spread
         from arcflow.sources.base import described_base
-        from arcflow.training.estimate import estimate_step
-        from arcflow.training.spread import Spread
 
         spread = Spread(1 if args.gpus is None else args.gpus, args.shard)
         base = (described_base(recipe) if args.base is None else None) or choose_base(recipe, args.base, workdir)

@@ -23,8 +23,8 @@ from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.measuring import as_line, begin  # noqa: E402
 
 if TYPE_CHECKING:
+    from arcflow.needs.iteration import Outline, StepNeeds
     from arcflow.recipe import LoopConfig
-    from arcflow.training.needs import Outline, StepNeeds
 
 MODELS = ("flux", "qwen")
 MACHINES = {"1x24": (1, 24), "1x48": (1, 48), "1x80": (1, 80), "8x24": (8, 24), "8x80": (8, 80)}
@@ -92,8 +92,8 @@ class Drafts:
         return max(tried, key=lambda choice: choice.spare)
 
     def _all(self, gpus: int, memory: float) -> Iterator[Choice]:
+        from arcflow.needs.spread import Spread
         from arcflow.training.loop import share_of
-        from arcflow.training.spread import Spread
 
         loop = self._recipe.distill.loop
         most = min(loop.micro_batch or loop.batch, len(share_of(loop.batch, gpus, 0)))
@@ -104,8 +104,8 @@ class Drafts:
             yield Choice(frozen, optimizer, shard, once, needs, needs.spare(memory))
 
     def _outline(self, frozen: Literal["bf16", "fp8"]) -> Outline:
+        from arcflow.needs.iteration import Outline
         from arcflow.sources.base import described_base
-        from arcflow.training.needs import Outline
 
         if frozen not in self._made:
             recipe = replace(self._recipe, distill=replace(self._recipe.distill, frozen=frozen, checkpointing=True))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from arcflow.training.counting import Counting
+from arcflow.needs.counting import Counting
 from export.networks.base import Network
 
 

@@ -82,8 +82,8 @@ def needs(recipe: Recipe, grid: tuple[int, int]) -> Any:
     """What the dry run says of an iteration."""
     import torch
 
+    from arcflow.needs.iteration import Outline
     from arcflow.students import architecture
-    from arcflow.training.needs import Outline
 
     with torch.device("meta"):
         backbone = architecture(recipe.architecture).build_backbone(recipe.backbone).requires_grad_(False)

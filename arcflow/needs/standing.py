@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arcflow.training.counting import Counting
+from arcflow.needs.counting import Counting
 
 _KEPT = 5
 """Blocks of a kind that run: two, one for all of the middle, and two.

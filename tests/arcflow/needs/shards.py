@@ -1,4 +1,4 @@
-"""``torch.distributed.run --nproc-per-node 2 -m tests.arcflow.training.shards RECIPE FOLDER``: one sharded iteration.
+"""``torch.distributed.run --nproc-per-node 2 -m tests.arcflow.needs.shards RECIPE FOLDER``: one sharded iteration.
 
 The recipe's student is sharded as training shards it, and takes two backwards, of which the last exchanges gradients,
 and a step of AdamW. Each process writes ``FOLDER/<rank>.json``: bytes of what it then holds, and of what it held
@@ -18,10 +18,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from arcflow.field import velocity
+from arcflow.needs import iteration as needs
 from arcflow.recipe import load_recipe
 from arcflow.sources.stored import as_frozen
 from arcflow.students import Student, architecture
-from arcflow.training import needs
 from arcflow.training.sharding import piece, shard
 
 

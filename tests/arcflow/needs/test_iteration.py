@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from arcflow.errors import RecipeError
 from arcflow.inventory import meta_backbone
+from arcflow.needs import iteration as needs
+from arcflow.needs import standing
+from arcflow.needs.counting import Counting
+from arcflow.needs.iteration import Outline, StepNeeds
+from arcflow.needs.spread import Spread, Weight, moments
 from arcflow.recipe import LoopConfig, Recipe, load_recipe
 from arcflow.students import Student, architecture
-from arcflow.training import needs, standing
 from arcflow.training.batches import Batch
-from arcflow.training.counting import Counting
 from arcflow.training.distillation import distill_step
 from arcflow.training.loop import Iteration
-from arcflow.training.needs import Outline, StepNeeds
 from arcflow.training.optimizer import make_optimizer
-from arcflow.training.spread import Spread, Weight, moments
 
 ROOT = Path(__file__).parents[3]
 SIDE = 16
@@ -214,7 +215,7 @@ def test_shares_are_those_of_two_processes(tmp_path: Path) -> None:
     recipe = load_recipe(str(tmp_path / "small.toml"))
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     made = subprocess.run(
-        [sys.executable, *command, "-m", "tests.arcflow.training.shards", str(tmp_path / "small.toml"), str(tmp_path)],
+        [sys.executable, *command, "-m", "tests.arcflow.needs.shards", str(tmp_path / "small.toml"), str(tmp_path)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-3000:]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from arcflow.needs.iteration import FIXED_ROOM, SHARE_ROOM, Outline, StepNeeds
+from arcflow.needs.spread import Spread
 from arcflow.recipe import Recipe
 from arcflow.sources.base import Base
 from arcflow.training.loop import share_of
-from arcflow.training.needs import FIXED_ROOM, SHARE_ROOM, Outline, StepNeeds
-from arcflow.training.spread import Spread
 from foundation.measuring import gigabytes, table
 
 _MOMENTS = {"adamw": "float32", "adamw8bit": "8 bits"}

@@ -1,7 +1,7 @@
 """What an iteration of training takes of a GPU, by part, found without weights and without a GPU.
 
 The student runs its step on tensors that have a shape and no values (torch's fake tensors), at the true sizes, with a
-few blocks that count for all (:mod:`arcflow.training.standing`).
+few blocks that count for all (:mod:`arcflow.needs.standing`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arcflow.architectures import flux, qwen
 from arcflow.field import mean_velocity
+from arcflow.needs.counting import Counting
+from arcflow.needs.spread import Spread, Weight, moments, size
+from arcflow.needs.standing import StandIn, shorten, standing
 from arcflow.recipe import LoopConfig, Recipe
 from arcflow.sources.stored import as_frozen
 from arcflow.students import Student
-from arcflow.training.counting import Counting
 from arcflow.training.loop import share_of
-from arcflow.training.spread import Spread, Weight, moments, size
-from arcflow.training.standing import StandIn, shorten, standing
 
 FIXED_ROOM, SHARE_ROOM = 2 * 10**9, 0.05
 """What is kept free of a GPU: bytes for CUDA's context and libraries, and a share of all parts for memory in pieces too
