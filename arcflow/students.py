@@ -190,7 +190,7 @@ class Student(nn.Module):
                 dropout.seed(rows)
 
     def blocks(self) -> list[nn.Module]:
-        """The backbone's transformer blocks."""
+        """The backbone's transformer blocks, before it is sharded: that renames their classes."""
         return [module for module in self.backbone.modules() if type(module).__name__ in self.backbone._repeated_blocks]
 
     def gamma_parameters(self) -> list[nn.Parameter]:

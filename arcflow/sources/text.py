@@ -83,10 +83,9 @@ def _open(base: Base, dtype: torch.dtype) -> Any:
     missing = [name for name in base.architecture.TEXT_PARTS if not (base.folder / name).is_dir()]
     if missing:
         raise BackboneError(f"{base.folder} lacks {', '.join(missing)}: prompts cannot be encoded; give a whole --base")
-    kind = getattr(diffusers, base.architecture.PIPELINE_CLASS)
     try:
-        with quiet():
-            pipeline = kind.from_pretrained(
+        with quiet():  # Around the class as well: its file is imported now, and transformers has remarks on that.
+            pipeline = getattr(diffusers, base.architecture.PIPELINE_CLASS).from_pretrained(
                 base.folder, transformer=None, vae=None, dtype=dtype, local_files_only=True, use_safetensors=True
             )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

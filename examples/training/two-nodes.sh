@@ -6,4 +6,5 @@
 # RECIPE: flux (default) or qwen.
 set -eu
 exec accelerate launch --multi_gpu --num_machines 2 --num_processes $((2 * ${GPUS:-8})) --machine_rank "$NODE" \
-	--main_process_ip "$MAIN" --main_process_port "${PORT:-29500}" -m arcflow.distill --recipe "${RECIPE:-flux}" "$@"
+	--main_process_ip "$MAIN" --main_process_port "${PORT:-29500}" \
+	--mixed_precision no --dynamo_backend no -m arcflow.distill --recipe "${RECIPE:-flux}" "$@"
