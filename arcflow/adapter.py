@@ -11,7 +11,6 @@ of the weights file's metadata; the published ones leave it to their pipeline (s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from arcflow.errors import AdapterError, RecipeError
 from arcflow.policy import METADATA_KEY, read_policy
 from arcflow.policy import Policy as Policy
 from arcflow.students import HEAD_PARTS, Coverage, Student, architecture_of_adapter, check_coverage
-from foundation.files import atomic_directory, sha256_file
+from foundation.files import atomic_directory
 
 CARD_FILE = "README.md"
 CONFIG_FILE = "config.json"
@@ -124,15 +123,6 @@ def read_adapter(folder: Path) -> Adapter:
             raise AdapterError(f"{path}: {key} has values that are not finite; train or download the adapter again")
     lora, whole = split_keys(tensors, path)
     return Adapter(config, lora, whole)
-
-
-def adapter_digest(folder: Path) -> str:
-    """Hexadecimal sha256 of an adapter's two files. Raises AdapterError where one is missing."""
-    try:
-        both = "".join(sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE))
-    except OSError as error:
-        raise AdapterError(f"no adapter at {folder}: {error.strerror}; give a folder that has one") from error
-    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def split_keys(tensors: Mapping[str, Any], path: Path) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:

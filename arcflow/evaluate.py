@@ -166,7 +166,7 @@ def _own(args: Namespace, recipe: Recipe) -> None:
 
 def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     """Of a teacher that is downloaded: one backbone, which is teacher and then student."""
-    from arcflow.adapter import adapter_digest, read_adapter
+    from arcflow.adapter import read_adapter
     from arcflow.distill import choose_base, choose_prompts
     from arcflow.errors import RecipeError
     from arcflow.evaluation.endpoints import Endpoints
@@ -176,7 +176,7 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     from arcflow.evaluation.progress import Progress
     from arcflow.evaluation.same_noise import Wanted, evaluations, sample
     from arcflow.evaluation.tables import figures_table
-    from arcflow.sources.hub import resolve_adapter
+    from arcflow.sources.hub import adapter_digest, resolve_adapter
     from arcflow.sources.pipeline import choose_device, quiet
     from arcflow.tiny.stages import MODELS
     from foundation.measuring import begin, gigabytes, keep
@@ -242,13 +242,13 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
 
 def _images(args: Namespace, recipe: Recipe) -> None:
     """The images that another program judges."""
-    from arcflow.adapter import adapter_digest, read_config
+    from arcflow.adapter import read_config
     from arcflow.distill import choose_base
     from arcflow.errors import RecipeError
     from arcflow.evaluation.progress import Progress
     from arcflow.evaluation.sets import SETS, make, missing
     from arcflow.pipelines.generation import open_generator
-    from arcflow.sources.hub import resolve_adapter
+    from arcflow.sources.hub import adapter_digest, resolve_adapter
     from arcflow.sources.pipeline import choose_device
     from arcflow.tiny.stages import MODELS
     from foundation.measuring import gigabytes

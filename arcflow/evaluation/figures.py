@@ -21,7 +21,7 @@ from arcflow.evaluation.features import Features, cosine_distance
 from arcflow.evaluation.metrics import paired_gain, psnr_db, relative_l2
 from arcflow.evaluation.plots import pixels
 from arcflow.evaluation.same_noise import STUDENT, TEACHER, Sampler, Wanted
-from arcflow.sources.base import open_vae
+from arcflow.sources.pipeline import open_vae
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _look(
     wanted: Wanted, latents: Mapping[Sampler, Tensor], features: Features | None, advance: Advance
 ) -> dict[Sampler, _Look]:
     """Decode all images, one at a time, and compare each with the reference's."""
-    vae = open_vae(wanted.base, wanted.dtype, wanted.device)
+    vae = open_vae(wanted.base.folder, wanted.dtype, wanted.device)
     looks = {sampler: _Look([], [], [], []) for sampler in latents}
 
     def decode(x: Tensor) -> Tensor:

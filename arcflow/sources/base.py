@@ -98,19 +98,6 @@ def described_base(recipe: Recipe) -> Base | None:
     return Base(Path(recipe.base), arch, recipe.backbone, arch.VAE_FACTOR)
 
 
-def open_vae(base: Base, dtype: torch.dtype, device: torch.device) -> Any:
-    """The VAE in ``dtype`` on ``device``, frozen, in evaluation mode. Raises BackboneError where it cannot be read."""
-    from diffusers import AutoModel
-
-    try:
-        vae = AutoModel.from_pretrained(
-            str(base.folder / VAE), dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BackboneError(f"cannot read the VAE of {base.folder}: {error}; {AGAIN}") from error
-    return vae.to(device).requires_grad_(False).eval()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises BackboneError."""
     try:

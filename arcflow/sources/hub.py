@@ -7,6 +7,7 @@ Only what is needed is downloaded, and never a file that may hold code (``.bin``
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arcflow.errors import SourceError
+from foundation.files import sha256_file
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 ADAPTER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -67,6 +69,15 @@ def resolve_adapter(source: str | Path) -> Path:
     """The folder of an adapter in the released format. Raises SourceError."""
     place = _local_or_hub(source, "adapter")
     return place if isinstance(place, Path) else _snapshot(place, ADAPTER_FILES, "config.json")
+
+
+def adapter_digest(folder: Path) -> str:
+    """Hexadecimal sha256 of all that an adapter is. Raises SourceError where a file of it is missing."""
+    try:
+        files = "".join(sha256_file(folder / name) for name in ADAPTER_FILES)
+    except OSError as error:
+        raise SourceError(f"no adapter at {folder}: {error.strerror}; give a folder that has one") from error
+    return hashlib.sha256(files.encode()).hexdigest()
 
 
 def resolve_features(source: str | Path) -> Path:
