@@ -22,9 +22,6 @@ class Fp8Linear(nn.Linear):
     SCALE = "weight_scale"
     """The parameter that comes with the weight."""
 
-    compute_dtype = torch.bfloat16
-    """What peft makes LoRA's own weights in, which else would be rounded to FP8 with their initial values."""
-
     def __init__(self, linear: nn.Linear, name: str = "a linear") -> None:
         """Store ``linear``, which may be on torch's meta device. Raises BackboneError: see ``quantise_rows``."""
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
