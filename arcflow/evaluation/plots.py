@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -80,7 +81,8 @@ def image_grid(
                 place.set_title(title, fontsize=9)
             if column == len(columns) // 2:
                 place.set_xlabel(shorten(label, _LABEL), fontsize=8)
-    with atomic_file(path) as temporary:
+    with atomic_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # A Chinese prompt, where no font has it.
         figure.savefig(temporary, dpi=110)
 
 
