@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from runtime.architectures import architecture_of
 from runtime.hosts.interface import Host
 from runtime.request import check_request
-from runtime.result import Generation, OnStep, settings_of
+from runtime.result import Generation, OnPreview, OnStep, settings_of
 
 if TYPE_CHECKING:
     from engines.schema import Manifest
@@ -71,21 +71,23 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         nfe: int | None = None,
         num_images: int = 1,
         width: int | None = None,
         height: int | None = None,
         previews: int = 0,
         on_step: OnStep | None = None,
+        on_preview: OnPreview | None = None,
     ) -> Generation:
         """Generate images.
 
         prompt: one prompt or several. seed: 0 .. 2^64 - 1; image j of the request starts from the noise of
-        seed + j. nfe: network evaluations (default: the bundle's). num_images: images a prompt; more than the
-        bundle's batch are made in several batches. width, height: pixels. previews: frames at that many noise levels
-        between noise and image, by the closed form (no further evaluation of the backbone).
-        on_step: called after each evaluation; what it raises ends the generation. It must not call the pipeline.
+        seed + j; or a list of one seed an image. nfe: network evaluations (default: the bundle's). num_images: images
+        a prompt; more than the bundle's batch are made in several batches. width, height: pixels. previews: frames at
+        that many noise levels between noise and image, by the closed form (no further evaluation of the backbone).
+        on_step: called after each evaluation, on_preview with each frame when it is made; what they raise ends the
+        generation. They must not call the pipeline.
         The same arguments give the same bytes. Raises RequestError before anything runs, BackendError after.
         """
         request = check_request(
@@ -98,7 +100,7 @@ class Pipeline:
             height=height,
             previews=previews,
         )
-        return self.host.generate(request, settings_of(self.manifest, request), on_step)
+        return self.host.generate(request, settings_of(self.manifest, request), on_step, on_preview)
 
     def sizes(
         self,

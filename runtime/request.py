@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, SupportsIndex
 
+from foundation import noise
 from runtime.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ MAX_PROMPT_CHARACTERS = 10_000
 class Request:
     """A checked request. Made by :func:`check_request`.
 
-    prompts: 1 or more, not empty. seed: 0 .. 2^64 - 1. nfe: network evaluations. num_images: images a prompt.
-    width, height: pixels. previews: frames between noise and image.
+    prompts: 1 or more, not empty. seeds: one an image, 0 .. 2^64 - 1. nfe: network evaluations. num_images: images a
+    prompt. width, height: pixels. previews: frames between noise and image.
     """
 
     prompts: tuple[str, ...]
-    seed: int
+    seeds: tuple[int, ...]
     nfe: int
     num_images: int
     width: int
@@ -46,7 +47,7 @@ def check_request(
     manifest: Manifest,
     prompt: str | Sequence[str],
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     nfe: int | None = None,
     num_images: int = 1,
     width: int | None = None,
@@ -60,18 +61,26 @@ def check_request(
         raise RequestError("there is no prompt: give one prompt or more")
     for text in prompts:
         _check_prompt(text)
-    request = Request(
+    count = _whole("num_images", num_images, 1, MAX_IMAGES)
+    if (total := len(prompts) * count) > MAX_IMAGES:
+        raise RequestError(f"the request asks for {total} images in all; at most {MAX_IMAGES} are allowed")
+    return Request(
         prompts=prompts,
-        seed=_whole("seed", seed, 0, SEED_MAX),
+        seeds=_seeds(seed, total),
         nfe=_whole("nfe", schedule.nfe if nfe is None else nfe, 1, schedule.max_nfe),
-        num_images=_whole("num_images", num_images, 1, MAX_IMAGES),
+        num_images=count,
         width=_pixels("width", limits.width.opt if width is None else width, limits.width, limits.multiple),
         height=_pixels("height", limits.height.opt if height is None else height, limits.height, limits.multiple),
         previews=_whole("previews", previews, 0, MAX_PREVIEWS),
     )
-    if request.total > MAX_IMAGES:
-        raise RequestError(f"the request asks for {request.total} images in all; at most {MAX_IMAGES} are allowed")
-    return request
+
+
+def _seeds(seed: int | Sequence[int], total: int) -> tuple[int, ...]:
+    if isinstance(seed, str) or not isinstance(seed, Sequence):
+        return noise.image_seeds(_whole("seed", seed, 0, SEED_MAX), total)
+    if len(seed) != total:
+        raise RequestError(f"seed is a list of {len(seed)}; a number is needed, or one for each of the {total} images")
+    return tuple(_whole("seed", one, 0, SEED_MAX) for one in seed)
 
 
 def _check_prompt(text: object) -> None:
@@ -85,11 +94,11 @@ def _check_prompt(text: object) -> None:
         raise RequestError("the prompt is not plain text: it holds a NUL or a byte that is not UTF-8")
 
 
-def _whole(name: str, value: SupportsIndex, low: int, high: int) -> int:
+def _whole(name: str, value: object, low: int, high: int) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        number = operator.index(value)
+        number = operator.index(value)  # type: ignore[arg-type]
     except TypeError as error:
         raise RequestError(f"{name} is {value!r}; a whole number from {low} to {high} is needed") from error
     if not low <= number <= high:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation import noise
 from runtime import solver
 from runtime.png import Pixels as Pixels
 from runtime.timing import Span
@@ -59,7 +58,7 @@ def settings_of(manifest: Manifest, request: Request) -> Settings:
         width=request.width,
         height=request.height,
         prompts=tuple(text for text in request.prompts for _ in range(request.num_images)),
-        seeds=noise.image_seeds(request.seed, request.total),
+        seeds=request.seeds,
     )
 
 
@@ -90,6 +89,9 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
+
+OnPreview = Callable[[int, Preview], None]
+"""Called with the position of an image in the request, and its next frame."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from runtime.cuda.memory.residents import Loader, Residents
 from runtime.errors import BackendError
 from runtime.hosts.batches import STAGES, Made, Prompts, collect, members_of, tokenize
 from runtime.hosts.interface import CLOSED
-from runtime.result import Generation, OnStep, Settings
+from runtime.result import Generation, OnPreview, OnStep, Settings
 from runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -94,7 +94,13 @@ class CudaHost:
         # Contexts and engines go before the device, however the pipeline ends.
         self._close = weakref.finalize(self, _shut, self._residents, self._encodings, closing, device)
 
-    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+    def generate(
+        self,
+        request: Request,
+        settings: Settings,
+        on_step: OnStep | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> Generation:
         """As :class:`runtime.hosts.interface.Host`. Stages but "tokenize" are timed on the device.
 
         Previews and ``on_step`` make the host wait between evaluations.
@@ -106,7 +112,7 @@ class CudaHost:
             sizes = self._architecture.sizes(prompts.ids, grid, count, settings.nfe)
             check_extents(self._extents, sizes, self._residents.encoders)
         with self._lock:
-            made = self._generate(request, settings, prompts, clock, on_step)
+            made = self._generate(request, settings, prompts, clock, on_step, on_preview)
             self._after()
         return collect(made, settings, clock, prompts.warnings)
 
@@ -125,7 +131,13 @@ class CudaHost:
             self._close()
 
     def _generate(
-        self, request: Request, settings: Settings, prompts: Prompts, clock: Stopwatch, on_step: OnStep | None
+        self,
+        request: Request,
+        settings: Settings,
+        prompts: Prompts,
+        clock: Stopwatch,
+        on_step: OnStep | None,
+        on_preview: OnPreview | None,
     ) -> list[Made]:
         if not self._close.alive:
             raise BackendError(CLOSED)
@@ -146,7 +158,7 @@ class CudaHost:
             batch = DeviceBatch(
                 self._device, self._architecture, group, self._marks, settings, members, text, feed_levels
             )
-            made.append(batch.make(request, on_step))
+            made.append(batch.make(request, on_step, on_preview))
             self._marks.read(clock)
         return made
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import solver
-from runtime.result import Generation, OnStep, Pixels, Preview, Settings, Step
+from runtime.result import Generation, OnPreview, OnStep, Pixels, Preview, Settings, Step
 from runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Batch(ABC):
             self.advance(index)
         return self.finish()
 
-    def make(self, request: Request, on_step: OnStep | None) -> Made:
+    def make(self, request: Request, on_step: OnStep | None, on_preview: OnPreview | None) -> Made:
         """Every evaluation, with the previews and steps that were asked for."""
         schedule, most = self.architecture.manifest.schedule, self.architecture.manifest.limits.batch.max
         levels = solver.preview_sigmas(request.previews, schedule.shift)
@@ -101,7 +101,11 @@ class Batch(ABC):
         else:
             for index, (sigma_src, sigma_end) in enumerate(itertools.pairwise(self.settings.sigmas)):
                 self.evaluate(index)
-                frames += [(sigma, self.preview(index, sigma)) for sigma in levels if sigma_end <= sigma < sigma_src]
+                for sigma in (level for level in levels if sigma_end <= level < sigma_src):
+                    frames.append((sigma, pixels := self.preview(index, sigma)))
+                    if on_preview is not None:
+                        for member, image in zip(self.members, pixels, strict=True):
+                            on_preview(member, Preview(sigma, image))
                 self.advance(index)
                 if on_step is not None:
                     step = Step(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from runtime.result import Generation, OnStep, Settings
+from runtime.result import Generation, OnPreview, OnStep, Settings
 
 if TYPE_CHECKING:
     from engines.schema import Manifest
@@ -30,7 +30,13 @@ class Host(Protocol):
     def tokenizers(self) -> Mapping[str, PromptTokenizer]:
         """By the name of the encoder."""
 
-    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+    def generate(
+        self,
+        request: Request,
+        settings: Settings,
+        on_step: OnStep | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> Generation:
         """The images of a checked request. Raises BackendError."""
 
     def memory(self) -> Mapping[str, int]:

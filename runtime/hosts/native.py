@@ -17,7 +17,7 @@ from engines.errors import BundleError
 from foundation.errors import ArcFlowError
 from runtime.errors import BackendError, RequestError
 from runtime.hosts.interface import CLOSED, weight_bytes
-from runtime.result import Generation, OnStep, Pixels, Preview, Settings, Step
+from runtime.result import Generation, OnPreview, OnStep, Pixels, Preview, Settings, Step
 from runtime.text import PromptTokenizer, load_tokenizers
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ class NativeHost:
         """The same as the core's; read only where they are asked for."""
         return load_tokenizers(self._bundle)
 
-    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+    def generate(
+        self,
+        request: Request,
+        settings: Settings,
+        on_step: OnStep | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> Generation:
         """As :class:`runtime.hosts.interface.Host`, without holding the interpreter's lock; Ctrl-C ends it at once.
 
         A step's ``latents`` are None.
@@ -59,12 +65,14 @@ class NativeHost:
         frames: list[dict[int, Preview]] = [{} for _ in range(request.total)]
 
         def collect(image: int, frame: int, sigma: float, pixels: Pixels) -> None:
-            frames[image][frame] = Preview(sigma, pixels)
+            frames[image][frame] = preview = Preview(sigma, pixels)
+            if on_preview is not None:
+                on_preview(image, preview)
 
         try:
             output = model.generate(
                 request.prompts,
-                seed=request.seed,
+                seeds=request.seeds,
                 num_images=request.num_images,
                 nfe=request.nfe,
                 width=request.width,

@@ -16,7 +16,7 @@ from runtime.errors import BackendError
 from runtime.hosts.batches import NOT_FINITE, STAGES, Batch, collect, members_of, tokenize
 from runtime.hosts.interface import CLOSED, weight_bytes
 from runtime.hosts.onnx_network import LoadedNetwork, OnnxRuntimeNetwork, describe
-from runtime.result import Generation, OnStep, Pixels, Settings
+from runtime.result import Generation, OnPreview, OnStep, Pixels, Settings
 from runtime.text import PromptTokenizer, load_tokenizers
 from runtime.timing import Stopwatch
 
@@ -107,7 +107,13 @@ class PythonHost:
         self.tokenizers = tokenizers
         self.backend = backend
 
-    def generate(self, request: Request, settings: Settings, on_step: OnStep | None) -> Generation:
+    def generate(
+        self,
+        request: Request,
+        settings: Settings,
+        on_step: OnStep | None = None,
+        on_preview: OnPreview | None = None,
+    ) -> Generation:
         """As :class:`runtime.hosts.interface.Host`. The networks' own errors are BackendErrors too."""
         if (networks := self.networks) is None:
             raise BackendError(CLOSED)
@@ -118,7 +124,7 @@ class PythonHost:
         made = []
         for members in members_of(self.manifest, request):
             rows = conditions.rows(prompts.rows[members.start : members.stop])
-            made.append(ArrayBatch(networks, settings, members, rows, clock).make(request, on_step))
+            made.append(ArrayBatch(networks, settings, members, rows, clock).make(request, on_step, on_preview))
         return collect(made, settings, clock, prompts.warnings)
 
     def memory(self) -> Mapping[str, int]:

@@ -189,6 +189,24 @@ def test_previews_cost_no_evaluation_and_change_nothing(small: Path) -> None:
     assert not np.array_equal(made.previews[0][0].image, made.previews[1][0].image)
 
 
+def test_a_preview_is_told_when_it_is_made(small: Path) -> None:
+    pipeline, networks = _counting(small)
+    told = []
+    made = pipeline.generate(
+        PROMPT,
+        num_images=2,
+        seed=[7, 3],
+        previews=2,
+        on_preview=lambda image, frame: told.append((image, frame, len(networks["backbone"].calls))),
+    )
+    assert made.settings.seeds == (7, 3)
+    assert [image for image, _, _ in told] == [0, 1, 0, 1]
+    assert told[0][2] == 1, "the first frame needs no second evaluation"
+    for j in (0, 1):
+        assert [frame.sigma for image, frame, _ in told if image == j] == [f.sigma for f in made.previews[j]]
+        assert _same(made, pipeline.generate(PROMPT, num_images=2, seed=[7, 3]))
+
+
 def test_previews_approach_the_image(pipeline: Pipeline) -> None:
     made = pipeline.generate(PROMPT, previews=64, nfe=1)
     last = made.previews[0][-1].image.astype(float)

@@ -16,7 +16,7 @@ MANIFEST = small_bundle.manifest()
 
 def test_defaults_are_the_bundles() -> None:
     request = check_request(MANIFEST, "a bag")
-    assert (request.prompts, request.seed, request.nfe, request.num_images) == (("a bag",), 0, 2, 1)
+    assert (request.prompts, request.seeds, request.nfe, request.num_images) == (("a bag",), (0,), 2, 1)
     assert (request.width, request.height, request.previews, request.total) == (32, 32, 0, 1)
 
 
@@ -68,3 +68,12 @@ def test_what_is_refused_with_one_clear_sentence(prompt: Any, changes: dict[str,
         check_request(MANIFEST, prompt, **changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_seed_an_image() -> None:
+    assert check_request(MANIFEST, ["a", "b"], seed=[9, 4]).seeds == (9, 4)
+    assert check_request(MANIFEST, ["a", "b"], seed=9).seeds == (9, 10)
+    with pytest.raises(RequestError, match="seed is a list of 1; .* one for each of the 2 images"):
+        check_request(MANIFEST, ["a", "b"], seed=[9])
+    with pytest.raises(RequestError, match="seed is -1"):
+        check_request(MANIFEST, ["a", "b"], seed=[9, -1])

@@ -76,6 +76,22 @@ def test_both_hosts_paint_the_same(native: Pipeline, python: Pipeline, arguments
         assert_same(native.generate(prompt, **arguments), python.generate(prompt, **arguments))
 
 
+def test_seeds_and_frames_are_each_images_own(native: Pipeline, python: Pipeline) -> None:
+    told: dict[str, list[tuple[int, float]]] = {"native": [], "python": []}
+    made = [
+        pipeline.generate(
+            [PROMPT, "a bag"],
+            seed=[9, 2**64 - 1],
+            previews=2,
+            on_preview=lambda image, frame, name=name: told[name].append((image, frame.sigma)),  # type: ignore[misc]
+        )
+        for name, pipeline in (("native", native), ("python", python))
+    ]
+    assert_same(*made)
+    assert sorted(told["native"]) == sorted(told["python"])
+    assert len(told["native"]) == 4
+
+
 def test_a_cut_prompt_is_warned_of(native: Pipeline, python: Pipeline) -> None:
     prompt = "a very long boot " * 100
     assert native.generate(prompt).warnings == python.generate(prompt).warnings != ()
