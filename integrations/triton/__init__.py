@@ -1,0 +1,1 @@
+"""ArcFlow in Triton Inference Server: ``python -m integrations.triton BUNDLE --out DIR`` makes a model repository."""

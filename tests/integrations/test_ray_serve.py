@@ -1,0 +1,201 @@
+"""The application on a real Ray Serve with two replicas on this machine.
+
+Ray is not among the packages that the tests need; with it: ``pip install 'ray[serve]'``, then this file.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.locate import BUILT_IN
+from integrations.batching import Wanted
+from integrations.ray_serve.app import build
+from runtime import Pipeline
+from runtime.image import encode_png
+
+# Ray's name for "this node is the loopback address", on Linux too; its ports are then open to this machine alone.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[serve]'")
+serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'ray[serve]'")
+pytestmark = pytest.mark.slow
+
+PROMPTS = ("a dark ankle boot", "photo of a light t-shirt", "a grey bag", "a dark coat")
+SLOW: dict[str, Any] = {"prompt": PROMPTS[0], "n": 10, "size": "64x64", "nfe": 64}
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+    def files(self) -> list[bytes]:
+        assert self.status == 200, self.body
+        return [base64.b64decode(one["b64_json"]) for one in self.body["data"]]
+
+
+@dataclass(frozen=True)
+class Service:
+    port: int
+
+    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2 * TIMEOUT)
+        try:
+            connection.request(method, path, body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            text = answer.read()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, headers, json.loads(text) if text else None)
+        finally:
+            connection.close()
+
+    def generate(self, **fields: object) -> Answer:
+        return self.ask("POST", "/v1/images/generations", json.dumps(fields).encode())
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+    )
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        options = {"model": str(BUILT_IN / "tiny-fp32-cpu"), "gpus": "0", "threads": "1", "min_replicas": "2"}
+        serve.run(build({**options, "max_batch": "4", "timeout": str(TIMEOUT)}), name="arcflow")
+        yield Service(port)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.open(BUILT_IN / "tiny-fp32-cpu", threads=1)
+
+
+def expected(pipeline: Pipeline, prompt: str, seed: int) -> bytes:
+    made = pipeline.generate(prompt, seed=seed)
+    return encode_png(made.images[0], {**made.settings.of_image(0), "scale": 1})
+
+
+def pixels(file: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(file))).astype(int)
+
+
+def processes(count: int) -> set[int]:
+    """Of the replicas that answer, as soon as that many do."""
+    handle = serve.get_deployment_handle("Replica", "arcflow")
+    end, found = time.monotonic() + TIMEOUT, set()
+    while len(found) < count and time.monotonic() < end:
+        asked = [handle.generate.remote(Wanted(PROMPTS[0], (j,), 32, 32, 2)) for j in range(8)]
+        found |= {one.result(timeout_s=TIMEOUT).process for one in asked}
+    return found
+
+
+def test_an_image_is_the_pipelines(service: Service, pipeline: Pipeline) -> None:
+    answer = service.generate(prompt=PROMPTS[0], seed=7, size="32x32")
+    assert answer.files() == [expected(pipeline, PROMPTS[0], 7)]
+    assert (answer.body["model"], answer.body["size"], answer.body["nfe"]) == ("tiny", "32x32", 2)
+    assert answer.body["data"][0]["seed"] == 7
+    assert answer.headers["x-request-id"]
+    drawn = service.generate(prompt=PROMPTS[0]).body["data"][0]["seed"]
+    assert 0 <= drawn < 2**53
+
+
+def test_it_says_what_it_is(service: Service, pipeline: Pipeline) -> None:
+    assert service.ask("GET", "/health").body == {"status": "ok"}
+    assert service.ask("GET", "/ready").body == {"status": "ready"}
+    (model,) = service.ask("GET", "/v1/models").body["data"]
+    assert (model["id"], model["digest"]) == ("tiny", pipeline.manifest.digest)
+    assert model["width"] == {"min": 16, "usual": 32, "max": 64}
+
+
+def test_bad_requests_are_told_why(service: Service) -> None:
+    wrong = service.generate(prompt="a bag", size="33x32")
+    assert (wrong.status, wrong.body["error"]["param"]) == (400, "size")
+    assert "multiple of 8 from 16 to 64" in wrong.body["error"]["message"]
+    assert service.ask("GET", "/nothing").status == 404
+    assert service.ask("GET", "/v1/images/generations").headers["allow"] == "POST"
+    assert service.ask("POST", "/v1/images/generations", b"{}", "text/plain").status == 415
+    assert service.ask("POST", "/v1/images/generations", b" " * (2 << 20)).status == 413
+    late = service.generate(**SLOW, timeout=0.05)
+    assert (late.status, late.body["error"]["code"]) == (504, "deadline_exceeded")
+
+
+def test_who_hangs_up_is_not_generated_for(service: Service) -> None:
+    """Both replicas get seconds of work that nobody waits for any more; the next request does not wait for it."""
+    began = time.monotonic()
+    assert service.generate(**{**SLOW, "n": 4}).status == 200
+    alone = time.monotonic() - began
+    body = json.dumps(SLOW).encode()
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    left = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
+    for connection in left:
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    time.sleep(1)
+    for connection in left:
+        connection.close()
+    began = time.monotonic()
+    assert service.generate(prompt=PROMPTS[1]).status == 200
+    waited = time.monotonic() - began
+    # 80 images of 64 evaluations, where 4 take `alone`.
+    assert waited < max(alone, 2), f"waited {waited:.1f} s; 4 images alone took {alone:.1f} s"
+
+
+def test_a_killed_replica_loses_nothing(service: Service, pipeline: Pipeline) -> None:
+    before = processes(2)
+    assert len(before) == 2
+    killed = min(before)
+
+    def one(j: int) -> Answer:
+        if j == 40:
+            os.kill(killed, signal.SIGKILL)
+        return service.generate(prompt=PROMPTS[j % 4], seed=j, size="32x32")
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(one, range(160)))
+    assert [answer.status for answer in answers] == [200] * 160
+    for j, answer in enumerate(answers):
+        (file,) = answer.files()
+        # In a shared batch a product's last bit may differ, and with it a pixel by one step.
+        assert abs(pixels(file) - pixels(expected(pipeline, PROMPTS[j % 4], j))).max() <= 1
+    after = processes(2)
+    assert killed not in after, "it was really killed"
+    assert len(after) == 2, "and another one took its place"
+
+
+def test_nothing_listens_beyond_this_machine(service: Service) -> None:
+    psutil = pytest.importorskip("psutil")
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert ("127.0.0.1", service.port) in listening
+    assert not {(ip, port) for ip, port in listening if not ip.startswith("127.")}
