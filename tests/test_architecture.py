@@ -40,6 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "foundation", "engines",
         "arcflow_native", "cuda", "msgspec", "numpy", "onnx", "onnxruntime", "PIL", "tensorrt", "tokenizers",
     },
+    "integrations": {
+        "foundation", "engines", "runtime",
+        "msgspec", "numpy", "ray", "starlette", "triton_python_backend_utils",
+    },
 }  # fmt: skip
 """What each package may import besides itself and the standard library."""
 
@@ -182,7 +186,7 @@ def test_a_package_runs_no_other_command_of_another(package: str) -> None:
 
 
 def test_the_table_itself_flows_one_way() -> None:
-    order = ["foundation", "arcflow", "engines", "export", "runtime"]
+    order = ["foundation", "arcflow", "engines", "export", "runtime", "integrations"]
     for place, package in enumerate(order):
         assert not MAY_IMPORT[package] & set(order[place:])
     assert not MAY_IMPORT["runtime"] & (TORCH_STACK | {"arcflow", "export"})

@@ -63,9 +63,11 @@ def run(program: Path, repository: Path, work: Path) -> Iterator[Triton]:
         (own / "python" / stub.name).unlink(missing_ok=True)
         shutil.copy(stub, own / "python")
         (own / "python" / stub.name).chmod(0o755)
-        # Its Python is an isolated one that knows nothing of virtual environments.
-        with (own / "python" / "triton_python_backend_utils.py").open("a", encoding="utf-8") as utilities:
-            utilities.write(f"\nimport sys\n\nsys.path[:0] = {[str(ROOT), *filter(None, sys.path)]!r}\n")
+        # Its Python hears no PYTHONPATH; of this environment it knows by the first `python3` on the path.
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        first = own / "python" / "triton_python_backend_utils.py"
+        places = f"import sys\n\nsys.path[:0] = {[str(ROOT), *filter(None, sys.path)]!r}\n"
+        first.write_text(places + first.read_text(encoding="utf-8"), encoding="utf-8")
         command.append(f"--backend-directory={own}")
         libraries = [sysconfig.get_config_var("LIBDIR"), str(program.parents[2].with_name("nvidia_pytriton.libs"))]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, environment.get("LD_LIBRARY_PATH", "")])
