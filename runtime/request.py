@@ -75,7 +75,7 @@ def check_request(
     )
 
 
-def _seeds(seed: int | Sequence[int], total: int) -> tuple[int, ...]:
+def _seeds(seed: object, total: int) -> tuple[int, ...]:
     if isinstance(seed, str) or not isinstance(seed, Sequence):
         return noise.image_seeds(_whole("seed", seed, 0, SEED_MAX), total)
     if len(seed) != total:

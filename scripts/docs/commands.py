@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.docs.links import ROOT
 
-PACKAGES = ("runtime", "export", "engines", "arcflow")
+PACKAGES = ("runtime", "export", "engines", "arcflow", "integrations")
 PROGRAMS = ("gpu", "benchmarks")
 """Folders of programs that are run by path, not packages."""
 
