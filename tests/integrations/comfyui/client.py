@@ -40,8 +40,13 @@ async def main(url: str, workflow: str, out: str, *options: str) -> None:
             if messages[-1]["type"] in ENDS:
                 break
         (folder / "messages.json").write_text(json.dumps(messages), encoding="utf-8")
-        async with session.get(f"/history/{queued['prompt_id']}") as answer:
-            history = (await answer.json())[queued["prompt_id"]]
+        history = None
+        for _ in range(100):  # It is written after the last message is sent.
+            async with session.get(f"/history/{queued['prompt_id']}") as answer:
+                history = (await answer.json()).get(queued["prompt_id"])
+            if history is not None:
+                break
+            await asyncio.sleep(0.1)
         (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
         images = [image for output in history["outputs"].values() for image in output.get("images", [])]
         for index, image in enumerate(images):
