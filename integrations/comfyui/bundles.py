@@ -30,6 +30,7 @@ def choices() -> dict[str, Path]:
     "watercolour/flux-fp8-sm89".
     """
     import folder_paths
+
     from engines.locate import available, default_roots
 
     found: dict[str, Path] = {}

@@ -55,8 +55,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = base / "log.txt"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [python_of(comfyui), "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
-            + ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"],
+            [
+                *(python_of(comfyui), "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)),
+                *("--database-url", "sqlite:///:memory:", "--disable-auto-launch"),
+            ],
             cwd=comfyui,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=sink,
