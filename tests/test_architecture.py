@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "integrations": {
         "foundation", "engines", "runtime",
-        "msgspec", "numpy", "ray", "starlette", "triton_python_backend_utils",
+        "comfy", "folder_paths", "msgspec", "numpy", "PIL", "ray", "starlette", "torch", "triton_python_backend_utils",
     },
 }  # fmt: skip
 """What each package may import besides itself and the standard library."""

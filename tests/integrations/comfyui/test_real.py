@@ -136,6 +136,21 @@ def test_interrupting_ends_the_generation(server: str, tmp_path: Path) -> None:
     assert after["status"]["status_str"] == "success", "the loaded bundle goes on serving"
 
 
+def test_freeing_the_cache_gives_the_bundle_back(server: str, tmp_path: Path) -> None:
+    """The loader has to run again. Queued twice without it, the loaded bundle is used again."""
+
+    def cached(name: str, seed: int) -> list[str]:
+        messages, _ = run(server, tmp_path / name, seed=seed)
+        return [node for m in messages if m["type"] == "execution_cached" for node in m["data"]["nodes"]]
+
+    cached("first", 1)
+    assert cached("second", 2) == ["1"]
+    body = json.dumps({"unload_models": True, "free_memory": True}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{server}/free", body, {"Content-Type": "application/json"})).close()
+    time.sleep(2)
+    assert cached("third", 3) == []
+
+
 def test_what_a_bundle_does_not_take_is_told_beside_the_node(server: str, tmp_path: Path) -> None:
     messages, _ = run(server, tmp_path / "out", width=1024)
     assert messages[-1]["type"] == "execution_error" and messages[-1]["data"]["node_id"] == "2"
