@@ -1,1 +1,1 @@
-"""ArcFlow inside other people's servers: Ray Serve and Triton. Each folder needs its server, and nothing else does."""
+"""ArcFlow inside other people's programs: Ray Serve, Triton, ComfyUI. Each folder needs its own, and nothing else does."""
