@@ -1,1 +1,1 @@
-"""ArcFlow inside other people's programs: Ray Serve, Triton, ComfyUI. Each folder needs its own, and nothing else does."""
+"""ArcFlow inside other people's programs: Ray Serve, Triton, ComfyUI. Each folder needs its own, nothing else does."""
