@@ -80,6 +80,8 @@ def parse(body: bytes, manifest: Manifest, most_seconds: float) -> Parsed:
     prompt, schedule = fields.text("prompt"), manifest.schedule
     if prompt is None:
         raise _bad("there is no prompt: say in a few words what the image should show", "prompt", "missing_field")
+    if "\0" in prompt:
+        raise _bad("the prompt is not plain text: it holds a NUL", "prompt")
     try:
         check_request(manifest, prompt)
     except RequestError as error:
@@ -187,7 +189,7 @@ def _describe(value: object) -> str:
         return f"'{_shown(value)}'"
     if isinstance(value, list):
         return "an array or an object"
-    return f"{value:f}" if isinstance(value, float) else _shown(json.dumps(value))
+    return _shown(json.dumps(value))
 
 
 def _check_model(fields: _Fields, manifest: Manifest) -> None:
@@ -231,7 +233,7 @@ def _timeout(value: object, most: float) -> float:
         return most
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise _bad(
-            f"timeout is {_describe(value)}; seconds are needed, more than 0 and at most this server's {most:f}",
+            f"timeout is {_describe(value)}; seconds are needed, more than 0 and at most this server's {most}",
             "timeout",
         )
     return float(value)
