@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -27,15 +30,32 @@ class ArgumentParser(argparse.ArgumentParser):
 def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``command(argv)`` and return its exit code.
 
-    An :class:`ArcFlowError` becomes ``error: <message>`` on standard error and exit code 2;
-    Ctrl-C becomes exit code 130. Other exceptions pass: they are bugs and deserve their traceback.
+    An :class:`ArcFlowError` becomes ``error: <message>`` on standard error and exit code 2, and so does a full disk,
+    which standard output may lie on; Ctrl-C becomes exit code 130. Other exceptions pass: they are bugs and deserve
+    their traceback.
     """
     try:
-        return command(argv)
+        code = command(argv)
+        sys.stdout.flush()
+        return code
     except ArcFlowError as error:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         return USAGE_ERROR
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"error: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):
+            _discard_output()
+        return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _discard_output() -> None:
+    """What standard output still holds goes nowhere, so that Python does not try it again at its end and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,14 @@ def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert run(command, []) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_output_on_a_full_disk_is_one_line_and_2() -> None:
+    script = "import sys; from foundation.cli import run; sys.exit(run(lambda argv: print('a') or 0))"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:
