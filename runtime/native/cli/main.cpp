@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -178,7 +179,11 @@ void check_scale(const arcflow::Request& request, std::uint32_t scale) {
 
 // Ends the program. The system takes back at once what the model would give back piece by piece, in a tenth of the time
 // that a small model's image takes.
-[[noreturn]] void leave() { std::_Exit(std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : 1); }
+[[noreturn]] void leave() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) std::_Exit(0);
+  std::fprintf(stderr, "error: cannot write to standard output: %s\n", std::strerror(errno));
+  std::_Exit(2);
+}
 
 [[noreturn]] void generate(const Arguments& arguments) {
   Json seconds;

@@ -1,13 +1,15 @@
 // arcflow-serve: opens a bundle and serves images from it until it is told to stop.
+#include <netdb.h>
+
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
-#include <csignal>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -15,6 +17,7 @@
 #include "server/library_engine.hpp"
 #include "server/options.hpp"
 #include "server/service.hpp"
+#include "server/signals.hpp"
 
 namespace arcflow::serve {
 namespace {
@@ -24,50 +27,6 @@ constexpr int kUsage = 2;
 constexpr std::size_t kSpareThreads = 32;
 constexpr std::size_t kUsualBatch = 32;  // at most, of the models there are
 constexpr double kLastAnswers = 5;       // seconds for the callers to take their answers at the end
-
-// Turns SIGTERM and SIGINT into a wait. Every thread that is started after it leaves these signals to it.
-class Signals {
- public:
-  Signals() {
-    std::signal(SIGPIPE, SIG_IGN);
-    sigset_t set{};
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set, nullptr);
-    std::thread(watch, state_, set).detach();
-  }
-
-  // From now on the first signal is only told to wait(). Before that, and from the second on, one ends the process.
-  void arm() {
-    const std::lock_guard lock(state_->mutex);
-    state_->armed = true;
-  }
-  void wait() {
-    std::unique_lock lock(state_->mutex);
-    state_->changed.wait(lock, [this] { return state_->received; });
-  }
-
- private:
-  struct State {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool armed = false, received = false;
-  };
-
-  static void watch(const std::shared_ptr<State>& state, const sigset_t& set) {
-    for (;;) {
-      int number = 0;
-      sigwait(&set, &number);
-      const std::lock_guard lock(state->mutex);
-      if (!state->armed || state->received) std::_Exit(128 + number);
-      state->received = true;
-      state->changed.notify_all();
-    }
-  }
-
-  std::shared_ptr<State> state_ = std::make_shared<State>();
-};
 
 // Ends the process if shutting down takes longer than it may.
 void end_after(double seconds) {
@@ -83,6 +42,15 @@ int fail(const std::string& message) {
   std::replace(line.begin(), line.end(), '\n', ' ');
   std::fprintf(stderr, "%s\n", line.c_str());
   return kUsage;
+}
+
+// Why a host cannot be listened on. number: what errno was; a name that cannot be resolved does not show there.
+std::string why_not(const std::string& host, int number) {
+  addrinfo* found = nullptr;
+  const int failure = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
+  if (failure == 0) freeaddrinfo(found);
+  if (failure != 0 && failure != EAI_SYSTEM) return gai_strerror(failure);
+  return number == 0 ? "it is no address of this machine" : std::strerror(number);
 }
 
 ConnectionRules rules_of(const Options& options) {
@@ -110,24 +78,42 @@ class Listening {
   std::thread thread_;
 };
 
+ServiceRules service_rules(const Options& options) {
+  ServiceRules rules;
+  rules.requests.seconds = options.timeout;
+  rules.requests.images = options.max_images;
+  rules.requests.nfe = options.max_nfe;
+  rules.open_per_caller = options.queue_per_caller;
+  if (!options.api_keys.empty()) rules.keys = ApiKeys::read(options.api_keys);
+  rules.hosts = options.allowed_hosts;
+  rules.cors = options.cors;
+  return rules;
+}
+
+Clock::duration duration_of(double seconds) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 SchedulerOptions scheduling_of(const Options& options, const ModelDescription& model) {
   SchedulerOptions wanted;
   wanted.workers = options.workers;
   wanted.queue = options.queue;
+  wanted.batch_work = options.batch_work;
   wanted.max_batch = model.batch.max;
   if (options.max_batch != 0) wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
-  wanted.batch_wait =
-      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::milli>(options.batch_wait));
+  wanted.batch_wait = duration_of(options.batch_wait / 1000);
   wanted.warm_up = warm_up_shapes(options.warm_up, model);
   return wanted;
 }
 
-// Finishes what was accepted, within the grace. Gives whether all of it was.
-bool drain(Service& service, Scheduler& scheduler, double grace) {
+// Says that it is leaving, gives callers the delay to hear of it, and finishes what was accepted, within the grace.
+// Gives whether all of it was.
+bool drain(Service& service, Scheduler& scheduler, const Options& options) {
+  service.withdraw();
+  std::this_thread::sleep_for(duration_of(options.drain_delay));
   service.drain();
   scheduler.drain();
-  const bool whole = scheduler.wait_idle(
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(grace)));
+  const bool whole = scheduler.wait_idle(Clock::now() + duration_of(options.grace));
   if (!whole) scheduler.abort();
   return whole;
 }
@@ -143,14 +129,16 @@ void share_heaps() {
 int run(const Options& options) {
   share_heaps();
   Signals signals;
-  Log log(options.log_format, stderr);
+  Log log(options.log_format, stderr, options.log_level);
   Metrics metrics;
   HttpServer server(rules_of(options));
-  Service service(server, metrics, log, options.timeout);
+  Service service(server, metrics, log, service_rules(options));
+  errno = 0;
   const int port = server.bind(options.host, options.port);
   if (port == 0) {
-    return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " +
-                std::strerror(errno) + "; choose another --host or --port");
+    const std::string reason = why_not(options.host, errno);
+    return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " + reason +
+                "; choose another --host or --port");
   }
   // Handlers use both until the server has stopped, so both outlive `listening`.
   std::unique_ptr<Engine> engine;
@@ -159,11 +147,12 @@ int run(const Options& options) {
   log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
   engine = open_library(options.model, log);
   const ModelDescription& model = engine->model();
+  const std::vector<std::string> names = alias_names(options.aliases, model);
   const SchedulerOptions wanted = scheduling_of(options, model);
   scheduler = std::make_unique<Scheduler>(*engine, metrics, wanted);
   scheduler->wait_ready();
   signals.arm();
-  service.open(*engine, *scheduler);
+  service.open(*engine, *scheduler, names);
   log.write("info", "ready",
             {{"model", model.bundle},
              {"backend", model.backend},
@@ -171,7 +160,7 @@ int run(const Options& options) {
              {"workers", static_cast<std::int64_t>(wanted.workers)}});
   signals.wait();
   log.write("info", "draining");
-  const bool whole = drain(service, *scheduler, options.grace);
+  const bool whole = drain(service, *scheduler, options);
   log.write(whole ? "info" : "warning", "stopping", {{"finished", std::string(whole ? "all" : "not all")}});
   end_after(kLastAnswers);
   return whole ? 0 : 1;

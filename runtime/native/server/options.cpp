@@ -8,8 +8,6 @@
 #include <map>
 #include <stdexcept>
 
-#include "server/requests/request.hpp"
-
 namespace arcflow::serve {
 namespace {
 
@@ -20,8 +18,14 @@ constexpr const char* kExamples = R"(examples:
   curl -s http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \
        -d '{"prompt": "a dark ankle boot", "seed": 7}'
 
-SIGTERM or SIGINT: new requests get 503, accepted ones are finished, exit code 0. A second signal ends it at once.
+SIGTERM or SIGINT: new requests get 503, accepted ones are finished, exit code 0. Another one a second later or
+more ends it at once. SIGHUP does nothing.
 )";
+
+// CLI::Range lets NaN through: it is neither less nor more than anything.
+std::string is_a_number(const std::string& text) {
+  return text.find_first_of("nN") == std::string::npos ? "" : text + " is no number";
+}
 
 }  // namespace
 
@@ -38,7 +42,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
     return app.add_option(name, value, help)->type_name(type);
   };
   const auto number = [&text](const char* name, auto& value, auto low, auto high, const char* type, const char* help) {
-    text(name, value, type, help)->check(CLI::Range(low, high));
+    text(name, value, type, help)->check(is_a_number)->check(CLI::Range(low, high));
   };
   text("--model", model.bundle, "NAME", "a model's name, or a bundle's folder");
   text("--precision", model.precision, "NAME", "which bundle of the model: fp32, ...");
@@ -51,17 +55,43 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   number("--workers", options.workers, 1, 64, "N", "sessions that make images at the same time");
   number("--queue", options.queue, 1, 1000, "N", "requests that may wait; more get 429");
   number("--max-batch", options.max_batch, 0, 1024, "N", "images made together; 0: what the model takes");
+  number("--batch-work", options.batch_work, std::size_t{1}, std::size_t{1} << 20, "N",
+         "evaluations of a batch at most; larger requests are made in several, between which others have their turn");
+  number("--queue-per-caller", options.queue_per_caller, 0, 1000, "N",
+         "requests of one caller that may wait or run; 0: any number");
+  number("--max-nfe", options.max_nfe, 0, 1000, "N", "evaluations that a request may ask for; 0: what the model takes");
+  number("--max-images", options.max_images, std::uint32_t{1}, kMaxImages, "N", "images that a request may ask for");
   number("--batch-wait", options.batch_wait, 0.0, 1000.0, "MS",
          "how long to wait for others to join, while there are others");
   number("--timeout", options.timeout, 0.001, 3600.0, "SECONDS", "most that a request may take");
-  number("--grace", options.grace, 0.0, 3600.0, "SECONDS", "most that accepted requests may take after SIGTERM");
+  number("--drain-delay", options.drain_delay, 0.0, 3600.0, "SECONDS",
+         "how long requests are still taken after SIGTERM, while /ready already says no");
+  number("--grace", options.grace, 0.0, 3600.0, "SECONDS", "most that accepted requests may take after that");
   number("--max-body", options.max_body, std::size_t{1024}, std::size_t{1} << 30, "BYTES", "of a request");
   text("--warm-up", options.warm_up, "SIZES", "sizes to warm up at: usual, none, or 512x512,768x512")
       ->delimiter(',')
       ->take_all();
+  text("--alias", options.aliases, "NAME=MODEL", "another name for the model, as in gpt-image-1=flux")
+      ->take_all()
+      ->check([](const std::string& alias) {
+        const std::size_t sign = alias.find('=');
+        const bool whole = sign != std::string::npos && sign > 0 && sign + 1 < alias.size();
+        return whole && alias.find('/') == std::string::npos ? "" : alias + " is not NAME=MODEL";
+      });
+  text("--api-keys", options.api_keys, "FILE", "whom to serve: lines of a name and the SHA-256 of a key");
+  text("--allowed-host", options.allowed_hosts, "HOST", "names in the Host header to answer to")->take_all();
+  text("--cors", options.cors, "ORIGIN", "whose web pages may ask, as in https://example.org; *: all")
+      ->check([](const std::string& origin) {
+        const std::size_t scheme = origin.find("://");
+        const bool good = scheme != std::string::npos && origin.size() > scheme + 3 &&
+                          origin.find_first_of("/ \t\r\n", scheme + 3) == std::string::npos;
+        return good || origin == "*" ? "" : origin + " is no origin, like https://example.org";
+      });
   std::string format = "text";
   text("--log-format", format, "text|json", "one line a request on standard error")
       ->check(CLI::IsMember({"text", "json"}));
+  text("--log-level", options.log_level, "info|warning|error", "the least that the log says")
+      ->check(CLI::IsMember({"info", "warning", "error"}));
   try {
     app.parse(count, arguments);
   } catch (const CLI::Success& success) {  // --help, --version
@@ -75,6 +105,19 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   }
   options.log_format = format == "json" ? LogFormat::kJson : LogFormat::kText;
   return options;
+}
+
+std::vector<std::string> alias_names(const std::vector<std::string>& aliases, const ModelDescription& model) {
+  std::vector<std::string> names;
+  for (const std::string& alias : aliases) {
+    const std::size_t sign = alias.find('=');
+    const std::string target = alias.substr(sign + 1);
+    if (target != model.name && target != model.bundle) {
+      throw std::invalid_argument("--alias " + alias + ": this server has " + model.name + ", not " + target);
+    }
+    names.push_back(alias.substr(0, sign));
+  }
+  return names;
 }
 
 std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const ModelDescription& model) {

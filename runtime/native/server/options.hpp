@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/engine.hpp"
+#include "server/requests/request.hpp"
 #include "server/telemetry/log.hpp"
 
 namespace arcflow::serve {
@@ -18,14 +19,24 @@ struct Options {
   int port = 8080;
   std::size_t workers = 1;
   std::size_t queue = 64;
-  std::size_t max_batch = 0;  // images; 0: the model's
-  double batch_wait = 2;      // milliseconds
-  double timeout = 60;        // seconds
-  double grace = 30;          // seconds
+  std::size_t max_batch = 0;         // images; 0: the model's
+  std::size_t batch_work = 64;       // evaluations of a batch
+  std::size_t queue_per_caller = 0;  // requests; 0: any number
+  std::uint32_t max_nfe = 0;         // of a request; 0: the model's
+  std::uint32_t max_images = kMaxImages;
+  double batch_wait = 2;   // milliseconds
+  double timeout = 60;     // seconds
+  double drain_delay = 0;  // seconds
+  double grace = 30;       // seconds
   std::size_t max_body = 1 << 20;
   // Sizes "WIDTHxHEIGHT" to warm up at; "usual" and "none" stand for the model's usual size and for nothing.
   std::vector<std::string> warm_up = {"usual"};
+  std::vector<std::string> aliases;  // "NAME=MODEL"
+  std::string api_keys;              // a file, or "" where anybody may ask
+  std::vector<std::string> allowed_hosts;
+  std::string cors;
   LogFormat log_format = LogFormat::kText;
+  std::string log_level = "info";  // the least that is written
 };
 
 // What is to be printed before the end, and the exit code: help (0), or one line about a bad option (2).
@@ -35,6 +46,9 @@ struct Exit {
 };
 
 std::variant<Options, Exit> parse_options(int count, const char* const* arguments);
+
+// The names before the sign, or throws std::invalid_argument where what comes after it is not this model.
+std::vector<std::string> alias_names(const std::vector<std::string>& aliases, const ModelDescription& model);
 
 // The shapes to warm up at, or throws std::invalid_argument with a sentence.
 std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const ModelDescription& model);

@@ -6,7 +6,9 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <vector>
 
+#include "server/access/keys.hpp"
 #include "server/engine.hpp"
 #include "server/http/http_server.hpp"
 #include "server/requests/request.hpp"
@@ -16,26 +18,43 @@
 
 namespace arcflow::serve {
 
+// Whom the service answers, and what they may ask for.
+struct ServiceRules {
+  RequestRules requests;            // its names are set when the model is known
+  std::size_t open_per_caller = 0;  // requests that wait or run; 0: any number
+  ApiKeys keys;                     // empty: anybody may ask
+  std::vector<std::string> hosts;   // that the Host header may name; empty: any
+  std::string cors;                 // the origin whose pages may ask; "*": any, "": none
+};
+
 class Service {
  public:
-  // timeout: seconds that a request may take at most. The three must outlive the service.
-  Service(HttpServer& server, Metrics& metrics, Log& log, double timeout);
+  // The three must outlive the service.
+  Service(HttpServer& server, Metrics& metrics, Log& log, ServiceRules rules);
 
-  // From now on requests are accepted. Both must outlive the server's run.
-  void open(Engine& engine, Scheduler& scheduler);
-  // From now on none are: /ready and new requests get 503.
+  // From now on requests are accepted. names: that the model has beside its own. Both must outlive the server's run.
+  void open(Engine& engine, Scheduler& scheduler, std::vector<std::string> names = {});
+  // From now on /ready says no, and requests are still accepted: so callers hear of it before they are rejected.
+  void withdraw();
+  // From now on none are: new requests get 503.
   void drain();
 
  private:
-  enum class State { kLoading, kOpen, kDraining };
+  enum class State { kLoading, kOpen, kLeaving, kDraining };
 
   void route(HttpServer& server);
   httplib::Server::HandlerResponse before(const httplib::Request& request, httplib::Response& response);
   void after(const httplib::Request& request, httplib::Response& response);
 
+  // Whether the request may go on; if not, the response says why.
+  bool admit(const httplib::Request& request, httplib::Response& response);
+  void share_with_pages(const httplib::Request& request, httplib::Response& response) const;
+  RequestRules rules_for(const ApiKey* key) const;
+
   void generate(const httplib::Request& request, httplib::Response& response);
   void answer(const Ticket& ticket, httplib::Response& response);
-  void list_models(httplib::Response& response);
+  void list_models(httplib::Response& response) const;
+  void tell_model(const std::string& name, httplib::Response& response) const;
   void health(httplib::Response& response) const;
   void ready(httplib::Response& response) const;
   // The error for a service that takes no requests now.
@@ -45,7 +64,7 @@ class Service {
 
   Metrics& metrics_;
   Log& log_;
-  const double timeout_;
+  ServiceRules rules_;
   const std::int64_t started_;
   std::atomic<State> state_{State::kLoading};
   // Set before state_ leaves kLoading, and constant from then on.

@@ -176,3 +176,15 @@ def test_help_shows_examples(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
     assert 'arcflow-cli "a dark ankle boot"' in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_nobody_can_take(
+    native_build: Path, onnxruntime_library: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    command = [native_build / "arcflow-cli", PROMPT, "--out", tmp_path / "boot.png", *options]
+    variables = {ENVIRONMENT: str(BUILT_IN), "ARCFLOW_ONNXRUNTIME": str(onnxruntime_library)}
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, env=variables, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write to standard output: No space left on device\n"

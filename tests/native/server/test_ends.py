@@ -105,13 +105,26 @@ def test_the_grace_ends(start: Start) -> None:
         assert running.result().status == 503
 
 
-def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+def test_a_delay_before_it_drains(start: Start) -> None:
+    server = start("--drain-delay", "1", "--warm-up", "none")
+    server.process.send_signal(signal.SIGTERM)
+    assert until(lambda: server.get("/ready").status == 503, 0.5)
+    assert server.generate(prompt=PROMPT).status == 200  # callers who have not heard of it
+    assert server.get("/health").status == 200
+    assert server.process.wait(10) == 0
+
+
+def test_a_signal_a_second_later_ends_it_at_once(start: Start) -> None:
     server = start()
     with ThreadPoolExecutor(1) as pool:
         running = in_background(pool, server, **SLOW)
         assert until(lambda: is_running(server))
         server.process.send_signal(signal.SIGTERM)
         assert until(lambda: server.get("/ready").status == 503)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(1.1)
+        assert server.process.poll() is None  # the two were one, and a terminal's end is none
         assert server.stop(5) == 128 + signal.SIGTERM
         assert isinstance(running.exception(), OSError)
 
@@ -133,7 +146,13 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
         (["--model", "huge"], "no bundle for 'huge'"),
         (["--library", "/nowhere/libonnxruntime.so"], "/nowhere/libonnxruntime.so"),
         (["--warm-up", "1x1"], "--warm-up"),
-        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: Cannot assign requested address"),
+        (["--host", "no host"], "cannot listen on no host port 0: Name or service not known"),
+        (["--alias", "gpt-image-1=flux"], "--alias gpt-image-1=flux: this server has tiny, not flux"),
+        (["--alias", "flux"], "--alias: flux is not NAME=MODEL"),
+        (["--cors", "example.org"], "--cors: example.org is no origin"),
+        (["--api-keys", "/nowhere/keys"], "cannot read /nowhere/keys: No such file or directory"),
+        (["--timeout", "nan"], "--timeout: nan is no number"),
     ],
 )
 def test_bad_options_are_one_line(

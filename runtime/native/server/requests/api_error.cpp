@@ -13,15 +13,15 @@ constexpr struct {
   int status;
   const char* code;
   const char* message;
-} kPlain[] = {
-    {400, "malformed", "the request is not valid HTTP, or its body did not arrive whole in time"},
-    {404, "not_found",
-     "there is nothing at this path; there are /v1/images/generations, /v1/models, /health, /ready, /metrics"},
-    {405, "method_not_allowed", "this path does not take this method; see the Allow header"},
-    {413, "too_large", "the body is larger than this server takes (--max-body)"},
-    {414, "uri_too_long", "the request's path is too long"},
-    {415, "unsupported_media_type",
-     "the body must be JSON, not compressed, with the header Content-Type: application/json"}};
+} kPlain[] = {{400, "malformed", "the request is not valid HTTP, or its body did not arrive whole in time"},
+              {404, "not_found",
+               "there is nothing at this path; there are /v1/images/generations, /v1/models, /v1/models/{id}, /health, "
+               "/ready, /metrics"},
+              {405, "method_not_allowed", "this path does not take this method; see the Allow header"},
+              {413, "too_large", "the body is larger than this server takes (--max-body)"},
+              {414, "uri_too_long", "the request's path is too long"},
+              {415, "unsupported_media_type",
+               "the body must be JSON, not compressed, with the header Content-Type: application/json"}};
 
 }  // namespace
 

@@ -23,6 +23,7 @@ constexpr std::array<std::string_view, 6> kIgnored = {"user",    "quality", "sty
 constexpr std::array<std::string_view, 12> kKnown = {
     "prompt", "n",       "size",          "response_format", "model",          "seed",
     "nfe",    "timeout", "output_format", "stream",          "partial_images", "background"};
+constexpr std::size_t kNamed = 4;   // fields that a message names
 constexpr std::size_t kShown = 64;  // characters of a value that a message repeats
 
 std::string shown(std::string_view text) {
@@ -34,6 +35,7 @@ std::string shown(std::string_view text) {
 Json read_fields(std::string_view body) {
   const auto invalid = [](const std::string& message) { return bad_request(message, "", "invalid_json"); };
   std::set<std::string> names;
+  std::string last;  // the name that was read last
   const auto keep = [&](int depth, Json::parse_event_t event, const Json& value) {
     using Event = Json::parse_event_t;
     const bool opens = event == Event::object_start || event == Event::array_start;
@@ -43,8 +45,8 @@ Json read_fields(std::string_view body) {
       throw invalid("the body nests deeper than " + std::to_string(kMaxDepth) + " levels");
     }
     if (depth == 1 && event == Event::key) {
-      const std::string name = value.get<std::string>();
-      if (!names.insert(name).second) throw invalid("the body names a field twice: " + name);
+      last = value.get<std::string>();
+      if (!names.insert(last).second) throw invalid("the body names a field twice: " + shown(last));
       if (names.size() > kMaxFields) throw invalid("the body has more than " + std::to_string(kMaxFields) + " fields");
     }
     return depth <= 1 || (event != Event::key && event != Event::value);
@@ -54,15 +56,20 @@ Json read_fields(std::string_view body) {
   } catch (const Json::parse_error& error) {
     throw invalid("the body is not JSON in UTF-8: it goes wrong at byte " + std::to_string(error.byte));
   } catch (const Json::exception&) {
-    throw invalid("the body is not JSON: a number in it is too large");
+    throw bad_request(
+        "a number in " + (last.empty() ? "the body" : shown(last)) + " is too large: at most 1.8e308 fits",
+        shown(last));
   }
 }
 
 std::string describe(const Json& value) {
   if (value.is_string()) return "'" + shown(value.get_ref<const std::string&>()) + "'";
   if (value.is_structured()) return "an array or an object";
-  return value.is_number_float() ? std::to_string(value.get<double>()) : value.dump();
+  return value.dump();
 }
+
+// A number of seconds in a sentence, without zeros that say nothing.
+std::string brief(double value) { return Json(value).dump(); }
 
 // A field's value; null where it is absent, or null itself.
 const Json* find(const Json& fields, const char* name) {
@@ -74,11 +81,13 @@ std::uint64_t whole(const Json& fields, const char* name, std::uint64_t fallback
                     std::uint64_t high) {
   const Json* value = find(fields, name);
   if (value == nullptr) return fallback;
-  // Positive numbers are unsigned in what the parser gives; a negative one is out of every range here.
-  const std::uint64_t number = value->is_number_unsigned() ? value->get<std::uint64_t>() : 0;
-  if (!value->is_number_unsigned() || number < low || number > high) {
+  // Positive numbers are unsigned in what the parser gives; a negative one is out of every range here, but for -0.
+  const bool good = value->is_number_unsigned() || (value->is_number_integer() && *value == 0);
+  const std::uint64_t number = good ? value->get<std::uint64_t>() : 0;
+  if (!good || number < low || number > high) {
+    const char* how = value->is_number_float() ? ", written without a point or an exponent" : "";
     throw bad_request(std::string(name) + " is " + describe(*value) + "; a whole number from " + std::to_string(low) +
-                          " to " + std::to_string(high) + " is needed",
+                          " to " + std::to_string(high) + " is needed" + how,
                       name);
   }
   return number;
@@ -140,9 +149,9 @@ double timeout_of(const Json& fields, double most) {
   if (value == nullptr) return most;
   const double seconds = value->is_number() ? value->get<double>() : 0;
   if (!std::isfinite(seconds) || seconds <= 0 || seconds > most) {
-    throw bad_request("timeout is " + describe(*value) +
-                          "; seconds are needed, more than 0 and at most this server's " + std::to_string(most),
-                      "timeout");
+    throw bad_request(
+        "timeout is " + describe(*value) + "; seconds are needed, more than 0 and at most this server's " + brief(most),
+        "timeout");
   }
   return seconds;
 }
@@ -157,43 +166,65 @@ void only(const Json& fields, const char* name, std::initializer_list<std::strin
   }
 }
 
-void check_fields(const Json& fields) {
-  for (const auto& [name, value] : fields.items()) {
-    if (value.is_null()) continue;
-    const auto is = [&name = name](std::string_view known) { return known == name; };
-    if (std::none_of(kKnown.begin(), kKnown.end(), is) && std::none_of(kIgnored.begin(), kIgnored.end(), is)) {
-      throw bad_request("there is no field '" + shown(name) +
-                            "'; there are prompt, n, size, response_format, model, seed, nfe, timeout",
-                        shown(name), "unknown_field");
-    }
-  }
+bool is_known(std::string_view name) {
+  const auto has = [name](const auto& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  return has(kKnown) || has(kIgnored);
 }
 
-void check_model(const Json& fields, const ModelDescription& model) {
-  const std::string* name = text_of(fields, "model");
-  if (name != nullptr && *name != model.name && *name != model.bundle) {
-    throw ApiError{404,
-                   "invalid_request_error",
-                   "model_not_found",
-                   "the model '" + shown(*name) + "' is not served here; this server has " + model.name,
-                   "model",
-                   0};
+void check_fields(const Json& fields) {
+  std::string strange;
+  std::size_t count = 0;
+  std::string first;
+  for (const auto& [name, value] : fields.items()) {
+    if (value.is_null() || is_known(name)) continue;
+    if (++count > kNamed) continue;
+    if (first.empty()) first = shown(name);
+    strange += (strange.empty() ? "'" : ", '") + shown(name) + "'";
   }
+  if (count == 0) return;
+  if (count > kNamed) strange += " and " + std::to_string(count - kNamed) + " more";
+  std::string known;
+  for (const std::string_view name : kKnown) known += (known.empty() ? "" : ", ") + std::string(name);
+  throw bad_request((count == 1 ? "there is no field " : "there are no fields ") + strange + "; there are " + known,
+                    first, "unknown_field");
 }
 
 }  // namespace
 
-GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, double most_seconds) {
+void check_model(const std::string& name, const ModelDescription& model, const RequestRules& rules) {
+  if (name == model.name || name == model.bundle) return;
+  if (std::find(rules.names.begin(), rules.names.end(), name) != rules.names.end()) return;
+  std::string others;
+  for (const std::string& one : rules.names) others += ", " + one;
+  throw ApiError{404,
+                 "invalid_request_error",
+                 "model_not_found",
+                 "the model '" + shown(name) + "' is not served here; this server has " + model.name + others,
+                 "model",
+                 0};
+}
+
+std::uint32_t most_nfe(const ModelDescription& model, const RequestRules& rules) {
+  return rules.nfe == 0 ? model.max_nfe : std::min(model.max_nfe, rules.nfe);
+}
+
+std::uint32_t usual_nfe(const ModelDescription& model, const RequestRules& rules) {
+  return std::min(model.nfe, most_nfe(model, rules));
+}
+
+GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, const RequestRules& rules) {
   const Json fields = read_fields(body);
   check_fields(fields);
-  check_model(fields, model);
+  const std::string* name = text_of(fields, "model");
+  if (name != nullptr) check_model(*name, model, rules);
   GenerationRequest request;
   request.prompt = prompt_of(fields);
-  request.n = static_cast<std::uint32_t>(whole(fields, "n", 1, 1, kMaxImages));
+  request.n = static_cast<std::uint32_t>(whole(fields, "n", 1, 1, rules.images));
   const std::string* size = text_of(fields, "size");
   request.shape = size == nullptr || *size == "auto" ? Shape{model.width.usual, model.height.usual, model.nfe}
                                                      : parse_size(*size, model);
-  request.shape.nfe = static_cast<std::uint32_t>(whole(fields, "nfe", model.nfe, 1, model.max_nfe));
+  request.shape.nfe =
+      static_cast<std::uint32_t>(whole(fields, "nfe", usual_nfe(model, rules), 1, most_nfe(model, rules)));
   only(fields, "response_format", {"b64_json"});
   only(fields, "output_format", {"png"});
   only(fields, "background", {"auto", "opaque"});
@@ -203,7 +234,7 @@ GenerationRequest parse_generation(std::string_view body, const ModelDescription
     throw bad_request("stream is " + describe(*stream) + "; this server does not stream", "stream");
   }
   if (find(fields, "seed") != nullptr) request.seed = whole(fields, "seed", 0, 0, UINT64_MAX);
-  request.timeout = timeout_of(fields, most_seconds);
+  request.timeout = timeout_of(fields, rules.seconds);
   return request;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "server/engine.hpp"
 #include "server/requests/api_error.hpp"
@@ -25,9 +26,23 @@ struct GenerationRequest {
   double timeout = 0;  // seconds; more than 0 and at most the server's
 };
 
-// Reads the JSON body of POST /v1/images/generations. most_seconds: the server's own limit, which is also the default.
-// A field that is null counts as absent. Throws ApiError.
-GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, double most_seconds);
+// What a server allows a caller, within what the model can do.
+struct RequestRules {
+  double seconds = 60;                // also where a request does not say
+  std::uint32_t images = kMaxImages;  // of one request
+  std::uint32_t nfe = 0;              // evaluations; 0: as many as the model takes
+  std::vector<std::string> names;     // that the model has beside its own
+};
+
+// Reads the JSON body of POST /v1/images/generations. A field that is null counts as absent. Throws ApiError.
+GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, const RequestRules& rules);
+
+// Whether this names the model. Throws ApiError (404) where it does not.
+void check_model(const std::string& name, const ModelDescription& model, const RequestRules& rules);
+
+// Evaluations that a caller may ask for, and gets without asking.
+std::uint32_t most_nfe(const ModelDescription& model, const RequestRules& rules);
+std::uint32_t usual_nfe(const ModelDescription& model, const RequestRules& rules);
 
 // "WIDTHxHEIGHT" within the model's limits, with its usual number of evaluations. Throws ApiError.
 Shape parse_size(const std::string& size, const ModelDescription& model);

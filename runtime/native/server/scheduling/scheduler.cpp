@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <set>
 #include <utility>
 
 namespace arcflow::serve {
@@ -16,7 +17,10 @@ double seconds_between(Clock::time_point from, Clock::time_point to) {
 }  // namespace
 
 Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
-    : engine_(engine), metrics_(metrics), options_(std::move(options)) {
+    : engine_(engine),
+      metrics_(metrics),
+      options_(std::move(options)),
+      limit_(options_.max_batch, options_.batch_work) {
   for (std::size_t i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
 }
 
@@ -40,7 +44,8 @@ void Scheduler::wait_ready() {
 Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
   const std::lock_guard lock(mutex_);
   if (draining_) return Admission::kDraining;
-  if (queue_.size() >= options_.queue) return Admission::kFull;
+  if (waiting() >= options_.queue) return Admission::kFull;
+  if (ticket->most_open > 0 && open_of(ticket->caller) >= ticket->most_open) return Admission::kCallerFull;
   ticket->images.resize(ticket->seeds.size());
   queue_.push_back(ticket);
   report_depth();
@@ -131,18 +136,19 @@ bool Scheduler::next_batch(Running& running) {
   for (;;) {
     work_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
     if (stopping_) return false;
-    const Clock::time_point until = hold_until(queue_, options_.max_batch, crowded_ && !draining_, options_.batch_wait);
+    const Clock::time_point until = hold_until(queue_, limit_, turns_, crowded_ && !draining_, options_.batch_wait);
     if (until > Clock::now()) {
       work_.wait_until(lock, until);
       continue;  // others came, or left, or the time is up: look again
     }
     break;
   }
-  running.shares = take_batch(queue_, options_.max_batch);
+  running.shares = take_batch(queue_, limit_, turns_);
   running.token = engine_.cancel_token();
   running_.push_back(&running);
   const Clock::time_point now = Clock::now();
   for (const Share& share : running.shares) {
+    ++share.ticket->running;
     if (share.first == 0) {
       share.ticket->started = now;
       metrics_.observe_stage("queue", seconds_between(share.ticket->arrived, now));
@@ -193,8 +199,7 @@ void Scheduler::finish(Running& running, BatchResult&& result) {
     if (ticket.done) remove(share.ticket);
   }
   crowded_ = running.shares.size() > 1 || !queue_.empty();
-  running_.remove(&running);
-  report_depth();
+  end(running);
   changed_.notify_all();
 }
 
@@ -218,10 +223,15 @@ void Scheduler::fail(Running& running, const std::string& message, bool invalid)
       remove(share->ticket);
     }
   }
-  running_.remove(&running);
-  report_depth();
+  end(running);
   work_.notify_all();
   changed_.notify_all();
+}
+
+void Scheduler::end(Running& running) {
+  for (const Share& share : running.shares) --share.ticket->running;
+  running_.remove(&running);
+  report_depth();
 }
 
 void Scheduler::leave(const std::shared_ptr<Ticket>& ticket) {
@@ -243,12 +253,33 @@ void Scheduler::remove(const std::shared_ptr<Ticket>& ticket) {
   queue_.erase(std::remove(queue_.begin(), queue_.end(), ticket), queue_.end());
 }
 
+// Requests of which nothing runs. One that is made in several batches keeps its place in the queue meanwhile.
+std::size_t Scheduler::waiting() const {
+  return static_cast<std::size_t>(
+      std::count_if(queue_.begin(), queue_.end(), [](const auto& ticket) { return ticket->running == 0; }));
+}
+
+// Requests of a caller that wait or run. One whose images are spread over both counts once.
+std::size_t Scheduler::open_of(const std::string& caller) const {
+  std::set<const Ticket*> open;
+  for (const auto& ticket : queue_) {
+    if (ticket->caller == caller) open.insert(ticket.get());
+  }
+  for (const Running* running : running_) {
+    for (const Share& share : running->shares) {
+      const Ticket& ticket = *share.ticket;
+      if (ticket.caller == caller && !ticket.done && !ticket.abandoned) open.insert(&ticket);
+    }
+  }
+  return open.size();
+}
+
 void Scheduler::report_depth() {
   std::size_t images = 0;
   for (const Running* running : running_) {
     for (const Share& share : running->shares) images += share.count;
   }
-  metrics_.set_load(queue_.size(), images, running_.size());
+  metrics_.set_load(waiting(), images, running_.size());
 }
 
 }  // namespace arcflow::serve

@@ -17,15 +17,16 @@ namespace arcflow::serve {
 
 struct SchedulerOptions {
   std::size_t workers = 1;
-  std::size_t queue = 64;     // requests that may wait, beside those that run
-  std::size_t max_batch = 1;  // images
+  std::size_t queue = 64;             // requests that may wait, beside those that run
+  std::size_t max_batch = 1;          // images
+  std::size_t batch_work = SIZE_MAX;  // evaluations of all images of a batch
   Clock::duration batch_wait{};
   std::vector<Shape> warm_up;  // run at batch 1 and max_batch by every worker before it is ready
 };
 
 class Scheduler {
  public:
-  enum class Admission { kAccepted, kFull, kDraining };
+  enum class Admission { kAccepted, kFull, kCallerFull, kDraining };
   enum class Outcome { kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
 
   // Starts the workers. The engine and the metrics must outlive the scheduler.
@@ -66,18 +67,23 @@ class Scheduler {
   void run(EngineSession& session, Running& running);
   void finish(Running& running, BatchResult&& result);
   void fail(Running& running, const std::string& message, bool invalid);
+  void end(Running& running);
   void leave(const std::shared_ptr<Ticket>& ticket);
   void remove(const std::shared_ptr<Ticket>& ticket);
   void report_depth();
+  std::size_t waiting() const;
+  std::size_t open_of(const std::string& caller) const;
 
   Engine& engine_;
   Metrics& metrics_;
   const SchedulerOptions options_;
+  const BatchLimit limit_;
 
   mutable std::mutex mutex_;
   std::condition_variable work_;     // for workers: something waits, or the end
   std::condition_variable changed_;  // for callers: a ticket is done, a worker is ready, nothing runs any more
   Queue queue_;
+  Turns turns_;
   std::list<Running*> running_;
   bool draining_ = false;
   bool stopping_ = false;

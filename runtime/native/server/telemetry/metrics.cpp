@@ -75,7 +75,8 @@ std::string Histogram::render(const std::string& name, const std::string& labels
 
 Metrics::Metrics() : batches_(kBatch), started_(unix_now()) {
   for (const char* stage : kStages) stages_.emplace(stage, Histogram(kSeconds));
-  for (const char* reason : {"queue_full", "draining", "not_ready", "invalid"}) rejected_[reason] = 0;
+  for (const char* reason : {"queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"})
+    rejected_[reason] = 0;
   for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
 }
 
@@ -131,6 +132,11 @@ void Metrics::set_model(const ModelDescription& model) {
                   label("digest", model.digest) + "," + label("backend", model.backend);
 }
 
+void Metrics::set_dropped_lines(std::uint64_t lines) {
+  const std::lock_guard lock(mutex_);
+  dropped_lines_ = lines;
+}
+
 std::string Metrics::render() const {
   const std::lock_guard lock(mutex_);
   std::string out = head("arcflow_requests_total", "counter", "Requests answered, by route and status.");
@@ -144,6 +150,8 @@ std::string Metrics::render() const {
   out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
   out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +
          std::to_string(images_) + "\n";
+  out += head("arcflow_log_dropped_lines_total", "counter", "Log lines that nobody took in time.") +
+         "arcflow_log_dropped_lines_total " + std::to_string(dropped_lines_) + "\n";
   const auto reasons = [&out](const std::string& name, const char* help, const auto& counts) {
     out += head(name, "counter", help);
     for (const auto& [reason, count] : counts) {

@@ -40,9 +40,11 @@ class Metrics {
   void observe_batch(std::size_t images);
   void observe_stage(const std::string& stage, double seconds);
   void count_images(std::size_t images);
-  void count_rejected(const std::string& reason);   // "queue_full", "draining", "not_ready", "invalid"
+  // "queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"
+  void count_rejected(const std::string& reason);
   void count_cancelled(const std::string& reason);  // "client_gone", "deadline", "shutdown"
   void set_model(const ModelDescription& model);
+  void set_dropped_lines(std::uint64_t lines);  // of the log, in all
 
   // The whole page.
   std::string render() const;
@@ -54,7 +56,7 @@ class Metrics {
   std::map<std::string, Histogram> stages_;
   Histogram batches_;
   std::size_t queued_ = 0, in_flight_ = 0, running_ = 0;
-  std::uint64_t images_ = 0;
+  std::uint64_t images_ = 0, dropped_lines_ = 0;
   bool ready_ = false;
   std::string build_labels_;
   double started_;

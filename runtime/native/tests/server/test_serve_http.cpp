@@ -71,7 +71,7 @@ struct Running {
   explicit Running(const ConnectionRules& rules = quick())
       : log(LogFormat::kJson, sink),
         server(rules),
-        service(server, metrics, log, 10),
+        service(server, metrics, log, ServiceRules{}),
         port(server.bind("127.0.0.1", 0)) {
     REQUIRE(port > 0);
     thread = std::thread([this] { server.listen_after_bind(); });
@@ -91,6 +91,18 @@ struct Running {
       server.halt();
       thread.join();
     }
+  }
+
+  // The log's line about a request for this path.
+  nlohmann::json logged(const std::string& path) {
+    log.flush(5s);
+    std::rewind(sink);
+    char line[4096];
+    while (std::fgets(line, sizeof line, sink) != nullptr) {
+      const auto entry = nlohmann::json::parse(line);
+      if (entry.value("path", "") == path) return entry;
+    }
+    return nullptr;
   }
 
   std::FILE* sink = std::tmpfile();
@@ -165,6 +177,8 @@ TEST_CASE("before the model is loaded") {
     CHECK(answer.find("Retry-After: 1\r\n") != std::string::npos);
     CHECK(body_of(answer)["error"]["code"] == "not_ready");
   }
+  CHECK(running.logged("/ready")["level"] == "info");  // a probe that is told to wait is no error
+  CHECK(running.logged("/v1/models")["level"] == "warning");
   const Caller poster(running.port);
   poster.send(post("{\"prompt\": \"a\"}"));
   CHECK(poster.rest().find("HTTP/1.1 503 ") == 0);

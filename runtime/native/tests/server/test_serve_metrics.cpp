@@ -1,7 +1,10 @@
 // Prometheus' text, and log lines that callers cannot forge.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -75,4 +78,29 @@ TEST_CASE("a log line is one line") {
   const std::string text = format_line(LogFormat::kText, "T", "info", "request", fields);
   CHECK(text == "T info request path=\"/a\\nb \\\"c\\\" \\ufffd\" status=404 total_ms=1.5");
   CHECK(format_line(LogFormat::kText, "T", "info", "up", {}) == "T info up");
+}
+
+TEST_CASE("a log has a least level, and drops what its reader does not take") {
+  std::signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  std::FILE* stream = fdopen(ends[1], "w");
+  {
+    Log log(LogFormat::kText, stream, "warning");
+    log.write("info", "not this");
+    log.write("error", "this");
+    REQUIRE(log.flush(std::chrono::seconds(5)));
+    char text[256] = "";
+    REQUIRE(read(ends[0], text, sizeof text - 1) > 0);
+    CHECK(std::string(text).find(" error this\n") != std::string::npos);
+    CHECK(std::string(text).find("not this") == std::string::npos);
+    const std::string long_line(10'000, 'a');
+    for (int i = 0; i < 100; ++i) log.write("error", long_line);
+    CHECK(log.dropped() > 40);
+    CHECK(!log.flush(std::chrono::milliseconds(1)));
+    close(ends[0]);  // and SIGPIPE is ignored
+    CHECK(log.flush(std::chrono::seconds(5)));
+    CHECK(log.dropped() >= 99 - 65536 / 10'000);
+  }
+  std::fclose(stream);
 }

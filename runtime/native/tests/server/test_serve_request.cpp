@@ -25,18 +25,18 @@ ModelDescription tiny() {
   return model;
 }
 
-GenerationRequest good(const std::string& body) {
+GenerationRequest good(const std::string& body, const RequestRules& rules = {}) {
   try {
-    return parse_generation(body, tiny(), 60);
+    return parse_generation(body, tiny(), rules);
   } catch (const ApiError& error) {
     FAIL(body << ": " << error.message);
     throw;
   }
 }
 
-ApiError bad(const std::string& body) {
+ApiError bad(const std::string& body, const RequestRules& rules = {}) {
   try {
-    parse_generation(body, tiny(), 60);
+    parse_generation(body, tiny(), rules);
   } catch (const ApiError& error) {
     return error;
   }
@@ -91,6 +91,9 @@ TEST_CASE("a rule that is broken is named with its field") {
       {R"("n": 99999999999999999999999)", "n", "whole number"},
       {R"("seed": 18446744073709551616)", "seed", "whole number"},
       {R"("seed": -1)", "seed", "seed is -1"},
+      {R"("n": 1.0)", "n", "n is 1.0; a whole number from 1 to 10 is needed, written without a point"},
+      {R"("n": 1e400)", "n", "a number in n is too large"},
+      {R"("metadata": {"a": 1e400})", "metadata", "a number in metadata is too large"},
       {R"("nfe": 9)", "nfe", "from 1 to 8"},
       {R"("size": "32")", "size", "WIDTHxHEIGHT"},
       {R"("size": "32x")", "size", "WIDTHxHEIGHT"},
@@ -101,7 +104,7 @@ TEST_CASE("a rule that is broken is named with its field") {
       {R"("size": "32x33")", "size", "multiple of 8"},
       {R"("size": 32)", "size", "a string is needed"},
       {R"("timeout": 0)", "timeout", "more than 0"},
-      {R"("timeout": 61)", "timeout", "at most"},
+      {R"("timeout": 61)", "timeout", "at most this server's 60.0"},
       {R"("timeout": -2)", "timeout", "more than 0"},
       {R"("timeout": "1")", "timeout", "seconds"},
       {R"("response_format": "url")", "response_format", "\"b64_json\""},
@@ -118,6 +121,8 @@ TEST_CASE("a rule that is broken is named with its field") {
     CHECK_MESSAGE(error.message.find(one.says) != std::string::npos, error.message);
   }
 }
+
+TEST_CASE("a seed of minus nought is nought") { CHECK(good(with(R"("seed": -0)")).seed == 0); }
 
 TEST_CASE("prompts") {
   CHECK(bad("{}").code == "missing_field");
@@ -139,14 +144,41 @@ TEST_CASE("a model that is not here is 404") {
   CHECK(error.code == "model_not_found");
 }
 
+TEST_CASE("a server may allow less than the model, and give it other names") {
+  RequestRules rules;
+  rules.images = 2;
+  rules.nfe = 1;
+  rules.names = {"gpt-image-1"};
+  CHECK(good(with(R"("model": "gpt-image-1")"), rules).shape.nfe == 1);
+  CHECK(bad(with(R"("nfe": 2)"), rules).message.find("from 1 to 1") != std::string::npos);
+  CHECK(bad(with(R"("n": 3)"), rules).message.find("from 1 to 2") != std::string::npos);
+  CHECK(bad(with(R"("model": "dall-e-3")"), rules).message.find("this server has tiny, gpt-image-1") !=
+        std::string::npos);
+}
+
+TEST_CASE("fields that there are not are named, and those that there are") {
+  const ApiError error = bad(R"({"prompt": "a", "steps": 1, "cfg": 2, "b": null, "c": 1, "d": 1, "e": 1, "f": 1})");
+  CHECK(error.message ==
+        "there are no fields 'c', 'cfg', 'd', 'e' and 2 more; there are prompt, n, size, response_format, model, seed, "
+        "nfe, timeout, output_format, stream, partial_images, background");
+  CHECK(error.param == "c");
+}
+
 TEST_CASE("bytes that are no JSON object") {
-  for (const std::string body : {"", "{", "[]", "1", "null", "\"a\"", "{\"prompt\": \"a\"} x", "{\"prompt\": \"\xff\"}",
-                                 "{\"prompt\": \"\\ud800\"}", "{\"prompt\": 1e999}", "{'prompt': 'a'}",
-                                 "{\"prompt\": \"a\", \"prompt\": \"b\"}"}) {
+  for (const std::string body :
+       {"", "{", "[]", "1", "null", "\"a\"", "{\"prompt\": \"a\"} x", "{\"prompt\": \"\xff\"}",
+        "{\"prompt\": \"\\ud800\"}", "{'prompt': 'a'}", "{\"prompt\": \"a\", \"prompt\": \"b\"}"}) {
     const ApiError error = bad(body);
     CHECK(error.status == 400);
     CHECK_MESSAGE(error.code == "invalid_json", body);
   }
+}
+
+TEST_CASE("what a message repeats is short") {
+  const std::string name(100'000, 'a');
+  const ApiError error = bad("{\"" + name + "\": 1, \"" + name + "\": 2}");
+  CHECK(error.code == "invalid_json");
+  CHECK(error.message.size() < 200);
 }
 
 TEST_CASE("nesting and numbers of fields are bounded") {
@@ -206,8 +238,8 @@ TEST_CASE("options") {
   CHECK((shapes[1] == Shape{48, 24, 2}));
   CHECK(warm_up_shapes({"none"}, tiny()).empty());
   CHECK_THROWS_WITH(warm_up_shapes({"1x1"}, tiny()), doctest::Contains("--warm-up"));
-  for (const char* wrong :
-       {"--port=65536", "--queue=0", "--nosuch", "--timeout=0", "--log-format=xml", "--workers=many"}) {
+  for (const char* wrong : {"--port=65536", "--queue=0", "--nosuch", "--timeout=0", "--timeout=nan", "--timeout=inf",
+                            "--timeout=-1", "--grace=NaN", "--log-level=loud", "--log-format=xml", "--workers=many"}) {
     const char* words[] = {"arcflow-serve", wrong};
     const auto end = parse_options(2, words);
     REQUIRE_MESSAGE(std::holds_alternative<Exit>(end), wrong);

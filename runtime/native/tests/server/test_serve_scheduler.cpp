@@ -136,41 +136,89 @@ using Seeds = std::vector<std::vector<std::uint64_t>>;
 }  // namespace
 
 TEST_CASE("the oldest goes first, and those who fit ride along") {
+  Turns turns;
   Queue queue = {ticket_of({1}), ticket_of({10}, kLarge), ticket_of({2, 3}), ticket_of({4, 5})};
-  CHECK(seeds_of(take_batch(queue, 4)) == Seeds{{1}, {2, 3}, {4}});
+  CHECK(seeds_of(take_batch(queue, 4, turns)) == Seeds{{1}, {2, 3}, {4}});
   REQUIRE(queue.size() == 2);
-  CHECK(seeds_of(take_batch(queue, 4)) == Seeds{{10}});
-  CHECK(seeds_of(take_batch(queue, 4)) == Seeds{{5}});
-  CHECK(take_batch(queue, 4).empty());
+  CHECK(seeds_of(take_batch(queue, 4, turns)) == Seeds{{10}});
+  CHECK(seeds_of(take_batch(queue, 4, turns)) == Seeds{{5}});
+  CHECK(take_batch(queue, 4, turns).empty());
 }
 
 TEST_CASE("a request larger than a batch is made in several, in its turn") {
+  Turns turns;
   Queue queue = {ticket_of({1, 2, 3, 4, 5}), ticket_of({6})};
-  CHECK(seeds_of(take_batch(queue, 2)) == Seeds{{1, 2}});
-  CHECK(seeds_of(take_batch(queue, 2)) == Seeds{{3, 4}});
-  CHECK(seeds_of(take_batch(queue, 2)) == Seeds{{5}, {6}});
+  CHECK(seeds_of(take_batch(queue, 2, turns)) == Seeds{{1, 2}});
+  CHECK(seeds_of(take_batch(queue, 2, turns)) == Seeds{{3, 4}});
+  CHECK(seeds_of(take_batch(queue, 2, turns)) == Seeds{{5}, {6}});
   CHECK(queue.empty());
 }
 
+std::shared_ptr<Ticket> of(const std::string& caller, std::vector<std::uint64_t> seeds, const Shape& shape = kSmall) {
+  auto ticket = ticket_of(std::move(seeds), shape);
+  ticket->caller = caller;
+  return ticket;
+}
+
+TEST_CASE("callers take turns, and the oldest of each goes first") {
+  Turns turns;
+  Queue queue = {of("a", {1, 2, 3}), of("a", {4}), of("b", {10}, kLarge), of("c", {20}, kLarge), of("b", {11})};
+  CHECK(seeds_of(take_batch(queue, 1, turns)) == Seeds{{1}});
+  CHECK(seeds_of(take_batch(queue, 2, turns)) == Seeds{{10}, {20}});  // c rides along
+  CHECK(seeds_of(take_batch(queue, 1, turns)) == Seeds{{2}});
+  CHECK(seeds_of(take_batch(queue, 1, turns)) == Seeds{{11}});
+  CHECK(seeds_of(take_batch(queue, 4, turns)) == Seeds{{3}, {4}});
+  CHECK(queue.empty());
+}
+
+TEST_CASE("a caller of two requests at a time does not keep the others out") {
+  Turns turns;
+  Queue queue = {of("a", {1, 2, 3, 4}), of("b", {10})};
+  std::vector<std::uint64_t> order;
+  for (std::uint64_t next = 11; next < 15; ++next) {
+    queue.push_back(of("b", {next}));  // b always has one that waits
+    order.push_back(seeds_of(take_batch(queue, 1, turns))[0][0]);
+  }
+  CHECK(order == std::vector<std::uint64_t>{1, 10, 2, 11});
+}
+
+TEST_CASE("a batch has so many evaluations at most, and one image at least") {
+  Turns turns;
+  Queue queue = {ticket_of({1, 2, 3}, {32, 32, 4}), ticket_of({4, 5}, {32, 32, 64})};
+  const BatchLimit limit(8, 10);
+  CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{1, 2}});
+  CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{3}});
+  CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{4}});
+}
+
+TEST_CASE("callers are forgotten, least recent first") {
+  Turns turns;
+  for (std::size_t i = 0; i <= Turns::kMost; ++i) turns.serve({{of(std::to_string(i), {1}), 0, 1}});
+  CHECK(turns.last("0") == 0);
+  CHECK(turns.last("1") == 2);
+}
+
 TEST_CASE("who is to be alone is alone") {
+  Turns turns;
   Queue queue = {ticket_of({1}), ticket_of({2}), ticket_of({3})};
   queue[1]->alone = true;
-  CHECK(seeds_of(take_batch(queue, 8)) == Seeds{{1}, {3}});
-  CHECK(seeds_of(take_batch(queue, 8)) == Seeds{{2}});
+  CHECK(seeds_of(take_batch(queue, 8, turns)) == Seeds{{1}, {3}});
+  CHECK(seeds_of(take_batch(queue, 8, turns)) == Seeds{{2}});
 }
 
 TEST_CASE("a free worker holds back only while others are about to come") {
+  Turns turns;
   Queue queue = {ticket_of({1})};
   const auto arrived = queue.front()->arrived;
-  CHECK(hold_until(queue, 4, false, 2ms) < Clock::now());
-  CHECK(hold_until(queue, 4, true, 2ms) == arrived + 2ms);
+  CHECK(hold_until(queue, 4, turns, false, 2ms) < Clock::now());
+  CHECK(hold_until(queue, 4, turns, true, 2ms) == arrived + 2ms);
   queue.push_back(ticket_of({10}, kLarge));
-  CHECK(hold_until(queue, 2, true, 2ms) == arrived + 2ms);  // the other cannot join
+  CHECK(hold_until(queue, 2, turns, true, 2ms) == arrived + 2ms);  // the other cannot join
   queue.push_back(ticket_of({2}));
-  CHECK(hold_until(queue, 2, true, 2ms) < Clock::now());  // full
+  CHECK(hold_until(queue, 2, turns, true, 2ms) < Clock::now());  // full
   queue.front()->alone = true;
-  CHECK(hold_until(queue, 4, true, 2ms) < Clock::now());
-  CHECK(hold_until({}, 4, true, 2ms) < Clock::now());
+  CHECK(hold_until(queue, 4, turns, true, 2ms) < Clock::now());
+  CHECK(hold_until({}, 4, turns, true, 2ms) < Clock::now());
 }
 
 TEST_CASE("images come back to who asked, in order") {
@@ -199,6 +247,25 @@ TEST_CASE("what waits while a batch runs is joined, and the queue is bounded") {
   CHECK(bench.wait(first) == Scheduler::Outcome::kDone);
   for (const auto& ticket : waiting) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
   CHECK(bench.engine.seen() == Seeds{{1}, {2, 4}, {3}});
+}
+
+TEST_CASE("a caller may have so many requests open") {
+  Bench bench(options_of(1));
+  bench.engine.open(false);
+  const auto with = [](std::uint64_t seed, const std::string& caller) {
+    const auto ticket = of(caller, {seed});
+    ticket->most_open = 2;
+    return ticket;
+  };
+  const auto running = with(1, "a"), waiting = with(2, "a"), other = with(4, "b");
+  CHECK(bench.scheduler.submit(running) == Scheduler::Admission::kAccepted);
+  REQUIRE(bench.engine.started(1));
+  CHECK(bench.scheduler.submit(waiting) == Scheduler::Admission::kAccepted);
+  CHECK(bench.scheduler.submit(with(3, "a")) == Scheduler::Admission::kCallerFull);
+  CHECK(bench.scheduler.submit(other) == Scheduler::Admission::kAccepted);
+  bench.engine.open(true);
+  for (const auto& ticket : {running, waiting, other}) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
+  CHECK(bench.scheduler.submit(with(5, "a")) == Scheduler::Admission::kAccepted);
 }
 
 TEST_CASE("a caller who leaves the queue frees its slot") {

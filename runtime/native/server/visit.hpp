@@ -1,0 +1,52 @@
+// What the service's handlers share: a request while it is served, and its errors.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "server/access/keys.hpp"
+#include "server/http/http_server.hpp"
+#include "server/requests/api_error.hpp"
+#include "server/scheduling/batching.hpp"
+#include "server/telemetry/log.hpp"
+
+namespace arcflow::serve {
+
+using httplib::Request;
+using httplib::Response;
+
+// What is known of a request while it is served. fields: what the log says about it beside what it says about all.
+struct Visit {
+  std::string id;
+  std::string route = "other";
+  Clock::time_point began;
+  std::string caller;  // the key's name, or the address
+  const ApiKey* key = nullptr;
+  LogFields fields;
+};
+
+inline Visit& visit_of(Response& response) {
+  constexpr const char* kVisit = "visit";
+  Visit* visit = response.user_data.get<Visit>(kVisit);
+  if (visit == nullptr) {
+    response.user_data.set(kVisit, Visit{"", "other", Clock::now(), "", nullptr, {}});
+    visit = response.user_data.get<Visit>(kVisit);
+  }
+  return *visit;
+}
+
+inline void set_error(Response& response, const ApiError& error) {
+  response.status = error.status;
+  if (error.retry_after > 0) response.set_header("Retry-After", std::to_string(error.retry_after));
+  response.set_content(to_json(error), "application/json");
+}
+
+inline ApiError server_error(int status, const char* code, std::string message) {
+  return {status, "server_error", code, std::move(message), "", 0};
+}
+
+// Both to a microsecond.
+inline double in_milliseconds(double seconds) { return std::round(seconds * 1e6) / 1e3; }
+inline double rounded(double seconds) { return std::round(seconds * 1e6) / 1e6; }
+
+}  // namespace arcflow::serve
