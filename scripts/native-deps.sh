@@ -40,7 +40,7 @@ lists() { # lists PACKAGE: apt's package lists are there
     say "fetching package lists"
     apt update || fail "apt-get update failed (above): check the network and /etc/apt"
 }
-finds() { echo "#include <$1>" | ${CXX:-c++} -x c++ -std=c++17 -E - >/dev/null 2>&1; }
+finds() { printf '#include <cstdio>\n#include <%s>\n' "$1" | ${CXX:-c++} -x c++ -std=c++17 -E - >/dev/null 2>&1; }
 macro() { sed -nE "s/^#define[[:space:]]+$2[[:space:]]+\"?([0-9.]+).*/\1/p" "$1" | head -n 1; }
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 unpack() { # unpack ARCHIVES...: into $folder, headers of the machine's architecture beside the others
@@ -63,6 +63,8 @@ openssl/evp.h libssl-dev
 zlib.h zlib1g-dev
 utf8proc.h libutf8proc-dev
 CLI/CLI.hpp libcli11-dev
+jpeglib.h libjpeg62-turbo-dev
+webp/encode.h libwebp-dev
 doctest/doctest.h doctest-dev'
 whole && exit 0
 

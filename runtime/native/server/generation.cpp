@@ -74,7 +74,7 @@ void Service::generate(const Request& request, Response& response) {
   }
   switch (scheduler_->wait(ticket, request.is_connection_closed, kPoll)) {
     case Scheduler::Outcome::kDone:
-      return answer(*ticket, response);
+      return answer(*ticket, wanted.format, wanted.quality, response);
     case Scheduler::Outcome::kInvalid:
       return set_error(response, bad_request(ticket->failure));
     case Scheduler::Outcome::kFailed:
@@ -93,14 +93,26 @@ void Service::generate(const Request& request, Response& response) {
   }
 }
 
-void Service::answer(const Ticket& ticket, Response& response) {
+std::string Service::file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const {
+  switch (format) {
+    case FileFormat::kJpeg:
+      return encode_jpeg(ticket.shape, image, quality);
+    case FileFormat::kWebp:
+      return encode_webp(ticket.shape, image, quality);
+    case FileFormat::kPng:
+      break;
+  }
+  return engine_->encode(ticket.shape, image);
+}
+
+void Service::answer(const Ticket& ticket, FileFormat format, int quality, Response& response) {
   const auto made = Clock::now();
   Json body;
   body["created"] = std::time(nullptr);
   body["data"] = Json::array();
   for (std::size_t j = 0; j < ticket.seeds.size(); ++j) {
     Json one;
-    one["b64_json"] = base64(engine_->encode(ticket.shape, ticket.images[j]));
+    one["b64_json"] = base64(file_of(ticket, ticket.images[j], format, quality));
     one["seed"] = ticket.seeds[j];
     body["data"].push_back(std::move(one));
   }
@@ -111,7 +123,7 @@ void Service::answer(const Ticket& ticket, Response& response) {
   body["model"] = engine_->model().name;
   body["size"] = std::to_string(ticket.shape.width) + "x" + std::to_string(ticket.shape.height);
   body["nfe"] = ticket.shape.nfe;
-  body["output_format"] = "png";
+  body["output_format"] = name_of(format);
   body["timings"] = {{"queue", rounded(queue)},
                      {"generate", rounded(ticket.generate_seconds)},
                      {"encode", rounded(encode)},

@@ -52,7 +52,8 @@ class Service {
   RequestRules rules_for(const ApiKey* key) const;
 
   void generate(const httplib::Request& request, httplib::Response& response);
-  void answer(const Ticket& ticket, httplib::Response& response);
+  void answer(const Ticket& ticket, FileFormat format, int quality, httplib::Response& response);
+  std::string file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const;
   void list_models(httplib::Response& response) const;
   void tell_model(const std::string& name, httplib::Response& response) const;
   void health(httplib::Response& response) const;

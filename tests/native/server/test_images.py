@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks.serving import Server
@@ -59,6 +60,28 @@ def test_without_a_seed_images_differ_and_the_seed_is_told(server: Server) -> No
     seed = first.json()["data"][0]["seed"]
     assert 0 <= seed < 2**53
     assert images(server.generate(prompt=PROMPT, seed=seed)) == images(first)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "webp"])
+def test_other_formats(server: Server, name: str) -> None:
+    def made(**fields: object) -> bytes:
+        answer = server.generate(prompt=PROMPT, seed=7, size="64x48", **fields)
+        assert answer.json()["output_format"] == fields.get("output_format", "png")
+        return images(answer)[0]
+
+    def pixels(file: bytes) -> np.ndarray:
+        with Image.open(io.BytesIO(file)) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
+
+    png, best, small = made(), made(output_format=name), made(output_format=name, output_compression=10)
+    for file in (best, small):
+        with Image.open(io.BytesIO(file)) as image:
+            assert (image.format, image.size) == (name.upper(), (64, 48))
+            if name == "jpeg":
+                assert json.loads(image.info["comment"])["seed"] == 7
+    assert len(small) < len(best)
+    assert np.abs(pixels(best) - pixels(png)).mean() < 3
+    assert np.abs(pixels(small) - pixels(png)).mean() > np.abs(pixels(best) - pixels(png)).mean()
 
 
 def test_requests_that_wait_are_made_together(start: Start, pipeline: Pipeline) -> None:

@@ -18,11 +18,11 @@ constexpr int kMaxDepth = 16;           // of arrays and objects within each oth
 constexpr std::size_t kMaxFields = 64;  // of the object
 
 // Fields of OpenAI's that change nothing here. Whoever sends them gets an image all the same.
-constexpr std::array<std::string_view, 6> kIgnored = {"user",    "quality", "style", "moderation", "output_compression",
-                                                      "metadata"};
-constexpr std::array<std::string_view, 12> kKnown = {
-    "prompt", "n",       "size",          "response_format", "model",          "seed",
-    "nfe",    "timeout", "output_format", "stream",          "partial_images", "background"};
+constexpr std::array<std::string_view, 5> kIgnored = {"user", "quality", "style", "moderation", "metadata"};
+constexpr std::array<std::string_view, 13> kKnown = {
+    "prompt",    "n",       "size",          "response_format",    "model",  "seed",
+    "nfe",       "timeout", "output_format", "output_compression", "stream", "partial_images",
+    "background"};
 constexpr std::size_t kNamed = 4;   // fields that a message names
 constexpr std::size_t kShown = 64;  // characters of a value that a message repeats
 
@@ -226,7 +226,12 @@ GenerationRequest parse_generation(std::string_view body, const ModelDescription
   request.shape.nfe =
       static_cast<std::uint32_t>(whole(fields, "nfe", usual_nfe(model, rules), 1, most_nfe(model, rules)));
   only(fields, "response_format", {"b64_json"});
-  only(fields, "output_format", {"png"});
+  only(fields, "output_format", {"png", "jpeg", "webp"});
+  const std::string* format = text_of(fields, "output_format");
+  for (const FileFormat one : {FileFormat::kJpeg, FileFormat::kWebp}) {
+    if (format != nullptr && *format == name_of(one)) request.format = one;
+  }
+  request.quality = static_cast<int>(whole(fields, "output_compression", 100, 0, 100));
   only(fields, "background", {"auto", "opaque"});
   whole(fields, "partial_images", 0, 0, 0);
   const Json* stream = find(fields, "stream");

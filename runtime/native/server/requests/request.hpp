@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/engine.hpp"
+#include "server/images/encode.hpp"
 #include "server/requests/api_error.hpp"
 
 namespace arcflow::serve {
@@ -23,6 +24,8 @@ struct GenerationRequest {
   std::uint32_t n = 1;
   Shape shape;
   std::optional<std::uint64_t> seed;
+  FileFormat format = FileFormat::kPng;
+  int quality = 100;   // 0 to 100; not for PNG
   double timeout = 0;  // seconds; more than 0 and at most the server's
 };
 

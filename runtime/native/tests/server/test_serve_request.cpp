@@ -108,7 +108,8 @@ TEST_CASE("a rule that is broken is named with its field") {
       {R"("timeout": -2)", "timeout", "more than 0"},
       {R"("timeout": "1")", "timeout", "seconds"},
       {R"("response_format": "url")", "response_format", "\"b64_json\""},
-      {R"("output_format": "jpeg")", "output_format", "\"png\""},
+      {R"("output_format": "gif")", "output_format", "\"png\" or \"jpeg\" or \"webp\""},
+      {R"("output_compression": 101)", "output_compression", "from 0 to 100"},
       {R"("background": "transparent")", "background", "opaque"},
       {R"("stream": true)", "stream", "does not stream"},
       {R"("partial_images": 2)", "partial_images", "from 0 to 0"},
@@ -160,7 +161,7 @@ TEST_CASE("fields that there are not are named, and those that there are") {
   const ApiError error = bad(R"({"prompt": "a", "steps": 1, "cfg": 2, "b": null, "c": 1, "d": 1, "e": 1, "f": 1})");
   CHECK(error.message ==
         "there are no fields 'c', 'cfg', 'd', 'e' and 2 more; there are prompt, n, size, response_format, model, seed, "
-        "nfe, timeout, output_format, stream, partial_images, background");
+        "nfe, timeout, output_format, output_compression, stream, partial_images, background");
   CHECK(error.param == "c");
 }
 
