@@ -79,6 +79,8 @@ done <<<"$libraries"
 if [ ${#lacking[@]} -gt 0 ]; then
     has_apt || fail "install what gives these headers (Debian's names): ${lacking[*]}; then run this again"
     lists "${lacking[0]}"
+    # From Debian 13 on a part of libwebp is a package of its own.
+    case " ${lacking[*]} " in *" libwebp-dev "*) known libsharpyuv-dev && lacking+=(libsharpyuv-dev) ;; esac
     say "fetching ${lacking[*]}"
     (cd "$work" && apt download "${lacking[@]}") || {
         as_root && apt update && (cd "$work" && apt download "${lacking[@]}") # the lists were older than the mirror
