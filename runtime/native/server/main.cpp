@@ -1,10 +1,8 @@
 // arcflow-serve: opens a bundle and serves images from it until it is told to stop.
 #include <algorithm>
-#include <cerrno>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,10 +18,9 @@ namespace arcflow::serve {
 namespace {
 
 constexpr int kUsage = 2;
-// Threads for callers that wait for no image: health checks, metrics, and those that are being rejected.
-constexpr std::size_t kSpareThreads = 32;
-constexpr std::size_t kUsualBatch = 32;  // at most, of the models there are
-constexpr double kLastAnswers = 5;       // seconds for the callers to take their answers at the end
+constexpr std::size_t kSpareThreads = 2;  // for requests that are being rejected
+constexpr std::size_t kUsualBatch = 32;   // at most, of the models there are
+constexpr double kLastAnswers = 5;        // seconds for the callers to take their answers at the end
 
 // Turns SIGTERM and SIGINT into a wait. Every thread that is started after it leaves these signals to it.
 class Signals {
@@ -133,7 +130,7 @@ bool drain(Service& service, Scheduler& scheduler, double grace) {
 }
 
 // glibc gives threads heaps of their own, up to eight a core, each of which keeps what it once held. A thread for every
-// connection needs few of them.
+// request needs few of them.
 void share_heaps() {
 #if defined(__GLIBC__)
   mallopt(M_ARENA_MAX, 2);
@@ -150,13 +147,22 @@ int run(const Options& options) {
   const int port = server.bind(options.host, options.port);
   if (port == 0) {
     return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " +
-                std::strerror(errno) + "; choose another --host or --port");
+                server.bind_error() + "; choose another --host or --port");
+  }
+  LogFields listening_on = {{"host", options.host}, {"port", std::int64_t{port}}};
+  if (options.admin_port >= 0) {
+    const int admin_port = server.bind(options.host, options.admin_port, true);
+    if (admin_port == 0) {
+      return fail("cannot listen on " + options.host + " port " + std::to_string(options.admin_port) + ": " +
+                  server.bind_error() + "; choose another --admin-port");
+    }
+    listening_on.emplace_back("admin_port", std::int64_t{admin_port});
   }
   // Handlers use both until the server has stopped, so both outlive `listening`.
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Scheduler> scheduler;
   const Listening listening(server);
-  log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
+  log.write("info", "listening", listening_on);
   engine = open_library(options.model, log);
   const ModelDescription& model = engine->model();
   const SchedulerOptions wanted = scheduling_of(options, model);

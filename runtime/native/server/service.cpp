@@ -14,8 +14,6 @@ namespace arcflow::serve {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using httplib::Request;
-using httplib::Response;
 
 constexpr const char* kGenerations = "/v1/images/generations";
 constexpr int kClientGone = 499;  // as nginx has it: nobody reads this answer
@@ -32,19 +30,12 @@ const std::map<std::string, std::string> kMethods = {{kGenerations, "POST"},
 struct Visit {
   std::string id;
   std::string route = "other";
-  Clock::time_point began;
   LogFields fields;
 };
 
-constexpr const char* kVisit = "visit";
-
 Visit& visit_of(Response& response) {
-  Visit* visit = response.user_data.get<Visit>(kVisit);
-  if (visit == nullptr) {
-    response.user_data.set(kVisit, Visit{"", "other", Clock::now(), {}});
-    visit = response.user_data.get<Visit>(kVisit);
-  }
-  return *visit;
+  if (!response.user_data.has_value()) response.user_data = Visit{};
+  return *std::any_cast<Visit>(&response.user_data);
 }
 
 void set_error(Response& response, const ApiError& error) {
@@ -104,31 +95,34 @@ void Service::route(HttpServer& server) {
   server.Get("/v1/models", [this](const Request&, Response& out) { list_models(out); });
   server.Get("/health", [this](const Request&, Response& out) { health(out); });
   server.Get("/ready", [this](const Request&, Response& out) { ready(out); });
-  server.Get("/metrics", [this](const Request&, Response& out) {
-    out.set_content(metrics_.render(), "text/plain; version=0.0.4; charset=utf-8");
+  server.set_connection_hook([this](const std::string& remote, const std::string& reason, double seconds) {
+    log_.write("info", "connection", {{"remote", remote}, {"reason", reason}, {"total_ms", in_milliseconds(seconds)}});
+  });
+  server.Get("/metrics", [this, &server](const Request&, Response& out) {
+    out.set_content(metrics_.render() + server.render_connections(), "text/plain; version=0.0.4; charset=utf-8");
   });
 }
 
 // Decides what needs no body: unknown paths, other methods, other kinds of content.
-httplib::Server::HandlerResponse Service::before(const Request& request, Response& response) {
+HandlerResponse Service::before(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
   visit.id = id_of(request);
   const auto known = kMethods.find(request.path);
   if (known == kMethods.end()) {
     response.status = 404;
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
   visit.route = known->first;
   if (known->second.find(request.method) == std::string::npos) {
     response.status = 405;
     response.set_header("Allow", known->second);
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
   if (request.method == "POST" && !is_json_type(request.get_header_value("Content-Type"))) {
     response.status = 415;
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
-  return httplib::Server::HandlerResponse::Unhandled;
+  return HandlerResponse::Unhandled;
 }
 
 // For every answer there is, also those that HTTP itself gives.
@@ -137,7 +131,7 @@ void Service::after(const Request& request, Response& response) {
   if (visit.id.empty()) visit.id = id_of(request);
   response.set_header("x-request-id", visit.id);
   metrics_.count_request(visit.route, response.status);
-  const auto began = request.start_time_ == Clock::time_point::min() ? visit.began : request.start_time_;
+  const auto began = request.began;
   LogFields fields = {{"request_id", visit.id},
                       {"remote", request.remote_addr},
                       {"method", request.method.substr(0, 16)},

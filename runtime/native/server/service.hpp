@@ -30,17 +30,17 @@ class Service {
   enum class State { kLoading, kOpen, kDraining };
 
   void route(HttpServer& server);
-  httplib::Server::HandlerResponse before(const httplib::Request& request, httplib::Response& response);
-  void after(const httplib::Request& request, httplib::Response& response);
+  HandlerResponse before(const Request& request, Response& response);
+  void after(const Request& request, Response& response);
 
-  void generate(const httplib::Request& request, httplib::Response& response);
-  void answer(const Ticket& ticket, httplib::Response& response);
-  void list_models(httplib::Response& response);
-  void health(httplib::Response& response) const;
-  void ready(httplib::Response& response) const;
+  void generate(const Request& request, Response& response);
+  void answer(const Ticket& ticket, Response& response);
+  void list_models(Response& response);
+  void health(Response& response) const;
+  void ready(Response& response) const;
   // The error for a service that takes no requests now.
   ApiError unavailable() const;
-  std::string id_of(const httplib::Request& request);
+  std::string id_of(const Request& request);
   std::uint64_t random();
 
   Metrics& metrics_;
