@@ -5,6 +5,18 @@
 #include <set>
 
 namespace arcflow::serve {
+namespace {
+
+// The handler of that path, else that of the pattern "/folder/*" it falls under, or null.
+const Handler* look_up(const std::map<std::string, Handler>& table, const std::string& path) {
+  if (const auto exact = table.find(path); exact != table.end()) return &exact->second;
+  for (std::size_t at = path.rfind('/'); at != std::string::npos && at != 0; at = path.rfind('/', at - 1)) {
+    if (const auto found = table.find(path.substr(0, at) + "/*"); found != table.end()) return &found->second;
+  }
+  return nullptr;
+}
+
+}  // namespace
 
 bool Routes::begin(const Request& request, Response& response, bool admin) const {
   static const std::set<std::string> paths = {"/health", "/ready", "/metrics"};
@@ -15,14 +27,13 @@ bool Routes::begin(const Request& request, Response& response, bool admin) const
 }
 
 void Routes::handle(const Request& request, Response& response) const {
-  const auto& table = request.method == "POST" ? post_ : get_;
-  const auto found = table.find(request.path);
-  if (found == table.end()) {
+  const Handler* handler = look_up(request.method == "POST" ? post_ : get_, request.path);
+  if (handler == nullptr) {
     response.status = 404;
     return;
   }
   try {
-    found->second(request, response);
+    (*handler)(request, response);
   } catch (const std::bad_alloc&) {  // others may be answered; this one may be asked again
     response.headers.clear();
     response.body.clear();

@@ -26,6 +26,7 @@ class Routes {
   void set_exception_handler(std::function<void(const Request&, Response&, std::exception_ptr)> f) {
     exception_ = std::move(f);
   }
+  // path: whole, or "/folder/*" for all that is under it.
   void Get(const std::string& path, Handler handler) { get_[path] = std::move(handler); }
   void Post(const std::string& path, Handler handler) { post_[path] = std::move(handler); }
 

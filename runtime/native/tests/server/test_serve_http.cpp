@@ -289,6 +289,22 @@ TEST_CASE("the end does not wait for idle callers") {
   CHECK(answers_in(idle.rest()) == 1);
 }
 
+TEST_CASE("a handler of all that is under a path, and an answer without a body") {
+  Routes routes;
+  routes.Get("/a/*", [](const Request& in, Response& out) { out.body = in.path; });
+  for (const auto& [path, status] : {std::pair{"/a/b/c", 200}, {"/a/", 200}, {"/a", 404}, {"/ab/c", 404}, {"/", 404}}) {
+    Request request;
+    request.method = "GET";
+    request.path = path;
+    Response response;
+    routes.handle(request, response);
+    CHECK(response.status == status);
+  }
+  Response none;
+  none.status = 204;
+  CHECK(head_of(none, {}) == "HTTP/1.1 204 No Content\r\n\r\n");
+}
+
 TEST_CASE("a port belongs to one server") {
   Running running;
   HttpServer second(quick());
