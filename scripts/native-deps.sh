@@ -3,8 +3,8 @@
 # the tools of the tests: clang and pkg-config.
 # Usage: scripts/native-deps.sh [FOLDER]     (FOLDER: .deps; the build reads FOLDER/usr and FOLDER/trt)
 #
-# Debian's packages are downloaded with apt-get and unpacked with dpkg. ONNX Runtime's headers and cpp-httplib's come
-# from a newer suite than the machine's, through package lists of our own; the mirror is the one that apt is set up with
+# Debian's packages are downloaded with apt-get and unpacked with dpkg. ONNX Runtime's headers come from a
+# newer suite than the machine's, through package lists of our own; the mirror is the one that apt is set up with
 # ($ARCFLOW_DEBIAN_MIRROR names another). TensorRT's headers are for a compile check only. On other systems the script
 # says what to install. Versions that the newer suite moves are not pinned: what is there is taken, held to the least
 # that the sources need, and printed.
@@ -16,7 +16,6 @@ suite=${ARCFLOW_DEBIAN_SUITE:-forky}
 python=${PYTHON:-$root/.venv/bin/python}
 tensorrt_wheel=kernel-lens==2.0.1 # the one package of the index that carries NvInferRuntime.h (10.14, Apache-2.0)
 least_onnxruntime_api=20
-least_httplib=0.20
 clangs="14 19 18 17 16 15"
 
 fail() { echo "error: $1" >&2; exit 2; }
@@ -65,7 +64,8 @@ utf8proc.h libutf8proc-dev
 CLI/CLI.hpp libcli11-dev
 jpeglib.h libjpeg62-turbo-dev
 webp/encode.h libwebp-dev
-doctest/doctest.h doctest-dev'
+doctest/doctest.h doctest-dev
+boost/beast/http.hpp libboost-dev'
 whole && exit 0
 
 command -v "${CXX:-c++}" >/dev/null ||
@@ -81,6 +81,9 @@ if [ ${#lacking[@]} -gt 0 ]; then
     lists "${lacking[0]}"
     # From Debian 13 on a part of libwebp is a package of its own.
     case " ${lacking[*]} " in *" libwebp-dev "*) known libsharpyuv-dev && lacking+=(libsharpyuv-dev) ;; esac
+    # Boost's headers are in the package of its version, which libboost-dev only names.
+    boost=$(apt-cache depends libboost-dev 2>/dev/null | sed -nE 's/.*Depends: (libboost[0-9.]+-dev).*/\1/p' | head -n 1)
+    lacking=("${lacking[@]/#libboost-dev/${boost:-libboost-dev}}")
     say "fetching ${lacking[*]}"
     (cd "$work" && apt download "${lacking[@]}") || {
         as_root && apt update && (cd "$work" && apt download "${lacking[@]}") # the lists were older than the mirror
@@ -88,7 +91,7 @@ if [ ${#lacking[@]} -gt 0 ]; then
     unpack "$work"/*.deb
 fi
 
-# --- ONNX Runtime's and cpp-httplib's headers, from a newer suite of the machine's own mirror ---
+# --- ONNX Runtime's headers, from a newer suite of the machine's own mirror ---
 mirror() { # the first mirror of Debian itself, in either style of list
     if [ -n "${ARCFLOW_DEBIAN_MIRROR:-}" ]; then echo "$ARCFLOW_DEBIAN_MIRROR"; return; fi
     {
@@ -105,14 +108,14 @@ newer() { # newer VERB...: apt-get with that suite's lists alone
 use_newer() {
     [ -e "$work/suite.sources" ] && return
     local uri keyring=/usr/share/keyrings/debian-archive-keyring
-    has_apt || fail "put ONNX Runtime's headers into $include/onnxruntime and cpp-httplib's httplib.h into $include"
+    has_apt || fail "put ONNX Runtime's headers into $include/onnxruntime"
     uri=$(mirror)
     [ -n "$uri" ] || fail "apt is not set up with a mirror of Debian: name one in \$ARCFLOW_DEBIAN_MIRROR, or put ONNX \
-Runtime's headers into $include/onnxruntime and cpp-httplib's httplib.h into $include"
+Runtime's headers into $include/onnxruntime"
     for keyring in "$keyring".pgp "$keyring".gpg; do [ -e "$keyring" ] && break; done
     [ -e "$keyring" ] || fail "Debian's keys are not here: install the package debian-archive-keyring"
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-    printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$uri" "$suite" "$keyring" \
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$uri" "$suite" "$keyring" \
         >"$work/suite.sources"
     say "fetching the package lists of Debian $suite"
     newer update || fail "cannot read Debian $suite from $uri (above)"
@@ -131,18 +134,6 @@ if [ ! -e "$ort" ]; then
 fi
 api=$(macro "$ort" ORT_API_VERSION)
 at_least "${api:-0}" $least_onnxruntime_api || fail "$ort is of API ${api:-unknown}; $least_onnxruntime_api is needed"
-
-if [ ! -e "$include/httplib.h" ]; then
-    use_newer
-    say "fetching cpp-httplib's header"
-    mkdir "$work/httplib"
-    (cd "$work/httplib" && newer --download-only source cpp-httplib) || fail "Debian $suite has no cpp-httplib (above)"
-    tar -xf "$work"/httplib/*.orig.tar.* -C "$work/httplib" --wildcards --no-wildcards-match-slash '*/httplib.h'
-    mkdir -p "$include"
-    cp "$work"/httplib/*/httplib.h "$include/"
-fi
-httplib=$(macro "$include/httplib.h" CPPHTTPLIB_VERSION)
-at_least "${httplib:-0}" $least_httplib || fail "$include/httplib.h is version ${httplib:-unknown}; $least_httplib is needed"
 
 # --- TensorRT's headers, for a compile check ---
 if [ ! -e "$folder/trt/NvInferRuntime.h" ]; then
@@ -185,7 +176,7 @@ if ! command -v pkg-config >/dev/null && has_apt && as_root; then
 fi
 
 echo "$clang" >"$folder/clang" # read by the tests and the Makefile; empty: none
-say "ONNX Runtime's headers: API $api; cpp-httplib $httplib;" \
+say "ONNX Runtime's headers: API $api;" \
     "TensorRT's $(sed -nE 's/^#define [A-Z_]*TR?T?_(MAJOR|MINOR)(_ENTERPRISE)? ([0-9]+).*/\3/p' \
         "$folder/trt/NvInferVersion.h" | sed -n 1,2p | paste -sd.);" \
     "clang: ${clang:-none (sanitizers and fuzzers are left out: install clang-14 and libclang-rt-14-dev)}"

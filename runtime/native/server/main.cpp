@@ -1,11 +1,7 @@
 // arcflow-serve: opens a bundle and serves images from it until it is told to stop.
-#include <netdb.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -23,10 +19,9 @@ namespace arcflow::serve {
 namespace {
 
 constexpr int kUsage = 2;
-// Threads for callers that wait for no image: health checks, metrics, and those that are being rejected.
-constexpr std::size_t kSpareThreads = 32;
-constexpr std::size_t kUsualBatch = 32;  // at most, of the models there are
-constexpr double kLastAnswers = 5;       // seconds for the callers to take their answers at the end
+constexpr std::size_t kSpareThreads = 2;  // for requests that are being rejected
+constexpr std::size_t kUsualBatch = 32;   // at most, of the models there are
+constexpr double kLastAnswers = 5;        // seconds for the callers to take their answers at the end
 
 // Ends the process if shutting down takes longer than it may.
 void end_after(double seconds) {
@@ -42,15 +37,6 @@ int fail(const std::string& message) {
   std::replace(line.begin(), line.end(), '\n', ' ');
   std::fprintf(stderr, "%s\n", line.c_str());
   return kUsage;
-}
-
-// Why a host cannot be listened on. number: what errno was; a name that cannot be resolved does not show there.
-std::string why_not(const std::string& host, int number) {
-  addrinfo* found = nullptr;
-  const int failure = getaddrinfo(host.c_str(), nullptr, nullptr, &found);
-  if (failure == 0) freeaddrinfo(found);
-  if (failure != 0 && failure != EAI_SYSTEM) return gai_strerror(failure);
-  return number == 0 ? "it is no address of this machine" : std::strerror(number);
 }
 
 ConnectionRules rules_of(const Options& options) {
@@ -119,7 +105,7 @@ bool drain(Service& service, Scheduler& scheduler, const Options& options) {
 }
 
 // glibc gives threads heaps of their own, up to eight a core, each of which keeps what it once held. A thread for every
-// connection needs few of them.
+// request needs few of them.
 void share_heaps() {
 #if defined(__GLIBC__)
   mallopt(M_ARENA_MAX, 2);
@@ -133,18 +119,25 @@ int run(const Options& options) {
   Metrics metrics;
   HttpServer server(rules_of(options));
   Service service(server, metrics, log, service_rules(options));
-  errno = 0;
   const int port = server.bind(options.host, options.port);
   if (port == 0) {
-    const std::string reason = why_not(options.host, errno);
-    return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " + reason +
-                "; choose another --host or --port");
+    return fail("cannot listen on " + options.host + " port " + std::to_string(options.port) + ": " +
+                server.bind_error() + "; choose another --host or --port");
+  }
+  LogFields listening_on = {{"host", options.host}, {"port", std::int64_t{port}}};
+  if (options.admin_port >= 0) {
+    const int admin_port = server.bind(options.host, options.admin_port, true);
+    if (admin_port == 0) {
+      return fail("cannot listen on " + options.host + " port " + std::to_string(options.admin_port) + ": " +
+                  server.bind_error() + "; choose another --admin-port");
+    }
+    listening_on.emplace_back("admin_port", std::int64_t{admin_port});
   }
   // Handlers use both until the server has stopped, so both outlive `listening`.
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Scheduler> scheduler;
   const Listening listening(server);
-  log.write("info", "listening", {{"host", options.host}, {"port", std::int64_t{port}}});
+  log.write("info", "listening", listening_on);
   engine = open_library(options.model, log);
   const ModelDescription& model = engine->model();
   const std::vector<std::string> names = alias_names(options.aliases, model);

@@ -52,6 +52,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   number("--device", model.device, 0, 1023, "N", "ordinal of the GPU");
   text("--host", options.host, "ADDRESS", "address to listen on");
   number("--port", options.port, 0, 65535, "N", "0: any free one, which the log tells");
+  number("--admin-port", options.admin_port, 0, 65535, "N", "a port of their own for /health, /ready and /metrics");
   number("--workers", options.workers, 1, 64, "N", "sessions that make images at the same time");
   number("--queue", options.queue, 1, 1000, "N", "requests that may wait; more get 429");
   number("--max-batch", options.max_batch, 0, 1024, "N", "images made together; 0: what the model takes");

@@ -17,6 +17,7 @@ struct Options {
   ModelOptions model;
   std::string host = "127.0.0.1";
   int port = 8080;
+  int admin_port = -1;  // -1: none
   std::size_t workers = 1;
   std::size_t queue = 64;
   std::size_t max_batch = 0;         // images; 0: the model's

@@ -81,25 +81,28 @@ void Service::route(HttpServer& server) {
   });
   server.Post(kGenerations, [this](const Request& in, Response& out) { generate(in, out); });
   server.Get("/v1/models", [this](const Request&, Response& out) { list_models(out); });
-  server.Get(kModel + std::string("(.+)"),
+  server.Get(kModel + std::string("*"),
              [this](const Request& in, Response& out) { tell_model(in.path.substr(std::strlen(kModel)), out); });
   server.Get("/health", [this](const Request&, Response& out) { health(out); });
   server.Get("/ready", [this](const Request&, Response& out) { ready(out); });
-  server.Get("/metrics", [this](const Request&, Response& out) {
+  server.set_connection_hook([this](const std::string& remote, const std::string& reason, double seconds) {
+    log_.write("info", "connection", {{"remote", remote}, {"reason", reason}, {"total_ms", in_milliseconds(seconds)}});
+  });
+  server.Get("/metrics", [this, &server](const Request&, Response& out) {
     metrics_.set_dropped_lines(log_.dropped());
-    out.set_content(metrics_.render(), "text/plain; version=0.0.4; charset=utf-8");
+    out.set_content(metrics_.render() + server.render_connections(), "text/plain; version=0.0.4; charset=utf-8");
   });
 }
 
 // Decides what needs no body: unknown paths, other methods, unknown callers, other kinds of content.
-httplib::Server::HandlerResponse Service::before(const Request& request, Response& response) {
+HandlerResponse Service::before(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
   visit.id = id_of(request);
   const std::string route = route_of(request.path);
   const auto known = kMethods.find(route);
   if (known == kMethods.end()) {
     response.status = 404;
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
   visit.route = route;
   if (request.method == "OPTIONS" && is_allowed_origin(request.get_header_value("Origin"), rules_.cors)) {
@@ -107,19 +110,19 @@ httplib::Server::HandlerResponse Service::before(const Request& request, Respons
     response.set_header("Access-Control-Allow-Methods", known->second);
     response.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, Traceparent");
     response.set_header("Access-Control-Max-Age", "600");
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
   if (known->second.find(request.method) == std::string::npos) {
     response.status = 405;
     response.set_header("Allow", known->second);
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
-  if (!admit(request, response)) return httplib::Server::HandlerResponse::Handled;
+  if (!admit(request, response)) return HandlerResponse::Handled;
   if (request.method == "POST" && !is_json_type(request.get_header_value("Content-Type"))) {
     response.status = 415;
-    return httplib::Server::HandlerResponse::Handled;
+    return HandlerResponse::Handled;
   }
-  return httplib::Server::HandlerResponse::Unhandled;
+  return HandlerResponse::Unhandled;
 }
 
 // Probes and metrics are for whoever runs the server: hosts and keys are asked for where clients go.
@@ -163,7 +166,7 @@ void Service::after(const Request& request, Response& response) {
   response.set_header("x-request-id", visit.id);
   share_with_pages(request, response);
   metrics_.count_request(visit.route, response.status);
-  const auto began = request.start_time_ == Clock::time_point::min() ? visit.began : request.start_time_;
+  const auto began = request.began;
   LogFields fields = {{"request_id", visit.id},
                       {"remote", request.remote_addr},
                       {"method", request.method.substr(0, 16)},

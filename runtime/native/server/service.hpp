@@ -43,24 +43,24 @@ class Service {
   enum class State { kLoading, kOpen, kLeaving, kDraining };
 
   void route(HttpServer& server);
-  httplib::Server::HandlerResponse before(const httplib::Request& request, httplib::Response& response);
-  void after(const httplib::Request& request, httplib::Response& response);
+  HandlerResponse before(const Request& request, Response& response);
+  void after(const Request& request, Response& response);
 
   // Whether the request may go on; if not, the response says why.
-  bool admit(const httplib::Request& request, httplib::Response& response);
-  void share_with_pages(const httplib::Request& request, httplib::Response& response) const;
+  bool admit(const Request& request, Response& response);
+  void share_with_pages(const Request& request, Response& response) const;
   RequestRules rules_for(const ApiKey* key) const;
 
-  void generate(const httplib::Request& request, httplib::Response& response);
-  void answer(const Ticket& ticket, FileFormat format, int quality, httplib::Response& response);
+  void generate(const Request& request, Response& response);
+  void answer(const Ticket& ticket, FileFormat format, int quality, Response& response);
   std::string file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const;
-  void list_models(httplib::Response& response) const;
-  void tell_model(const std::string& name, httplib::Response& response) const;
-  void health(httplib::Response& response) const;
-  void ready(httplib::Response& response) const;
+  void list_models(Response& response) const;
+  void tell_model(const std::string& name, Response& response) const;
+  void health(Response& response) const;
+  void ready(Response& response) const;
   // The error for a service that takes no requests now.
   ApiError unavailable() const;
-  std::string id_of(const httplib::Request& request);
+  std::string id_of(const Request& request);
   std::uint64_t random();
 
   Metrics& metrics_;

@@ -12,9 +12,6 @@
 
 namespace arcflow::serve {
 
-using httplib::Request;
-using httplib::Response;
-
 // What is known of a request while it is served. fields: what the log says about it beside what it says about all.
 struct Visit {
   std::string id;
@@ -26,13 +23,8 @@ struct Visit {
 };
 
 inline Visit& visit_of(Response& response) {
-  constexpr const char* kVisit = "visit";
-  Visit* visit = response.user_data.get<Visit>(kVisit);
-  if (visit == nullptr) {
-    response.user_data.set(kVisit, Visit{"", "other", Clock::now(), "", nullptr, {}});
-    visit = response.user_data.get<Visit>(kVisit);
-  }
-  return *visit;
+  if (!response.user_data.has_value()) response.user_data = Visit{"", "other", Clock::now(), "", nullptr, {}};
+  return *std::any_cast<Visit>(&response.user_data);
 }
 
 inline void set_error(Response& response, const ApiError& error) {

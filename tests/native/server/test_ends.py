@@ -147,7 +147,7 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
         (["--library", "/nowhere/libonnxruntime.so"], "/nowhere/libonnxruntime.so"),
         (["--warm-up", "1x1"], "--warm-up"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: Cannot assign requested address"),
-        (["--host", "no host"], "cannot listen on no host port 0: Name or service not known"),
+        (["--host", "no host"], "cannot listen on no host port 0: Host not found"),
         (["--alias", "gpt-image-1=flux"], "--alias gpt-image-1=flux: this server has tiny, not flux"),
         (["--alias", "flux"], "--alias: flux is not NAME=MODEL"),
         (["--cors", "example.org"], "--cors: example.org is no origin"),

@@ -13,15 +13,20 @@ constexpr struct {
   int status;
   const char* code;
   const char* message;
-} kPlain[] = {{400, "malformed", "the request is not valid HTTP, or its body did not arrive whole in time"},
-              {404, "not_found",
-               "there is nothing at this path; there are /v1/images/generations, /v1/models, /v1/models/{id}, /health, "
-               "/ready, /metrics"},
-              {405, "method_not_allowed", "this path does not take this method; see the Allow header"},
-              {413, "too_large", "the body is larger than this server takes (--max-body)"},
-              {414, "uri_too_long", "the request's path is too long"},
-              {415, "unsupported_media_type",
-               "the body must be JSON, not compressed, with the header Content-Type: application/json"}};
+} kPlain[] = {
+    {400, "malformed", "the request is not valid HTTP, or its body did not arrive whole"},
+    {404, "not_found",
+     "there is nothing at this path; there are /v1/images/generations, /v1/models, /v1/models/{id}, /health, /ready, "
+     "/metrics"},
+    {405, "method_not_allowed", "this path does not take this method; see the Allow header"},
+    {408, "too_slow", "the request did not arrive whole in time"},
+    {411, "length_required", "a POST must say how long its body is: Content-Length, or Transfer-Encoding: chunked"},
+    {413, "too_large", "the body is larger than this server takes (--max-body)"},
+    {414, "uri_too_long", "the request's path is too long"},
+    {415, "unsupported_media_type",
+     "the body must be JSON, not compressed, with the header Content-Type: application/json"},
+    {417, "expectation_failed", "the header Expect may only hold 100-continue"},
+    {431, "headers_too_large", "the request has more than 100 headers, or more than 16 KiB of them"}};
 
 }  // namespace
 
@@ -34,6 +39,7 @@ ApiError plain_error(int status) {
     if (plain.status == status) return {status, kInvalid, plain.code, plain.message, "", 0};
   }
   if (status < 500) return {status, kInvalid, "refused", "the request was rejected by the HTTP layer", "", 0};
+  if (status == 503) return {status, "server_error", "busy", "too many requests at once; try again soon", "", 1};
   return {status, "server_error", "internal", "the server failed; its log says more under this request's id", "", 0};
 }
 

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdio>
 #include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -37,6 +38,7 @@ class GreyEngine final : public Engine {
   const ModelDescription& model() const override { return model_; }
   void check(const Shape&, const std::string& prompt) const override {
     if (prompt == "refused") throw EngineError(EngineError::Kind::kInvalid, "not this prompt");
+    if (prompt == "heavy") throw std::bad_alloc();
   }
   std::unique_ptr<EngineSession> session() override { return std::make_unique<Session>(); }
   std::unique_ptr<CancelToken> cancel_token() override { return std::make_unique<NoToken>(); }
@@ -217,6 +219,28 @@ TEST_CASE("what the engine says reaches the caller") {
   const std::string failed = broken.rest();
   CHECK(failed.find("HTTP/1.1 500 ") == 0);
   CHECK(body_of(failed)["error"]["type"] == "server_error");
+  const Caller heavy(running.port);
+  heavy.send(post("{\"prompt\": \"heavy\"}"));
+  const std::string full = heavy.rest();
+  CHECK(full.find("HTTP/1.1 503 ") == 0);
+  CHECK(body_of(full)["error"]["code"] == "busy");
+}
+
+TEST_CASE("bodies have a budget of memory") {
+  ConnectionRules rules = quick();
+  rules.bodies = 6000;
+  Running running(rules);
+  running.open();
+  const std::string head = "POST /v1/images/generations HTTP/1.1\r\nContent-Type: application/json\r\n";
+  const Caller first(running.port), second(running.port);
+  first.send(head + "Content-Length: 4000\r\n\r\n");
+  std::this_thread::sleep_for(50ms);
+  second.send(head + "Content-Length: 4000\r\n\r\n");
+  CHECK(second.rest().find("HTTP/1.1 503 ") == 0);
+  CHECK(first.rest().find("HTTP/1.1 408 ") == 0);
+  const Caller third(running.port);
+  third.send(post("{\"prompt\": \"a\"}" + std::string(3000, ' '), kClose));
+  CHECK(third.rest().find("HTTP/1.1 200 ") == 0);
 }
 
 TEST_CASE("requests that are sent ahead are answered in order, up to the first error") {
@@ -277,6 +301,22 @@ TEST_CASE("the end does not wait for idle callers") {
   running.stop();
   CHECK(Clock::now() - began < 250ms + 1s);
   CHECK(answers_in(idle.rest()) == 1);
+}
+
+TEST_CASE("a handler of all that is under a path, and an answer without a body") {
+  Routes routes;
+  routes.Get("/a/*", [](const Request& in, Response& out) { out.body = in.path; });
+  for (const auto& [path, status] : {std::pair{"/a/b/c", 200}, {"/a/", 200}, {"/a", 404}, {"/ab/c", 404}, {"/", 404}}) {
+    Request request;
+    request.method = "GET";
+    request.path = path;
+    Response response;
+    routes.handle(request, response);
+    CHECK(response.status == status);
+  }
+  Response none;
+  none.status = 204;
+  CHECK(head_of(none, {}) == "HTTP/1.1 204 No Content\r\n\r\n");
 }
 
 TEST_CASE("a port belongs to one server") {
