@@ -23,11 +23,12 @@ MAX_IMAGES = 10
 _MAX_DEPTH = 16
 _MAX_FIELDS = 64
 _SHOWN = 64
+_NAMED = 4
 _KNOWN = (
-    "prompt", "n", "size", "response_format", "model", "seed", "nfe", "timeout", "output_format", "stream",
-    "partial_images", "background",
+    "prompt", "n", "size", "response_format", "model", "seed", "nfe", "timeout", "output_format", "output_compression",
+    "stream", "partial_images", "background",
 )  # fmt: skip
-_IGNORED = ("user", "quality", "style", "moderation", "output_compression", "metadata")
+_IGNORED = ("user", "quality", "style", "moderation", "metadata")
 
 
 class ApiError(Exception):
@@ -68,14 +69,7 @@ def parse(body: bytes, manifest: Manifest, most_seconds: float) -> Parsed:
     most_seconds: the server's own limit of a request's time, which is also the default.
     """
     fields = _Fields(_read(body))
-    for name in fields.values:
-        if name not in _KNOWN + _IGNORED:
-            raise _bad(
-                f"there is no field '{_shown(name)}'; there are prompt, n, size, response_format, model, seed, nfe, "
-                "timeout",
-                _shown(name),
-                "unknown_field",
-            )
+    _check_names(fields)
     _check_model(fields, manifest)
     prompt, schedule = fields.text("prompt"), manifest.schedule
     if prompt is None:
@@ -91,6 +85,7 @@ def parse(body: bytes, manifest: Manifest, most_seconds: float) -> Parsed:
     nfe = fields.whole("nfe", schedule.nfe, 1, schedule.max_nfe)
     fields.only("response_format", "b64_json")
     fields.only("output_format", "png")
+    fields.whole("output_compression", 100, 0, 100)
     fields.only("background", "auto", "opaque")
     fields.whole("partial_images", 0, 0, 0)
     if fields.values.get("stream", False) is not False:
@@ -118,7 +113,8 @@ class _Fields:
     def whole(self, name: str, fallback: int, low: int, high: int) -> int:
         value = self.values.get(name, fallback)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _bad(f"{name} is {_describe(value)}; a whole number from {low} to {high} is needed", name)
+            how = ", written without a point or an exponent" if isinstance(value, float) else ""
+            raise _bad(f"{name} is {_describe(value)}; a whole number from {low} to {high} is needed{how}", name)
         return value
 
     def only(self, name: str, *allowed: str) -> None:
@@ -190,6 +186,15 @@ def _describe(value: object) -> str:
     if isinstance(value, list):
         return "an array or an object"
     return _shown(json.dumps(value))
+
+
+def _check_names(fields: _Fields) -> None:
+    strange = sorted(_shown(name) for name in fields.values if name not in _KNOWN + _IGNORED)
+    if strange:
+        named = ", ".join(f"'{name}'" for name in strange[:_NAMED])
+        more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
+        there = "there is no field" if len(strange) == 1 else "there are no fields"
+        raise _bad(f"{there} {named}{more}; there are {', '.join(_KNOWN)}", strange[0], "unknown_field")
 
 
 def _check_model(fields: _Fields, manifest: Manifest) -> None:

@@ -41,6 +41,11 @@ REJECTED: list[dict[str, Any]] = [
     {**PROMPT, "timeout": 61.5},
     {**PROMPT, "model": "dall-e-3"},
     {**PROMPT, "background": "transparent"},
+    {**PROMPT, "n": 1.0},
+    {**PROMPT, "seed": 1e30},
+    {**PROMPT, "output_compression": 101},
+    {**PROMPT, "steps": 4},
+    {**PROMPT, **dict.fromkeys(("e", "d", "c", "b", "a"), 1)},
 ]
 
 
