@@ -225,7 +225,7 @@ def _large(args: Namespace, recipe: Recipe, argv: Sequence[str] | None) -> None:
     record |= {"features": args.features, **measured.figures}
     out = args.out or workdir / "evaluation"
     few = policy.nfe if policy.nfe in wanted.nfe else wanted.nfe[0]
-    columns = {title: measured.pictures[key] for title, key in titles(few, wanted.steps).items()}
+    columns = {title: measured.first_images[key] for title, key in titles(few, wanted.steps).items()}
     image_grid(columns, list(wanted.prompts), out / "grid.png")
     keep(out / "evaluation.json", record)
     if args.json:
@@ -261,7 +261,7 @@ def _images(args: Namespace, recipe: Recipe) -> None:
     if args.images == "dpg" and width != height:
         raise RecipeError(f"--size is {width}x{height}: DPG-Bench takes images as wide as high, such as 1024x1024")
     device, dtype = choose_device(args.device), _dtype(args, recipe)
-    pictures = SETS[args.images](args.metadata, args.seed or 0)
+    files = SETS[args.images](args.metadata, args.seed or 0)
     adapter = resolve_adapter(args.adapter or MODELS / recipe.name / "adapter")
     nfe = args.nfe[0] if args.nfe else read_config(adapter).policy.nfe
     base = choose_base(recipe, args.base, Path(".work") / recipe.name)
@@ -269,10 +269,10 @@ def _images(args: Namespace, recipe: Recipe) -> None:
     tokens = args.text_tokens or recipe.distill.text_tokens
     settings = {"base": str(base.folder.resolve()), "adapter_sha256": adapter_digest(adapter), "nfe": nfe}
     settings |= {"dtype": str(dtype), "width": width, "height": height, "text_tokens": tokens}
-    left = missing(pictures, settings, out)
+    left = missing(files, settings, out)
     stored = sum(path.stat().st_size for path in base.folder.glob("*/*.safetensors"))
     sys.stderr.write(
-        f"{len(pictures):,} files in {out}, {len(left):,} to make, {nfe} evaluations an image; the whole pipeline is "
+        f"{len(files):,} files in {out}, {len(left):,} to make, {nfe} evaluations an image; the whole pipeline is "
         f"opened, {gigabytes(stored)} as stored\n"
     )
     if left:
@@ -282,7 +282,7 @@ def _images(args: Namespace, recipe: Recipe) -> None:
         )  # fmt: skip
         advance = Progress()
         make(left, generator, settings, out, lambda done: advance(args.images, done, len(left)))
-    print(json.dumps({"folder": str(out), "images": len(pictures), "made": len(left)}) if args.json else out)
+    print(json.dumps({"folder": str(out), "images": len(files), "made": len(left)}) if args.json else out)
 
 
 def _dtype(args: Namespace, recipe: Recipe) -> torch.dtype:

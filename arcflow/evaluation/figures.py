@@ -43,10 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: as JSON has them; pictures: the first image of each prompt, uint8 [H, W, 3], by sampler."""
+    """figures: as JSON has them; first_images: the first image of each prompt, uint8 [H, W, 3], by sampler."""
 
     figures: dict[str, Any]
-    pictures: dict[Sampler, list[NDArray[np.uint8]]]
+    first_images: dict[Sampler, list[NDArray[np.uint8]]]
 
 
 def measure(
@@ -72,17 +72,17 @@ def measure(
             str(nfe): paired_gain(*(relative_l2(latents[kind, nfe], truth) for kind in (STUDENT, TEACHER)))
             for nfe in wanted.nfe
         }
-    return Measured(figures, {sampler: look.pictures for sampler, look in looks.items()})
+    return Measured(figures, {sampler: look.first_images for sampler, look in looks.items()})
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What is seen of a sampler's images, each list by image; pictures: the first of each prompt."""
+    """What is seen of a sampler's images, each list by image; first_images: the first of each prompt."""
 
     psnr: list[float]
     distances: list[float]
     features: list[Tensor]
-    pictures: list[NDArray[np.uint8]]
+    first_images: list[NDArray[np.uint8]]
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def _look(
         for sampler, image in images.items():
             looks[sampler].psnr.append(float(psnr_db(image, images[wanted.reference])))
             if case % wanted.seeds == 0:
-                looks[sampler].pictures.append(drawn[sampler])
+                looks[sampler].first_images.append(drawn[sampler])
         if features is not None:
             seen = dict(zip(drawn, features([Image.fromarray(values) for values in drawn.values()]), strict=True))
             for sampler, vector in seen.items():

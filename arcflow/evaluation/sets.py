@@ -26,7 +26,7 @@ IMAGES = 4
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A PNG of a set. path: in the set's folder; seeds: one an image of it, four of them side by side in two rows.
 
     beside: texts that go with it, by their path in the set's folder.
@@ -38,8 +38,8 @@ class Picture:
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def geneval(metadata: Path, seed: int) -> list[Picture]:
-    """The pictures for GenEval's ``evaluation_metadata.jsonl``: four a line, from the noises of seed + 0, 1, 2, ...
+def geneval(metadata: Path, seed: int) -> list[ImageFile]:
+    """The files for GenEval's ``evaluation_metadata.jsonl``: four a line, from the noises of seed + 0, 1, 2, ...
 
     Raises PromptsError where the file is none.
     """
@@ -54,12 +54,12 @@ def geneval(metadata: Path, seed: int) -> list[Picture]:
         prompt, folder = prompt_of(line, "prompt", f"line {number + 1} of {metadata}"), f"{number:05d}"
         for place, noise in enumerate(image_seeds(seed + IMAGES * number, IMAGES)):
             beside = {} if place else {f"{folder}/metadata.jsonl": line + "\n"}
-            found.append(Picture(f"{folder}/samples/{place:04d}.png", prompt, (noise,), beside))
+            found.append(ImageFile(f"{folder}/samples/{place:04d}.png", prompt, (noise,), beside))
     return _some(found, metadata)
 
 
-def dpg(folder: Path, seed: int) -> list[Picture]:
-    """The pictures for DPG-Bench's folder of prompts: one a text file, of four noises. Raises PromptsError."""
+def dpg(folder: Path, seed: int) -> list[ImageFile]:
+    """The files for DPG-Bench's folder of prompts: one a text file, of four noises. Raises PromptsError."""
     found = []
     for number, path in enumerate(sorted(folder.glob("*.txt"))):
         try:
@@ -68,21 +68,21 @@ def dpg(folder: Path, seed: int) -> list[Picture]:
             raise PromptsError(f"cannot read {path}: {error}; download DPG-Bench's prompts again") from error
         if not prompt:
             raise PromptsError(f"{path} holds no prompt; download DPG-Bench's prompts again")
-        found.append(Picture(f"{path.stem}.png", prompt, image_seeds(seed + IMAGES * number, IMAGES)))
+        found.append(ImageFile(f"{path.stem}.png", prompt, image_seeds(seed + IMAGES * number, IMAGES)))
     return _some(found, folder)
 
 
-SETS: dict[str, Callable[[Path, int], list[Picture]]] = {"geneval": geneval, "dpg": dpg}
+SETS: dict[str, Callable[[Path, int], list[ImageFile]]] = {"geneval": geneval, "dpg": dpg}
 
 
-def missing(pictures: Sequence[Picture], settings: dict[str, Any], out: Path) -> list[Picture]:
+def missing(files: Sequence[ImageFile], settings: dict[str, Any], out: Path) -> list[ImageFile]:
     """Those that are not in ``out`` yet. Raises PromptsError where others are in their place."""
     left = []
-    for picture in pictures:
-        path = out / picture.path
+    for file in files:
+        path = out / file.path
         if not path.exists():
-            left.append(picture)
-        elif settings_of(path) != _settings(picture, settings):
+            left.append(file)
+        elif settings_of(path) != _settings(file, settings):
             raise PromptsError(
                 f"{path} was made of another student or prompt, or with other settings; give another --out, or delete "
                 f"{out}"
@@ -91,34 +91,34 @@ def missing(pictures: Sequence[Picture], settings: dict[str, Any], out: Path) ->
 
 
 def make(
-    pictures: Sequence[Picture],
+    files: Sequence[ImageFile],
     generator: Generator,
     settings: dict[str, Any],
     out: Path,
     advance: Callable[[int], object],
 ) -> None:
-    """Make these pictures; each appears whole, after what goes with it. advance: is told how many are done.
+    """Make these files; each appears whole, after what goes with it. advance: is told how many are done.
 
-    settings: of the student, kept in each picture. Raises ArcFlowError where ``out`` cannot be written.
+    settings: of the student, kept in each file. Raises ArcFlowError where ``out`` cannot be written.
     """
     with quiet():
-        for done, picture in enumerate(pictures, start=1):
-            for name, text in picture.beside.items():
+        for done, file in enumerate(files, start=1):
+            for name, text in file.beside.items():
                 with atomic_file(out / name) as temporary:
                     temporary.write_text(text, encoding="utf-8")
-            images = [generator.image(picture.prompt, seed) for seed in picture.seeds]
-            save_image(_joined(images), _settings(picture, settings), out / picture.path)
+            images = [generator.image(file.prompt, seed) for seed in file.seeds]
+            save_image(_joined(images), _settings(file, settings), out / file.path)
             advance(done)
 
 
-def _some(found: list[Picture], where: Path) -> list[Picture]:
+def _some(found: list[ImageFile], where: Path) -> list[ImageFile]:
     if not found:
         raise PromptsError(f"{where} holds no prompts; give --metadata GenEval's .jsonl, or DPG-Bench's folder of .txt")
     return found
 
 
-def _settings(picture: Picture, settings: dict[str, Any]) -> dict[str, Any]:
-    return {**settings, "prompt": picture.prompt, "seeds": list(picture.seeds)}
+def _settings(file: ImageFile, settings: dict[str, Any]) -> dict[str, Any]:
+    return {**settings, "prompt": file.prompt, "seeds": list(file.seeds)}
 
 
 def _joined(images: Sequence[Image]) -> Image:

@@ -46,9 +46,9 @@ def test_the_student_is_the_one_that_is_sampled(family: tuple[str, Sources], tmp
     generator = open_generator(
         what.base, sources.adapter, device=CPU, dtype=torch.float32, size=(SIDE, SIDE), tokens=TOKENS
     )
-    for prompt, picture in zip(range(2), found.pictures[STUDENT, 2], strict=True):
+    for prompt, shown in zip(range(2), found.first_images[STUDENT, 2], strict=True):
         image = np.asarray(generator.image(PROMPTS[prompt], SEED + 2 * prompt)).astype(int)
-        assert np.abs(image - picture).max() <= 1
+        assert np.abs(image - shown).max() <= 1
     teacher = found.figures[TEACHER]
     assert 0 < teacher["4"]["rel_l2"] < teacher["2"]["rel_l2"] and teacher["4"]["psnr_db"] > teacher["2"]["psnr_db"]
     assert found.figures[STUDENT]["2"]["rel_l2"] > 10 * teacher["4"]["rel_l2"] / 3, "it was never trained"

@@ -106,8 +106,8 @@ def test_an_adapter_without_weights_is_one_line(
 
 
 def test_every_image_has_a_noise_of_its_own(metadata: Path, prompts: Path) -> None:
-    for pictures in (geneval(metadata, 2**64 - 3), dpg(prompts, 2**64 - 3)):
-        seeds = [seed for picture in pictures for seed in picture.seeds]
+    for files in (geneval(metadata, 2**64 - 3), dpg(prompts, 2**64 - 3)):
+        seeds = [seed for file in files for seed in file.seeds]
         assert len(set(seeds)) == 8 and max(seeds) < 2**64
 
 
