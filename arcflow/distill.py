@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.wandb is not None:
         check_wandb()
         wandb = WandB(args.wandb, f"{recipe.name}-{args.student}", asdict(replace(recipe, student=student)))
-    accelerator = choose_accelerator(args.device)
+    accelerator = choose_accelerator(args.device, args.shard)
     if accelerator.is_main_process:
         if repository is not None:
             prepare_push(repository)

@@ -71,12 +71,12 @@ def _missing(backbone: nn.Module, parts: tuple[str, ...]) -> Iterator[tuple[nn.M
 
 def _values(owner: nn.Module, name: str, files: _Files, key: str, device: torch.device) -> dict[str, Tensor]:
     """Values of a parameter of ``owner``, and of what is stored with it."""
-    parameter = owner._parameters[name]
+    parameter: Any = owner._parameters[name]
     rows = files.rows(key, *_own_rows(parameter)).to(device)
     if isinstance(owner, Fp8Linear) and name == "weight":
         values = dict(zip((name, owner.SCALE), quantise_rows(rows, key), strict=True))
     else:
-        values = {name: rows.to(parameter.dtype)}  # type: ignore[union-attr]
+        values = {name: rows.to(parameter.dtype)}
     return {one: _as_shard(value, owner._parameters[one]) for one, value in values.items()}
 
 

@@ -46,10 +46,11 @@ class Distillation:
     watch: Watch | None = None
 
 
-def choose_accelerator(device: str | None) -> Accelerator:
+def choose_accelerator(device: str | None, sharded: bool = False) -> Accelerator:
     """The processes and their device: of this machine's GPUs where it has any, unless ``device`` names another.
 
-    Raises BackboneError where that device cannot be used, or Accelerate was told to wrap the model in its own way.
+    sharded: whether they will share the weights. Raises BackboneError where that device cannot be used, or Accelerate
+    was told to wrap the model in its own way; RecipeError where there is nobody to share with.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{name}") == "true":
@@ -57,14 +58,25 @@ def choose_accelerator(device: str | None) -> Accelerator:
                 f"Accelerate is configured for {name}: take that out of its configuration, and add --shard to share "
                 "the weights between GPUs"
             )
+    accelerator = Accelerator(cpu=_is_cpu(device))
+    if sharded and accelerator.num_processes == 1:
+        raise RecipeError(
+            "--shard shares the weights between several processes, and this is one: start it with `accelerate launch "
+            "--multi_gpu --num_processes N -m arcflow.distill`, or leave --shard out"
+        )
+    return accelerator
+
+
+def _is_cpu(device: str | None) -> bool:
+    """Whether it is the CPU; a GPU that is named is made torch's own."""
     if device is None:
-        return Accelerator(cpu=not torch.cuda.is_available())
+        return not torch.cuda.is_available()
     chosen = choose_device(device)
     if chosen.type not in ("cpu", "cuda"):
         raise BackboneError(f"--device {device} is not supported; use cpu, cuda or cuda:NUMBER")
     if chosen.type == "cuda" and device != "cuda":
         torch.cuda.set_device(chosen)
-    return Accelerator(cpu=chosen.type == "cpu")
+    return chosen.type == "cpu"
 
 
 def prepare(
@@ -86,13 +98,8 @@ def prepare(
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
     ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. start: an adapter
     that the student begins with. workdir: keeps looks at the student; without it there are none. Raises BackboneError,
-    PromptsError, RecipeError.
+    PromptsError.
     """
-    if sharded and accelerator.num_processes == 1:
-        raise RecipeError(
-            "--shard shares the weights between several processes, and this is one: start it with `accelerate launch "
-            "--multi_gpu --num_processes N -m arcflow.distill`, or leave --shard out"
-        )
     if sharded and placement == "turns" and cache is None:
         raise BackboneError("--encoders turns cannot be had with --shard: give --cache-encodings, or --encoders cpu")
     settings, device = recipe.distill, accelerator.device

@@ -27,7 +27,7 @@ STOP = 3
 def distil(folder: Path, name: str, sharded: bool, stop: bool) -> list[float]:
     """The command's own way, with every loss returned; writes the adapter of a whole run to ``FOLDER/NAME-out``."""
     recipe = load_recipe(str(folder / "small.toml"))
-    accelerator = choose_accelerator("cpu")
+    accelerator = choose_accelerator("cpu", sharded)
     base = choose_base(recipe, None, Path())
     ready = prepare(
         recipe, base, choose_prompts(recipe), recipe.student, accelerator, sharded=sharded, workdir=folder / name
