@@ -6,7 +6,6 @@ the student as it is deployed, and its weights that the adapter leaves alone are
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from arcflow.evaluation.endpoints import Endpoint, Endpoints
 from arcflow.pipelines.noise import image_noise
 from arcflow.sampling import ClassifierFree, sample_student, sample_teacher
 from arcflow.sources.base import Base
+from arcflow.sources.digest import digest_of
 from arcflow.sources.text import Encoding, TextEncoders
 from arcflow.sources.weights import empty_backbone, fill
 from arcflow.students import LAST, Coverage, build_student
@@ -102,7 +102,7 @@ def sample(wanted: Wanted, endpoints: Endpoints, advance: Advance) -> dict[Sampl
     """
     arch, policy, device = wanted.base.architecture, wanted.policy, wanted.device
     encodings = _encode(wanted)
-    digests = [_digest(encoding) for encoding in encodings]
+    digests = [digest_of(encoding) for encoding in encodings]
     networks = _Networks(wanted)
     known = {
         "backbone": networks.digest,
@@ -156,7 +156,7 @@ class _Networks:
         self._student: Any = None
         fill(self._teacher, wanted.base, torch.device("cpu"), LAST)
         last = self._teacher.state_dict().items()
-        self.digest = _digest({name: tensor for name, tensor in last if not tensor.is_meta})
+        self.digest = digest_of({name: tensor for name, tensor in last if not tensor.is_meta})
         self.channels = int(self._teacher.config.in_channels)
 
     def teacher(self) -> Any:
@@ -203,12 +203,3 @@ def _encode(wanted: Wanted) -> list[Encoding]:
 def _name(sampler: Sampler) -> str:
     kind, count = sampler
     return f"teacher, {count} steps" if kind == TEACHER else f"student, {count} NFE"
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hexadecimal sha256 of tensors on the CPU, names, types and shapes included."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

@@ -17,6 +17,7 @@ from arcflow.prompts.encodings import Encodings, LiveEncodings
 from arcflow.prompts.lists import Prompts, digest
 from arcflow.recipe import Recipe, StudentRecipe
 from arcflow.sources.base import Base
+from arcflow.sources.digest import digest_of
 from arcflow.sources.pipeline import choose_device
 from arcflow.sources.text import Placement, TextEncoders
 from arcflow.sources.weights import empty_backbone, fill
@@ -116,7 +117,8 @@ def prepare(
     fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
     module = Student(backbone, student, recipe.architecture)
-    teacher = _teacher_digest(module)
+    # By its last layers, which differ from one base to another of the same shape.
+    teacher = digest_of(module.teacher_layers.state_dict())
     if start is not None:
         start.fill(module)
     if settings.checkpointing:
@@ -152,11 +154,3 @@ def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, teacher:
     begun = (teacher, start.digest if start is not None else None)
     known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()), begun)
     return sha256(repr(known).encode()).hexdigest()
-
-
-def _teacher_digest(module: Student) -> str:
-    """By its last layers, which differ from one base to another of the same shape."""
-    found = sha256()
-    for name, tensor in sorted(module.teacher_layers.state_dict().items()):
-        found.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

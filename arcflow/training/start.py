@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from arcflow.adapter import Adapter, read_adapter, trained_tensors
 from arcflow.errors import AdapterError
 from arcflow.recipe import StudentRecipe
 from arcflow.sources.base import Base
+from arcflow.sources.digest import digest_of
 from arcflow.sources.hub import resolve_adapter
 from arcflow.students import Student, architecture_of_adapter
 
@@ -34,11 +34,7 @@ class Start:
     @property
     def digest(self) -> str:
         """Hexadecimal sha256 of names and values: the same in whatever folder and layout they lie."""
-        found = sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-            found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return digest_of(self.tensors)
 
     @torch.no_grad()
     def fill(self, student: Student) -> None:

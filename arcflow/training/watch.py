@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from arcflow.architectures.packing import unpack
+from arcflow.pipelines.generation import save_image
 from arcflow.pipelines.noise import image_noise
 from arcflow.prompts.encodings import Encodings
 from arcflow.prompts.lists import Prompts
@@ -30,6 +30,7 @@ from arcflow.recipe import Recipe
 from arcflow.sampling import euler, integrate
 from arcflow.schedule import sigmas
 from arcflow.sources.base import Base
+from arcflow.sources.digest import digest_of
 from arcflow.sources.pipeline import open_vae
 from arcflow.students import Student
 from arcflow.training.batches import Batch, conditioned
@@ -169,12 +170,9 @@ class Watch:
             "seed": recipe.evaluate.first_seed,
             "tokens": self._tokens,
             "computed in": [recipe.distill.frozen, recipe.distill.loop.precision],
+            "prompts": [digest_of(encoding) for encoding in self.encodings.get(self._numbers, tuple)],
         }
-        found = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
-        for encoding in self.encodings.get(self._numbers, tuple):
-            for name, tensor in sorted(encoding.items()):
-                found.update(f"{name} {list(tensor.shape)}".encode() + tensor.view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def _grid(self, *columns: Tensor) -> NDArray[np.uint8]:
         """The images of latents [N, S, C], each argument a column: uint8 [N*H, columns*W, 3]."""
@@ -200,10 +198,8 @@ class Watch:
             "seed": self.recipe.evaluate.first_seed,
             "teacher_steps": self._steps,
         }
-        text = PngInfo()
-        text.add_text("arcflow", json.dumps({**about, "iteration": done, **look.figures}))
-        with atomic_file(self.workdir / LOOKS / f"{done:06d}.png") as temporary:
-            Image.fromarray(look.grid).save(temporary, format="PNG", pnginfo=text)
+        settings = {**about, "iteration": done, **look.figures}
+        save_image(Image.fromarray(look.grid), settings, self.workdir / LOOKS / f"{done:06d}.png")
 
     @contextmanager
     def _left_alone(self) -> Iterator[None]:
