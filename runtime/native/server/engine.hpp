@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -24,11 +25,12 @@ struct ModelDescription {
   std::uint32_t nfe = 1, max_nfe = 1;
 };
 
-// Images that can go through the networks together have equal shapes.
+// Images that can go through the networks together have equal shapes. partials: frames between noise and image; each
+// takes a run of the VAE of every image in the batch.
 struct Shape {
-  std::uint32_t width = 0, height = 0, nfe = 0;
+  std::uint32_t width = 0, height = 0, nfe = 0, partials = 0;
   friend bool operator==(const Shape& a, const Shape& b) {
-    return a.width == b.width && a.height == b.height && a.nfe == b.nfe;
+    return a.width == b.width && a.height == b.height && a.nfe == b.nfe && a.partials == b.partials;
   }
 };
 
@@ -42,6 +44,16 @@ struct Image {
   std::vector<std::uint8_t> rgb8;
   std::string settings;
 };
+
+// A frame between noise and image. index: from 0, the noisiest first. sigma: its noise level, below 1 and above 0.
+struct Partial {
+  std::uint32_t index = 0;
+  double sigma = 0;
+  Image image;
+};
+
+// Takes a frame of the batch's item. Called while the batch is made, on the thread that makes it.
+using PartialSink = std::function<void(std::size_t item, Partial&& partial)>;
 
 using StageSeconds = std::map<std::string, double>;  // "tokenize", "text", "noise", "backbone", "solver", "vae"
 
@@ -73,8 +85,10 @@ class CancelToken {
 class EngineSession {
  public:
   virtual ~EngineSession() = default;
-  // Throws EngineError; nothing of a batch that failed is kept.
-  virtual BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token) = 0;
+  // Throws EngineError, or what the sink threw; nothing of a batch that failed is kept. The sink gets each item's
+  // shape.partials frames in their order.
+  virtual BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token,
+                               const PartialSink& sink) = 0;
   virtual void warm_up(const Shape& shape, std::uint32_t batch) = 0;
 };
 

@@ -11,8 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr int kClientGone = 499;  // as nginx has it: nobody reads this answer
-constexpr auto kPoll = std::chrono::milliseconds(20);
+constexpr int kClientGone = 499;                                // as nginx has it: nobody reads this answer
 constexpr std::uint64_t kExact = (std::uint64_t{1} << 53) - 1;  // seeds that every JSON reader keeps exactly
 
 }  // namespace
@@ -23,10 +22,9 @@ void Service::generate(const Request& request, Response& response) {
     metrics_.count_rejected(state == State::kLoading ? "not_ready" : "draining");
     return set_error(response, unavailable());
   }
-  const Visit& visit = visit_of(response);
   GenerationRequest wanted;
   try {
-    wanted = parse_generation(request.body, engine_->model(), rules_for(visit.key));
+    wanted = parse_generation(request.body, engine_->model(), rules_for(visit_of(response).key));
     engine_->check(wanted.shape, wanted.prompt);
   } catch (const ApiError& error) {
     metrics_.count_rejected("invalid");
@@ -35,6 +33,16 @@ void Service::generate(const Request& request, Response& response) {
     metrics_.count_rejected("invalid");
     return set_error(response, bad_request(error.what(), "prompt"));
   }
+  const auto ticket = accept(wanted, response);
+  if (ticket == nullptr) return;
+  if (wanted.stream) return stream(request, ticket, wanted, response);
+  const auto outcome = scheduler_->wait(ticket, request.is_connection_closed, kPoll);
+  if (outcome != Scheduler::Outcome::kDone) return set_error(response, failure_of(outcome, *ticket, response));
+  answer(*ticket, wanted.format, wanted.quality, response);
+}
+
+std::shared_ptr<Ticket> Service::accept(GenerationRequest& wanted, Response& response) {
+  const Visit& visit = visit_of(response);
   const auto ticket = std::make_shared<Ticket>();
   ticket->shape = wanted.shape;
   ticket->prompt = std::move(wanted.prompt);
@@ -48,49 +56,48 @@ void Service::generate(const Request& request, Response& response) {
   ticket->arrived = Clock::now();
   ticket->deadline =
       ticket->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(wanted.timeout));
+  const auto refuse = [&](const char* reason, ApiError error) {
+    metrics_.count_rejected(reason);
+    if (error.status == 429) error.retry_after = scheduler_->retry_after();
+    set_error(response, error);
+    return nullptr;
+  };
   switch (scheduler_->submit(ticket)) {
-    case Scheduler::Admission::kFull: {
-      metrics_.count_rejected("queue_full");
-      ApiError error{429, "rate_limit_error", "queue_full", "the queue is full; try again later", "", 0};
-      error.retry_after = scheduler_->retry_after();
-      return set_error(response, error);
-    }
-    case Scheduler::Admission::kCallerFull: {
-      metrics_.count_rejected("caller_full");
-      ApiError error{429,
-                     "rate_limit_error",
-                     "too_many_requests",
-                     "this caller has " + std::to_string(ticket->most_open) + " requests open, which is the most",
-                     "",
-                     0};
-      error.retry_after = scheduler_->retry_after();
-      return set_error(response, error);
-    }
-    case Scheduler::Admission::kDraining:
-      metrics_.count_rejected("draining");
-      return set_error(response, unavailable());
     case Scheduler::Admission::kAccepted:
       break;
+    case Scheduler::Admission::kFull:
+      return refuse("queue_full", {429, "rate_limit_error", "queue_full", "the queue is full; try again later", "", 0});
+    case Scheduler::Admission::kCallerFull:
+      return refuse(
+          "caller_full",
+          {429, "rate_limit_error", "too_many_requests",
+           "this caller has " + std::to_string(ticket->most_open) + " requests open, which is the most", "", 0});
+    case Scheduler::Admission::kDraining:
+      return refuse("draining", unavailable());
   }
-  switch (scheduler_->wait(ticket, request.is_connection_closed, kPoll)) {
-    case Scheduler::Outcome::kDone:
-      return answer(*ticket, wanted.format, wanted.quality, response);
+  return ticket;
+}
+
+ApiError Service::failure_of(Scheduler::Outcome outcome, const Ticket& ticket, Response& response) {
+  switch (outcome) {
     case Scheduler::Outcome::kInvalid:
-      return set_error(response, bad_request(ticket->failure));
-    case Scheduler::Outcome::kFailed:
-      visit_of(response).fields.emplace_back("failure", ticket->failure);
-      return set_error(response,
-                       server_error(500, "generation_failed", "the image could not be made: " + ticket->failure));
+      return bad_request(ticket.failure);
     case Scheduler::Outcome::kGone:
       metrics_.count_cancelled("client_gone");
-      return set_error(response, server_error(kClientGone, "client_gone", "the caller closed the connection"));
+      return server_error(kClientGone, "client_gone", "the caller closed the connection");
     case Scheduler::Outcome::kDeadline:
       metrics_.count_cancelled("deadline");
-      return set_error(response, server_error(504, "deadline_exceeded", "the request was not done within its timeout"));
+      return server_error(504, "deadline_exceeded", "the request was not done within its timeout");
     case Scheduler::Outcome::kDropped:
       metrics_.count_cancelled("shutdown");
-      return set_error(response, unavailable());
+      return unavailable();
+    case Scheduler::Outcome::kFailed:
+    case Scheduler::Outcome::kPartial:
+    case Scheduler::Outcome::kDone:
+      break;
   }
+  visit_of(response).fields.emplace_back("failure", ticket.failure);
+  return server_error(500, "generation_failed", "the image could not be made: " + ticket.failure);
 }
 
 std::string Service::file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const {
@@ -105,6 +112,25 @@ std::string Service::file_of(const Ticket& ticket, const Image& image, FileForma
   return engine_->encode(ticket.shape, image);
 }
 
+Json Service::account(const Ticket& ticket, double encode, Response& response) {
+  const double queue = std::chrono::duration<double>(ticket.started - ticket.arrived).count();
+  const double total = std::chrono::duration<double>(Clock::now() - ticket.arrived).count();
+  metrics_.observe_stage("encode", encode);
+  metrics_.observe_stage("total", total);
+  metrics_.count_images(ticket.seeds.size());
+  visit_of(response).fields = {{"images", static_cast<std::int64_t>(ticket.seeds.size())},
+                               {"size", size_of(ticket.shape)},
+                               {"nfe", std::int64_t{ticket.shape.nfe}},
+                               {"batch", static_cast<std::int64_t>(ticket.batch)},
+                               {"queue_ms", in_milliseconds(queue)},
+                               {"generate_ms", in_milliseconds(ticket.generate_seconds)},
+                               {"encode_ms", in_milliseconds(encode)}};
+  return {{"queue", rounded(queue)},
+          {"generate", rounded(ticket.generate_seconds)},
+          {"encode", rounded(encode)},
+          {"total", rounded(total)}};
+}
+
 void Service::answer(const Ticket& ticket, FileFormat format, int quality, Response& response) {
   const auto made = Clock::now();
   Json body;
@@ -116,30 +142,14 @@ void Service::answer(const Ticket& ticket, FileFormat format, int quality, Respo
     one["seed"] = ticket.seeds[j];
     body["data"].push_back(std::move(one));
   }
-  const auto encoded = Clock::now();
-  const double queue = std::chrono::duration<double>(ticket.started - ticket.arrived).count();
-  const double encode = std::chrono::duration<double>(encoded - made).count();
-  const double total = std::chrono::duration<double>(encoded - ticket.arrived).count();
+  const Json timings = account(ticket, std::chrono::duration<double>(Clock::now() - made).count(), response);
   body["model"] = engine_->model().name;
-  body["size"] = std::to_string(ticket.shape.width) + "x" + std::to_string(ticket.shape.height);
+  body["size"] = size_of(ticket.shape);
   body["nfe"] = ticket.shape.nfe;
   body["output_format"] = name_of(format);
-  body["timings"] = {{"queue", rounded(queue)},
-                     {"generate", rounded(ticket.generate_seconds)},
-                     {"encode", rounded(encode)},
-                     {"total", rounded(total)}};
+  body["timings"] = timings;
   response.status = 200;
   response.set_content(body.dump(), "application/json");
-  metrics_.observe_stage("encode", encode);
-  metrics_.observe_stage("total", total);
-  metrics_.count_images(ticket.seeds.size());
-  visit_of(response).fields = {{"images", static_cast<std::int64_t>(ticket.seeds.size())},
-                               {"size", body["size"].get<std::string>()},
-                               {"nfe", std::int64_t{ticket.shape.nfe}},
-                               {"batch", static_cast<std::int64_t>(ticket.batch)},
-                               {"queue_ms", in_milliseconds(queue)},
-                               {"generate_ms", in_milliseconds(ticket.generate_seconds)},
-                               {"encode_ms", in_milliseconds(encode)}};
 }
 
 }  // namespace arcflow::serve

@@ -1,6 +1,7 @@
 // arcflow::Error becomes EngineError, and a batch of anybody's images becomes one request.
 #include "server/library_engine.hpp"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
 namespace arcflow::serve {
@@ -47,10 +48,15 @@ class LibrarySession final : public EngineSession {
  public:
   explicit LibrarySession(const Model& model) : model_(model), session_(model.session()) {}
 
-  BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token) override {
+  BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token,
+                       const PartialSink& sink) override {
     return guarded([&] {
       Request request = request_of(shape, items);
       request.cancel = &static_cast<LibraryToken&>(token).token;
+      request.previews = shape.partials;
+      if (shape.partials > 0) {
+        request.on_preview = [&](const ArcflowPreview& frame) { sink(frame.image, partial_of(request, frame)); };
+      }
       const Result made = session_.generate(request);
       BatchResult result;
       for (std::size_t j = 0; j < items.size(); ++j) {
@@ -67,6 +73,14 @@ class LibrarySession final : public EngineSession {
   }
 
  private:
+  // With the settings of the file that the generate command writes for it.
+  Partial partial_of(const Request& request, const ArcflowPreview& frame) const {
+    const std::size_t bytes = std::size_t{frame.width} * frame.height * 3;
+    std::string settings = model_.describe(request, frame.image);
+    settings.insert(settings.rfind('}'), ", \"sigma\": " + nlohmann::json(frame.sigma).dump());
+    return {frame.frame, frame.sigma, {{frame.rgb8, frame.rgb8 + bytes}, std::move(settings)}};
+  }
+
   Model model_;
   Session session_;
 };

@@ -25,6 +25,7 @@ Json document(const std::string& id, const ModelDescription& model, const Reques
   one["height"] = limits(model.height);
   one["multiple"] = model.multiple;
   one["nfe"] = limits({1, usual_nfe(model, rules), most_nfe(model, rules)});
+  one["partial_images"] = limits({0, 0, kMaxPartials});
   return one;
 }
 

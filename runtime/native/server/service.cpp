@@ -65,6 +65,7 @@ void Service::drain() {
 
 void Service::route(HttpServer& server) {
   server.set_pre_routing_handler([this](const Request& in, Response& out) { return before(in, out); });
+  server.set_head_handler([this](const Request& in, Response& out) { add_headers(in, out); });
   server.set_post_routing_handler([this](const Request& in, Response& out) { after(in, out); });
   server.set_error_handler([](const Request&, Response& out) {
     if (out.body.empty()) set_error(out, plain_error(out.status));
@@ -160,11 +161,15 @@ void Service::share_with_pages(const Request& request, Response& response) const
 }
 
 // For every answer there is, also those that HTTP itself gives.
-void Service::after(const Request& request, Response& response) {
+void Service::add_headers(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
   if (visit.id.empty()) visit.id = id_of(request);
   response.set_header("x-request-id", visit.id);
   share_with_pages(request, response);
+}
+
+void Service::after(const Request& request, Response& response) {
+  const Visit& visit = visit_of(response);
   metrics_.count_request(visit.route, response.status);
   const auto began = request.began;
   LogFields fields = {{"request_id", visit.id},
@@ -180,7 +185,7 @@ void Service::after(const Request& request, Response& response) {
     fields.emplace_back("parent_id", trace.substr(36, 16));
   }
   fields.insert(fields.end(), visit.fields.begin(), visit.fields.end());
-  log_.write(level_of(visit.route, response.status), "request", fields);
+  log_.write(level_of(visit.route, visit.outcome == 0 ? response.status : visit.outcome), "request", fields);
 }
 
 // The caller's own, or a new one.

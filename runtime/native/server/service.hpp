@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -44,6 +45,7 @@ class Service {
 
   void route(HttpServer& server);
   HandlerResponse before(const Request& request, Response& response);
+  void add_headers(const Request& request, Response& response);
   void after(const Request& request, Response& response);
 
   // Whether the request may go on; if not, the response says why.
@@ -52,7 +54,16 @@ class Service {
   RequestRules rules_for(const ApiKey* key) const;
 
   void generate(const Request& request, Response& response);
+  // Decides whether the request may wait for its turn; if not, the response says why.
+  std::shared_ptr<Ticket> accept(GenerationRequest& wanted, Response& response);
   void answer(const Ticket& ticket, FileFormat format, int quality, Response& response);
+  // Answers with events. The request has been accepted.
+  void stream(const Request& request, const std::shared_ptr<Ticket>& ticket, const GenerationRequest& wanted,
+              Response& response);
+  // Counts and notes a request whose images are made and encoded, and gives its "timings".
+  nlohmann::ordered_json account(const Ticket& ticket, double encode, Response& response);
+  // Why there are no images. Counts it where it is a cancellation.
+  ApiError failure_of(Scheduler::Outcome outcome, const Ticket& ticket, Response& response);
   std::string file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const;
   void list_models(Response& response) const;
   void tell_model(const std::string& name, Response& response) const;

@@ -20,10 +20,11 @@ struct Visit {
   std::string caller;  // the key's name, or the address
   const ApiKey* key = nullptr;
   LogFields fields;
+  int outcome = 0;  // of a stream that failed: the status that it would have had
 };
 
 inline Visit& visit_of(Response& response) {
-  if (!response.user_data.has_value()) response.user_data = Visit{"", "other", Clock::now(), "", nullptr, {}};
+  if (!response.user_data.has_value()) response.user_data = Visit{"", "other", Clock::now(), "", nullptr, {}, 0};
   return *std::any_cast<Visit>(&response.user_data);
 }
 
@@ -35,6 +36,13 @@ inline void set_error(Response& response, const ApiError& error) {
 
 inline ApiError server_error(int status, const char* code, std::string message) {
   return {status, "server_error", code, std::move(message), "", 0};
+}
+
+// How often it is asked whether a caller who waits is still there.
+constexpr auto kPoll = std::chrono::milliseconds(20);
+
+inline std::string size_of(const Shape& shape) {
+  return std::to_string(shape.width) + "x" + std::to_string(shape.height);
 }
 
 // Both to a microsecond.

@@ -12,12 +12,23 @@ namespace asio = boost::asio;
 
 void Session::answer() {
   phase_ = Phase::kAnswer;
-  loop_.release_body(std::exchange(body_, 0));
-  auto& [request, response] = *exchange_;
+  Request& request = exchange_->request;
+  Response& response = exchange_->response;
   loop_.routes.finish(request, response);
-  // What is left of the request after an error must not be read as another one.
+  head_ = head_of(response, settle(response.status, true));
+  if (request.method == "HEAD") response.body.clear();
+  sent_ = 0;
+  answered_ = Clock::now();
+  send();
+}
+
+// Decides whether the connection is kept after this answer, and gives the headers that say so. framed: the caller can
+// tell where the answer ends.
+Headers Session::settle(int status, bool framed) {
+  loop_.release_body(std::exchange(body_, 0));
   --left_;
-  keep_ = response.status < 400 && parser_->is_done() && parser_->keep_alive() && left_ > 0 && !loop_.halted();
+  // What is left of the request after an error must not be read as another one.
+  keep_ = framed && status < 400 && parser_->is_done() && parser_->keep_alive() && left_ > 0 && !loop_.halted();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(loop_.rules.idle).count();
   Headers more;
   if (keep_) {
@@ -26,11 +37,7 @@ void Session::answer() {
   } else {
     more.emplace_back("Connection", "close");
   }
-  head_ = head_of(response, more);
-  if (request.method == "HEAD") response.body.clear();
-  sent_ = 0;
-  answered_ = Clock::now();
-  send();
+  return more;
 }
 
 void Session::send() {
@@ -93,6 +100,9 @@ void Session::on_deadline() {
     }
     case Phase::kAnswer:
       return close("stalled");
+    case Phase::kStream:
+      if (stream_.sending) fail("stalled");
+      return;
     case Phase::kLinger:
       return close(late_ ? "late" : "done");
     case Phase::kBusy:

@@ -32,11 +32,17 @@ struct Response {
   std::string body;
   std::any user_data;  // what the service keeps about the request
 
+  // In place of a body: sends the head, the first time, and then these bytes. For handlers of POST. Returns at once and
+  // never fails for the caller's sake: what a slow one has not taken waits in memory.
+  std::function<void(const std::string& bytes)> write;
+  bool streamed = false;  // write was called: status and headers cannot change any more
+  bool cut = false;       // what was written is not whole: the connection ends in a way that shows it
+
   void set_header(std::string name, std::string value) { headers.emplace_back(std::move(name), std::move(value)); }
   void set_content(std::string content, const std::string& type);
 };
 
-// The answer's first lines, to the empty one.
+// The answer's first lines, to the empty one. Of one that is streamed `more` says where it ends.
 std::string head_of(const Response& response, const Headers& more);
 
 // The path of a request's target in origin form ("/health?x") or absolute form ("http://host/health"), decoded.

@@ -35,18 +35,27 @@ void Routes::handle(const Request& request, Response& response) const {
   try {
     (*handler)(request, response);
   } catch (const std::bad_alloc&) {  // others may be answered; this one may be asked again
+    if (response.streamed) throw;
     response.headers.clear();
     response.body.clear();
     response.status = 503;
   } catch (...) {
+    if (response.streamed) throw;
     response.status = 500;
     if (exception_) exception_(request, response, std::current_exception());
   }
 }
 
 void Routes::finish(const Request& request, Response& response) const {
-  if (response.status >= 400 && error_) error_(request, response);
+  if (!response.streamed) {
+    if (response.status >= 400 && error_) error_(request, response);
+    head(request, response);
+  }
   if (after_) after_(request, response);
+}
+
+void Routes::head(const Request& request, Response& response) const {
+  if (head_) head_(request, response);
 }
 
 }  // namespace arcflow::serve

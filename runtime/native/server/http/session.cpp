@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <boost/beast/http/read.hpp>
 #include <limits>
 #include <thread>
@@ -54,6 +53,7 @@ void Session::await() {
   parser_.reset();
   exchange_.reset();
   head_ = {};
+  stream_ = {};
   if (buffer_.size() > 0) return read_head();
   buffer_.shrink_to_fit();  // who is idle holds little
   end_by(Clock::now() + loop_.rules.idle);
@@ -172,25 +172,30 @@ void Session::dispatch() {
     loop_.routes.handle(request, exchange_->response);
     return answer();
   }
+  exchange_->chunked = parser_->get().version() >= 11;
   request.is_connection_closed = [descriptor = socket_.native_handle()] { return is_gone(descriptor); };
   if (!loop_.pool.submit([self = shared_from_this(), exchange = exchange_] { self->work(exchange); })) refuse(503);
 }
 
 // On a thread of the pool.
 void Session::work(const std::shared_ptr<Exchange>& exchange) {
-  auto& [request, response] = *exchange;
+  const Request& request = exchange->request;
+  Response& response = exchange->response;
   try {
     if (request.is_connection_closed()) {
       response.status = 499;
     } else {
+      response.write = [this, &exchange](const std::string& bytes) { write(*exchange, bytes); };
       loop_.routes.handle(request, response);
     }
   } catch (const std::exception&) {
-    response.status = 503;
+    response.cut = response.streamed;
+    if (!response.streamed) response.status = 503;
   }
+  response.write = nullptr;
   for (;;) {
     try {
-      return asio::post(loop_.io, [step = guarded([this](const Error&) { answer(); })] { step({}); });
+      return response.streamed ? post([this] { end_stream(); }) : post([this] { answer(); });
     } catch (const std::exception&) {  // for want of memory: the answer is not lost for that
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }

@@ -166,6 +166,33 @@ void only(const Json& fields, const char* name, std::initializer_list<std::strin
   }
 }
 
+void check_response_format(const Json& fields) {
+  const std::string* text = text_of(fields, "response_format");
+  if (text == nullptr || *text != "url") return only(fields, "response_format", {"b64_json"});
+  throw bad_request(
+      "response_format is 'url'; this server keeps no files that a link could lead to: ask for \"b64_json\", or leave "
+      "the field out",
+      "response_format");
+}
+
+// Whether it streams, and how many partial images.
+void read_stream(const Json& fields, GenerationRequest& request) {
+  const Json* stream = find(fields, "stream");
+  if (stream != nullptr && !stream->is_boolean()) {
+    throw bad_request("stream is " + describe(*stream) + "; true or false is needed", "stream");
+  }
+  request.stream = stream != nullptr && stream->get<bool>();
+  request.shape.partials = static_cast<std::uint32_t>(whole(fields, "partial_images", 0, 0, kMaxPartials));
+  if (!request.stream && request.shape.partials > 0) {
+    throw bad_request("partial_images is " + std::to_string(request.shape.partials) +
+                          ", but the answer is not a stream: add \"stream\": true",
+                      "partial_images");
+  }
+  if (request.stream && request.n > 1) {
+    throw bad_request("n is " + std::to_string(request.n) + "; a stream has one image: ask for each with its own", "n");
+  }
+}
+
 bool is_known(std::string_view name) {
   const auto has = [name](const auto& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
   return has(kKnown) || has(kIgnored);
@@ -225,7 +252,8 @@ GenerationRequest parse_generation(std::string_view body, const ModelDescription
                                                      : parse_size(*size, model);
   request.shape.nfe =
       static_cast<std::uint32_t>(whole(fields, "nfe", usual_nfe(model, rules), 1, most_nfe(model, rules)));
-  only(fields, "response_format", {"b64_json"});
+  read_stream(fields, request);
+  check_response_format(fields);
   only(fields, "output_format", {"png", "jpeg", "webp"});
   const std::string* format = text_of(fields, "output_format");
   for (const FileFormat one : {FileFormat::kJpeg, FileFormat::kWebp}) {
@@ -233,11 +261,6 @@ GenerationRequest parse_generation(std::string_view body, const ModelDescription
   }
   request.quality = static_cast<int>(whole(fields, "output_compression", 100, 0, 100));
   only(fields, "background", {"auto", "opaque"});
-  whole(fields, "partial_images", 0, 0, 0);
-  const Json* stream = find(fields, "stream");
-  if (stream != nullptr && *stream != false) {
-    throw bad_request("stream is " + describe(*stream) + "; this server does not stream", "stream");
-  }
   if (find(fields, "seed") != nullptr) request.seed = whole(fields, "seed", 0, 0, UINT64_MAX);
   request.timeout = timeout_of(fields, rules.seconds);
   return request;

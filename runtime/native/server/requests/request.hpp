@@ -15,14 +15,16 @@
 namespace arcflow::serve {
 
 constexpr std::uint32_t kMaxImages = 10;              // images of one request, as OpenAI has it
+constexpr std::uint32_t kMaxPartials = 8;             // frames of one image
 constexpr std::size_t kMaxPromptCharacters = 10'000;  // as everywhere in ArcFlow
 constexpr std::size_t kMaxRequestId = 128;
 
 // A request whose every value is within the model's limits. seed: absent where the caller leaves it to the server.
 struct GenerationRequest {
   std::string prompt;
-  std::uint32_t n = 1;
-  Shape shape;
+  std::uint32_t n = 1;  // 1 where it streams
+  Shape shape;          // has partials only where it streams
+  bool stream = false;
   std::optional<std::uint64_t> seed;
   FileFormat format = FileFormat::kPng;
   int quality = 100;   // 0 to 100; not for PNG

@@ -27,16 +27,18 @@ struct Ticket {
   Clock::time_point arrived;
   Clock::time_point deadline;
 
-  std::vector<Image> images;    // in the order of seeds; one without pixels is not made yet
-  std::size_t taken = 0;        // the first so many are made or being made
-  std::size_t running = 0;      // batches that it is in now
-  bool alone = false;           // not to be joined with others: a batch that it was in failed
-  bool abandoned = false;       // nobody waits for it any more
-  bool done = false;            // all images made, or failed
-  std::string failure;          // why not; "" for success
-  bool invalid = false;         // the failure is the request's own fault
-  std::size_t batch = 0;        // images in the largest batch that it was in
-  double generate_seconds = 0;  // summed over its batches
+  std::vector<Image> images;     // in the order of seeds; one without pixels is not made yet
+  std::deque<Partial> partials;  // of the only image: made, and not yet handed to the caller
+  std::uint32_t shown = 0;       // partials that were made so far
+  std::size_t taken = 0;         // the first so many are made or being made
+  std::size_t running = 0;       // batches that it is in now
+  bool alone = false;            // not to be joined with others: a batch that it was in failed
+  bool abandoned = false;        // nobody waits for it any more
+  bool done = false;             // all images made, or failed
+  std::string failure;           // why not; "" for success
+  bool invalid = false;          // the failure is the request's own fault
+  std::size_t batch = 0;         // images in the largest batch that it was in
+  double generate_seconds = 0;   // summed over its batches
   Clock::time_point started;
 };
 

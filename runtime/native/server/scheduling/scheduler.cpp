@@ -8,13 +8,6 @@
 #include <utility>
 
 namespace arcflow::serve {
-namespace {
-
-double seconds_between(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
-
-}  // namespace
 
 Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
     : engine_(engine),
@@ -54,12 +47,13 @@ Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
 }
 
 Scheduler::Outcome Scheduler::wait(const std::shared_ptr<Ticket>& ticket, const std::function<bool()>& gone,
-                                   Clock::duration poll) {
+                                   Clock::duration poll, Partial* partial) {
   std::unique_lock lock(mutex_);
-  while (!ticket->done) {
+  const auto shows = [&] { return partial != nullptr && !ticket->abandoned && !ticket->partials.empty(); };
+  while (!ticket->done && !shows()) {
     if (ticket->abandoned) return Outcome::kDropped;
     changed_.wait_until(lock, std::min(Clock::now() + poll, ticket->deadline));
-    if (ticket->done || ticket->abandoned) continue;
+    if (ticket->done || ticket->abandoned || shows()) continue;
     if (Clock::now() >= ticket->deadline) {
       leave(ticket);
       return Outcome::kDeadline;
@@ -71,6 +65,11 @@ Scheduler::Outcome Scheduler::wait(const std::shared_ptr<Ticket>& ticket, const 
       leave(ticket);
       return Outcome::kGone;
     }
+  }
+  if (shows()) {
+    *partial = std::move(ticket->partials.front());
+    ticket->partials.pop_front();
+    return Outcome::kPartial;
   }
   if (ticket->failure.empty()) return Outcome::kDone;
   return ticket->invalid ? Outcome::kInvalid : Outcome::kFailed;
@@ -151,7 +150,7 @@ bool Scheduler::next_batch(Running& running) {
     ++share.ticket->running;
     if (share.first == 0) {
       share.ticket->started = now;
-      metrics_.observe_stage("queue", seconds_between(share.ticket->arrived, now));
+      metrics_.observe_stage("queue", std::chrono::duration<double>(now - share.ticket->arrived).count());
     }
   }
   report_depth();
@@ -166,8 +165,9 @@ void Scheduler::run(EngineSession& session, Running& running) {
     }
   }
   metrics_.observe_batch(items.size());
+  const auto sink = [&](std::size_t item, Partial&& partial) { show(running, item, std::move(partial)); };
   try {
-    BatchResult result = session.generate(running.shares.front().ticket->shape, items, *running.token);
+    BatchResult result = session.generate(running.shares.front().ticket->shape, items, *running.token, sink);
     if (result.images.size() != items.size()) {
       throw EngineError(EngineError::Kind::kOther, "the engine gave another number of images than it was asked for");
     }
@@ -177,6 +177,17 @@ void Scheduler::run(EngineSession& session, Running& running) {
   } catch (const std::exception& error) {
     fail(running, error.what(), false);
   }
+}
+
+// Requests that show partials have one image each. A batch that is made again shows what it has shown already.
+void Scheduler::show(const Running& running, std::size_t item, Partial&& partial) {
+  const std::lock_guard lock(mutex_);
+  if (item >= running.shares.size()) return;
+  Ticket& ticket = *running.shares[item].ticket;
+  if (ticket.done || ticket.abandoned || ticket.seeds.size() != 1 || partial.index != ticket.shown) return;
+  ++ticket.shown;
+  ticket.partials.push_back(std::move(partial));
+  changed_.notify_all();
 }
 
 void Scheduler::finish(Running& running, BatchResult&& result) {

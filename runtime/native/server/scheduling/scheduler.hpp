@@ -27,7 +27,7 @@ struct SchedulerOptions {
 class Scheduler {
  public:
   enum class Admission { kAccepted, kFull, kCallerFull, kDraining };
-  enum class Outcome { kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
+  enum class Outcome { kPartial, kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
 
   // Starts the workers. The engine and the metrics must outlive the scheduler.
   Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options);
@@ -43,8 +43,10 @@ class Scheduler {
 
   // Blocks until the ticket is done, its deadline passes, or gone() says that its caller is not there any more; gone is
   // asked every `poll`. In the latter two cases the ticket leaves: out of the queue, or out of its batch, which is
-  // cancelled once nobody in it is waited for.
-  Outcome wait(const std::shared_ptr<Ticket>& ticket, const std::function<bool()>& gone, Clock::duration poll);
+  // cancelled once nobody in it is waited for. partial: where it is given, kPartial comes with each of the ticket's
+  // partials in their order, all of them before kDone; wait again.
+  Outcome wait(const std::shared_ptr<Ticket>& ticket, const std::function<bool()>& gone, Clock::duration poll,
+               Partial* partial = nullptr);
 
   // From now on nothing is accepted; what was accepted goes on.
   void drain();
@@ -65,6 +67,7 @@ class Scheduler {
   void work();
   bool next_batch(Running& running);
   void run(EngineSession& session, Running& running);
+  void show(const Running& running, std::size_t item, Partial&& partial);
   void finish(Running& running, BatchResult&& result);
   void fail(Running& running, const std::string& message, bool invalid);
   void end(Running& running);
@@ -80,8 +83,9 @@ class Scheduler {
   const BatchLimit limit_;
 
   mutable std::mutex mutex_;
-  std::condition_variable work_;     // for workers: something waits, or the end
-  std::condition_variable changed_;  // for callers: a ticket is done, a worker is ready, nothing runs any more
+  std::condition_variable work_;  // for workers: something waits, or the end
+  std::condition_variable
+      changed_;  // for callers: a ticket is done or shows more, a worker is ready, nothing runs any more
   Queue queue_;
   Turns turns_;
   std::list<Running*> running_;

@@ -78,6 +78,7 @@ Metrics::Metrics() : batches_(kBatch), started_(unix_now()) {
   for (const char* reason : {"queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"})
     rejected_[reason] = 0;
   for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
+  for (const char* end : {"completed", "client_gone", "deadline", "shutdown", "failed"}) streams_[end] = 0;
 }
 
 void Metrics::count_request(const std::string& route, int status) {
@@ -110,6 +111,16 @@ void Metrics::observe_stage(const std::string& stage, double seconds) {
 void Metrics::count_images(std::size_t images) {
   const std::lock_guard lock(mutex_);
   images_ += images;
+}
+
+void Metrics::count_partial() {
+  const std::lock_guard lock(mutex_);
+  ++partials_;
+}
+
+void Metrics::count_stream(const std::string& ended) {
+  const std::lock_guard lock(mutex_);
+  ++streams_[ended];
 }
 
 void Metrics::count_rejected(const std::string& reason) {
@@ -150,16 +161,19 @@ std::string Metrics::render() const {
   out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
   out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +
          std::to_string(images_) + "\n";
+  out += head("arcflow_partial_images_total", "counter", "Partial images that were sent.") +
+         "arcflow_partial_images_total " + std::to_string(partials_) + "\n";
   out += head("arcflow_log_dropped_lines_total", "counter", "Log lines that nobody took in time.") +
          "arcflow_log_dropped_lines_total " + std::to_string(dropped_lines_) + "\n";
-  const auto reasons = [&out](const std::string& name, const char* help, const auto& counts) {
+  const auto family = [&out](const std::string& name, const char* label, const char* help, const auto& counts) {
     out += head(name, "counter", help);
-    for (const auto& [reason, count] : counts) {
-      out += name + "{reason=\"" + escape_label(reason) + "\"} " + std::to_string(count) + "\n";
+    for (const auto& [value, count] : counts) {
+      out += name + "{" + label + "=\"" + escape_label(value) + "\"} " + std::to_string(count) + "\n";
     }
   };
-  reasons("arcflow_rejected_total", "Generation requests that were not accepted.", rejected_);
-  reasons("arcflow_cancelled_total", "Accepted requests that ended without images.", cancelled_);
+  family("arcflow_rejected_total", "reason", "Generation requests that were not accepted.", rejected_);
+  family("arcflow_cancelled_total", "reason", "Accepted requests that ended without images.", cancelled_);
+  family("arcflow_streams_total", "ended", "Streamed answers, by how they ended.", streams_);
   out += head("arcflow_batch_size", "histogram", "Images of a batch.") + batches_.render("arcflow_batch_size", "");
   out += head("arcflow_stage_seconds", "histogram",
               "Seconds by stage: queue, encode and total of a request, the others of a batch.");

@@ -40,6 +40,8 @@ class Metrics {
   void observe_batch(std::size_t images);
   void observe_stage(const std::string& stage, double seconds);
   void count_images(std::size_t images);
+  void count_partial();
+  void count_stream(const std::string& ended);  // "completed", "client_gone", "deadline", "shutdown", "failed"
   // "queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"
   void count_rejected(const std::string& reason);
   void count_cancelled(const std::string& reason);  // "client_gone", "deadline", "shutdown"
@@ -52,11 +54,11 @@ class Metrics {
  private:
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int>, std::uint64_t> requests_;
-  std::map<std::string, std::uint64_t> rejected_, cancelled_;
+  std::map<std::string, std::uint64_t> rejected_, cancelled_, streams_;
   std::map<std::string, Histogram> stages_;
   Histogram batches_;
   std::size_t queued_ = 0, in_flight_ = 0, running_ = 0;
-  std::uint64_t images_ = 0, dropped_lines_ = 0;
+  std::uint64_t images_ = 0, partials_ = 0, dropped_lines_ = 0;
   bool ready_ = false;
   std::string build_labels_;
   double started_;

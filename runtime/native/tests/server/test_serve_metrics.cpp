@@ -41,6 +41,8 @@ TEST_CASE("the page has every counter") {
   metrics.observe_batch(4);
   metrics.observe_stage("queue", 0.002);
   metrics.count_images(4);
+  metrics.count_partial();
+  metrics.count_stream("completed");
   metrics.count_rejected("queue_full");
   metrics.count_cancelled("client_gone");
   metrics.set_ready(true);
@@ -55,6 +57,9 @@ TEST_CASE("the page has every counter") {
   CHECK(has(page, "arcflow_in_flight_images 5"));
   CHECK(has(page, "arcflow_running_batches 1"));
   CHECK(has(page, "arcflow_images_total 4"));
+  CHECK(has(page, "arcflow_partial_images_total 1"));
+  CHECK(has(page, "arcflow_streams_total{ended=\"completed\"} 1"));
+  CHECK(has(page, "arcflow_streams_total{ended=\"failed\"} 0"));
   CHECK(has(page, "arcflow_rejected_total{reason=\"queue_full\"} 1"));
   CHECK(has(page, "arcflow_rejected_total{reason=\"draining\"} 0"));
   CHECK(has(page, "arcflow_cancelled_total{reason=\"client_gone\"} 1"));

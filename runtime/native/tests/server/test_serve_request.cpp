@@ -107,12 +107,18 @@ TEST_CASE("a rule that is broken is named with its field") {
       {R"("timeout": 61)", "timeout", "at most this server's 60.0"},
       {R"("timeout": -2)", "timeout", "more than 0"},
       {R"("timeout": "1")", "timeout", "seconds"},
-      {R"("response_format": "url")", "response_format", "\"b64_json\""},
+      {R"("response_format": "url")", "response_format", "keeps no files that a link could lead to"},
+      {R"("response_format": "file")", "response_format", "\"b64_json\""},
       {R"("output_format": "gif")", "output_format", "\"png\" or \"jpeg\" or \"webp\""},
       {R"("output_compression": 101)", "output_compression", "from 0 to 100"},
       {R"("background": "transparent")", "background", "opaque"},
-      {R"("stream": true)", "stream", "does not stream"},
-      {R"("partial_images": 2)", "partial_images", "from 0 to 0"},
+      {R"("stream": 1)", "stream", "stream is 1; true or false is needed"},
+      {R"("stream": "true")", "stream", "true or false"},
+      {R"("stream": true, "n": 2)", "n", "a stream has one image"},
+      {R"("stream": true, "partial_images": 9)", "partial_images", "from 0 to 8"},
+      {R"("stream": true, "response_format": "url")", "response_format", "keeps no files"},
+      {R"("partial_images": 2)", "partial_images", "add \"stream\": true"},
+      {R"("partial_images": 2, "stream": false)", "partial_images", "add \"stream\": true"},
       {R"("steps": 2)", "steps", "no field 'steps'"},
   };
   for (const auto& one : cases) {
@@ -121,6 +127,16 @@ TEST_CASE("a rule that is broken is named with its field") {
     CHECK(error.param == one.param);
     CHECK_MESSAGE(error.message.find(one.says) != std::string::npos, error.message);
   }
+}
+
+TEST_CASE("a stream has partials, and what has none has an equal shape") {
+  const auto request = good(with(R"("stream": true, "partial_images": 8, "n": 1)"));
+  CHECK(request.stream);
+  CHECK((request.shape == Shape{32, 32, 2, 8}));
+  const auto none = good(with(R"("stream": true)"));
+  CHECK(none.stream);
+  CHECK(none.shape == good(with(R"("partial_images": null, "stream": null)")).shape);
+  CHECK(!(none.shape == request.shape));
 }
 
 TEST_CASE("a seed of minus nought is nought") { CHECK(good(with(R"("seed": -0)")).seed == 0); }

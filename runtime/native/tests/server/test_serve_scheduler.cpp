@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "server/scheduling/scheduler.hpp"
@@ -75,12 +76,18 @@ class FakeEngine final : public Engine {
   class Session final : public EngineSession {
    public:
     explicit Session(FakeEngine& engine) : engine_(engine) {}
-    BatchResult generate(const Shape&, const std::vector<Item>& items, CancelToken& token) override {
+    BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token,
+                         const PartialSink& sink) override {
       std::vector<std::uint64_t> seeds;
       for (const Item& item : items) seeds.push_back(item.seed);
       {
         const std::lock_guard lock(engine_.mutex);
         engine_.batches.push_back(seeds);
+      }
+      for (std::uint32_t index = 0; index < shape.partials; ++index) {
+        for (std::size_t j = 0; j < items.size(); ++j) {
+          sink(j, {index, 0.5, {{static_cast<std::uint8_t>(10 * items[j].seed + index)}, "{}"}});
+        }
       }
       engine_.before(items);
       for (;;) {
@@ -152,6 +159,36 @@ TEST_CASE("what waits while a batch runs is joined, and the queue is bounded") {
   CHECK(bench.wait(first) == Scheduler::Outcome::kDone);
   for (const auto& ticket : waiting) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
   CHECK(bench.engine.seen() == Seeds{{1}, {2, 4}, {3}});
+}
+
+TEST_CASE("partials come to who asked, in order, once, and before the image") {
+  constexpr Shape shape{32, 32, 2, 3};
+  Bench bench(options_of(4));
+  bool failed = false;
+  bench.engine.before = [&failed](const std::vector<Item>& items) {  // a batch that is made again shows nothing twice
+    if (items.size() == 2 && !std::exchange(failed, true)) throw EngineError(EngineError::Kind::kOther, "once");
+  };
+  bench.engine.open(false);
+  const auto first = ticket_of({9});
+  bench.scheduler.submit(first);
+  REQUIRE(bench.engine.started(1));
+  const auto one = ticket_of({1}, shape), two = ticket_of({2}, shape), without = ticket_of({3});
+  for (const auto& ticket : {one, two, without}) bench.scheduler.submit(ticket);
+  bench.engine.open(true);
+  for (const auto& ticket : {one, two}) {
+    for (std::uint32_t index = 0; index < 3; ++index) {
+      Partial partial;
+      REQUIRE(bench.scheduler.wait(ticket, nobody, 1ms, &partial) == Scheduler::Outcome::kPartial);
+      CHECK(partial.index == index);
+      CHECK(partial.image.rgb8[0] == 10 * ticket->seeds[0] + index);
+    }
+    Partial none;
+    CHECK(bench.scheduler.wait(ticket, nobody, 1ms, &none) == Scheduler::Outcome::kDone);
+    CHECK(ticket->partials.empty());
+  }
+  CHECK(bench.wait(without) == Scheduler::Outcome::kDone);
+  CHECK(bench.wait(first) == Scheduler::Outcome::kDone);
+  CHECK(bench.engine.seen() == Seeds{{9}, {1, 2}, {1}, {2}, {3}});  // who wants none is not made with who does
 }
 
 TEST_CASE("a caller may have so many requests open") {
