@@ -42,6 +42,7 @@ void read_body(std::string_view body) {
   }
   require(!request.prompt.empty() && request.prompt.find('\0') == std::string::npos);
   require(request.n >= 1 && request.n <= kMaxImages);
+  require(request.shape.partials <= (request.stream ? kMaxPartials : 0) && (!request.stream || request.n == 1));
   require(request.timeout > 0 && request.timeout <= 60);
   require(request.shape.nfe >= 1 && request.shape.nfe <= model.max_nfe);
   for (const std::uint32_t side : {request.shape.width, request.shape.height}) {

@@ -121,6 +121,11 @@ def test_hosts_and_pages(guarded: Server) -> None:
     assert "Authorization" in asked.headers["access-control-allow-headers"]
     answer = guarded.request("GET", "/v1/models", headers={**headers, **ours})
     assert answer.headers["access-control-allow-origin"] == "https://example.org"
+    fields = json.dumps({"prompt": PROMPT, "stream": True}).encode()
+    typed = {**headers, **ours, "Content-Type": "application/json", "x-request-id": "streamed"}
+    streamed = guarded.request("POST", GENERATIONS, fields, typed)
+    assert streamed.headers["access-control-allow-origin"] == "https://example.org"
+    assert (streamed.headers["x-request-id"], streamed.headers["cache-control"]) == ("streamed", "no-store")
     other = guarded.request("GET", "/v1/models", headers={**headers, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
     assert other.headers["vary"] == "Origin"

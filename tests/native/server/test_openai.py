@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,11 @@ def test_keys(start: Start, tmp_path: Path) -> None:
         assert [one.type for one in client.images.generate(prompt=PROMPT, stream=True)] == [
             "image_generation.completed"
         ]
+
+
+def test_the_program_in_the_documents(server: Server, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boot-0.png", "boot-1.png", "boot-2.png", "boot.png"]
+    assert (tmp_path / "boot.png").read_bytes() == images(server.generate(prompt=PROMPT, seed=7))[0]

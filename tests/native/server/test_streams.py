@@ -164,10 +164,9 @@ def test_partials_need_a_stream(server: Server) -> None:
 
 def test_an_error_in_the_middle_is_raised(server: Server) -> None:
     fields = {**LONG, "extra_body": {"nfe": 64, "timeout": 0.3}}
-    seen = []
+    seen: list[str] = []
     with pytest.raises(openai.APIError, match="not done within its timeout") as error:
-        for event in client(server).images.generate(stream=True, partial_images=8, **fields):
-            seen.append(event.type)
+        seen.extend(event.type for event in client(server).images.generate(stream=True, partial_images=8, **fields))
     assert (error.value.code, error.value.type, error.value.param) == ("deadline_exceeded", "server_error", None)
     assert COMPLETED not in seen
     assert until(lambda: not is_running(server), 3)

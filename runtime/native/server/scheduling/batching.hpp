@@ -50,15 +50,17 @@ struct Share {
 
 using Queue = std::deque<std::shared_ptr<Ticket>>;
 
-// What one batch may hold. evaluations: images times evaluations each, but for a single image, which is never split.
-// A batch cannot be interrupted, so this is how long others wait while a large request is made.
+// What one batch may hold. evaluations: images times evaluations each, but for a single image, which is never split. A
+// partial's run of the VAE counts as one too. A batch cannot be interrupted, so this is how long others wait while a
+// large request is made.
 struct BatchLimit {
   BatchLimit(std::size_t most_images, std::size_t most_evaluations = SIZE_MAX)
       : images(most_images), evaluations(most_evaluations) {}
   std::size_t images, evaluations;
 
   std::size_t of(const Shape& shape) const {
-    return std::max<std::size_t>(1, std::min(images, evaluations / std::max<std::size_t>(1, shape.nfe)));
+    return std::max<std::size_t>(1,
+                                 std::min(images, evaluations / std::max<std::size_t>(1, shape.nfe + shape.partials)));
   }
 };
 

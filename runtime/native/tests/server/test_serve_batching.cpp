@@ -88,6 +88,7 @@ TEST_CASE("a batch has so many evaluations at most, and one image at least") {
   Turns turns;
   Queue queue = {ticket_of({1, 2, 3}, {32, 32, 4}), ticket_of({4, 5}, {32, 32, 64})};
   const BatchLimit limit(8, 10);
+  CHECK(limit.of({32, 32, 2, 3}) == 2);  // a partial counts as an evaluation
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{1, 2}});
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{3}});
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{4}});
