@@ -60,22 +60,22 @@ void Service::stream(const Request& request, const std::shared_ptr<Ticket>& tick
   response.set_header("Content-Type", "text/event-stream; charset=utf-8");
   response.set_header("Cache-Control", "no-store");
   response.set_header("X-Accel-Buffering", "no");  // nginx would keep events until it has many
-  response.write("");
   double encode = 0;
-  const auto encoded = [&](const Image& image) {
+  const auto show = [&](const char* type, const Image& image) {
     const auto began = Clock::now();
-    std::string file = file_of(*ticket, image, wanted.format, wanted.quality);
+    Json event = image_event(type, *ticket, wanted.format, file_of(*ticket, image, wanted.format, wanted.quality));
     encode += std::chrono::duration<double>(Clock::now() - began).count();
-    return file;
+    return event;
   };
   Partial partial;
   std::int64_t partials = 0;
   Outcome outcome = Outcome::kPartial;
   try {
+    response.write("");  // the head, at once
     for (;;) {
       outcome = scheduler_->wait(ticket, request.is_connection_closed, kPoll, &partial);
       if (outcome != Outcome::kPartial) break;
-      Json event = image_event(kPartial, *ticket, wanted.format, encoded(partial.image));
+      Json event = show(kPartial, partial.image);
       event["partial_image_index"] = partial.index;
       event["sigma"] = partial.sigma;
       response.write(event_of(event));
@@ -83,7 +83,7 @@ void Service::stream(const Request& request, const std::shared_ptr<Ticket>& tick
       ++partials;
     }
     if (outcome == Outcome::kDone) {
-      Json event = image_event(kCompleted, *ticket, wanted.format, encoded(ticket->images.front()));
+      Json event = show(kCompleted, ticket->images.front());
       event["nfe"] = ticket->shape.nfe;
       event["model"] = engine_->model().name;
       // OpenAI's type asks for it. Nothing is counted in tokens here.

@@ -59,8 +59,8 @@ struct BatchLimit {
   std::size_t images, evaluations;
 
   std::size_t of(const Shape& shape) const {
-    return std::max<std::size_t>(1,
-                                 std::min(images, evaluations / std::max<std::size_t>(1, shape.nfe + shape.partials)));
+    const std::size_t work = std::max<std::size_t>(1, shape.nfe + shape.partials);
+    return std::max<std::size_t>(1, std::min(images, evaluations / work));
   }
 };
 

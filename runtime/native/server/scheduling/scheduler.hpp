@@ -83,9 +83,8 @@ class Scheduler {
   const BatchLimit limit_;
 
   mutable std::mutex mutex_;
-  std::condition_variable work_;  // for workers: something waits, or the end
-  std::condition_variable
-      changed_;  // for callers: a ticket is done or shows more, a worker is ready, nothing runs any more
+  std::condition_variable work_;     // for workers: something waits, or the end
+  std::condition_variable changed_;  // for callers: a ticket is done or shows more, a worker is ready, nothing runs now
   Queue queue_;
   Turns turns_;
   std::list<Running*> running_;
