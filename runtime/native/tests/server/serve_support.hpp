@@ -30,7 +30,7 @@ class FlagToken final : public CancelToken {
 };
 
 // Every image is one grey pixel; its file is the seed's last byte, that of a partial the partial's number. After its
-// partials an image for "a gate" waits until the gate is open; files for "much" have four megabytes.
+// partials an image with a "gate" waits until the gate is open; files with "much" in them have four megabytes.
 class GreyEngine final : public Engine {
  public:
   GreyEngine() {
@@ -56,8 +56,9 @@ class GreyEngine final : public Engine {
     explicit Session(GreyEngine& engine) : engine_(engine) {}
     BatchResult generate(const Shape& shape, const std::vector<Item>& items, CancelToken& token,
                          const PartialSink& sink) override {
-      const auto image = [](const Item& item, std::uint64_t grey) {
-        return Image{std::vector<std::uint8_t>(item.prompt == "much" ? 4'000'000 : 1, static_cast<std::uint8_t>(grey)),
+      const auto has = [](const Item& item, const char* word) { return item.prompt.find(word) != std::string::npos; };
+      const auto image = [&has](const Item& item, std::uint64_t grey) {
+        return Image{std::vector<std::uint8_t>(has(item, "much") ? 4'000'000 : 1, static_cast<std::uint8_t>(grey)),
                      "{}"};
       };
       BatchResult result;
@@ -66,7 +67,7 @@ class GreyEngine final : public Engine {
       }
       for (const Item& item : items) {
         if (item.prompt == "broken") throw EngineError(EngineError::Kind::kOther, "it broke");
-        while (item.prompt == "a gate" && !engine_.gate) {
+        while (has(item, "gate") && !engine_.gate) {
           if (static_cast<FlagToken&>(token).cancelled) {
             ++engine_.cancelled;
             throw EngineError(EngineError::Kind::kCancelled, "cancelled");
@@ -96,7 +97,7 @@ inline ConnectionRules quick() {
 
 struct Running {
   explicit Running(const ConnectionRules& rules = quick())
-      : log(LogFormat::kJson, sink),
+      : log(LogFormat::kJson, sink.get()),
         server(rules),
         service(server, metrics, log, ServiceRules{}),
         port(server.bind("127.0.0.1", 0)) {
@@ -104,10 +105,7 @@ struct Running {
     thread = std::thread([this] { server.listen_after_bind(); });
     server.wait_until_ready();
   }
-  ~Running() {
-    stop();
-    std::fclose(sink);
-  }
+  ~Running() { stop(); }
   void open() {
     scheduler = std::make_unique<Scheduler>(engine, metrics, SchedulerOptions{});
     scheduler->wait_ready();
@@ -125,16 +123,16 @@ struct Running {
   // The log's line about a request for this path.
   nlohmann::json logged(const std::string& path) {
     log.flush(5s);
-    std::rewind(sink);
+    std::rewind(sink.get());
     char line[4096];
-    while (std::fgets(line, sizeof line, sink) != nullptr) {
+    while (std::fgets(line, sizeof line, sink.get()) != nullptr) {
       const auto entry = nlohmann::json::parse(line);
       if (entry.value("path", "") == path) return entry;
     }
     return nullptr;
   }
 
-  std::FILE* sink = std::tmpfile();
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> sink{std::tmpfile(), std::fclose};  // outlives the log
   Metrics metrics;
   Log log;
   GreyEngine engine;
