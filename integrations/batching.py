@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import ArcFlowError
 from runtime.image import encode_png
+from runtime.request import check_request
+from runtime.result import settings_of
 
 if TYPE_CHECKING:
+    from engines.schema import Manifest
     from runtime.pipeline import Pipeline
     from runtime.result import Generation, Pixels, Preview, Step
 
@@ -32,6 +35,21 @@ class Wanted:
     def shape(self) -> tuple[int, int, int, int]:
         """What requests of one batch share."""
         return self.width, self.height, self.nfe, self.previews
+
+    def settings(self, manifest: Manifest) -> tuple[dict[str, Any], ...]:
+        """What each image is made of and how, known before any is made. Raises RequestError."""
+        request = check_request(
+            manifest,
+            self.prompt,
+            seed=self.seeds,
+            nfe=self.nfe,
+            num_images=len(self.seeds),
+            width=self.width,
+            height=self.height,
+            previews=self.previews,
+        )
+        settings = settings_of(manifest, request)
+        return tuple(settings.of_image(j) for j in range(request.total))
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,8 @@ class Job:
     done: Callable[[Made | ArcFlowError], None]
     gone: Callable[[], bool] = lambda: False
     on_preview: Callable[[int, Preview], None] | None = None
-    told: int = field(default=0, init=False)
-    """Frames that the caller has; a second attempt does not send them again."""
+    told: int = 0
+    """Frames that the caller has; another attempt, here or elsewhere, does not send them again."""
 
 
 class _AllGoneError(Exception):

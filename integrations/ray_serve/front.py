@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import secrets
 import time
 import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from integrations.batching import Wanted
-from integrations.ray_serve.parsing import ApiError, Parsed, parse
-from integrations.ray_serve.replica import Described, Failure, Images
+from integrations.ray_serve import answers
+from integrations.ray_serve.asking import ask
+from integrations.ray_serve.parsing import ApiError, parse
+from integrations.ray_serve.replica import Described, Frame, Images
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from engines.schema import Range
     from integrations.ray_serve.options import Options
 
 GENERATIONS = "/v1/images/generations"
+MODELS = "/v1/models"
+MODEL = "/v1/models/{id}"
 METHODS = {
     GENERATIONS: ("POST",),
-    "/v1/models": ("GET", "HEAD"),
+    MODELS: ("GET", "HEAD"),
+    MODEL: ("GET", "HEAD"),
     "/health": ("GET", "HEAD"),
     "/ready": ("GET", "HEAD"),
 }
@@ -49,36 +55,48 @@ class Front:
 
     async def __call__(self, request: Request) -> Response:
         """The answer to one HTTP request."""
-        from starlette.responses import JSONResponse
+        from starlette.background import BackgroundTask
+        from starlette.responses import JSONResponse, StreamingResponse
 
-        began = time.monotonic()
+        began, status = time.monotonic(), 200
         identity = _identity(request.headers.get("x-request-id", ""))
         headers = {"x-request-id": identity}
+        content: dict[str, Any] | AsyncGenerator[bytes, None]
         try:
-            content, status = await self._route(request), 200
+            content = await self._route(request)
         except ApiError as error:
             content, status = error.body, error.status
             if status == 405:
-                headers["Allow"] = ", ".join(METHODS[request.url.path])
+                headers["Allow"] = ", ".join(METHODS[_route_of(request.url.path)])
             if error.retry_after:
                 headers["Retry-After"] = str(error.retry_after)
-        took = (time.monotonic() - began) * 1e3
-        _log.info("request_id=%s method=%s status=%d total_ms=%.1f", identity, request.method, status, took)
-        return JSONResponse(content, status_code=status, headers=headers)
+        log = partial(_tell, identity, request.method, status, began)
+        if isinstance(content, dict):
+            log()
+            return JSONResponse(content, status_code=status, headers=headers)
+        headers |= answers.EVENTS
+        return StreamingResponse(
+            content, headers=headers, media_type="text/event-stream", background=BackgroundTask(log)
+        )
 
-    async def _route(self, request: Request) -> dict[str, Any]:
+    async def _route(self, request: Request) -> dict[str, Any] | AsyncGenerator[bytes, None]:
         path = request.url.path
-        if path not in METHODS:
+        route = _route_of(path)
+        if route not in METHODS:
             raise ApiError(404, f"there is nothing at this path; there are {', '.join(METHODS)}", code="not_found")
-        if request.method not in METHODS[path]:
+        if request.method not in METHODS[route]:
             message = "this path does not take this method; see the Allow header"
             raise ApiError(405, message, code="method_not_allowed")
-        if path == "/health":
+        if route == "/health":
             return {"status": "ok"}
-        if path == GENERATIONS:
+        if route == GENERATIONS:
             return await self._generate(request)
-        described = await self._described()
-        return {"status": "ready"} if path == "/ready" else _models(described)
+        described, names = await self._described(), self._options.names
+        if route == "/ready":
+            return {"status": "ready"}
+        if route == MODELS:
+            return answers.models(described, names)
+        return answers.model(path.removeprefix(f"{MODELS}/"), described, names)
 
     async def _described(self) -> Described:
         """What the replicas serve. Raises ApiError while none is loaded."""
@@ -91,25 +109,42 @@ class Front:
                 raise ApiError(503, message, code="not_ready", kind="server_error", retry_after=1) from error
         return self._known
 
-    async def _generate(self, request: Request) -> dict[str, Any]:
+    async def _generate(self, request: Request) -> dict[str, Any] | AsyncGenerator[bytes, None]:
+        """The images, or the events of a stream that has begun. Raises ApiError."""
         arrived = time.monotonic()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             message = "the body must be JSON, not compressed, with the header Content-Type: application/json"
             raise ApiError(415, message, code="unsupported_media_type")
         described = await self._described()
-        parsed = parse(await self._body(request), described.manifest, self._options.timeout)
-        seed = secrets.randbits(_EXACT) if parsed.seed is None else parsed.seed
+        parsed = parse(await self._body(request), described.manifest, self._options.timeout, self._options.names)
+        first = secrets.randbits(_EXACT) if parsed.seed is None else parsed.seed
         # The seeds are settled here: a second replica makes the images that the first would have made.
-        seeds = tuple((seed + j) % (1 << 64) for j in range(parsed.n))
-        wanted = Wanted(parsed.prompt, seeds, parsed.width, parsed.height, parsed.nfe)
-        made = await self._ask(wanted, arrived + parsed.timeout - time.monotonic())
-        if isinstance(made, Failure):
-            if made.invalid:
-                raise ApiError(400, made.message, code="invalid_value")
-            message = f"the image could not be made: {made.message}"
-            raise ApiError(500, message, code="generation_failed", kind="server_error")
-        return _answer(described, parsed, seeds, made, time.monotonic() - arrived)
+        seeds = tuple((first + j) % (1 << 64) for j in range(parsed.n))
+        wanted = Wanted(parsed.prompt, seeds, parsed.width, parsed.height, parsed.nfe, parsed.partial_images)
+        left = arrived + parsed.timeout - time.monotonic()
+        made = ask(self._replicas, wanted, parsed.form, left, self._options.retries)
+        # What goes wrong before there is anything to send has a status of its own.
+        begin = await anext(made)
+        if not parsed.stream:
+            assert isinstance(begin, Images), "there are no partial images without a stream"
+            await made.aclose()
+            return answers.images(described, parsed, seeds, begin, time.monotonic() - arrived)
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            event: Frame | Images | None = begin
+            async with aclosing(made):
+                try:
+                    while event is not None:
+                        if isinstance(event, Frame):
+                            yield answers.partial(parsed, seeds[0], event)
+                        else:
+                            yield answers.completed(described, parsed, seeds[0], event, time.monotonic() - arrived)
+                        event = await anext(made, None)
+                except ApiError as error:
+                    yield answers.failed(error)
+
+        return events()
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
@@ -119,72 +154,18 @@ class Front:
                 raise ApiError(413, "the body is larger than this server takes (max_body)", code="too_large")
         return bytes(body)
 
-    async def _ask(self, wanted: Wanted, seconds: float) -> Images | Failure:
-        """Images from whichever replica has room; from another one where that dies. Raises ApiError."""
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
-        pause = 0.1
-        try:
-            async with asyncio.timeout(seconds):
-                for attempt in range(self._options.retries + 1):
-                    if attempt:
-                        await asyncio.sleep(pause)
-                        pause *= 2
-                    try:
-                        made: Images | Failure = await self._replicas.generate.remote(wanted)
-                        return made
-                    except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-                        _log.warning("attempt %d lost its replica: %s", attempt + 1, type(error).__name__)
-        except TimeoutError as error:
-            message = "the request was not done within its timeout"
-            raise ApiError(504, message, code="deadline_exceeded", kind="server_error") from error
-        except BackPressureError as error:
-            message = "the queue is full; try again later"
-            raise ApiError(429, message, code="queue_full", kind="rate_limit_error", retry_after=1) from error
-        message = f"{self._options.retries + 1} replicas died over this request; try again later"
-        raise ApiError(503, message, code="replica_lost", kind="server_error", retry_after=5)
+def _route_of(path: str) -> str:
+    """The path, but for the models' names in it."""
+    return MODEL if path.startswith(f"{MODELS}/") and path != f"{MODELS}/" else path
+
+
+def _tell(identity: str, method: str, status: int, began: float) -> None:
+    took = (time.monotonic() - began) * 1e3
+    _log.info("request_id=%s method=%s status=%d total_ms=%.1f", identity, method, status, took)
 
 
 def _identity(given: str) -> str:
     """The caller's own name of a request, or a new one."""
     fits = 0 < len(given) <= _MAX_REQUEST_ID and all(" " < character <= "~" for character in given)
     return given if fits else uuid.uuid4().hex
-
-
-def _answer(described: Described, parsed: Parsed, seeds: tuple[int, ...], made: Images, total: float) -> dict[str, Any]:
-    files = zip(made.files, seeds, strict=True)
-    queue = max(total - made.generate - made.encode, 0.0)
-    stages = {"queue": queue, "generate": made.generate, "encode": made.encode, "total": total}
-    return {
-        "created": int(time.time()),
-        "data": [{"b64_json": base64.b64encode(file).decode(), "seed": seed} for file, seed in files],
-        "model": described.manifest.model,
-        "size": f"{parsed.width}x{parsed.height}",
-        "nfe": parsed.nfe,
-        "output_format": "png",
-        "timings": {stage: round(seconds, 6) for stage, seconds in stages.items()},
-    }
-
-
-def _models(described: Described) -> dict[str, Any]:
-    manifest = described.manifest
-    limits, schedule = manifest.limits, manifest.schedule
-
-    def span(limit: Range) -> dict[str, int]:
-        return {"min": limit.min, "usual": limit.opt, "max": limit.max}
-
-    one = {
-        "id": manifest.model,
-        "object": "model",
-        "created": described.loaded,
-        "owned_by": "arcflow",
-        "bundle": f"{manifest.model}-{manifest.precision}-{manifest.target}",
-        "digest": manifest.digest,
-        "backend": described.backend,
-        "width": span(limits.width),
-        "height": span(limits.height),
-        "multiple": limits.multiple,
-        "nfe": {"min": 1, "usual": schedule.nfe, "max": schedule.max_nfe},
-    }
-    return {"object": "list", "data": [one]}

@@ -25,7 +25,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_batch: requests joined in a replica, at most the bundle's batch. batch_wait_ms: how long to wait for others.
     queue: requests that may wait at a front; more get 429. timeout: most seconds of a request.
     retries: how often a request whose replica died is given to another one. fronts: replicas that speak HTTP.
-    max_body: bytes of a request.
+    max_body: bytes of a request. aliases: other names for the model, with commas between them.
     """
 
     model: str = "tiny"
@@ -45,11 +45,17 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 3
     fronts: _Count = 1
     max_body: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 1 << 20
+    aliases: Annotated[str, msgspec.Meta(pattern=r"^([^,/=\s]+(,[^,/=\s]+)*)?\Z")] = ""
 
     @property
     def most_replicas(self) -> int:
         """max_replicas, or as many as there are at least."""
         return self.max_replicas or self.min_replicas
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The aliases one by one."""
+        return tuple(self.aliases.split(",")) if self.aliases else ()
 
 
 def read(arguments: Mapping[str, object]) -> Options:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from integrations.ray_serve.files import FORMATS, Form
 from runtime.errors import RequestError
 from runtime.request import SEED_MAX, check_request
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 10
 """Images of one request, as OpenAI has it."""
+
+MAX_PARTIALS = 8
+"""Partial images of one request."""
+
+_Word = TypeVar("_Word", bound=str)
 
 _MAX_DEPTH = 16
 _MAX_FIELDS = 64
@@ -61,16 +67,19 @@ class Parsed:
     height: int
     nfe: int
     timeout: float
+    form: Form
+    stream: bool
+    partial_images: int
 
 
-def parse(body: bytes, manifest: Manifest, most_seconds: float) -> Parsed:
+def parse(body: bytes, manifest: Manifest, most_seconds: float, names: Sequence[str] = ()) -> Parsed:
     """Read the JSON body of POST /v1/images/generations. A field that is null counts as absent. Raises ApiError.
 
-    most_seconds: the server's own limit of a request's time, which is also the default.
+    most_seconds: the server's own limit of a request's time, which is also the default. names: the model's aliases.
     """
     fields = _Fields(_read(body))
     _check_names(fields)
-    _check_model(fields, manifest)
+    _check_model(fields, manifest, names)
     prompt, schedule = fields.text("prompt"), manifest.schedule
     if prompt is None:
         raise _bad("there is no prompt: say in a few words what the image should show", "prompt", "missing_field")
@@ -83,15 +92,21 @@ def parse(body: bytes, manifest: Manifest, most_seconds: float) -> Parsed:
     n = fields.whole("n", 1, 1, MAX_IMAGES)
     width, height = _size(fields.text("size"), manifest)
     nfe = fields.whole("nfe", schedule.nfe, 1, schedule.max_nfe)
-    fields.only("response_format", "b64_json")
-    fields.only("output_format", "png")
-    fields.whole("output_compression", 100, 0, 100)
+    stream, partials = _stream(fields, n)
+    _check_response_format(fields)
+    form = Form(fields.only("output_format", *FORMATS) or "png", fields.whole("output_compression", 100, 0, 100))
     fields.only("background", "auto", "opaque")
-    fields.whole("partial_images", 0, 0, 0)
-    if fields.values.get("stream", False) is not False:
-        raise _bad(f"stream is {_describe(fields.values['stream'])}; this server does not stream", "stream")
     seed = fields.whole("seed", 0, 0, SEED_MAX) if "seed" in fields.values else None
-    return Parsed(prompt, n, seed, width, height, nfe, _timeout(fields.values.get("timeout"), most_seconds))
+    timeout = _timeout(fields.values.get("timeout"), most_seconds)
+    return Parsed(prompt, n, seed, width, height, nfe, timeout, form, stream, partials)
+
+
+def model_not_found(name: str, manifest: Manifest, names: Sequence[str]) -> ApiError | None:
+    """The error where the model does not have that name: it has its own, its bundle's, and ``names``."""
+    if name in (manifest.model, f"{manifest.model}-{manifest.precision}-{manifest.target}", *names):
+        return None
+    message = f"the model '{_shown(name)}' is not served here; this server has {', '.join((manifest.model, *names))}"
+    return ApiError(404, message, code="model_not_found", param="model")
 
 
 def _bad(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
@@ -117,11 +132,15 @@ class _Fields:
             raise _bad(f"{name} is {_describe(value)}; a whole number from {low} to {high} is needed{how}", name)
         return value
 
-    def only(self, name: str, *allowed: str) -> None:
+    def only(self, name: str, *allowed: _Word) -> _Word | None:
         text = self.text(name)
-        if text is not None and text not in allowed:
-            names = " or ".join(f'"{one}"' for one in allowed)
-            raise _bad(f"{name} is '{_shown(text)}'; this server gives {names}", name)
+        if text is None:
+            return None
+        for one in allowed:
+            if text == one:
+                return one
+        names = " or ".join(f'"{one}"' for one in allowed)
+        raise _bad(f"{name} is '{_shown(text)}'; this server gives {names}", name)
 
 
 def _read(body: bytes) -> dict[str, Any]:
@@ -197,15 +216,34 @@ def _check_names(fields: _Fields) -> None:
         raise _bad(f"{there} {named}{more}; there are {', '.join(_KNOWN)}", strange[0], "unknown_field")
 
 
-def _check_model(fields: _Fields, manifest: Manifest) -> None:
+def _check_model(fields: _Fields, manifest: Manifest, names: Sequence[str]) -> None:
     name = fields.text("model")
-    if name not in (None, manifest.model, f"{manifest.model}-{manifest.precision}-{manifest.target}"):
-        raise ApiError(
-            404,
-            f"the model '{_shown(name or '')}' is not served here; this server has {manifest.model}",
-            code="model_not_found",
-            param="model",
+    if name is not None and (error := model_not_found(name, manifest, names)):
+        raise error
+
+
+def _stream(fields: _Fields, n: int) -> tuple[bool, int]:
+    """Whether it streams, and how many partial images."""
+    stream = fields.values.get("stream", False)
+    if not isinstance(stream, bool):
+        raise _bad(f"stream is {_describe(stream)}; true or false is needed", "stream")
+    partials = fields.whole("partial_images", 0, 0, MAX_PARTIALS)
+    if partials and not stream:
+        message = f'partial_images is {partials}, but the answer is not a stream: add "stream": true'
+        raise _bad(message, "partial_images")
+    if stream and n > 1:
+        raise _bad(f"n is {n}; a stream has one image: ask for each with its own", "n")
+    return stream, partials
+
+
+def _check_response_format(fields: _Fields) -> None:
+    if fields.values.get("response_format") == "url":
+        raise _bad(
+            "response_format is 'url'; this server keeps no files that a link could lead to: ask for \"b64_json\", or "
+            "leave the field out",
+            "response_format",
         )
+    fields.only("response_format", "b64_json")
 
 
 def _size(size: str | None, manifest: Manifest) -> tuple[int, int]:

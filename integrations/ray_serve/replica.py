@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundation.errors import ArcFlowError
 from integrations.batching import Job, Made, Wanted, work
+from integrations.ray_serve.files import Form, encode
 from runtime.errors import RequestError
 from runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from engines.schema import Manifest
     from integrations.ray_serve.options import Options
+    from runtime.result import Preview
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,17 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A partial image. index: from 0, noisiest first. sigma: its noise level."""
+
+    index: int
+    sigma: float
+    file: bytes
+
+
+@dataclass(frozen=True)
 class Images:
-    """What a request became. files: PNG, one a seed. generate, encode: seconds. batch: images generated together."""
+    """What a request became. files: one a seed. generate, encode: seconds. batch: images generated together."""
 
     files: tuple[bytes, ...]
     generate: float
@@ -76,39 +87,51 @@ class Replica:
         """What is served."""
         return self._described
 
-    async def generate(self, wanted: Wanted) -> Images | Failure:
-        """The images of a request. Cancelled, it leaves its batch, which ends once nobody in it is waited for."""
+    async def generate(
+        self, wanted: Wanted, form: Form, has: int = 0
+    ) -> AsyncGenerator[Frame | Images | Failure, None]:
+        """The partial images of a request as they are made, less those that the caller has; then its images.
+
+        wanted: of one seed where it has partial images. Cancelled, it leaves its batch, which ends once nobody in it is
+        waited for.
+        """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Images | Failure] = loop.create_future()
+        events: asyncio.Queue[tuple[int, Preview] | Made | BaseException] = asyncio.Queue()
         gone = False
 
-        def settle(result: Images | Failure | BaseException) -> None:
-            if not answer.done():
-                if isinstance(result, BaseException):
-                    answer.set_exception(result)
-                else:
-                    answer.set_result(result)
+        def tell(event: tuple[int, Preview] | Made | BaseException) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
-        def done(made: Made | ArcFlowError) -> None:
-            result: Images | Failure
-            if isinstance(made, ArcFlowError):
-                result = Failure(str(made), invalid=isinstance(made, RequestError))
-            else:
-                began = time.perf_counter()
-                files = tuple(made.png(j) for j in range(len(made.images)))
-                result = Images(files, made.seconds, time.perf_counter() - began, made.batch, os.getpid())
-            loop.call_soon_threadsafe(settle, result)
-
+        job = Job(wanted, tell, lambda: gone, lambda _, preview: tell((job.told - 1, preview)), told=has)
         # Each is answered when its own images are there, not when all that Serve handed over together are.
-        turn = asyncio.ensure_future(self._run(Job(wanted, done, gone=lambda: gone)))
-        turn.add_done_callback(lambda turn: settle(_unanswered(turn)))
+        turn = asyncio.ensure_future(self._run(job))
+        turn.add_done_callback(lambda turn: events.put_nowait(_unanswered(turn)))
         try:
-            return await answer
+            while not isinstance(event := await events.get(), BaseException):
+                # In a thread of its own: the next batch does not wait for files.
+                if isinstance(event, Made):
+                    yield await asyncio.to_thread(_files, event, form)
+                    return
+                yield await asyncio.to_thread(self._frame, wanted, *event, form)
+            if not isinstance(event, ArcFlowError):
+                raise event
+            yield Failure(str(event), invalid=isinstance(event, RequestError))
         finally:
             gone = True
 
+    def _frame(self, wanted: Wanted, index: int, preview: Preview, form: Form) -> Frame:
+        (settings,) = wanted.settings(self._pipeline.manifest)
+        return Frame(index, preview.sigma, encode(preview.image, {**settings, "sigma": preview.sigma}, form))
+
     def _work(self, jobs: Sequence[Job]) -> None:
         work(self._pipeline, jobs)
+
+
+def _files(made: Made, form: Form) -> Images:
+    began = time.perf_counter()
+    pairs = zip(made.images, made.settings, strict=True)
+    files = tuple(encode(image, settings, form) for image, settings in pairs)
+    return Images(files, made.seconds, time.perf_counter() - began, made.batch, os.getpid())
 
 
 def _unanswered(turn: asyncio.Future[None]) -> BaseException:

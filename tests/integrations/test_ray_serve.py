@@ -5,6 +5,7 @@ Ray is not among the packages that the tests need; with it: ``pip install 'ray[s
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import io
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from PIL import Image
 from engines.locate import BUILT_IN
 from integrations.batching import Wanted
 from integrations.ray_serve.app import build
+from integrations.ray_serve.files import Form, encode
+from integrations.ray_serve.front import GENERATIONS
 from runtime import Pipeline
 from runtime.image import encode_png
 
@@ -37,6 +41,8 @@ pytestmark = pytest.mark.slow
 
 PROMPTS = ("a dark ankle boot", "photo of a light t-shirt", "a grey bag", "a dark coat")
 SLOW: dict[str, Any] = {"prompt": PROMPTS[0], "n": 10, "size": "64x64", "nfe": 64}
+STREAM: dict[str, Any] = {**SLOW, "n": 1, "seed": 3, "stream": True, "partial_images": 8}
+ALIAS = "gpt-image-1"
 TIMEOUT = 60.0
 
 
@@ -67,7 +73,7 @@ class Service:
             connection.close()
 
     def generate(self, **fields: object) -> Answer:
-        return self.ask("POST", "/v1/images/generations", json.dumps(fields).encode())
+        return self.ask("POST", GENERATIONS, json.dumps(fields).encode())
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,8 @@ def service() -> Iterator[Service]:
             port = free.getsockname()[1]
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         options = {"model": str(BUILT_IN / "tiny-fp32-cpu"), "gpus": "0", "threads": "1", "min_replicas": "2"}
-        serve.run(build({**options, "max_batch": "4", "timeout": str(TIMEOUT)}), name="arcflow")
+        more = {"max_batch": "4", "timeout": str(TIMEOUT), "aliases": ALIAS}
+        serve.run(build({**options, **more}), name="arcflow")
         yield Service(port)
     finally:
         serve.shutdown()
@@ -106,13 +113,19 @@ def pixels(file: bytes) -> Any:
     return np.asarray(Image.open(io.BytesIO(file))).astype(int)
 
 
+def burned(process: int) -> int:
+    """Ticks of a processor that it has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def processes(count: int) -> set[int]:
     """Of the replicas that answer, as soon as that many do."""
-    handle = serve.get_deployment_handle("Replica", "arcflow")
+    handle = serve.get_deployment_handle("Replica", "arcflow").options(stream=True)
     end, found = time.monotonic() + TIMEOUT, set()
     while len(found) < count and time.monotonic() < end:
-        asked = [handle.generate.remote(Wanted(PROMPTS[0], (j,), 32, 32, 2)) for j in range(8)]
-        found |= {one.result(timeout_s=TIMEOUT).process for one in asked}
+        asked = [handle.generate.remote(Wanted(PROMPTS[0], (j,), 32, 32, 2), Form()) for j in range(8)]
+        found |= {images.process for one in asked for images in one}
     return found
 
 
@@ -129,9 +142,50 @@ def test_an_image_is_the_pipelines(service: Service, pipeline: Pipeline) -> None
 def test_it_says_what_it_is(service: Service, pipeline: Pipeline) -> None:
     assert service.ask("GET", "/health").body == {"status": "ok"}
     assert service.ask("GET", "/ready").body == {"status": "ready"}
-    (model,) = service.ask("GET", "/v1/models").body["data"]
+    model, other = service.ask("GET", "/v1/models").body["data"]
+    assert other == {**model, "id": ALIAS} == service.ask("GET", f"/v1/models/{ALIAS}").body
     assert (model["id"], model["digest"]) == ("tiny", pipeline.manifest.digest)
     assert model["width"] == {"min": 16, "usual": 32, "max": 64}
+
+
+def test_the_model_has_another_name(service: Service) -> None:
+    assert service.generate(prompt=PROMPTS[0], model=ALIAS).body["model"] == "tiny"
+    missing = service.ask("GET", "/v1/models/dall-e-3")
+    assert (missing.status, missing.body["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("form", [Form("jpeg", 90), Form("webp", 50)])
+def test_other_files(service: Service, pipeline: Pipeline, form: Form) -> None:
+    asked = {"output_format": form.format, "output_compression": form.quality}
+    answer = service.generate(prompt=PROMPTS[0], seed=7, size="32x32", **asked)
+    made = pipeline.generate(PROMPTS[0], seed=7)
+    assert answer.files() == [encode(made.images[0], made.settings.of_image(0), form)]
+    assert answer.body["output_format"] == form.format
+
+
+def test_partial_images_are_streamed_to_openais_client(service: Service, pipeline: Pipeline, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    server = {"base_url": f"http://127.0.0.1:{service.port}/v1", "api_key": "none", "max_retries": 0}
+    asked: dict[str, Any] = {"prompt": PROMPTS[0], "model": ALIAS, "size": "32x32", "extra_body": {"seed": 7}}
+
+    async def together() -> list[Any]:
+        async with openai.AsyncOpenAI(**server) as client:
+            return [one async for one in await client.images.generate(**asked, stream=True, partial_images=3)]
+
+    with openai.OpenAI(**server) as client:
+        one_by_one = list(client.images.generate(**asked, stream=True, partial_images=3))
+        with pytest.raises(openai.BadRequestError, match="33 px"):
+            client.images.generate(**{**asked, "size": "33x32"}, stream=True)
+        with pytest.raises(openai.APIError, match="within its timeout"):
+            late = {**asked, "size": "64x64", "extra_body": {"nfe": 64, "timeout": 0.3}}
+            list(client.images.generate(**late, stream=True, partial_images=8))
+    made = pipeline.generate(PROMPTS[0], seed=7, previews=3)
+    image, *frames = [file.read_bytes() for file in made.save(tmp_path / "boot.png")]
+    for events in (one_by_one, asyncio.run(together())):
+        assert [event.type.rpartition(".")[2] for event in events] == [*["partial_image"] * 3, "completed"]
+        assert [event.partial_image_index for event in events[:-1]] == [0, 1, 2]
+        assert [base64.b64decode(event.b64_json) for event in events] == [*frames, image]
+        assert (events[-1].seed, events[-1].nfe, events[-1].size) == (7, 2, "32x32")
 
 
 def test_bad_requests_are_told_why(service: Service) -> None:
@@ -139,21 +193,22 @@ def test_bad_requests_are_told_why(service: Service) -> None:
     assert (wrong.status, wrong.body["error"]["param"]) == (400, "size")
     assert "multiple of 8 from 16 to 64" in wrong.body["error"]["message"]
     assert service.ask("GET", "/nothing").status == 404
-    assert service.ask("GET", "/v1/images/generations").headers["allow"] == "POST"
-    assert service.ask("POST", "/v1/images/generations", b"{}", "text/plain").status == 415
-    assert service.ask("POST", "/v1/images/generations", b" " * (2 << 20)).status == 413
+    assert service.ask("GET", GENERATIONS).headers["allow"] == "POST"
+    assert service.ask("POST", GENERATIONS, b"{}", "text/plain").status == 415
+    assert service.ask("POST", GENERATIONS, b" " * (2 << 20)).status == 413
     late = service.generate(**SLOW, timeout=0.05)
     assert (late.status, late.body["error"]["code"]) == (504, "deadline_exceeded")
 
 
-def test_who_hangs_up_is_not_generated_for(service: Service) -> None:
+@pytest.mark.parametrize(("callers", "fields"), [(8, SLOW), (40, STREAM)], ids=["images", "streams"])
+def test_who_hangs_up_is_not_generated_for(service: Service, callers: int, fields: dict[str, Any]) -> None:
     """Both replicas get seconds of work that nobody waits for any more; the next request does not wait for it."""
     began = time.monotonic()
     assert service.generate(**{**SLOW, "n": 4}).status == 200
     alone = time.monotonic() - began
-    body = json.dumps(SLOW).encode()
+    body = json.dumps(fields).encode()
     head = f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
-    left = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
+    left = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(callers)]
     for connection in left:
         connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
     time.sleep(1)
@@ -162,7 +217,7 @@ def test_who_hangs_up_is_not_generated_for(service: Service) -> None:
     began = time.monotonic()
     assert service.generate(prompt=PROMPTS[1]).status == 200
     waited = time.monotonic() - began
-    # 80 images of 64 evaluations, where 4 take `alone`.
+    # 80 or 40 images of 64 evaluations, where 4 take `alone`.
     assert waited < max(alone, 2), f"waited {waited:.1f} s; 4 images alone took {alone:.1f} s"
 
 
@@ -186,6 +241,30 @@ def test_a_killed_replica_loses_nothing(service: Service, pipeline: Pipeline) ->
     after = processes(2)
     assert killed not in after, "it was really killed"
     assert len(after) == 2, "and another one took its place"
+
+
+def test_a_replica_killed_while_it_streams_loses_no_frame(service: Service, pipeline: Pipeline) -> None:
+    before = {process: burned(process) for process in processes(2)}
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=2 * TIMEOUT)
+    connection.request("POST", GENERATIONS, json.dumps(STREAM), {"Content-Type": "application/json"})
+    answer, events = connection.getresponse(), []
+    killed = 0
+    began = time.monotonic()
+    for line in answer:
+        if not line.startswith(b"data: "):
+            continue
+        print(time.monotonic() - began)
+        events.append(json.loads(line.removeprefix(b"data: ")))
+        if not killed:
+            killed = max(before, key=lambda process: burned(process) - before[process])
+            os.kill(killed, signal.SIGKILL)
+    connection.close()
+    assert [event.get("partial_image_index") for event in events] == [*range(8), None]
+    made = pipeline.generate(SLOW["prompt"], seed=3, width=64, height=64, nfe=SLOW["nfe"], previews=8)
+    images = [*(frame.image for frame in made.previews[0]), made.images[0]]
+    for event, image in zip(events, images, strict=True):
+        assert (pixels(base64.b64decode(event["b64_json"])) == image).all()
+    assert killed not in processes(2)
 
 
 def test_nothing_listens_beyond_this_machine(service: Service) -> None:
