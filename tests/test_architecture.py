@@ -130,8 +130,10 @@ def defined_in(name: str) -> frozenset[str]:
     while left:
         node = left.pop()
         match node:
-            case ast.FunctionDef(name=made) | ast.ClassDef(name=made) | ast.Name(id=made, ctx=ast.Store()):
+            case ast.FunctionDef(name=made) | ast.AsyncFunctionDef(name=made) | ast.ClassDef(name=made):
                 found.add(made)  # What is inside it is not at the top.
+            case ast.Name(id=made, ctx=ast.Store()):
+                found.add(made)
             case ast.ImportFrom(names=names) | ast.Import(names=names):
                 found |= {alias.asname or alias.name for alias in names}
             case _:

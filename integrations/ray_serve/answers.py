@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from integrations.ray_serve.parsing import MAX_PARTIALS, ApiError, model_not_found
+from integrations.ray_serve.errors import ApiError
+from integrations.ray_serve.parsing import MAX_PARTIALS, model_not_found
 
 if TYPE_CHECKING:
     from engines.schema import Range

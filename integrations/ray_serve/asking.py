@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from integrations.ray_serve.parsing import ApiError
+from integrations.ray_serve.errors import ApiError, bad
 from integrations.ray_serve.replica import Failure, Frame, Images
 
 if TYPE_CHECKING:
@@ -28,39 +28,39 @@ async def ask(
 ) -> AsyncGenerator[Frame | Images, None]:
     """The partial images, each once and in order, then the images. Raises ApiError.
 
-    seconds: that there are for it. retries: how often it is given to another replica: the same seeds give the same
-    frames, so that one tells those that are missing. Closed, it cancels the work in the replica.
+    replicas: a handle that streams. seconds: that there are for it. retries: how often it is given to another replica;
+    the same seeds give the same frames, so that one tells those that are missing. Closed, it cancels the work.
     """
     from ray.exceptions import RayActorError
     from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
     deadline, sent = time.monotonic() + seconds, 0
     for attempt in range(retries + 1):
-        events = replicas.options(stream=True).generate.remote(wanted, form, sent)
-        open_ = True
+        events = replicas.generate.remote(wanted, form, sent)
+        running = True
         try:
             while True:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     event: Frame | Images | Failure = await anext(events)
+                running = isinstance(event, Frame)
                 if isinstance(event, Failure):
                     raise _failed(event)
                 yield event
-                if isinstance(event, Images):
-                    open_ = False
+                if not running:
                     return
                 sent += 1
         except TimeoutError as error:
             message = "the request was not done within its timeout"
             raise ApiError(504, message, code="deadline_exceeded", kind="server_error") from error
         except BackPressureError as error:
-            open_ = False
+            running = False
             message = "the queue is full; try again later"
             raise ApiError(429, message, code="queue_full", kind="rate_limit_error", retry_after=1) from error
         except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-            open_ = False
+            running = False
             _log.warning("attempt %d lost its replica: %s", attempt + 1, type(error).__name__)
         finally:
-            if open_:
+            if running:
                 events.cancel()
         if attempt < retries:
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt)
@@ -70,6 +70,6 @@ async def ask(
 
 def _failed(failure: Failure) -> ApiError:
     if failure.invalid:
-        return ApiError(400, failure.message, code="invalid_value")
+        return bad(failure.message)
     message = f"the image could not be made: {failure.message}"
     return ApiError(500, message, code="generation_failed", kind="server_error")

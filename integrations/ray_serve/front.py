@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from integrations.batching import Wanted
 from integrations.ray_serve import answers
 from integrations.ray_serve.asking import ask
-from integrations.ray_serve.parsing import ApiError, parse
+from integrations.ray_serve.errors import ApiError
+from integrations.ray_serve.parsing import parse
 from integrations.ray_serve.replica import Described, Frame, Images
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Front:
 
     def __init__(self, replicas: DeploymentHandle, options: Options) -> None:
         self._replicas = replicas
+        self._streams = replicas.options(stream=True)
         self._options = options
         self._known: Described | None = None
 
@@ -123,11 +125,10 @@ class Front:
         seeds = tuple((first + j) % (1 << 64) for j in range(parsed.n))
         wanted = Wanted(parsed.prompt, seeds, parsed.width, parsed.height, parsed.nfe, parsed.partial_images)
         left = arrived + parsed.timeout - time.monotonic()
-        made = ask(self._replicas, wanted, parsed.form, left, self._options.retries)
+        made = ask(self._streams, wanted, parsed.form, left, self._options.retries)
         # What goes wrong before there is anything to send has a status of its own.
         begin = await anext(made)
-        if not parsed.stream:
-            assert isinstance(begin, Images), "there are no partial images without a stream"
+        if isinstance(begin, Images) and not parsed.stream:
             await made.aclose()
             return answers.images(described, parsed, seeds, begin, time.monotonic() - arrived)
 

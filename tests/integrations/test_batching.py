@@ -78,6 +78,15 @@ def test_frames_go_to_whom_they_belong(pipeline: Pipeline) -> None:
         assert close(frame.image, preview.image)
 
 
+def test_frames_that_the_caller_has_are_not_sent_again(pipeline: Pipeline) -> None:
+    first, again = Caller(PROMPT, 1, previews=3), Caller(PROMPT, 1, previews=3)
+    again.job.told = 2
+    work(pipeline, [first.job])
+    work(pipeline, [again.job])
+    assert [frame.sigma for _, frame in again.frames] == [first.frames[2][1].sigma]
+    assert again.job.wanted.settings(pipeline.manifest) == first.images().settings
+
+
 def test_a_batch_holds_what_the_bundle_takes() -> None:
     jobs = [Caller(PROMPT, *range(count)).job for count in (2, 1, 3, 9, 1)]
     assert [[len(job.wanted.seeds) for job in batch] for batch in batches(jobs, 4)] == [[2, 1], [3], [9], [1]]
