@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import msgspec
 
 from foundation.errors import ArcFlowError
 
+_NAME = re.compile(r"[^,/=\s]+")
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 
@@ -45,7 +47,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 3
     fronts: _Count = 1
     max_body: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 1 << 20
-    aliases: Annotated[str, msgspec.Meta(pattern=r"^([^,/=\s]+(,[^,/=\s]+)*)?\Z")] = ""
+    aliases: str = ""
 
     @property
     def most_replicas(self) -> int:
@@ -68,5 +70,10 @@ def read(arguments: Mapping[str, object]) -> Options:
     if options.most_replicas < options.min_replicas:
         raise OptionError(
             f"max_replicas is {options.max_replicas}; it must be at least min_replicas, which is {options.min_replicas}"
+        )
+    if not all(_NAME.fullmatch(name) for name in options.names):
+        raise OptionError(
+            f"aliases is '{options.aliases}'; it must be names with a comma between two, without spaces, / and =, "
+            "like gpt-image-1,dall-e-3"
         )
     return options

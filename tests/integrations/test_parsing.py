@@ -117,7 +117,7 @@ def test_options_come_as_text() -> None:
     assert (options.gpus, options.min_replicas, options.most_replicas, options.timeout) == (0.5, 2, 2, 30)
     assert read({"aliases": "gpt-image-1,dall-e-3"}).names == ("gpt-image-1", "dall-e-3")
     assert read({}).names == ()
-    with pytest.raises(OptionError, match="aliases"):
+    with pytest.raises(OptionError, match="aliases is 'gpt-image-1=tiny'; it must be names"):
         read({"aliases": "gpt-image-1=tiny"})
     with pytest.raises(OptionError, match="there are model, precision"):
         read({"modle": "flux"})
