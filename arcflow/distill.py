@@ -227,17 +227,19 @@ def distil(
     from arcflow.policy import policy_of
     from arcflow.publishing.card import model_card
     from arcflow.training.loop import fit
+    from arcflow.training.precision import settle
     from arcflow.training.progress import reporting
     from arcflow.training.run import DTYPES, prepare
     from arcflow.training.sharding import whole
 
     accelerator = accelerator or Accelerator(cpu=True)
-    loop = recipe.distill.loop
 
     def tell(line: str) -> None:
         if accelerator.is_main_process:
             sys.stderr.write(line + "\n")
 
+    loop = settle(recipe.distill.loop, base.blank(), workdir, accelerator.device, tell)
+    recipe = replace(recipe, distill=replace(recipe.distill, loop=loop))
     card = None
     if stop_after is None and accelerator.is_main_process:  # Now, while the hub is there to be asked.
         made, name = replace(recipe, student=student), called or out.resolve().name

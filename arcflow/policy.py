@@ -71,7 +71,7 @@ def default_policy(arch: ModuleType) -> Policy:
 def policy_of(recipe: Recipe) -> Policy:
     """The policy of a student that this recipe distils."""
     settings = recipe.distill
-    dtype = trained_in(settings.loop.precision)
+    dtype = trained_in(settings.loop.bf16)
     return Policy(recipe.shift, recipe.guidance, settings.nfe, settings.final_step_ratio, dtype)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECIPES = Path(__file__).parent / "recipes"
+Settled = Literal["fp32", "bf16"]
+"""What networks compute in."""
 GUIDANCE_KINDS = {"flux": "embedded", "qwen": "cfg"}
 """How the teacher of each architecture is guided."""
 
@@ -29,7 +31,8 @@ class LoopConfig:
     at once (None: its whole share); lr > 0 (peak); warmup in iterations; decay: what lr does after the warm-up
     ("constant" or "cosine", to 2 % of the peak); optimizer: AdamW, its moments in float32 or in 8 bits; clip: bound of
     the gradient's norm, from iteration clip_from on; ema_gamma: exponent of the Karras power average of the weights, or
-    None for none; until iteration ema_from it copies the weights; save_every: iterations between checkpoints.
+    None for none; until iteration ema_from it copies the weights; precision: what networks compute in, or "auto" for
+    what is faster where the run begins; save_every: iterations between checkpoints.
     """
 
     iterations: int
@@ -45,7 +48,7 @@ class LoopConfig:
     clip_from: int = 0
     ema_gamma: float | None = None
     ema_from: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Settled | Literal["auto"] = "fp32"
     seed: int = 0
     save_every: int = 200
 
@@ -59,6 +62,18 @@ class LoopConfig:
             raise RecipeError(f"lr is {self.lr}: it must lie between 0 and 1")
         if min(self.warmup, self.clip_from, self.ema_from) < 0 or not self.clip > 0:
             raise RecipeError("warmup, clip_from and ema_from must be 0 or more, and clip positive")
+
+    @property
+    def bf16(self) -> bool:
+        """Whether networks compute in bfloat16.
+
+        Raises RecipeError where that is not decided yet, as :func:`arcflow.training.precision.settle` does.
+        """
+        if self.precision == "auto":
+            raise RecipeError(
+                'precision is "auto": what to compute in is decided when training begins; write "bf16" or "fp32"'
+            )
+        return self.precision == "bf16"
 
 
 @dataclass(frozen=True)

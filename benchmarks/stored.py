@@ -115,7 +115,7 @@ class Bench:
     def __init__(self, recipe: Recipe, images: int) -> None:
         import torch
 
-        from arcflow.architectures.conditioning import trained_in
+        from arcflow.adapter import read_adapter
         from arcflow.students import architecture
         from arcflow.tiny.data import evaluation_prompts
         from arcflow.tiny.teacher_folder import SIDE, open_teacher
@@ -126,8 +126,12 @@ class Bench:
         first, shape = recipe.evaluate.first_seed, (SIDE * SIDE, folder.packed_channels)
         seeds = range(first, first + images)
         self.noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        self.arch, self.trained = architecture(recipe.architecture), trained_in(recipe.distill.loop.precision)
-        student = self.student("fp32", ROOT / "models" / "tiny" / "adapter")
+        adapter = ROOT / "models" / "tiny" / "adapter"
+        self.arch, self.trained = (
+            architecture(recipe.architecture),
+            read_adapter(adapter).config.policy.conditioning_dtype,
+        )
+        student = self.student("fp32", adapter)
         self.end, self.way = self.teacher_way(student)
         self.student_end = self.two_steps(student)
 

@@ -16,6 +16,6 @@ TIME_SCALE = 1000.0
 """Factor between a noise level, or a guidance, and what its sinusoids are made of."""
 
 
-def trained_in(precision: str) -> ConditioningDtype:
-    """The dtype of a run with that ``precision`` (of :class:`arcflow.recipe.LoopConfig`)."""
-    return "bfloat16" if precision == "bf16" else "float32"
+def trained_in(bf16: bool) -> ConditioningDtype:
+    """The dtype of a run that computes in bfloat16, or not (:attr:`arcflow.recipe.LoopConfig.bf16`)."""
+    return "bfloat16" if bf16 else "float32"

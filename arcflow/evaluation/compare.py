@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arcflow.adapter import Adapter, Policy, merge_into, read_adapter
-from arcflow.architectures.conditioning import trained_in
 from arcflow.architectures.flux import Condition
 from arcflow.errors import CheckpointError
 from arcflow.evaluation.metrics import (
@@ -69,6 +68,7 @@ def evaluate(
 ) -> Evaluation:
     """Sample and measure. adapters: folder of "student" and, where there is one, of "linear".
 
+    The teacher sees noise levels as it did when the student was distilled from it, by the adapter's policy.
     images: the test split, the reals of the Frechet distance; coverage: which LoRA pairs an adapter must
     have. Raises AdapterError and CheckpointError.
     """
@@ -80,7 +80,8 @@ def evaluate(
     seeds = range(first, first + settings.seeds)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     arch = architecture(recipe.architecture)
-    trained = trained_in(recipe.distill.loop.precision)
+    opened = {kind: read_adapter(folder) for kind, folder in adapters.items()}
+    trained = opened["student"].config.policy.conditioning_dtype
     levels = sigmas(settings.reference_steps, recipe.shift)[::_PATH_STRIDE]
 
     def sampler(name: str, run: Run) -> Sampled:
@@ -105,8 +106,7 @@ def evaluate(
     for nfe in settings.nfe:
         samples["teacher", nfe] = teacher_sampler(nfe)
     fractions = {}
-    for kind, folder in adapters.items():
-        adapter = read_adapter(folder)
+    for kind, adapter in opened.items():
         fractions[kind] = trained_fraction(adapter, teacher.transformer)
         student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
         merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()

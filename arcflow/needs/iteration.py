@@ -140,7 +140,7 @@ def _run(
             parameter.grad = torch.empty_like(parameter)  # As after the first segment: the peak is with all of them.
         grads = [p.grad for p in trained if p.grad is not None]
         student.seed_dropout([torch.Generator()] * images)
-        cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.loop.precision == "bf16")
+        cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.loop.precision != "fp32")
         with Counting([*student.parameters(), *student.buffers(), *grads, x, sigma]) as counted:
             with standing(counted, stand_ins):
                 with cast:

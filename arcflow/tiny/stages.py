@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +37,7 @@ from arcflow.tiny.text import (
 )
 from arcflow.tiny.vae import build_vae, encode_all, vae_step
 from arcflow.training.loop import Step, fit
+from arcflow.training.precision import settle
 from arcflow.training.progress import reporting
 from foundation.files import atomic_directory, atomic_file
 
@@ -73,21 +77,25 @@ def train_classifier(config: LoopConfig, images: Images, workdir: Path) -> Path:
     if not path.is_file():
         torch.manual_seed(config.seed)
         model = Classifier()
-        _run("classifier", model, classifier_step(images, config), config, workdir)
+        _run("classifier", model, partial(classifier_step, images), config, workdir)
         with atomic_file(path) as temporary:
             save_file(model.state_dict(), temporary)
     return path
 
 
-def _run(name: str, module: torch.nn.Module, step: Step, config: LoopConfig, workdir: Path) -> None:
+def _run(
+    name: str, module: torch.nn.Module, step: Callable[[LoopConfig], Step], config: LoopConfig, workdir: Path
+) -> None:
+    """Train a stage's module, by the step for the config whose precision is decided."""
+    config = settle(config, module, workdir / name, torch.device("cpu"), lambda line: sys.stderr.write(line + "\n"))
     with reporting(name, config.iterations, workdir / "logs") as report:
-        fit(module, step, config, workdir / name, report=report)
+        fit(module, step(config), config, workdir / name, report=report)
 
 
 def _train_vae(config: LoopConfig, images: Images, workdir: Path) -> AutoencoderKL:
     torch.manual_seed(config.seed)
     vae = build_vae().to(memory_format=torch.channels_last)
-    _run("vae", vae, vae_step(images, config), config, workdir)
+    _run("vae", vae, partial(vae_step, images), config, workdir)
     return vae.requires_grad_(False)
 
 
@@ -118,22 +126,14 @@ def _train_networks(
     _run(
         "flow",
         networks,
-        flow_step(latents, table, shift, settings.flow),
+        partial(flow_step, latents, table, shift),
         settings.flow,
         workdir,
     )
     networks.requires_grad_(False)
     base: FluxTransformer2DModel = copy.deepcopy(networks.transformer)
     networks.transformer.requires_grad_(True)
-    step = guidance_step(
-        latents,
-        table,
-        base,
-        encode(text, table),
-        shift,
-        settings.guidance_range,
-        settings.guidance,
-    )
+    step = partial(guidance_step, latents, table, base, encode(text, table), shift, settings.guidance_range)
     _run("guidance", networks.transformer, step, settings.guidance, workdir)
     return networks.requires_grad_(False).eval(), tokenizers
 

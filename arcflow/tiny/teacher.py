@@ -117,7 +117,7 @@ def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConf
         eps = torch.randn(x0.shape, generator=it.generator)
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         x = torch.lerp(x0, eps, sigma[:, None, None])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             u = module(
                 x,
                 sigma,
@@ -154,7 +154,7 @@ def guidance_step(
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         g = torch.empty(config.batch).uniform_(*bounds, generator=it.generator)
         x = torch.lerp(x0, eps, sigma[:, None, None])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             with torch.no_grad():
                 both = torch.cat([rows, torch.zeros_like(rows)])
                 twice = torch.cat([sigma, sigma])

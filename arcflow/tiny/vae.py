@@ -41,7 +41,7 @@ def vae_step(images: Images, config: LoopConfig) -> Any:
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
         index = torch.randint(len(images), (config.batch,), generator=it.generator)
         x = images.rgb(index).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             posterior = module.encode(x).latent_dist  # type: ignore[operator]
             noise = torch.randn(posterior.mean.shape, generator=it.generator)
             y = module.decode(posterior.mean + posterior.std * noise).sample  # type: ignore[operator]

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from arcflow.errors import CheckpointError
+from arcflow.recipe import Settled
 from arcflow.training.ema import PowerEma
 
 _RUN = "run.json"
@@ -39,7 +40,8 @@ class Progress:
 class Checkpoints:
     """The newest state of a run, ``folder/ITERATION``: ``run.json`` and torch.distributed.checkpoint's files.
 
-    fingerprint: what the run must share with the run that continues it; trained: parameters by name, sharded or not.
+    fingerprint: what the run must share with the run that continues it; trained: parameters by name, sharded or not;
+    precision: what its networks compute in, for :func:`precision_of`.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Checkpoints:
     optimizer: torch.optim.Optimizer
     ema: PowerEma | None
     accelerator: Accelerator
+    precision: Settled = "fp32"
 
     def save(self, progress: Progress) -> None:
         """Write the state and let go of the one before. All processes must call it.
@@ -67,6 +70,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             run = {
                 "settings": self.fingerprint,
+                "precision": self.precision,
                 "done": progress.done,
                 "skipped": progress.skipped,
                 "averaged": self.ema.updates if self.ema is not None else 0,
@@ -75,7 +79,7 @@ class Checkpoints:
             whole = self.folder / str(progress.done)
             shutil.rmtree(whole, ignore_errors=True)
             partial.replace(whole)
-            for path in self._whole():
+            for path in _whole(self.folder):
                 if path != whole:
                     shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
@@ -85,7 +89,7 @@ class Checkpoints:
 
         Raises CheckpointError where it cannot be read, or belongs to a run with another fingerprint.
         """
-        found = self._whole()
+        found = _whole(self.folder)
         if not found:
             return Progress()
         newest = found[-1]
@@ -113,12 +117,6 @@ class Checkpoints:
         if self.ema is not None:
             self.ema.updates = averaged
         return progress
-
-    def _whole(self) -> list[Path]:
-        """Folders of whole states, the newest last."""
-        if not self.folder.is_dir():
-            return []
-        return sorted((p for p in self.folder.iterdir() if p.name.isdecimal()), key=lambda path: int(path.name))
 
     def _moments(self) -> dict[str, dict[str, Any]]:
         return {name: self.optimizer.state[p] for name, p in self.trained.items() if p in self.optimizer.state}
@@ -155,12 +153,31 @@ class Checkpoints:
                     _local(value).copy_(_local(state[kind][name]))
 
 
+def precision_of(folder: Path) -> Settled | None:
+    """What the run computes in whose states lie in ``folder``, None where there is none. Raises CheckpointError."""
+    found = _whole(folder)
+    if not found:
+        return None
+    try:
+        precision: Settled = json.loads((found[-1] / _RUN).read_text())["precision"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(found[-1], error) from error
+    return precision
+
+
 def set_rate(group: dict[str, Any], rate: float) -> None:
     """Set a parameter group's learning rate, a number or (for compiled optimisers) a tensor."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def _whole(folder: Path) -> list[Path]:
+    """Folders of whole states, the newest last."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _local(tensor: Tensor) -> Any:

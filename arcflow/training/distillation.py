@@ -142,7 +142,7 @@ def distill_step(student: Student, batches: Batches, shift: float, recipe: Disti
         batch = batches(it, generators)
         condition, guidance = batch.condition.to(device), batch.guidance
         x = normal(generators, condition.image_tokens, channels).to(device)
-        half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.precision == "bf16")
+        half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.loop.bf16)
 
         def frozen(x_t: Tensor, sigma: Tensor) -> Tensor:
             with half:

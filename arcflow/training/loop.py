@@ -130,7 +130,7 @@ def fit(
     after that iteration, as a killed run would have (tests). average: False leaves the last weights all the same.
     An iteration whose gradient is not finite changes nothing and is counted (figure "skipped"). Raises RecipeError
     where processes cannot share the batch evenly, CheckpointError after ``MOST_SKIPPED`` such iterations in a row, and
-    when the checkpoint belongs to another configuration.
+    when the checkpoint belongs to another configuration, RecipeError while the config's precision is not decided.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     places = share_of(config.batch, accelerator.num_processes, accelerator.process_index)
@@ -142,7 +142,13 @@ def fit(
     optimizer = make_optimizer(parameter_groups, config)
     ema = PowerEma(trained, config.ema_gamma, config.ema_from) if config.ema_gamma is not None else None
     checkpoints = Checkpoints(
-        workdir / "checkpoints", fingerprint(config, len(named), identity), named, optimizer, ema, accelerator
+        workdir / "checkpoints",
+        fingerprint(config, len(named), identity),
+        named,
+        optimizer,
+        ema,
+        accelerator,
+        precision="bf16" if config.bf16 else "fp32",
     )
     progress = checkpoints.resume()
     skipped, in_a_row = progress.skipped, 0

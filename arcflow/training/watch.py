@@ -113,7 +113,7 @@ class Watch:
     @property
     def _half(self) -> torch.autocast:
         """The networks' precision is that of training; the solver's is float32."""
-        wanted = self.recipe.distill.loop.precision == "bf16"
+        wanted = self.recipe.distill.loop.bf16
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=wanted)
 
     def _noise(self, image: int) -> Tensor:

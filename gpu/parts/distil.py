@@ -36,18 +36,23 @@ class _TimeIsUpError(Exception):
 
 def run(printer: Printer, options: Options) -> None:
     """Throughput at some batch sizes; then training, where seconds were given for it."""
-    from arcflow.recipe import load_recipe
-
     torch_device(options)
     if not TEACHER.is_dir():
         raise SkipPartError(f"the trained teacher is not here: {TEACHER}")
-    recipe = load_recipe("tiny")
+    recipe = tiny_recipe()
     for batch in options.pick(BATCHES, BATCHES[:1], (2,)):
         what = f"distillation, batch {batch}"
         guarded(printer, what, partial(measure, printer, what, recipe, batch, options.pick(60, 5, 2), options.out))
     if seconds := options.train_seconds:
         what = "distillation, trained longer"
         guarded(printer, what, lambda: train(printer, what, recipe, TEACHER, seconds, options.out))
+
+
+def tiny_recipe() -> Recipe:
+    """The embedded model's recipe in bfloat16, which every GPU multiplies in that these figures are for."""
+    from arcflow.recipe import load_recipe
+
+    return _with_loop(load_recipe("tiny"), precision="bf16")
 
 
 def measure(emit: Emit, what: str, recipe: Recipe, batch: int, iterations: int, work: Path) -> None:

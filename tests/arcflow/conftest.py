@@ -42,9 +42,9 @@ def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """The embedded default's recipe, cut to a few iterations and a small student."""
+    """The embedded default's recipe, cut to a few iterations and a small student, the same on every processor."""
     recipe = load_recipe("tiny")
-    loop = replace(recipe.distill.loop, iterations=6, batch=4, save_every=2, warmup=2)
+    loop = replace(recipe.distill.loop, iterations=6, batch=4, save_every=2, warmup=2, precision="bf16")
     return replace(
         recipe,
         student=replace(recipe.student, rank=2, modes=3),

@@ -66,11 +66,9 @@ def test_flux_is_distilled_at_a_small_size(tmp_path: Path) -> None:
 
 
 def test_iterations_are_timed_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arcflow.recipe import load_recipe
-
     monkeypatch.setattr(distil, "WARM_UP", 1)
     emit = Recorder()
-    distil.measure(emit, "distillation", load_recipe("tiny"), 2, 2, tmp_path)
+    distil.measure(emit, "distillation", distil.tiny_recipe(), 2, 2, tmp_path)
     (record,) = emit.records
     assert record["iteration"]["samples"] == 2 and record["iteration"]["median_s"] > 0
     assert record["batch"] == 2 and not list(tmp_path.iterdir())
