@@ -34,7 +34,7 @@ void read_body(std::string_view body) {
   const ModelDescription model = tiny();
   GenerationRequest request;
   try {
-    request = parse_generation(body, model, RequestRules{});
+    request = parse_generation(body, Catalogue({model}), RequestRules{});
   } catch (const ApiError& error) {
     require(error.status == 400 || error.status == 404);
     require(nlohmann::json::parse(to_json(error))["error"]["message"].is_string());

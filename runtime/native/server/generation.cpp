@@ -24,8 +24,8 @@ void Service::generate(const Request& request, Response& response) {
   }
   GenerationRequest wanted;
   try {
-    wanted = parse_generation(request.body, engine_->model(), rules_for(visit_of(response).key));
-    engine_->check(wanted.shape, wanted.prompt);
+    wanted = parse_generation(request.body, fleet_->catalogue(), rules_for(visit_of(response).key));
+    fleet_->models()[wanted.model].engine().check(wanted.shape, wanted.prompt);
   } catch (const ApiError& error) {
     metrics_.count_rejected("invalid");
     return set_error(response, error);
@@ -33,15 +33,16 @@ void Service::generate(const Request& request, Response& response) {
     metrics_.count_rejected("invalid");
     return set_error(response, bad_request(error.what(), "prompt"));
   }
-  const auto ticket = accept(wanted, response);
-  if (ticket == nullptr) return;
-  if (wanted.stream) return stream(request, ticket, wanted, response);
-  const auto outcome = scheduler_->wait(ticket, request.is_connection_closed, kPoll);
-  if (outcome != Scheduler::Outcome::kDone) return set_error(response, failure_of(outcome, *ticket, response));
-  answer(*ticket, wanted.format, wanted.quality, response);
+  auto accepted = accept(wanted, response);
+  if (!accepted) return;
+  if (wanted.stream) return stream(request, *accepted, wanted, response);
+  const auto outcome = accepted->model.scheduler->wait(accepted->ticket, request.is_connection_closed, kPoll);
+  if (outcome != Scheduler::Outcome::kDone)
+    return set_error(response, failure_of(outcome, *accepted->ticket, response));
+  answer(*accepted, wanted.format, wanted.quality, response);
 }
 
-std::shared_ptr<Ticket> Service::accept(GenerationRequest& wanted, Response& response) {
+std::optional<Service::Accepted> Service::accept(GenerationRequest& wanted, Response& response) {
   const Visit& visit = visit_of(response);
   const auto ticket = std::make_shared<Ticket>();
   ticket->shape = wanted.shape;
@@ -51,31 +52,33 @@ std::shared_ptr<Ticket> Service::accept(GenerationRequest& wanted, Response& res
     ticket->seeds.push_back(first + j);  // modulo 2^64, as everywhere in ArcFlow
   }
   ticket->caller = visit.caller;
-  ticket->most_open = rules_.open_per_caller;
-  if (visit.key != nullptr && visit.key->limits.requests > 0) ticket->most_open = visit.key->limits.requests;
   ticket->arrived = Clock::now();
   ticket->deadline =
       ticket->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(wanted.timeout));
+  const Fleet::Model& model = fleet_->models()[wanted.model];
   const auto refuse = [&](const char* reason, ApiError error) {
     metrics_.count_rejected(reason);
-    if (error.status == 429) error.retry_after = scheduler_->retry_after();
+    if (error.status == 429) error.retry_after = model.scheduler->retry_after();
     set_error(response, error);
-    return nullptr;
+    return std::nullopt;
   };
-  switch (scheduler_->submit(ticket)) {
+  std::size_t most = rules_.open_per_caller;
+  if (visit.key != nullptr && visit.key->limits.requests > 0) most = visit.key->limits.requests;
+  auto place = callers_.enter(visit.caller, most);
+  if (place == nullptr) {
+    return refuse("caller_full",
+                  {429, "rate_limit_error", "too_many_requests",
+                   "this caller has " + std::to_string(most) + " requests open, which is the most", "", 0});
+  }
+  switch (model.scheduler->submit(ticket)) {
     case Scheduler::Admission::kAccepted:
       break;
     case Scheduler::Admission::kFull:
       return refuse("queue_full", {429, "rate_limit_error", "queue_full", "the queue is full; try again later", "", 0});
-    case Scheduler::Admission::kCallerFull:
-      return refuse(
-          "caller_full",
-          {429, "rate_limit_error", "too_many_requests",
-           "this caller has " + std::to_string(ticket->most_open) + " requests open, which is the most", "", 0});
     case Scheduler::Admission::kDraining:
       return refuse("draining", unavailable());
   }
-  return ticket;
+  return Accepted{model, ticket, std::move(place)};
 }
 
 ApiError Service::failure_of(Scheduler::Outcome outcome, const Ticket& ticket, Response& response) {
@@ -100,25 +103,29 @@ ApiError Service::failure_of(Scheduler::Outcome outcome, const Ticket& ticket, R
   return server_error(500, "generation_failed", "the image could not be made: " + ticket.failure);
 }
 
-std::string Service::file_of(const Ticket& ticket, const Image& image, FileFormat format, int quality) const {
+std::string Service::file_of(const Accepted& accepted, const Image& image, FileFormat format, int quality) {
+  const Shape& shape = accepted.ticket->shape;
   switch (format) {
     case FileFormat::kJpeg:
-      return encode_jpeg(ticket.shape, image, quality);
+      return encode_jpeg(shape, image, quality);
     case FileFormat::kWebp:
-      return encode_webp(ticket.shape, image, quality);
+      return encode_webp(shape, image, quality);
     case FileFormat::kPng:
       break;
   }
-  return engine_->encode(ticket.shape, image);
+  return accepted.model.engine().encode(shape, image);
 }
 
-Json Service::account(const Ticket& ticket, double encode, Response& response) {
+Json Service::account(const Accepted& accepted, double encode, Response& response) {
+  const Fleet::Model& model = accepted.model;
+  const Ticket& ticket = *accepted.ticket;
   const double queue = std::chrono::duration<double>(ticket.started - ticket.arrived).count();
   const double total = std::chrono::duration<double>(Clock::now() - ticket.arrived).count();
-  metrics_.observe_stage("encode", encode);
-  metrics_.observe_stage("total", total);
-  metrics_.count_images(ticket.seeds.size());
-  visit_of(response).fields = {{"images", static_cast<std::int64_t>(ticket.seeds.size())},
+  model.metrics->observe_stage("encode", encode);
+  model.metrics->observe_stage("total", total);
+  model.metrics->count_images(ticket.seeds.size());
+  visit_of(response).fields = {{"model", model.id},
+                               {"images", static_cast<std::int64_t>(ticket.seeds.size())},
                                {"size", size_of(ticket.shape)},
                                {"nfe", std::int64_t{ticket.shape.nfe}},
                                {"batch", static_cast<std::int64_t>(ticket.batch)},
@@ -131,19 +138,20 @@ Json Service::account(const Ticket& ticket, double encode, Response& response) {
           {"total", rounded(total)}};
 }
 
-void Service::answer(const Ticket& ticket, FileFormat format, int quality, Response& response) {
+void Service::answer(const Accepted& accepted, FileFormat format, int quality, Response& response) {
+  const Ticket& ticket = *accepted.ticket;
   const auto made = Clock::now();
   Json body;
   body["created"] = std::time(nullptr);
   body["data"] = Json::array();
   for (std::size_t j = 0; j < ticket.seeds.size(); ++j) {
     Json one;
-    one["b64_json"] = base64(file_of(ticket, ticket.images[j], format, quality));
+    one["b64_json"] = base64(file_of(accepted, ticket.images[j], format, quality));
     one["seed"] = ticket.seeds[j];
     body["data"].push_back(std::move(one));
   }
-  const Json timings = account(ticket, std::chrono::duration<double>(Clock::now() - made).count(), response);
-  body["model"] = engine_->model().name;
+  const Json timings = account(accepted, std::chrono::duration<double>(Clock::now() - made).count(), response);
+  body["model"] = accepted.model.id;
   body["size"] = size_of(ticket.shape);
   body["nfe"] = ticket.shape.nfe;
   body["output_format"] = name_of(format);

@@ -87,7 +87,7 @@ class LibrarySession final : public EngineSession {
 
 class LibraryEngine final : public Engine {
  public:
-  LibraryEngine(const ModelOptions& options, Log& log) : model_(open(options, log)) {
+  LibraryEngine(const ModelOptions& options, Log& log, const std::string& hosts) : model_(open(options, log, hosts)) {
     const ArcflowModelInfo info = model_.info();
     const auto limits = [](const ArcflowRange& range) { return Limits{range.min, range.opt, range.max}; };
     description_.name = info.model;
@@ -126,8 +126,9 @@ class LibraryEngine final : public Engine {
   }
 
  private:
-  static Model open(const ModelOptions& options, Log& log) {
+  static Model open(const ModelOptions& options, Log& log, const std::string& hosts) {
     ContextOptions context;
+    context.host_directory = hosts;
     context.least_level = ARCFLOW_LOG_WARNING;
     context.logger = [&log](ArcflowLogLevel level, const std::string& message) {
       log.write(level == ARCFLOW_LOG_WARNING ? "warning" : "error", "library", {{"message", message}});
@@ -141,8 +142,8 @@ class LibraryEngine final : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_library(const ModelOptions& options, Log& log) {
-  return std::make_unique<LibraryEngine>(options, log);
+std::unique_ptr<Engine> open_library(const ModelOptions& options, Log& log, const std::string& hosts) {
+  return std::make_unique<LibraryEngine>(options, log, hosts);
 }
 
 }  // namespace arcflow::serve

@@ -1,10 +1,11 @@
-// arcflow-serve: opens a bundle and serves images from it until it is told to stop.
+// arcflow-serve: opens bundles and serves images from them until it is told to stop.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -43,7 +44,8 @@ ConnectionRules rules_of(const Options& options) {
   ConnectionRules rules;
   // Whoever waits for an image holds a thread, so that all who may wait have one and the rest can be told.
   const std::size_t batch = options.max_batch == 0 ? kUsualBatch : options.max_batch;
-  rules.threads = options.queue + options.workers * batch + kSpareThreads;
+  const std::size_t workers = options.workers * options.devices.size();
+  rules.threads = options.models.size() * (options.queue + workers * batch) + kSpareThreads;
   rules.max_body = options.max_body;
   return rules;
 }
@@ -80,27 +82,55 @@ Clock::duration duration_of(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
-SchedulerOptions scheduling_of(const Options& options, const ModelDescription& model) {
-  SchedulerOptions wanted;
-  wanted.workers = options.workers;
-  wanted.queue = options.queue;
-  wanted.batch_work = options.batch_work;
-  wanted.max_batch = model.batch.max;
-  if (options.max_batch != 0) wanted.max_batch = std::min<std::size_t>(options.max_batch, model.batch.max);
-  wanted.batch_wait = duration_of(options.batch_wait / 1000);
-  wanted.warm_up = warm_up_shapes(options.warm_up, model);
-  return wanted;
+// One a model.
+std::vector<SchedulerOptions> scheduling_of(const Options& options, const Catalogue& catalogue) {
+  std::vector<SchedulerOptions> all;
+  std::vector<std::vector<Shape>> warm_up = warm_up_shapes(options.warm_up, catalogue);
+  for (const auto& entry : catalogue.all()) {
+    const std::size_t most = entry.model.batch.max;
+    SchedulerOptions wanted;
+    wanted.workers = options.workers;
+    wanted.queue = options.queue;
+    wanted.batch_work = options.batch_work;
+    wanted.max_batch = options.max_batch == 0 ? most : std::min(options.max_batch, most);
+    wanted.batch_wait = duration_of(options.batch_wait / 1000);
+    wanted.warm_up = std::move(warm_up[all.size()]);
+    all.push_back(std::move(wanted));
+  }
+  return all;
+}
+
+Fleet load(const Options& options, Log& log) {
+  return Fleet(options.models, options.devices, options.aliases, [&](const std::string& bundle, std::uint32_t device) {
+    ModelOptions one = options.model;
+    one.bundle = bundle;
+    one.device = device;
+    return open_library(one, log);
+  });
+}
+
+void tell_ready(const Fleet& fleet, const std::vector<SchedulerOptions>& wanted, Log& log) {
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const Fleet::Model& served = fleet.models()[i];
+    const ModelDescription& model = served.engine().model();
+    log.write("info", "ready",
+              {{"model", model.bundle},
+               {"backend", model.backend},
+               {"max_batch", static_cast<std::int64_t>(wanted[i].max_batch)},
+               {"devices", static_cast<std::int64_t>(served.engines.size())},
+               {"workers", static_cast<std::int64_t>(wanted[i].workers * served.engines.size())}});
+  }
 }
 
 // Says that it is leaving, gives callers the delay to hear of it, and finishes what was accepted, within the grace.
 // Gives whether all of it was.
-bool drain(Service& service, Scheduler& scheduler, const Options& options) {
+bool drain(Service& service, Fleet& fleet, const Options& options) {
   service.withdraw();
   std::this_thread::sleep_for(duration_of(options.drain_delay));
   service.drain();
-  scheduler.drain();
-  const bool whole = scheduler.wait_idle(Clock::now() + duration_of(options.grace));
-  if (!whole) scheduler.abort();
+  fleet.drain();
+  const bool whole = fleet.wait_idle(Clock::now() + duration_of(options.grace));
+  if (!whole) fleet.abort();
   return whole;
 }
 
@@ -133,27 +163,18 @@ int run(const Options& options) {
     }
     listening_on.emplace_back("admin_port", std::int64_t{admin_port});
   }
-  // Handlers use both until the server has stopped, so both outlive `listening`.
-  std::unique_ptr<Engine> engine;
-  std::unique_ptr<Scheduler> scheduler;
+  std::optional<Fleet> fleet;  // handlers use it until the server has stopped, so it outlives `listening`
   const Listening listening(server);
   log.write("info", "listening", listening_on);
-  engine = open_library(options.model, log);
-  const ModelDescription& model = engine->model();
-  const std::vector<std::string> names = alias_names(options.aliases, model);
-  const SchedulerOptions wanted = scheduling_of(options, model);
-  scheduler = std::make_unique<Scheduler>(*engine, metrics, wanted);
-  scheduler->wait_ready();
+  fleet.emplace(load(options, log));
+  const std::vector<SchedulerOptions> wanted = scheduling_of(options, fleet->catalogue());
+  fleet->start(metrics, wanted);
   signals.arm();
-  service.open(*engine, *scheduler, names);
-  log.write("info", "ready",
-            {{"model", model.bundle},
-             {"backend", model.backend},
-             {"max_batch", static_cast<std::int64_t>(wanted.max_batch)},
-             {"workers", static_cast<std::int64_t>(wanted.workers)}});
+  service.open(*fleet);
+  tell_ready(*fleet, wanted, log);
   signals.wait();
   log.write("info", "draining");
-  const bool whole = drain(service, *scheduler, options);
+  const bool whole = drain(service, *fleet, options);
   log.write(whole ? "info" : "warning", "stopping", {{"finished", std::string(whole ? "all" : "not all")}});
   end_after(kLastAnswers);
   return whole ? 0 : 1;

@@ -1,4 +1,4 @@
-// The model as a document of OpenAI's kind, with its limits.
+// The models as documents of OpenAI's kind, with their limits.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -33,22 +33,25 @@ Json document(const std::string& id, const ModelDescription& model, const Reques
 
 void Service::list_models(Response& response) const {
   if (state_ == State::kLoading) return set_error(response, unavailable());
-  const ModelDescription& model = engine_->model();
   const RequestRules rules = rules_for(visit_of(response).key);
-  Json data = Json::array({document(model.name, model, rules, started_)});
-  for (const std::string& name : rules.names) data.push_back(document(name, model, rules, started_));
+  Json data = Json::array();
+  for (const auto& [model, id, aliases] : fleet_->catalogue().all()) {
+    data.push_back(document(id, model, rules, started_));
+    for (const std::string& alias : aliases) data.push_back(document(alias, model, rules, started_));
+  }
   response.set_content(Json{{"object", "list"}, {"data", std::move(data)}}.dump(), "application/json");
 }
 
 void Service::tell_model(const std::string& name, Response& response) const {
   if (state_ == State::kLoading) return set_error(response, unavailable());
   const RequestRules rules = rules_for(visit_of(response).key);
+  const Catalogue& catalogue = fleet_->catalogue();
   try {
-    check_model(name, engine_->model(), rules);
+    const ModelDescription& model = catalogue.all()[catalogue.find(name)].model;
+    response.set_content(document(name, model, rules, started_).dump(), "application/json");
   } catch (const ApiError& error) {
-    return set_error(response, error);
+    set_error(response, error);
   }
-  response.set_content(document(name, engine_->model(), rules, started_).dump(), "application/json");
 }
 
 // The server's rules, and the key's where they are narrower.

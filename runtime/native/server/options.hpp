@@ -14,12 +14,14 @@
 namespace arcflow::serve {
 
 struct Options {
-  ModelOptions model;
+  ModelOptions model;                          // what all models have in common; its bundle and device are not read
+  std::vector<std::string> models = {"tiny"};  // names or folders of bundles
+  std::vector<std::uint32_t> devices = {0};    // ordinals of GPUs; every model is on each
   std::string host = "127.0.0.1";
   int port = 8080;
-  int admin_port = -1;  // -1: none
-  std::size_t workers = 1;
-  std::size_t queue = 64;
+  int admin_port = -1;               // -1: none
+  std::size_t workers = 1;           // sessions of a model on a device
+  std::size_t queue = 64;            // requests of a model
   std::size_t max_batch = 0;         // images; 0: the model's
   std::size_t batch_work = 64;       // evaluations of a batch
   std::size_t queue_per_caller = 0;  // requests; 0: any number
@@ -48,10 +50,8 @@ struct Exit {
 
 std::variant<Options, Exit> parse_options(int count, const char* const* arguments);
 
-// The names before the sign, or throws std::invalid_argument where what comes after it is not this model.
-std::vector<std::string> alias_names(const std::vector<std::string>& aliases, const ModelDescription& model);
-
-// The shapes to warm up at, or throws std::invalid_argument with a sentence.
-std::vector<Shape> warm_up_shapes(const std::vector<std::string>& sizes, const ModelDescription& model);
+// The shapes to warm up each model at: those of the sizes that it takes. Throws std::invalid_argument with a sentence
+// for a size that none of them takes.
+std::vector<std::vector<Shape>> warm_up_shapes(const std::vector<std::string>& sizes, const Catalogue& catalogue);
 
 }  // namespace arcflow::serve

@@ -44,11 +44,8 @@ Service::Service(HttpServer& server, Metrics& metrics, Log& log, ServiceRules ru
   route(server);
 }
 
-void Service::open(Engine& engine, Scheduler& scheduler, std::vector<std::string> names) {
-  rules_.requests.names = std::move(names);
-  engine_ = &engine;
-  scheduler_ = &scheduler;
-  metrics_.set_model(engine.model());
+void Service::open(const Fleet& fleet) {
+  fleet_ = &fleet;
   metrics_.set_ready(true);
   state_ = State::kOpen;
 }
@@ -206,7 +203,7 @@ void Service::ready(Response& response) const {
 
 ApiError Service::unavailable() const {
   const bool loading = state_ == State::kLoading;
-  ApiError error = loading ? server_error(503, "not_ready", "the model is being loaded; try again soon")
+  ApiError error = loading ? server_error(503, "not_ready", "the server is loading; try again soon")
                            : server_error(503, "draining", "the server is shutting down; try another one");
   error.retry_after = loading ? 1 : 5;
   return error;

@@ -55,15 +55,16 @@ const char* end_of(Outcome outcome) {
 
 }  // namespace
 
-void Service::stream(const Request& request, const std::shared_ptr<Ticket>& ticket, const GenerationRequest& wanted,
-                     Response& response) {
+void Service::stream(const Request& request, Accepted& accepted, const GenerationRequest& wanted, Response& response) {
+  const auto& ticket = accepted.ticket;
+  Scheduler& scheduler = *accepted.model.scheduler;
   response.set_header("Content-Type", "text/event-stream; charset=utf-8");
   response.set_header("Cache-Control", "no-store");
   response.set_header("X-Accel-Buffering", "no");  // nginx would keep events until it has many
   double encode = 0;
   const auto show = [&](const char* type, const Image& image) {
     const auto began = Clock::now();
-    Json event = image_event(type, *ticket, wanted.format, file_of(*ticket, image, wanted.format, wanted.quality));
+    Json event = image_event(type, *ticket, wanted.format, file_of(accepted, image, wanted.format, wanted.quality));
     encode += std::chrono::duration<double>(Clock::now() - began).count();
     return event;
   };
@@ -73,25 +74,26 @@ void Service::stream(const Request& request, const std::shared_ptr<Ticket>& tick
   try {
     response.write("");  // the head, at once
     for (;;) {
-      outcome = scheduler_->wait(ticket, request.is_connection_closed, kPoll, &partial);
+      outcome = scheduler.wait(ticket, request.is_connection_closed, kPoll, &partial);
       if (outcome != Outcome::kPartial) break;
       Json event = show(kPartial, partial.image);
       event["partial_image_index"] = partial.index;
       event["sigma"] = partial.sigma;
       response.write(event_of(event));
-      metrics_.count_partial();
+      accepted.model.metrics->count_partial();
       ++partials;
     }
+    accepted.place.reset();
     if (outcome == Outcome::kDone) {
       Json event = show(kCompleted, ticket->images.front());
       event["nfe"] = ticket->shape.nfe;
-      event["model"] = engine_->model().name;
+      event["model"] = accepted.model.id;
       // OpenAI's type asks for it. Nothing is counted in tokens here.
       event["usage"] = {{"input_tokens", 0},
                         {"input_tokens_details", {{"image_tokens", 0}, {"text_tokens", 0}}},
                         {"output_tokens", 0},
                         {"total_tokens", 0}};
-      event["timings"] = account(*ticket, encode, response);
+      event["timings"] = account(accepted, encode, response);
       response.write(event_of(event));
     } else {
       const ApiError error = failure_of(outcome, *ticket, response);
@@ -100,7 +102,8 @@ void Service::stream(const Request& request, const std::shared_ptr<Ticket>& tick
       if (!response.cut) response.write(event_of(error));
     }
   } catch (const std::exception& error) {  // of memory, or of an encoder
-    scheduler_->wait(ticket, [] { return true; }, Clock::duration::zero());
+    scheduler.wait(ticket, [] { return true; }, Clock::duration::zero());
+    accepted.place.reset();
     outcome = Outcome::kFailed;
     visit_of(response).outcome = 500;
     visit_of(response).fields.emplace_back("failure", error.what());

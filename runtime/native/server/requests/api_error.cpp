@@ -30,6 +30,11 @@ constexpr struct {
 
 }  // namespace
 
+std::string shown(std::string_view text) {
+  constexpr std::size_t kMost = 64;
+  return text.size() <= kMost ? std::string(text) : std::string(text.substr(0, kMost)) + "...";
+}
+
 ApiError bad_request(std::string message, std::string param, std::string code) {
   return {400, kInvalid, std::move(code), std::move(message), std::move(param), 0};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 namespace arcflow::serve {
 
@@ -21,6 +22,9 @@ ApiError bad_request(std::string message, std::string param = "", std::string co
 
 // The error of a status that was decided before a handler ran: 404, 405, 413, 414, 415, ...
 ApiError plain_error(int status);
+
+// A caller's text as a message repeats it: its first 64 characters.
+std::string shown(std::string_view text);
 
 // {"error": {"message", "type", "param", "code"}}; bytes that are not UTF-8 are replaced.
 std::string to_json(const ApiError& error);

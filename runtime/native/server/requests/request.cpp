@@ -23,12 +23,7 @@ constexpr std::array<std::string_view, 13> kKnown = {
     "prompt",    "n",       "size",          "response_format",    "model",  "seed",
     "nfe",       "timeout", "output_format", "output_compression", "stream", "partial_images",
     "background"};
-constexpr std::size_t kNamed = 4;   // fields that a message names
-constexpr std::size_t kShown = 64;  // characters of a value that a message repeats
-
-std::string shown(std::string_view text) {
-  return text.size() <= kShown ? std::string(text) : std::string(text.substr(0, kShown)) + "...";
-}
+constexpr std::size_t kNamed = 4;  // fields that a message names
 
 // The fields of the body, which must be one JSON object in UTF-8, from hostile bytes: what nests in them is checked to
 // be JSON and dropped, so memory is bounded. Throws ApiError.
@@ -218,19 +213,6 @@ void check_fields(const Json& fields) {
 
 }  // namespace
 
-void check_model(const std::string& name, const ModelDescription& model, const RequestRules& rules) {
-  if (name == model.name || name == model.bundle) return;
-  if (std::find(rules.names.begin(), rules.names.end(), name) != rules.names.end()) return;
-  std::string others;
-  for (const std::string& one : rules.names) others += ", " + one;
-  throw ApiError{404,
-                 "invalid_request_error",
-                 "model_not_found",
-                 "the model '" + shown(name) + "' is not served here; this server has " + model.name + others,
-                 "model",
-                 0};
-}
-
 std::uint32_t most_nfe(const ModelDescription& model, const RequestRules& rules) {
   return rules.nfe == 0 ? model.max_nfe : std::min(model.max_nfe, rules.nfe);
 }
@@ -239,12 +221,13 @@ std::uint32_t usual_nfe(const ModelDescription& model, const RequestRules& rules
   return std::min(model.nfe, most_nfe(model, rules));
 }
 
-GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, const RequestRules& rules) {
+GenerationRequest parse_generation(std::string_view body, const Catalogue& catalogue, const RequestRules& rules) {
   const Json fields = read_fields(body);
   check_fields(fields);
   const std::string* name = text_of(fields, "model");
-  if (name != nullptr) check_model(*name, model, rules);
   GenerationRequest request;
+  if (name != nullptr) request.model = catalogue.find(*name);
+  const ModelDescription& model = catalogue.all()[request.model].model;
   request.prompt = prompt_of(fields);
   request.n = static_cast<std::uint32_t>(whole(fields, "n", 1, 1, rules.images));
   const std::string* size = text_of(fields, "size");

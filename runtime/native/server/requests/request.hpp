@@ -6,11 +6,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "server/engine.hpp"
 #include "server/images/encode.hpp"
 #include "server/requests/api_error.hpp"
+#include "server/requests/catalogue.hpp"
 
 namespace arcflow::serve {
 
@@ -21,6 +21,7 @@ constexpr std::size_t kMaxRequestId = 128;
 
 // A request whose every value is within the model's limits. seed: absent where the caller leaves it to the server.
 struct GenerationRequest {
+  std::size_t model = 0;  // its place in the catalogue
   std::string prompt;
   std::uint32_t n = 1;  // 1 where it streams
   Shape shape;          // has partials only where it streams
@@ -36,14 +37,11 @@ struct RequestRules {
   double seconds = 60;                // also where a request does not say
   std::uint32_t images = kMaxImages;  // of one request
   std::uint32_t nfe = 0;              // evaluations; 0: as many as the model takes
-  std::vector<std::string> names;     // that the model has beside its own
 };
 
-// Reads the JSON body of POST /v1/images/generations. A field that is null counts as absent. Throws ApiError.
-GenerationRequest parse_generation(std::string_view body, const ModelDescription& model, const RequestRules& rules);
-
-// Whether this names the model. Throws ApiError (404) where it does not.
-void check_model(const std::string& name, const ModelDescription& model, const RequestRules& rules);
+// Reads the JSON body of POST /v1/images/generations, by the limits of the model that it names, or of the first one. A
+// field that is null counts as absent. Throws ApiError.
+GenerationRequest parse_generation(std::string_view body, const Catalogue& catalogue, const RequestRules& rules);
 
 // Evaluations that a caller may ask for, and gets without asking.
 std::uint32_t most_nfe(const ModelDescription& model, const RequestRules& rules);

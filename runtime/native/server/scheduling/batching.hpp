@@ -23,7 +23,6 @@ struct Ticket {
   std::string prompt;
   std::vector<std::uint64_t> seeds;  // one an image
   std::string caller;                // with whom it takes turns
-  std::size_t most_open = 0;         // requests that this caller may have waiting and running; 0: any number
   Clock::time_point arrived;
   Clock::time_point deadline;
 

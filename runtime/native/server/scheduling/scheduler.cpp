@@ -4,17 +4,18 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
-#include <set>
 #include <utility>
 
 namespace arcflow::serve {
 
-Scheduler::Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options)
-    : engine_(engine),
+Scheduler::Scheduler(std::vector<Engine*> engines, ModelMetrics& metrics, SchedulerOptions options)
+    : engines_(std::move(engines)),
       metrics_(metrics),
       options_(std::move(options)),
       limit_(options_.max_batch, options_.batch_work) {
-  for (std::size_t i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
+  for (Engine* engine : engines_) {
+    for (std::size_t i = 0; i < options_.workers; ++i) workers_.emplace_back([this, engine] { work(*engine); });
+  }
 }
 
 Scheduler::~Scheduler() {
@@ -30,7 +31,7 @@ Scheduler::~Scheduler() {
 
 void Scheduler::wait_ready() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return startup_failure_ != nullptr || ready_ == options_.workers; });
+  changed_.wait(lock, [this] { return startup_failure_ != nullptr || ready_ == workers_.size(); });
   if (startup_failure_ != nullptr) std::rethrow_exception(startup_failure_);
 }
 
@@ -38,7 +39,6 @@ Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
   const std::lock_guard lock(mutex_);
   if (draining_) return Admission::kDraining;
   if (waiting() >= options_.queue) return Admission::kFull;
-  if (ticket->most_open > 0 && open_of(ticket->caller) >= ticket->most_open) return Admission::kCallerFull;
   ticket->images.resize(ticket->seeds.size());
   queue_.push_back(ticket);
   report_depth();
@@ -102,14 +102,14 @@ int Scheduler::retry_after() const {
   const std::lock_guard lock(mutex_);
   double images = 0;
   for (const auto& ticket : queue_) images += static_cast<double>(ticket->seeds.size() - ticket->taken);
-  const double seconds = images * image_seconds_ / static_cast<double>(options_.workers);
+  const double seconds = images * image_seconds_ / static_cast<double>(workers_.size());
   return static_cast<int>(std::clamp(std::ceil(seconds), 1.0, 60.0));
 }
 
-void Scheduler::work() {
+void Scheduler::work(Engine& engine) {
   std::unique_ptr<EngineSession> session;
   try {
-    session = engine_.session();
+    session = engine.session();
     for (const Shape& shape : options_.warm_up) {
       session->warm_up(shape, 1);
       if (options_.max_batch > 1) session->warm_up(shape, static_cast<std::uint32_t>(options_.max_batch));
@@ -143,7 +143,7 @@ bool Scheduler::next_batch(Running& running) {
     break;
   }
   running.shares = take_batch(queue_, limit_, turns_);
-  running.token = engine_.cancel_token();
+  running.token = engines_.front()->cancel_token();
   running_.push_back(&running);
   const Clock::time_point now = Clock::now();
   for (const Share& share : running.shares) {
@@ -268,21 +268,6 @@ void Scheduler::remove(const std::shared_ptr<Ticket>& ticket) {
 std::size_t Scheduler::waiting() const {
   return static_cast<std::size_t>(
       std::count_if(queue_.begin(), queue_.end(), [](const auto& ticket) { return ticket->running == 0; }));
-}
-
-// Requests of a caller that wait or run. One whose images are spread over both counts once.
-std::size_t Scheduler::open_of(const std::string& caller) const {
-  std::set<const Ticket*> open;
-  for (const auto& ticket : queue_) {
-    if (ticket->caller == caller) open.insert(ticket.get());
-  }
-  for (const Running* running : running_) {
-    for (const Share& share : running->shares) {
-      const Ticket& ticket = *share.ticket;
-      if (ticket.caller == caller && !ticket.done && !ticket.abandoned) open.insert(&ticket);
-    }
-  }
-  return open.size();
 }
 
 void Scheduler::report_depth() {

@@ -1,4 +1,5 @@
-// A bounded queue in front of one or more workers, each with a session of its own. What callers see: submit, then wait.
+// A bounded queue in front of one or more workers, each with a session of its own, on one or more devices. What callers
+// see: submit, then wait.
 #pragma once
 
 #include <condition_variable>
@@ -16,7 +17,7 @@
 namespace arcflow::serve {
 
 struct SchedulerOptions {
-  std::size_t workers = 1;
+  std::size_t workers = 1;            // of each engine
   std::size_t queue = 64;             // requests that may wait, beside those that run
   std::size_t max_batch = 1;          // images
   std::size_t batch_work = SIZE_MAX;  // evaluations of all images of a batch
@@ -26,11 +27,12 @@ struct SchedulerOptions {
 
 class Scheduler {
  public:
-  enum class Admission { kAccepted, kFull, kCallerFull, kDraining };
+  enum class Admission { kAccepted, kFull, kDraining };
   enum class Outcome { kPartial, kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
 
-  // Starts the workers. The engine and the metrics must outlive the scheduler.
-  Scheduler(Engine& engine, Metrics& metrics, SchedulerOptions options);
+  // Starts the workers. engines: at least one, of the same model, one a device; they and the metrics must outlive the
+  // scheduler.
+  Scheduler(std::vector<Engine*> engines, ModelMetrics& metrics, SchedulerOptions options);
   // Ends what runs and joins the workers.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
@@ -64,7 +66,7 @@ class Scheduler {
     std::unique_ptr<CancelToken> token;
   };
 
-  void work();
+  void work(Engine& engine);
   bool next_batch(Running& running);
   void run(EngineSession& session, Running& running);
   void show(const Running& running, std::size_t item, Partial&& partial);
@@ -75,10 +77,9 @@ class Scheduler {
   void remove(const std::shared_ptr<Ticket>& ticket);
   void report_depth();
   std::size_t waiting() const;
-  std::size_t open_of(const std::string& caller) const;
 
-  Engine& engine_;
-  Metrics& metrics_;
+  const std::vector<Engine*> engines_;
+  ModelMetrics& metrics_;
   const SchedulerOptions options_;
   const BatchLimit limit_;
 

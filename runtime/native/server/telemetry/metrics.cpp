@@ -30,6 +30,10 @@ std::string gauge(const std::string& name, const char* help, double value) {
   return head(name, "gauge", help) + name + " " + number(value) + "\n";
 }
 
+std::string label(const char* name, const std::string& value) {
+  return std::string(name) + "=\"" + escape_label(value) + "\"";
+}
+
 // Bytes of main memory that the process holds, or 0 where the system does not say.
 double resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -73,8 +77,43 @@ std::string Histogram::render(const std::string& name, const std::string& labels
   return out + name + "_count" + tail + std::to_string(below) + "\n";
 }
 
-Metrics::Metrics() : batches_(kBatch), started_(unix_now()) {
-  for (const char* stage : kStages) stages_.emplace(stage, Histogram(kSeconds));
+ModelMetrics::ModelMetrics() : counts_{{}, Histogram(kBatch)} {
+  for (const char* stage : kStages) counts_.stages.emplace(stage, Histogram(kSeconds));
+}
+
+void ModelMetrics::set_load(std::size_t queued, std::size_t images, std::size_t batches) {
+  const std::lock_guard lock(mutex_);
+  counts_.queued = queued;
+  counts_.in_flight = images;
+  counts_.running = batches;
+}
+
+void ModelMetrics::observe_batch(std::size_t images) {
+  const std::lock_guard lock(mutex_);
+  counts_.batches.observe(static_cast<double>(images));
+}
+
+void ModelMetrics::observe_stage(const std::string& stage, double seconds) {
+  const std::lock_guard lock(mutex_);
+  counts_.stages.at(stage).observe(seconds);
+}
+
+void ModelMetrics::count_images(std::size_t images) {
+  const std::lock_guard lock(mutex_);
+  counts_.images += images;
+}
+
+void ModelMetrics::count_partial() {
+  const std::lock_guard lock(mutex_);
+  ++counts_.partials;
+}
+
+ModelMetrics::Counts ModelMetrics::counts() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+Metrics::Metrics() : started_(unix_now()) {
   for (const char* reason : {"queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"})
     rejected_[reason] = 0;
   for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
@@ -86,36 +125,9 @@ void Metrics::count_request(const std::string& route, int status) {
   ++requests_[{route, status}];
 }
 
-void Metrics::set_load(std::size_t queued, std::size_t images, std::size_t batches) {
-  const std::lock_guard lock(mutex_);
-  queued_ = queued;
-  in_flight_ = images;
-  running_ = batches;
-}
-
 void Metrics::set_ready(bool ready) {
   const std::lock_guard lock(mutex_);
   ready_ = ready;
-}
-
-void Metrics::observe_batch(std::size_t images) {
-  const std::lock_guard lock(mutex_);
-  batches_.observe(static_cast<double>(images));
-}
-
-void Metrics::observe_stage(const std::string& stage, double seconds) {
-  const std::lock_guard lock(mutex_);
-  stages_.at(stage).observe(seconds);
-}
-
-void Metrics::count_images(std::size_t images) {
-  const std::lock_guard lock(mutex_);
-  images_ += images;
-}
-
-void Metrics::count_partial() {
-  const std::lock_guard lock(mutex_);
-  ++partials_;
 }
 
 void Metrics::count_stream(const std::string& ended) {
@@ -133,19 +145,47 @@ void Metrics::count_cancelled(const std::string& reason) {
   ++cancelled_[reason];
 }
 
-void Metrics::set_model(const ModelDescription& model) {
+ModelMetrics& Metrics::add_model(const std::string& id, const ModelDescription& model) {
+  const std::string own = label("model", id);
+  std::string build = label("version", model.version) + "," + own + "," + label("precision", model.precision) + "," +
+                      label("target", model.target) + "," + label("digest", model.digest) + "," +
+                      label("backend", model.backend);
   const std::lock_guard lock(mutex_);
-  const auto label = [](const char* name, const std::string& value) {
-    return std::string(name) + "=\"" + escape_label(value) + "\"";
-  };
-  build_labels_ = label("version", model.version) + "," + label("model", model.name) + "," +
-                  label("precision", model.precision) + "," + label("target", model.target) + "," +
-                  label("digest", model.digest) + "," + label("backend", model.backend);
+  models_.push_back({own, std::move(build), std::make_unique<ModelMetrics>()});
+  return *models_.back().metrics;
 }
 
 void Metrics::set_dropped_lines(std::uint64_t lines) {
   const std::lock_guard lock(mutex_);
   dropped_lines_ = lines;
+}
+
+// Every metric of the models, each with a line or more a model.
+std::string Metrics::render_models() const {
+  std::string depth = head("arcflow_queue_depth", "gauge", "Requests that wait for a worker.");
+  std::string in_flight = head("arcflow_in_flight_images", "gauge", "Images that are being made.");
+  std::string running = head("arcflow_running_batches", "gauge", "Batches that are being made.");
+  std::string images = head("arcflow_images_total", "counter", "Images that were sent.");
+  std::string partials = head("arcflow_partial_images_total", "counter", "Partial images that were sent.");
+  std::string batches = head("arcflow_batch_size", "histogram", "Images of a batch.");
+  std::string stages = head("arcflow_stage_seconds", "histogram",
+                            "Seconds by stage: queue, encode and total of a request, the others of a batch.");
+  std::string build = head("arcflow_build_info", "gauge", "What is served.");
+  for (const Model& model : models_) {
+    const ModelMetrics::Counts counts = model.metrics->counts();
+    const std::string own = "{" + model.label + "} ";
+    depth += "arcflow_queue_depth" + own + std::to_string(counts.queued) + "\n";
+    in_flight += "arcflow_in_flight_images" + own + std::to_string(counts.in_flight) + "\n";
+    running += "arcflow_running_batches" + own + std::to_string(counts.running) + "\n";
+    images += "arcflow_images_total" + own + std::to_string(counts.images) + "\n";
+    partials += "arcflow_partial_images_total" + own + std::to_string(counts.partials) + "\n";
+    batches += counts.batches.render("arcflow_batch_size", model.label);
+    for (const auto& [stage, histogram] : counts.stages) {
+      stages += histogram.render("arcflow_stage_seconds", model.label + ",stage=\"" + stage + "\"");
+    }
+    build += "arcflow_build_info{" + model.build_labels + "} 1\n";
+  }
+  return depth + in_flight + running + images + partials + batches + stages + build;
 }
 
 std::string Metrics::render() const {
@@ -155,14 +195,7 @@ std::string Metrics::render() const {
     out += "arcflow_requests_total{route=\"" + escape_label(key.first) + "\",code=\"" + std::to_string(key.second) +
            "\"} " + std::to_string(count) + "\n";
   }
-  out += gauge("arcflow_queue_depth", "Requests that wait for a worker.", static_cast<double>(queued_));
-  out += gauge("arcflow_in_flight_images", "Images that are being made.", static_cast<double>(in_flight_));
-  out += gauge("arcflow_running_batches", "Batches that are being made.", static_cast<double>(running_));
   out += gauge("arcflow_ready", "1 when requests are accepted.", ready_ ? 1 : 0);
-  out += head("arcflow_images_total", "counter", "Images that were sent.") + "arcflow_images_total " +
-         std::to_string(images_) + "\n";
-  out += head("arcflow_partial_images_total", "counter", "Partial images that were sent.") +
-         "arcflow_partial_images_total " + std::to_string(partials_) + "\n";
   out += head("arcflow_log_dropped_lines_total", "counter", "Log lines that nobody took in time.") +
          "arcflow_log_dropped_lines_total " + std::to_string(dropped_lines_) + "\n";
   const auto family = [&out](const std::string& name, const char* label, const char* help, const auto& counts) {
@@ -174,15 +207,7 @@ std::string Metrics::render() const {
   family("arcflow_rejected_total", "reason", "Generation requests that were not accepted.", rejected_);
   family("arcflow_cancelled_total", "reason", "Accepted requests that ended without images.", cancelled_);
   family("arcflow_streams_total", "ended", "Streamed answers, by how they ended.", streams_);
-  out += head("arcflow_batch_size", "histogram", "Images of a batch.") + batches_.render("arcflow_batch_size", "");
-  out += head("arcflow_stage_seconds", "histogram",
-              "Seconds by stage: queue, encode and total of a request, the others of a batch.");
-  for (const auto& [stage, histogram] : stages_) {
-    out += histogram.render("arcflow_stage_seconds", "stage=\"" + stage + "\"");
-  }
-  if (!build_labels_.empty()) {
-    out += head("arcflow_build_info", "gauge", "What is served.") + "arcflow_build_info{" + build_labels_ + "} 1\n";
-  }
+  out += render_models();
   out += gauge("process_resident_memory_bytes", "Main memory held by the process.", resident_bytes());
   out += head("process_start_time_seconds", "gauge", "Unix time of the start.") + "process_start_time_seconds " +
          std::to_string(started_) + "\n";

@@ -16,6 +16,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "server/service.hpp"
 
@@ -107,10 +109,13 @@ struct Running {
   }
   ~Running() { stop(); }
   void open() {
-    scheduler = std::make_unique<Scheduler>(engine, metrics, SchedulerOptions{});
-    scheduler->wait_ready();
-    service.open(engine, *scheduler);
+    fleet = std::make_unique<Fleet>(std::vector<std::string>{"grey"}, std::vector<std::uint32_t>{0},
+                                    std::vector<std::string>{},
+                                    [this](const std::string&, std::uint32_t) { return std::move(made); });
+    fleet->start(metrics, {SchedulerOptions{}});
+    service.open(*fleet);
   }
+  Scheduler& scheduler() const { return *fleet->models()[0].scheduler; }
   void stop() {
     if (thread.joinable()) {
       server.halt();
@@ -135,8 +140,9 @@ struct Running {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> sink{std::tmpfile(), std::fclose};  // outlives the log
   Metrics metrics;
   Log log;
-  GreyEngine engine;
-  std::unique_ptr<Scheduler> scheduler;
+  std::unique_ptr<GreyEngine> made = std::make_unique<GreyEngine>();
+  GreyEngine& engine = *made;
+  std::unique_ptr<Fleet> fleet;
   HttpServer server;
   Service service;
   int port;

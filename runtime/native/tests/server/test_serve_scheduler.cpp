@@ -113,9 +113,11 @@ class FakeEngine final : public Engine {
 bool nobody() { return false; }
 
 struct Bench {
-  explicit Bench(SchedulerOptions options) : scheduler(engine, metrics, std::move(options)) { scheduler.wait_ready(); }
+  explicit Bench(SchedulerOptions options) : scheduler({&engine}, metrics, std::move(options)) {
+    scheduler.wait_ready();
+  }
   FakeEngine engine;
-  Metrics metrics;
+  ModelMetrics metrics;
   Scheduler scheduler;
 
   Scheduler::Outcome wait(const std::shared_ptr<Ticket>& ticket) { return scheduler.wait(ticket, nobody, 1ms); }
@@ -191,24 +193,25 @@ TEST_CASE("partials come to who asked, in order, once, and before the image") {
   CHECK(bench.engine.seen() == Seeds{{9}, {1, 2}, {1}, {2}, {3}});  // who wants none is not made with who does
 }
 
-TEST_CASE("a caller may have so many requests open") {
-  Bench bench(options_of(1));
-  bench.engine.open(false);
-  const auto with = [](std::uint64_t seed, const std::string& caller) {
-    const auto ticket = ticket_of({seed});
-    ticket->caller = caller;
-    ticket->most_open = 2;
-    return ticket;
-  };
-  const auto running = with(1, "a"), waiting = with(2, "a"), other = with(4, "b");
-  CHECK(bench.scheduler.submit(running) == Scheduler::Admission::kAccepted);
-  REQUIRE(bench.engine.started(1));
-  CHECK(bench.scheduler.submit(waiting) == Scheduler::Admission::kAccepted);
-  CHECK(bench.scheduler.submit(with(3, "a")) == Scheduler::Admission::kCallerFull);
-  CHECK(bench.scheduler.submit(other) == Scheduler::Admission::kAccepted);
-  bench.engine.open(true);
-  for (const auto& ticket : {running, waiting, other}) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
-  CHECK(bench.scheduler.submit(with(5, "a")) == Scheduler::Admission::kAccepted);
+TEST_CASE("a queue is worked off by the workers of every device") {
+  FakeEngine one, other;
+  ModelMetrics metrics;
+  Scheduler scheduler({&one, &other}, metrics, options_of(1));
+  scheduler.wait_ready();
+  one.open(false);
+  other.open(false);
+  const std::vector<std::shared_ptr<Ticket>> tickets = {ticket_of({1}), ticket_of({2}), ticket_of({3})};
+  for (const auto& ticket : tickets) scheduler.submit(ticket);
+  REQUIRE(one.started(1));
+  REQUIRE(other.started(1));
+  CHECK(metrics.counts().running == 2);
+  CHECK(metrics.counts().queued == 1);
+  other.open(true);  // whoever is free takes what waits
+  CHECK(scheduler.wait(tickets[2], nobody, 1ms) == Scheduler::Outcome::kDone);
+  CHECK(other.seen().size() == 2);
+  one.open(true);
+  for (const auto& ticket : tickets) CHECK(scheduler.wait(ticket, nobody, 1ms) == Scheduler::Outcome::kDone);
+  CHECK(one.seen().size() == 1);
 }
 
 TEST_CASE("a caller who leaves the queue frees its slot") {
@@ -326,12 +329,12 @@ TEST_CASE("draining finishes what was accepted and accepts no more") {
 }
 
 TEST_CASE("a worker that cannot start is told") {
-  FakeEngine engine;
+  FakeEngine good, engine;
   engine.on_warm_up = [] { throw EngineError(EngineError::Kind::kOther, "no room"); };
-  Metrics metrics;
+  ModelMetrics metrics;
   SchedulerOptions options = options_of(2);
   options.warm_up = {kSmall};
-  Scheduler scheduler(engine, metrics, options);
+  Scheduler scheduler({&good, &engine}, metrics, options);
   CHECK_THROWS_WITH(scheduler.wait_ready(), "no room");
 }
 

@@ -77,7 +77,7 @@ TEST_CASE("partials, then the image, on a connection that is kept") {
   CHECK(all[2]["size"] == "8x8");
   CHECK(text.find("\"ok\"", second) != std::string::npos);
   CHECK(running.counts("arcflow_requests_total{route=\"/v1/images/generations\",code=\"200\"} 1"));
-  CHECK(running.counts("arcflow_partial_images_total 2"));
+  CHECK(running.counts("arcflow_partial_images_total{model=\"grey\"} 2"));
   CHECK(running.counts("arcflow_streams_total{ended=\"completed\"} 1"));
   const auto line = running.logged("/v1/images/generations");
   CHECK(line["ended"] == "completed");
@@ -127,10 +127,10 @@ TEST_CASE("a deadline, and the end of the server, in the middle of a stream") {
   CHECK(running.logged("/v1/images/generations")["level"] == "error");
   dropped.send(ask("a gate", 1, "", kClose));
   const std::string begun = dropped.until("\n\n");
-  running.scheduler->abort();
+  running.scheduler().abort();
   const auto rest = events(dechunked(begun + dropped.rest()));
   CHECK(rest[1]["error"]["type"] == "server_error");
-  CHECK(running.scheduler->wait_idle(Clock::now() + 5s));
+  CHECK(running.scheduler().wait_idle(Clock::now() + 5s));
   CHECK(running.engine.cancelled == 2);
   CHECK(running.counts("arcflow_streams_total{ended=\"deadline\"} 1"));
   CHECK(running.counts("arcflow_streams_total{ended=\"shutdown\"} 1"));
@@ -160,7 +160,7 @@ TEST_CASE("a caller who vanishes between two events ends the work") {
   CHECK(running.counts("arcflow_cancelled_total{reason=\"client_gone\"} 1"));
   CHECK(running.counts("arcflow_streams_total{ended=\"client_gone\"} 1"));
   CHECK(running.counts("arcflow_connections 1"));
-  CHECK(running.scheduler->wait_idle(Clock::now() + 5s));
+  CHECK(running.scheduler().wait_idle(Clock::now() + 5s));
   CHECK(running.engine.cancelled == 1);
   CHECK(running.logged("/v1/images/generations")["ended"] == "client_gone");
 }
@@ -174,7 +174,7 @@ TEST_CASE("a caller who does not read is let go, and the work with it") {
   slow.send(ask("much behind a gate", 4));
   CHECK(running.counts("arcflow_connections_ended_total{reason=\"stalled\"} 1"));
   CHECK(running.counts("arcflow_streams_total{ended=\"client_gone\"} 1"));
-  CHECK(running.scheduler->wait_idle(Clock::now() + 5s));
+  CHECK(running.scheduler().wait_idle(Clock::now() + 5s));
   CHECK(running.engine.cancelled == 1);
   const Caller other(running.port);
   other.send(ask("a", 0, "", kClose));

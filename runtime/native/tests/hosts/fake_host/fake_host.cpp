@@ -4,6 +4,7 @@
 //   slow=MS   a network takes that long unless it is interrupted      nan       the field is not finite
 //   fail=NAME the network of that name fails                          memory    no buffer can be made
 //   recall    work is recorded and replayed, as CUDA graphs are       unknown   failures have a code nobody knows
+//   devices=N there are so many; without the word, any ordinal is the one there is
 //
 // A session that ends logs how often it ran each network, recorded, replayed and waited.
 #include <chrono>
@@ -89,6 +90,13 @@ struct Host : arcflow::hosts::Unprepared {
     model->log = options->log;
     model->log_user = options->log_user;
     if (model->has("broken")) throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: told to reject the model");
+    const std::string devices = model->value("devices");
+    if (!devices.empty()) {
+      if (options->device >= static_cast<std::uint32_t>(std::stoi(devices))) {
+        throw Error(ARCFLOW_BACKEND_UNAVAILABLE, "fake host: there is no device " + std::to_string(options->device));
+      }
+      model->backend += ", device " + std::to_string(options->device);
+    }
     const auto ports = [](const ArcflowHostPort* all, std::size_t size) {
       std::vector<ArcflowHostModel::Port> result;
       for (std::size_t i = 0; i < size; ++i) {
@@ -254,7 +262,7 @@ struct Host : arcflow::hosts::Unprepared {
   }
 
   static void model_destroy(ArcflowHostModel* model) { delete model; }
-  static const char* model_backend(const ArcflowHostModel*) { return "a fake"; }
+  static const char* model_backend(const ArcflowHostModel* model) { return model->backend.c_str(); }
   static void model_memory(const ArcflowHostModel*, std::uint64_t* host, std::uint64_t* device) {
     *host = 1000;
     *device = 0;

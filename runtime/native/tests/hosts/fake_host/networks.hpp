@@ -27,7 +27,7 @@ struct ArcflowHostModel {
     std::vector<Port> inputs, outputs;
   };
   std::vector<Network> networks;
-  std::string options;
+  std::string options, backend = "a fake";
   void (*log)(void*, std::int32_t, const char*) = nullptr;
   void* log_user = nullptr;
 
