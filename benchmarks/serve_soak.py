@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image  # noqa: E402
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server, send  # noqa: E402
+from benchmarks.serving import GENERATIONS, NATIVE, Server, send, summed  # noqa: E402
 from engines.locate import BUILT_IN  # noqa: E402
 from foundation.cli import ArgumentParser, run  # noqa: E402
 from foundation.errors import ArcFlowError  # noqa: E402
@@ -95,8 +95,8 @@ def soak(arguments: Namespace) -> dict[str, Any]:
         "lost": sum(ledger.answers[seed] == 0 for seed in range(total)),
         "answered_twice": sum(ledger.answers[seed] > 1 or logged[ids[seed]] > 1 for seed in range(total)),
         "wrong": ledger.wrong[:10],
-        "images_total": int(metrics["arcflow_images_total"]),
-        "mean_batch": round(metrics["arcflow_batch_size_sum"] / metrics["arcflow_batch_size_count"], 3),
+        "images_total": int(summed(metrics, "arcflow_images_total")),
+        "mean_batch": round(summed(metrics, "arcflow_batch_size_sum") / summed(metrics, "arcflow_batch_size_count"), 3),
         "requests_per_second": round(arguments.requests / wall, 2),
         "latency": {
             **asdict(timing(ledger.seconds)),

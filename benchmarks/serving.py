@@ -130,6 +130,11 @@ def send(
     return Answer(response.status, names, response.read())
 
 
+def summed(metrics: Mapping[str, float], name: str) -> float:
+    """A metric over all its labels: ``arcflow_images_total`` of every model. 0 where there is none."""
+    return sum(value for key, value in metrics.items() if key.partition("{")[0] == name)
+
+
 _SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{(?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*\})?) (\S+)')
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.serving import Answer, Server
+from benchmarks.serving import GENERATIONS, Answer, Server, send, summed
 
 PROMPT = "a dark ankle boot"
 SLOW: dict[str, Any] = {"prompt": PROMPT, "n": 10, "size": "64x64", "nfe": 64}
@@ -20,6 +23,14 @@ Start = Callable[..., Server]
 def images(answer: Answer) -> list[bytes]:
     assert answer.status == 200, answer.body
     return [base64.b64decode(one["b64_json"]) for one in answer.json()["data"]]
+
+
+def ask(server: Server, fields: Mapping[str, Any], key: str = "", address: str = "127.0.0.1") -> Answer:
+    """A request for images from one of this machine's addresses."""
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60, source_address=(address, 0))
+    with contextlib.closing(connection):
+        return send(connection, "POST", GENERATIONS, json.dumps(fields).encode(), headers)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
@@ -36,4 +47,8 @@ def in_background(pool: ThreadPoolExecutor, server: Server, **fields: object) ->
 
 
 def is_running(server: Server) -> bool:
-    return server.metrics()["arcflow_in_flight_images"] > 0
+    return summed(server.metrics(), "arcflow_in_flight_images") > 0
+
+
+def waiting_in(server: Server) -> float:
+    return summed(server.metrics(), "arcflow_queue_depth")

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import json
 import subprocess
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.serving import GENERATIONS, Answer, Server, send
-from tests.native.server.serving import PROMPT, SLOW, Start, images, is_running, until
+from benchmarks.serving import GENERATIONS, Server
+from tests.native.server.serving import PROMPT, SLOW, Start, ask, images, is_running, until
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-def ask(server: Server, fields: Mapping[str, Any], key: str = "", address: str = "127.0.0.1") -> Answer:
-    """A request for images from one of this machine's addresses."""
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60, source_address=(address, 0))
-    with contextlib.closing(connection):
-        return send(connection, "POST", GENERATIONS, json.dumps(fields).encode(), headers)
 
 
 def key_file(folder: Path, *lines: str) -> Path:

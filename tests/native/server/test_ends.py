@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.serving import GENERATIONS, Server, send
 from engines.locate import BUILT_IN
-from tests.native.server.serving import PROMPT, SLOW, Start, images, in_background, is_running, until
+from tests.native.server.serving import PROMPT, SLOW, Start, images, in_background, is_running, until, waiting_in
 
 
 def test_a_full_queue_is_429(start: Start) -> None:
@@ -24,7 +24,7 @@ def test_a_full_queue_is_429(start: Start) -> None:
         slow = in_background(pool, server, **SLOW)
         assert until(lambda: is_running(server))
         waiting = in_background(pool, server, prompt=PROMPT)
-        assert until(lambda: server.metrics()["arcflow_queue_depth"] == 1)
+        assert until(lambda: waiting_in(server) == 1)
         refused = server.generate(prompt=PROMPT)
         assert refused.status == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -53,7 +53,7 @@ def test_a_client_that_is_killed_frees_its_slot(server: Server) -> None:
     running = client()
     assert until(lambda: is_running(server))
     waiting = client()
-    assert until(lambda: server.metrics()["arcflow_queue_depth"] == 1)
+    assert until(lambda: waiting_in(server) == 1)
     for process in (waiting, running):
         process.kill()
         process.wait()
@@ -62,7 +62,7 @@ def test_a_client_that_is_killed_frees_its_slot(server: Server) -> None:
     assert server.generate(prompt=PROMPT).status == 200
     assert time.monotonic() - began < 3  # both would have been at it for far longer
     assert server.metrics()[key] == before + 2
-    assert server.metrics()["arcflow_queue_depth"] == 0
+    assert waiting_in(server) == 0
     assert [line["status"] for line in server.log() if line.get("status") == 499] == [499, 499]
 
 
@@ -81,7 +81,7 @@ def test_sigterm_finishes_what_was_accepted(start: Start) -> None:
         running = in_background(pool, server, **{**SLOW, "n": 2})
         assert until(lambda: is_running(server))
         waiting = in_background(pool, server, prompt=PROMPT, seed=3)
-        assert until(lambda: server.metrics()["arcflow_queue_depth"] == 1)
+        assert until(lambda: waiting_in(server) == 1)
         idle = server.connect()
         assert send(idle, "GET", "/ready").status == 200
         server.process.send_signal(signal.SIGTERM)
@@ -144,6 +144,9 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
         (["--queue", "0"], "--queue"),
         (["--nosuch"], "--nosuch"),
         (["--model", "huge"], "no bundle for 'huge'"),
+        (["--model", "tiny"], "--model: two of the models are the bundle tiny-fp32-cpu"),
+        (["--device", "0,1"], "--device 0,1: tiny-fp32-cpu runs on the CPU, which is device 0 alone"),
+        (["--device", "1,1"], "--device: 1 is there twice"),
         (["--library", "/nowhere/libonnxruntime.so"], "/nowhere/libonnxruntime.so"),
         (["--warm-up", "1x1"], "--warm-up"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: Cannot assign requested address"),

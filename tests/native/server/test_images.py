@@ -93,8 +93,10 @@ def test_requests_that_wait_are_made_together(start: Start, pipeline: Pipeline) 
         assert slow.result().status == 200
         answers = [one.result() for one in waiting]
     metrics = server.metrics()
-    assert metrics['arcflow_batch_size_bucket{le="1"}'] < 5  # the slow one, and whoever came too late to be joined
-    assert metrics["arcflow_batch_size_sum"] == 9
+    assert (
+        metrics['arcflow_batch_size_bucket{model="tiny",le="1"}'] < 5
+    )  # the slow one, and whoever came too late to be joined
+    assert metrics['arcflow_batch_size_sum{model="tiny"}'] == 9
     for seed, answer in enumerate(answers):
         wanted = pipeline.generate(f"a boot {seed % 3}", seed=seed).images[0]
         with Image.open(io.BytesIO(images(answer)[0])) as image:
