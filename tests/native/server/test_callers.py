@@ -57,6 +57,8 @@ def test_the_owners_of_keys_take_turns_and_have_limits(guarded: Server) -> None:
         assert not large.done()
         assert ask(guarded, {"prompt": PROMPT, "n": 2, "nfe": 3}, "key-c").status == 200
         assert len(images(large.result())) == 3
+    for _ in range(3):  # a stream is over for its caller once its last event is there
+        assert b"image_generation.completed" in ask(guarded, {"prompt": PROMPT, "stream": True}, "key-c").body
     for fields in ({"n": 3}, {"nfe": 4}):
         refused = ask(guarded, {"prompt": PROMPT, **fields}, "key-c")
         assert (refused.status, refused.json()["error"]["param"]) == (400, next(iter(fields)))
