@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import Server
+from engines.locate import BUILT_IN
 from engines.schema import Limits, Range
 from runtime import Pipeline
 from tests.native.server.serving import PROMPT, SLOW, Start, ask, images, in_background, is_running, until, waiting_in
@@ -81,10 +82,17 @@ def test_each_model_has_its_queue_and_callers_have_one_limit(pair: Server) -> No
         assert slow.result().status == waiting.result().status == 200
 
 
-def test_all_models_finish_what_they_accepted(start: Start, sketch: Path) -> None:
-    server = start("--model", str(sketch), "--warm-up", "none")
-    with ThreadPoolExecutor(1) as pool:
-        running = in_background(pool, server, prompt=PROMPT, n=10, nfe=64, model="sketch")
+@pytest.mark.parametrize(("grace", "code", "status"), [("60", 0, 200), ("0.1", 1, 503)])
+def test_the_second_model_ends_as_the_first_does(
+    native_build: Path, onnxruntime_library: Path, sketch: Path, grace: str, code: int, status: int
+) -> None:
+    models = ["--model", str(sketch), "--model", str(BUILT_IN / "tiny-fp32-cpu")]
+    options = [*models, "--library", str(onnxruntime_library), "--threads", "1", "--warm-up", "none"]
+    with (
+        Server(native_build / "arcflow-serve", [*options, "--grace", grace]) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = in_background(pool, server, **{**SLOW, "n": 2}, model="tiny")
         assert until(lambda: is_running(server))
-        assert server.stop() == 0
-        assert len(images(running.result())) == 10
+        assert server.stop() == code
+        assert running.result().status == status
