@@ -73,8 +73,8 @@ asan)
 tsan)
     clang
     configure tsan "${clang_options[@]}"
-    build tsan test_threads test_serve_scheduler test_serve_stream arcflow_host_fake
-    run_ctest tsan --tests-regex '^test_(threads|serve_scheduler|serve_stream)$'
+    build tsan test_threads test_serve_scheduler test_serve_stream test_serve_models arcflow_host_fake
+    run_ctest tsan --tests-regex '^test_(threads|serve_(scheduler|stream|models))$'
     ;;
 fuzz)
     seconds=${1:?usage: scripts/native.sh fuzz SECONDS}

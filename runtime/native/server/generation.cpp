@@ -43,7 +43,7 @@ void Service::generate(const Request& request, Response& response) {
 }
 
 std::optional<Service::Accepted> Service::accept(GenerationRequest& wanted, Response& response) {
-  const Visit& visit = visit_of(response);
+  Visit& visit = visit_of(response);
   const auto ticket = std::make_shared<Ticket>();
   ticket->shape = wanted.shape;
   ticket->prompt = std::move(wanted.prompt);
@@ -78,6 +78,7 @@ std::optional<Service::Accepted> Service::accept(GenerationRequest& wanted, Resp
     case Scheduler::Admission::kDraining:
       return refuse("draining", unavailable());
   }
+  visit.fields = {{"model", model.id}};
   return Accepted{model, ticket, std::move(place)};
 }
 
@@ -124,14 +125,14 @@ Json Service::account(const Accepted& accepted, double encode, Response& respons
   model.metrics->observe_stage("encode", encode);
   model.metrics->observe_stage("total", total);
   model.metrics->count_images(ticket.seeds.size());
-  visit_of(response).fields = {{"model", model.id},
-                               {"images", static_cast<std::int64_t>(ticket.seeds.size())},
+  LogFields& fields = visit_of(response).fields;
+  fields.insert(fields.end(), {{"images", static_cast<std::int64_t>(ticket.seeds.size())},
                                {"size", size_of(ticket.shape)},
                                {"nfe", std::int64_t{ticket.shape.nfe}},
                                {"batch", static_cast<std::int64_t>(ticket.batch)},
                                {"queue_ms", in_milliseconds(queue)},
                                {"generate_ms", in_milliseconds(ticket.generate_seconds)},
-                               {"encode_ms", in_milliseconds(encode)}};
+                               {"encode_ms", in_milliseconds(encode)}});
   return {{"queue", rounded(queue)},
           {"generate", rounded(ticket.generate_seconds)},
           {"encode", rounded(encode)},

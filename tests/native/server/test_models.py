@@ -63,6 +63,7 @@ def test_each_model_makes_its_own_images(pair: Server, pipeline: Pipeline, sketc
         assert pair.metrics()[key] == before + 1
         python.generate(PROMPT, seed=7).save(tmp_path / f"{model}.png")
         assert images(answer) == [(tmp_path / f"{model}.png").read_bytes()]
+    assert until(lambda: any((line["event"], line.get("model")) == ("request", "sketch") for line in pair.log()))
     builds = [name for name in pair.metrics() if name.startswith("arcflow_build_info{")]
     assert [one.partition('model="')[2].partition('"')[0] for one in builds] == ["tiny", "sketch"]
 
