@@ -203,7 +203,7 @@ void Service::ready(Response& response) const {
 
 ApiError Service::unavailable() const {
   const bool loading = state_ == State::kLoading;
-  ApiError error = loading ? server_error(503, "not_ready", "the server is loading; try again soon")
+  ApiError error = loading ? server_error(503, "not_ready", "the model is being loaded; try again soon")
                            : server_error(503, "draining", "the server is shutting down; try another one");
   error.retry_after = loading ? 1 : 5;
   return error;
