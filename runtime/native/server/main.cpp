@@ -75,6 +75,7 @@ ServiceRules service_rules(const Options& options) {
   if (!options.api_keys.empty()) rules.keys = ApiKeys::read(options.api_keys);
   rules.hosts = options.allowed_hosts;
   rules.cors = options.cors;
+  rules.page = options.page;
   return rules;
 }
 

@@ -110,6 +110,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
                           origin.find_first_of("/ \t\r\n", scheme + 3) == std::string::npos;
         return good || origin == "*" ? "" : origin + " is no origin, like https://example.org";
       });
+  app.add_flag_callback("--no-page", [&options] { options.page = false; }, "no page at /");
   std::string format = "text";
   text("--log-format", format, "text|json", "one line a request on standard error")
       ->check(CLI::IsMember({"text", "json"}));

@@ -38,6 +38,7 @@ struct Options {
   std::string api_keys;              // a file, or "" where anybody may ask
   std::vector<std::string> allowed_hosts;
   std::string cors;
+  bool page = true;  // whether there is one at /
   LogFormat log_format = LogFormat::kText;
   std::string log_level = "info";  // the least that is written
 };

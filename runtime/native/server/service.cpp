@@ -8,6 +8,7 @@
 #include <map>
 
 #include "server/access/headers.hpp"
+#include "server/page/page.hpp"
 #include "server/visit.hpp"
 
 namespace arcflow::serve {
@@ -18,9 +19,9 @@ constexpr const char* kGenerations = "/v1/images/generations";
 constexpr const char* kModel = "/v1/models/";
 constexpr const char* kModelRoute = "/v1/models/{id}";
 
-const std::map<std::string, std::string> kMethods = {{kGenerations, "POST"},     {"/v1/models", "GET, HEAD"},
-                                                     {kModelRoute, "GET, HEAD"}, {"/health", "GET, HEAD"},
-                                                     {"/ready", "GET, HEAD"},    {"/metrics", "GET, HEAD"}};
+const std::map<std::string, std::string> kMethods = {
+    {kGenerations, "POST"},  {"/v1/models", "GET, HEAD"}, {kModelRoute, "GET, HEAD"}, {"/health", "GET, HEAD"},
+    {"/ready", "GET, HEAD"}, {"/metrics", "GET, HEAD"},   {"/", "GET, HEAD"},         {"/openapi.json", "GET, HEAD"}};
 
 // The path, but for the models' names in it.
 std::string route_of(const std::string& path) {
@@ -81,6 +82,8 @@ void Service::route(HttpServer& server) {
   server.Get("/v1/models", [this](const Request&, Response& out) { list_models(out); });
   server.Get(kModel + std::string("*"),
              [this](const Request& in, Response& out) { tell_model(in.path.substr(std::strlen(kModel)), out); });
+  if (rules_.page) server.Get("/", give_page);
+  server.Get("/openapi.json", give_openapi);
   server.Get("/health", [this](const Request&, Response& out) { health(out); });
   server.Get("/ready", [this](const Request&, Response& out) { ready(out); });
   server.set_connection_hook([this](const std::string& remote, const std::string& reason, double seconds) {
@@ -98,7 +101,7 @@ HandlerResponse Service::before(const Request& request, Response& response) {
   visit.id = id_of(request);
   const std::string route = route_of(request.path);
   const auto known = kMethods.find(route);
-  if (known == kMethods.end()) {
+  if (known == kMethods.end() || (route == "/" && !rules_.page)) {
     response.status = 404;
     return HandlerResponse::Handled;
   }
@@ -123,17 +126,19 @@ HandlerResponse Service::before(const Request& request, Response& response) {
   return HandlerResponse::Unhandled;
 }
 
-// Probes and metrics are for whoever runs the server: hosts and keys are asked for where clients go.
+// Probes and metrics are for whoever runs the server: hosts are asked for where clients go, keys where there is
+// something to have.
 bool Service::admit(const Request& request, Response& response) {
   Visit& visit = visit_of(response);
   visit.caller = request.remote_addr;
-  if (request.path.rfind("/v1/", 0) != 0) return true;
+  const bool is_probe = request.path == "/health" || request.path == "/ready" || request.path == "/metrics";
+  if (is_probe) return true;
   if (!is_allowed_host(request.get_header_value("Host"), rules_.hosts)) {
     set_error(response, bad_request("this server does not answer to the name in the Host header (--allowed-host)", "",
                                     "invalid_host"));
     return false;
   }
-  if (rules_.keys.empty()) return true;
+  if (rules_.keys.empty() || request.path.rfind("/v1/", 0) != 0) return true;
   const std::string given = request.get_header_value("Authorization");
   const std::string_view key = bearer_of(given);
   visit.key = key.empty() ? nullptr : rules_.keys.find(key);

@@ -28,6 +28,7 @@ struct ServiceRules {
   ApiKeys keys;                     // empty: anybody may ask
   std::vector<std::string> hosts;   // that the Host header may name; empty: any
   std::string cors;                 // the origin whose pages may ask; "*": any, "": none
+  bool page = true;                 // whether there is a page at /
 };
 
 class Service {

@@ -30,7 +30,7 @@ std::string head_of(const Response& response, const Headers& more) {
   for (const Headers* part : {&response.headers, &more}) {
     for (const auto& [name, value] : *part) head += name + ": " + value + "\r\n";
   }
-  if (response.status == 204 || response.streamed) return head + "\r\n";
+  if (response.status == 204 || response.status == 304 || response.streamed) return head + "\r\n";
   return head + "Content-Length: " + std::to_string(response.body.size()) + "\r\n\r\n";
 }
 

@@ -16,8 +16,8 @@ constexpr struct {
 } kPlain[] = {
     {400, "malformed", "the request is not valid HTTP, or its body did not arrive whole"},
     {404, "not_found",
-     "there is nothing at this path; there are /v1/images/generations, /v1/models, /v1/models/{id}, /health, /ready, "
-     "/metrics"},
+     "there is nothing at this path; there are /v1/images/generations, /v1/models, /v1/models/{id}, /openapi.json, "
+     "/health, /ready, /metrics"},
     {405, "method_not_allowed", "this path does not take this method; see the Allow header"},
     {408, "too_slow", "the request did not arrive whole in time"},
     {411, "length_required", "a POST must say how long its body is: Content-Length, or Transfer-Encoding: chunked"},
