@@ -38,6 +38,7 @@ test: ## Lint, build the C++ library, then run every test
 	@$(MAKE) --no-print-directory pytest
 
 pytest: $(VENV)/.native
+	@scripts/browser.sh
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 ctest: $(VENV)/.dev
