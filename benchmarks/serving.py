@@ -38,13 +38,21 @@ class Server:
     """A running ``arcflow-serve`` on a free port of this machine. Ends with the ``with`` block at the latest."""
 
     def __init__(
-        self, program: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+        self,
+        program: Path,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
-        """Start it and wait until it takes requests. Raises RuntimeError with its log where it does not within 60 s."""
+        """Start it and wait until it takes requests. Raises RuntimeError with its log where it does not within 60 s.
+
+        user: the number of another user, whose process it is then; only root may ask for that.
+        """
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (lives as long as the server)
         command = [str(program), "--port", "0", "--log-format", "json", *options]
         variables = {**os.environ, **(environment or {})}
-        self.process = subprocess.Popen(command, stderr=self._log, env=variables)
+        # Linux shares cores between sessions: in ours a busy server would take its client's time, on any core.
+        self.process = subprocess.Popen(command, stderr=self._log, env=variables, user=user, start_new_session=True)
         try:
             self.port = int(self._event("listening")["port"])
             self._event("ready")

@@ -43,10 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="with --run: the bundle of ONNX networks that the plans were built from; they are held to it, as far as "
         "its networks are small enough to be run on this machine's CPU",
     )
+    parser.add_argument(
+        "--allow-links", action="store_true", help="files may be links, as in caches; what they lead to is checked"
+    )
     arguments = parser.parse_args(argv)
     if arguments.against is not None and not arguments.run:
         parser.error("--against is for --run")
-    bundle = open_bundle(_folder(arguments.bundle))
+    if arguments.allow_links and arguments.run:
+        parser.error("--allow-links is not for --run: copy the bundle with cp -rL and run the copy")
+    bundle = open_bundle(_folder(arguments.bundle), allow_links=arguments.allow_links)
     findings = require_fresh(bundle)
     out = sys.stdout
     if not arguments.quiet:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime.result import Generation
 
 _FOLDER = Path("arcflow-out")
-_OF_OPENING = ("precision", "target", "threads", "host", "backend", "device", "low_vram")
+_OF_OPENING = ("precision", "target", "threads", "host", "backend", "device", "low_vram", "allow_links")
 _OF_REQUEST = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
   python -m runtime.generate "a dark ankle boot"
@@ -51,6 +51,11 @@ def build_parser() -> ArgumentParser:
     add("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: what the bundle is for)")
     add("--backend", choices=("tensorrt", "onnxruntime"), help="what runs the networks (default: what they are)")
     add("--low-vram", action="store_true", help="text encoders and backbone take turns on the GPU: slower, smaller")
+    add(
+        "--allow-links",
+        action="store_true",
+        help="the bundle's files may be links, as in caches; digests must still fit",
+    )
     add("--host", choices=("python", "native"), default="python", help="what runs it: this package, or the C++ core")
     add("--json", action="store_true", help="print one JSON object: settings, files, timings in seconds")
     return parser

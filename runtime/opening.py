@@ -28,6 +28,7 @@ def open_host(
     backend: str | None,
     device: str | None,
     low_vram: bool,
+    allow_links: bool,
 ) -> Host:
     """What :meth:`runtime.pipeline.Pipeline.open` opens, with the same arguments and errors."""
     count = default_threads() if threads is None else threads
@@ -35,7 +36,7 @@ def open_host(
         raise RequestError(f"threads is {count}; it must be from 1 to {_MAX_THREADS}")
     if host not in HOSTS:
         raise RequestError(f"host is {host!r}; it must be one of {', '.join(HOSTS)}")
-    bundle = find_bundle(source, precision, target)
+    bundle = find_bundle(source, precision, target, allow_links)
     if host == "native":
         if backend is not None or device is not None or low_vram:
             raise RequestError("backend, device and low_vram are for host='python'; leave them out")
@@ -52,13 +53,13 @@ def open_host(
     return open_python(bundle, threads=count, gpu=gpu)
 
 
-def find_bundle(source: str | Path, precision: str | None, target: str | None) -> Bundle:
+def find_bundle(source: str | Path, precision: str | None, target: str | None, allow_links: bool = False) -> Bundle:
     """The verified bundle that ``source`` names, held to the precision and target that were asked for."""
     if isinstance(source, Path) or _is_path(source):
-        bundle = open_bundle(Path(source), contents="when used")
+        bundle = open_bundle(Path(source), contents="when used", allow_links=allow_links)
     else:
         folder = locate(source, precision, target)
-        bundle = open_bundle(folder, contents="when used")
+        bundle = open_bundle(folder, contents="when used", allow_links=allow_links)
         if str(bundle.name) != folder.name:
             raise BundleError(f"{folder} holds {bundle.name}, not what its name says: rename it, or open it by path")
     for asked, fits in ((precision, precision == bundle.name.precision), (target, serves(bundle.name, target or ""))):

@@ -40,6 +40,7 @@ class Pipeline:
         backend: str | None = None,
         device: str | None = None,
         low_vram: bool = False,
+        allow_links: bool = False,
     ) -> Pipeline:
         """Verify and load a bundle.
 
@@ -49,13 +50,14 @@ class Pipeline:
         host: what runs it: this package, or the C++ core (the extra `native`), with the same results.
         backend: what runs the networks: "tensorrt" (plans, on a GPU) or "onnxruntime" (ONNX files); default: what the
         bundle is made of. device: "cpu", "cuda" or "cuda:N"; default: what the bundle is for. low_vram: text encoders
-        and the other networks take turns on the GPU (plans only).
+        and the other networks take turns on the GPU (plans only). allow_links: the bundle's files may be links, as in
+        the caches of Hugging Face's hub, Nix or Bazel; what they lead to is held to the manifest's digests.
         Raises BundleError (missing, altered, of another kind or machine), BackendError (cannot be loaded; no such GPU),
         FlavourError (TensorRT is not installed), RequestError.
         """
         from runtime.opening import open_host
 
-        return cls(open_host(source, precision, target, threads, host, backend, device, low_vram))
+        return cls(open_host(source, precision, target, threads, host, backend, device, low_vram, allow_links))
 
     @property
     def manifest(self) -> Manifest:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FOLDER = Path("arcflow-out")
 _CPU = "cpu"
+_OF_OPENING = ("device", "backend", "low_vram", "allow_links")
 _EXAMPLES = """examples:
   python -m runtime.bench
   python -m runtime.bench --runs 200 --num-images 4 --roofline
@@ -90,6 +91,11 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     add("--device", help="cpu, cuda or cuda:N, ours and the baselines' (default: what the bundle is for)")
     add("--backend", choices=("tensorrt", "onnxruntime"), help="what runs the networks (default: what they are)")
     add("--low-vram", action="store_true", help="unload the text encoders when they are done")
+    add(
+        "--allow-links",
+        action="store_true",
+        help="the bundle's files may be links, as in caches; digests must still fit",
+    )
     add("--prompt", default="a dark ankle boot")
     add("--prompts", choices=("new", "same"), default="new",
         help="new: each run has a prompt of its own (a number is added), so that no cache knows it; same: a repeated "
@@ -128,7 +134,7 @@ def _find(arguments: Namespace) -> Bundle:
     model: str = arguments.model
     is_path = model in (".", "..") or any(mark in model for mark in (os.sep, os.altsep) if mark)
     folder = Path(model) if is_path else locate(model, arguments.precision, arguments.target)
-    bundle = open_bundle(folder, contents="when used")
+    bundle = open_bundle(folder, contents="when used", allow_links=arguments.allow_links)
     most = bundle.manifest.limits.batch.max
     if arguments.num_images > most:
         raise RequestError(f"--num-images is {arguments.num_images}; one batch of {model} is at most {most}")
@@ -148,7 +154,7 @@ def _measure(arguments: Namespace, ordinal: int | None) -> tuple[Pipeline, float
         from runtime.bench.gpu import MemoryWatch
 
         watch = MemoryWatch(ordinal)
-    chosen = {name: getattr(arguments, name) for name in ("device", "backend", "low_vram") if getattr(arguments, name)}
+    chosen = {name: getattr(arguments, name) for name in _OF_OPENING if getattr(arguments, name)}
     options = {name: getattr(arguments, name) for name in ("num_images", "nfe", "width", "height")}
     with watch as gpu_memory:
         start = time.perf_counter()

@@ -116,7 +116,12 @@ def open_native(bundle: Bundle, *, threads: int) -> NativeHost:
     folder = str(bundle.root.absolute())
     library = None if os.environ.get(ENVIRONMENT) else onnxruntime_library()
     try:
-        model = native.Model(folder, library=None if library is None else str(library), threads=threads)
+        model = native.Model(
+            folder,
+            library=None if library is None else str(library),
+            threads=threads,
+            allow_links=bundle.allow_links,
+        )
     except native.NativeError as error:
         _raise(error)
     except UnicodeEncodeError as error:

@@ -69,6 +69,7 @@ class Case:
     damage: Damage
     error: str | None
     bundle: Literal["onnx", "plans"] = "onnx"
+    allow_links: bool = False
 
 
 _DAMAGED = "manifest.json is damaged or is not a bundle's manifest: "
@@ -107,11 +108,13 @@ _LISTING = [
     ),
     Case("extra folder", making("empty", None), "the folder 'empty' is not in the manifest"),
     Case("extra inner folder", making("tokenizers/clip", None), "the folder 'tokenizers/clip' is not in the manifest"),
-    Case("symlink", moving_outside("clip.onnx"), "'clip.onnx' is a symbolic link; a bundle holds plain files only"),
+    Case(
+        "symlink", moving_outside("clip.onnx"), "is a symbolic link; a bundle holds plain files only: copy the bundle"
+    ),
     Case("symlink nowhere", placing("t5.onnx", lambda p: p.symlink_to("no")), "'t5.onnx' is a symbolic link"),
     Case("symlinked folder", moving_outside("tokenizers"), "'tokenizers' is a symbolic link"),
     Case("symlinked manifest", moving_outside(MANIFEST_NAME), "'manifest.json' is a symbolic link"),
-    Case("hard link", lambda r: os.link(r / "clip.onnx", r.parent / "second"), "is a hard link (it has 2 names)"),
+    Case("hard link", lambda r: os.link(r / "clip.onnx", r.parent / "second"), "is a hard link (it has 2 names); a"),
     Case("hard linked manifest", lambda r: os.link(r / MANIFEST_NAME, r.parent / "second"), "'manifest.json' is a"),
     Case("fifo", placing("clip.onnx", os.mkfifo), "'clip.onnx' is not a plain file"),
     Case("fifo manifest", placing(MANIFEST_NAME, os.mkfifo), "'manifest.json' is not a plain file"),

@@ -93,6 +93,15 @@ def flipping(path: str, where: str) -> Damage:
     return damage
 
 
+def cached(source: Path, hub: Path) -> Path:
+    """A copy of the bundle ``source`` as ``hub`` caches a repository that has it in a folder; gives that folder."""
+    repository = hub / "models--arcflow--student"
+    root = repository / "snapshots" / ("5e" * 20) / source.name
+    shutil.copytree(source, root)
+    caching(root, repository / "blobs")
+    return root
+
+
 def moving_outside(path: str) -> Damage:
     """Put a link to what lies at ``path`` in its place."""
 
@@ -102,6 +111,16 @@ def moving_outside(path: str) -> Damage:
         (root / path).symlink_to(outside)
 
     return damage
+
+
+def caching(root: Path, blobs: Path | None = None) -> None:
+    """As Hugging Face's hub caches files: each is a relative link to ``blobs/SHA256`` (default: beside ``root``)."""
+    blobs = blobs or root.parent / "blobs"
+    blobs.mkdir()
+    for file in [path for path in root.rglob("*") if path.is_file()]:
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        file.rename(blob)
+        file.symlink_to(os.path.relpath(blob, file.parent))
 
 
 def making(path: str, content: bytes | None) -> Damage:

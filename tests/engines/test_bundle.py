@@ -17,6 +17,8 @@ from engines.trust import ENVIRONMENT as KEYS
 from engines.trust import require_ours
 from engines.writer import write_bundle
 from tests.engines.bundle_cases import CASES, FILES, Case, build_sources, prepare
+from tests.engines.damages import caching
+from tests.engines.link_cases import LINK_CASES
 from tests.runtime.small_bundle import flip
 
 
@@ -55,6 +57,19 @@ def test_a_file_replaced_by_a_link_after_opening_is_refused_when_read(bundle: Pa
         opened.read("clip.onnx")
 
 
+def test_what_becomes_of_a_linked_file_is_seen_when_it_is_read(bundle: Path) -> None:
+    data = (bundle / "clip.onnx").read_bytes()
+    caching(bundle)
+    opened, blob = open_bundle(bundle, allow_links=True), (bundle / "clip.onnx").resolve()
+    assert opened.read("clip.onnx") == bytes(opened.map("clip.onnx")) == data
+    blob.write_bytes(flip(data, 10))
+    with pytest.raises(BundleError, match="was altered"):
+        opened.map("clip.onnx")
+    blob.unlink()
+    with pytest.raises(BundleError, match=r"'clip\.onnx' is a symbolic link that leads nowhere"):
+        opened.read("clip.onnx")
+
+
 def test_no_byte_of_the_manifest_can_change_unseen(pristine: Path) -> None:
     data = (pristine / MANIFEST_NAME).read_bytes()
     for position in range(len(data)):
@@ -69,20 +84,21 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, P
 
 
 def test_the_table_names_every_case_once() -> None:
-    assert len({case.name for case in CASES}) == len(CASES) >= 45
+    every = [*CASES, *LINK_CASES]
+    assert len({case.name for case in every}) == len(every) >= 60
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *LINK_CASES], ids=lambda case: case.name)
 def test_what_is_good_opens_and_damage_is_refused_with_a_clear_error(
     case: Case, sources: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = prepare(case, sources, tmp_path)
     monkeypatch.setenv(KEYS, str(tmp_path / "keys"))
     if case.error is None:
-        require_ours(open_bundle(root).manifest)
+        require_ours(open_bundle(root, allow_links=case.allow_links).manifest)
         return
     with pytest.raises(BundleError) as caught:
-        require_ours(open_bundle(root).manifest)
+        require_ours(open_bundle(root, allow_links=case.allow_links).manifest)
     message = str(caught.value)
     assert case.error in message
     assert "\n" not in message

@@ -13,6 +13,7 @@ from engines.machine import this_machine
 from engines.trust import sealed
 from engines.verify import main
 from foundation.cli import run
+from tests.engines.damages import caching
 from tests.runtime import small_bundle, small_plans
 from tests.runtime.cuda import plan_bundle
 from tests.runtime.cuda.trials.played import SPOIL, play
@@ -28,6 +29,16 @@ def test_a_line_a_file_and_ok(bundle: Path, capsys: pytest.CaptureFixture[str]) 
 def test_quiet(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(main, ["--quiet", str(bundle)]) == 0
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_links_are_followed_where_they_are_allowed(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    caching(bundle)
+    assert run(main, ["--quiet", str(bundle)]) == 2
+    assert "or run it with --allow-links" in capsys.readouterr().err
+    assert run(main, ["--quiet", "--allow-links", str(bundle)]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["--run", "--allow-links", str(bundle)])
+    assert "--allow-links is not for --run" in capsys.readouterr().err
 
 
 def test_by_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

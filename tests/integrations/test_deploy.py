@@ -18,9 +18,15 @@ def test_the_probes_are_paths_of_the_server_and_the_grace_fits() -> None:
     (container,) = pod["containers"]
     paths = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
     assert paths == {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}
-    (_, waits) = container["lifecycle"]["preStop"]["exec"]["command"]
-    grace = container["args"][container["args"].index("--grace") + 1]
-    assert int(waits) + int(grace) < pod["terminationGracePeriodSeconds"]
+    assert "lifecycle" not in container  # --drain-delay is the pause, in which /ready says no already
+    arguments = container["args"]
+    pause, grace = (int(arguments[arguments.index(name) + 1]) for name in ("--drain-delay", "--grace"))
+    source = (ROOT / "runtime/native/server/main.cpp").read_text()
+    last = re.search(r"kLastAnswers = (\d+);", source)
+    assert last is not None
+    # The service stops sending once a probe has failed.
+    assert pause > container["readinessProbe"]["periodSeconds"] * container["readinessProbe"]["failureThreshold"]
+    assert pause + grace + int(last[1]) < pod["terminationGracePeriodSeconds"]
 
 
 def test_options_of_the_server_are_its_own() -> None:

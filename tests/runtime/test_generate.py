@@ -18,6 +18,7 @@ from engines.schema import MANIFEST_NAME
 from foundation.cli import run
 from runtime.generate import build_parser, main
 from runtime.image import read_settings
+from tests.engines.damages import cached
 from tests.runtime.small_bundle import flip
 
 PROMPT = "a dark ankle boot"
@@ -183,6 +184,15 @@ def test_a_flipped_byte_in_any_file(
     assert path in captured.err
     assert captured.err.count("\n") == 1
     assert list(home.iterdir()) == []
+
+
+def test_a_bundle_in_a_cache(small: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(cached(small, tmp_path / "hub"))
+    assert run(main, [PROMPT, "--model", folder]) == 2
+    assert "is a symbolic link; a bundle holds plain files only" in capsys.readouterr().err
+    assert run(main, [PROMPT, "--model", folder, "--allow-links", "--out", "linked.png"]) == 0
+    assert run(main, [PROMPT, "--model", str(small), "--out", "plain.png"]) == 0
+    assert (home / "linked.png").read_bytes() == (home / "plain.png").read_bytes()
 
 
 def test_help_has_examples() -> None:

@@ -89,6 +89,7 @@ ArcflowStatus* ARCFLOW_CALL model_open(ArcflowContext* context, const ArcflowMod
     opening.library = text_or_empty(given.library);
     opening.threads = given.threads;
     opening.device = given.device;
+    opening.allow_links = given.allow_links != 0;
     *out = new ArcflowModel{std::make_shared<const core::Model>(context->self, opening)};
   });
 }

@@ -86,6 +86,8 @@ std::optional<int> parse(int count, char** words, Arguments& arguments) {
   app.add_option("--precision", arguments.model.precision, "which bundle of the model: fp32, ...");
   app.add_option("--target", arguments.model.target, "which bundle of the model: cpu, ...");
   app.add_option("--library", arguments.model.library, "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME)");
+  app.add_flag("--allow-links", arguments.model.allow_links,
+               "the bundle's files may be links, as in caches; digests must still fit");
   const std::vector<std::pair<std::string, std::string>> numbers = {
       {"seed", "0 to 2^64 - 1 (default: 0); image j uses seed + j"},
       {"nfe", "network evaluations (default: the bundle's, 2 for tiny)"},

@@ -75,6 +75,11 @@ std::optional<Service::Accepted> Service::accept(GenerationRequest& wanted, Resp
       break;
     case Scheduler::Admission::kFull:
       return refuse("queue_full", {429, "rate_limit_error", "queue_full", "the queue is full; try again later", "", 0});
+    case Scheduler::Admission::kTooLate:
+      return refuse(
+          "too_late",
+          {429, "rate_limit_error", "too_late",
+           "with what waits before it, this request would not be done within its timeout; try again later", "", 0});
     case Scheduler::Admission::kDraining:
       return refuse("draining", unavailable());
   }

@@ -1,7 +1,11 @@
 // arcflow-serve: opens bundles and serves images from them until it is told to stop.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <thread>
@@ -22,15 +26,16 @@ namespace {
 constexpr int kUsage = 2;
 constexpr std::size_t kSpareThreads = 2;  // for requests that are being rejected
 constexpr std::size_t kUsualBatch = 32;   // at most, of the models there are
-constexpr double kLastAnswers = 5;        // seconds for the callers to take their answers at the end
+constexpr unsigned kLastAnswers = 5;      // seconds for the callers to take their answers at the end
 
-// Ends the process if shutting down takes longer than it may.
-void end_after(double seconds) {
-  std::thread([seconds] {
-    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-    std::fputs("arcflow-serve: error: could not shut down in time\n", stderr);
+// Ends the process if shutting down takes longer than it may. By a signal: there may be no thread to be had.
+void end_after(unsigned seconds) {
+  std::signal(SIGALRM, [](int) {
+    constexpr char kWords[] = "arcflow-serve: error: could not shut down in time\n";
+    if (::write(STDERR_FILENO, kWords, sizeof kWords - 1) < 0) std::_Exit(1);
     std::_Exit(1);
-  }).detach();
+  });
+  ::alarm(seconds);
 }
 
 int fail(const std::string& message) {

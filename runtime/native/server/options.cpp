@@ -63,6 +63,8 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
   text("--precision", model.precision, "NAME", "which bundle of each model: fp32, ...");
   text("--target", model.target, "NAME", "which bundle of each model: cpu, sm120, ...");
   text("--library", model.library, "PATH", "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME, then the loader's search)");
+  app.add_flag("--allow-links", model.allow_links,
+               "the bundle's files may be links, as in caches; digests must still fit");
   number("--threads", model.threads, 0, 1024, "N", "compute threads of a network; 0: the cores, at most 8");
   text("--device", options.devices, "N,N,...", "ordinals of the GPUs; each holds every model, and must have the room")
       ->delimiter(',')

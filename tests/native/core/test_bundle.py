@@ -29,7 +29,8 @@ from engines.trust import ENVIRONMENT as KEYS
 from engines.trust import require_ours
 from runtime.opening import find_bundle
 from tests.engines.bundle_cases import CASES, Case, build_sources, prepare
-from tests.engines.damages import Document, sign
+from tests.engines.damages import Document, caching, sign
+from tests.engines.link_cases import LINK_CASES
 
 _REJECTED = 2
 """ARCFLOW_BUNDLE_REJECTED of arcflow.h."""
@@ -91,18 +92,19 @@ def _same(ours: str | None, theirs: str | None, data: bytes) -> bool:
     return strange and theirs is not None and "manifest.json " in (ours or "")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CASES, *LINK_CASES], ids=lambda case: case.name)
 def test_the_same_bundles_are_refused_in_the_same_words(
     case: Case, sources: Mapping[str, Path], probe: Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = prepare(case, sources, tmp_path)
     monkeypatch.setenv(KEYS, str(tmp_path / "keys"))
     try:
-        require_ours(open_bundle(root).manifest)
+        require_ours(open_bundle(root, allow_links=case.allow_links).manifest)
         message = None
     except BundleError as error:
         message = str(error)
-    answer = probe.ask("verify", path=str(root), env={KEYS: str(tmp_path / "keys")})
+    environment = {KEYS: str(tmp_path / "keys")}
+    answer = probe.ask("verify", path=str(root), allow_links=case.allow_links, env=environment)
     manifest = root / MANIFEST_NAME
     data = manifest.read_bytes() if manifest.is_file() and not manifest.is_symlink() else b"{}"
     assert _same(answer.get("message"), message, data)
@@ -126,6 +128,16 @@ def test_contents_are_read_when_they_are_used(sources: Mapping[str, Path], probe
     with pytest.raises(BundleError) as caught:
         opened.read("it's")
     assert probe.ask("read", path=str(root), file="it's")["message"] == str(caught.value)
+
+
+def test_links_are_followed_when_contents_are_read(sources: Mapping[str, Path], probe: Probe, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp32-cpu"))
+    digest = hashlib.sha256((root / "clip.onnx").read_bytes()).hexdigest()
+    caching(root)
+    asked = {"path": str(root), "file": "clip.onnx", "allow_links": True}
+    assert [probe.ask(op, **asked)["sha256"] for op in ("read", "map")] == [digest, digest]
+    found = probe.ask("find", source=f"{root}/", built_in="", allow_links=True)
+    assert found["root"] == str(find_bundle(f"{root}/", None, None, allow_links=True).root)
 
 
 def _kept(manifest: Manifest) -> Document:

@@ -49,6 +49,7 @@ class ModelOptions(_Struct):
         ("library", c.c_char_p),
         ("threads", c.c_uint32),
         ("device", c.c_uint32),
+        ("allow_links", c.c_uint64),
     )
 
 
@@ -209,11 +210,22 @@ class Library:
 class Model:
     """An opened bundle with one session."""
 
-    def __init__(self, library: Library, bundle: str | Path, onnxruntime: Path, host: str | None = None) -> None:
+    def __init__(
+        self,
+        library: Library,
+        bundle: str | Path,
+        onnxruntime: Path,
+        host: str | None = None,
+        allow_links: bool = False,
+    ) -> None:
         self.library = library
         self.context = library.make("context_create", None)
         options = ModelOptions(
-            bundle=str(bundle).encode(), library=str(onnxruntime).encode(), threads=1, host=host and host.encode()
+            bundle=str(bundle).encode(),
+            library=str(onnxruntime).encode(),
+            threads=1,
+            host=host and host.encode(),
+            allow_links=allow_links,
         )
         self._model = self._session = c.c_void_p()
         try:

@@ -25,6 +25,7 @@ from engines.writer import write_bundle
 from runtime.errors import BackendError
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer, TokenIds
+from tests.engines.damages import cached
 from tests.export.qwen_export import Exported
 from tests.native.interfaces.c_interface import (
     BACKEND_UNAVAILABLE,
@@ -90,6 +91,18 @@ def test_a_seed_for_each_picture(tiny: Model) -> None:
     alone = tiny.generate(["a grey bag"], seed=2**64 - 1)
     np.testing.assert_array_equal(made.rgb8[0], made.rgb8[2])
     np.testing.assert_array_equal(made.rgb8[1], alone.rgb8[0])
+
+
+def test_weights_behind_links(library: Library, onnxruntime_library: Path, qwen_folder: Path, tmp_path: Path) -> None:
+    """Data beside a network is handed over in memory: ONNX Runtime itself rejects a link that leads out of a folder."""
+    folder = cached(qwen_folder, tmp_path / "hub")
+    assert any(network.data for network in open_bundle(folder, allow_links=True).manifest.networks.values())
+    with pytest.raises(StatusError, match="is a symbolic link"):
+        Model(library, folder, onnxruntime_library)
+    model = Model(library, folder, onnxruntime_library, allow_links=True)
+    with Pipeline.open(folder, threads=1, allow_links=True) as pipeline:
+        check_same(model.generate(QWEN_PROMPTS, seed=3), pipeline, QWEN_PROMPTS, seed=3)
+    model.close()
 
 
 def test_seconds_are_told(tiny: Model) -> None:

@@ -26,6 +26,7 @@ from runtime.errors import BackendError, RequestError
 from runtime.hosts.native import NativeHost, onnxruntime_library
 from runtime.pipeline import Pipeline
 from runtime.result import Generation, Step
+from tests.engines.damages import cached
 
 ROOT = Path(__file__).parents[3]
 TINY = BUILT_IN / "tiny-fp32-cpu"
@@ -169,6 +170,14 @@ def test_an_altered_file_is_refused_in_the_same_words(tmp_path: Path) -> None:
             Pipeline.open(folder, host=host)  # type: ignore[arg-type]
         messages.append(str(error.value))
     assert messages[0] == messages[1]
+
+
+def test_a_bundle_in_a_cache(tmp_path: Path, python: Pipeline) -> None:
+    folder = cached(TINY, tmp_path / "hub")
+    with pytest.raises(arcflow_native.NativeError, match="or run it with --allow-links"):
+        arcflow_native.Model(str(folder))
+    linked = Pipeline.open(folder, threads=1, host="native", allow_links=True)
+    assert_same(linked.generate(PROMPT, seed=5), python.generate(PROMPT, seed=5))
 
 
 def test_a_library_that_is_none_is_a_backend_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from engines.locate import BUILT_IN, ENVIRONMENT
 from foundation.cli import run
 from runtime.generate import main
+from tests.engines.damages import cached
 
 PROMPT = "a dark ankle boot"
 
@@ -144,6 +145,18 @@ def test_bad_input_is_pythons_line(
     assert done.stdout == ""
     assert done.stderr == capsys.readouterr().err
     assert list((tmp_path / "cpp").iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--allow-links",)])
+def test_a_bundle_in_a_cache(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    folder = cached(BUILT_IN / "tiny-fp32-cpu", tmp_path / "hub")
+    arguments = [PROMPT, "--model", str(folder), "--out", "a.png", "--threads", "1", *options]
+    done = cli(*arguments)
+    assert done.returncode == run(main, arguments) == (0 if options else 2)
+    assert done.stderr == capsys.readouterr().err
+    assert sorted(contents(tmp_path / "cpp")) == sorted(contents(tmp_path / "python")) == ["a.png"] * len(options)
 
 
 @pytest.mark.parametrize(

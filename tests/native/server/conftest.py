@@ -18,7 +18,7 @@ from tests.native.server.serving import Start
 def start(native_build: Path, onnxruntime_library: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def run(*options: str) -> Server:
+        def run(*options: str, user: int | None = None) -> Server:
             wanted = [
                 "--threads",
                 "1",
@@ -27,7 +27,7 @@ def start(native_build: Path, onnxruntime_library: Path) -> Iterator[Start]:
                 "--model",
                 str(BUILT_IN / "tiny-fp32-cpu"),
             ]
-            return stack.enter_context(Server(native_build / "arcflow-serve", [*wanted, *options]))
+            return stack.enter_context(Server(native_build / "arcflow-serve", [*wanted, *options], user=user))
 
         yield run
 

@@ -183,6 +183,53 @@ def test_too_few_threads(start: Start) -> None:
     assert server.stop() == 0
 
 
+NOBODY = 65534
+CROWD = [b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"] * 120 + [post(BODY)] * 12
+
+
+def threads_of(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+
+def test_no_more_threads_for_its_user(start: Start, native_build: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can start the server as a user of its own, whose threads are then all the server's")
+    try:
+        subprocess.run([native_build / "arcflow-serve", "--version"], user=NOBODY, check=True, capture_output=True)
+    except PermissionError:
+        pytest.skip("another user may not read this build")
+    server = start("--max-batch", "4", user=NOBODY)
+    # By that user, whose right it is: root may lack it in a container.
+    subprocess.run(["prlimit", "--pid", str(server.process.pid), "--nproc=1:1"], user=NOBODY, check=True)
+    before = threads_of(server)
+    assert asyncio.run(ask_at_once(server.port, CROWD)) == {200: len(CROWD)}
+    assert threads_of(server) == before
+    assert server.stop() == 0
+
+
+def test_no_more_threads_in_its_control_group(start: Start) -> None:
+    server = start("--max-batch", "4")
+    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):  # versions 1 and 2
+        group = root / f"arcflow-test-{server.process.pid}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            break
+    else:
+        pytest.skip("this user may not make a control group")
+    try:
+        if not (group / "pids.max").exists():
+            pytest.skip("control groups here do not count threads")
+        (group / "cgroup.procs").write_text(str(server.process.pid))
+        before = threads_of(server)
+        (group / "pids.max").write_text(str(before))
+        assert asyncio.run(ask_at_once(server.port, CROWD)) == {200: len(CROWD)}
+        assert threads_of(server) == before
+        assert server.stop() == 0
+    finally:
+        server.close()
+        group.rmdir()
+
+
 def test_too_little_memory_for_bodies(start: Start) -> None:
     server = start()
     with little_memory(server, 4 << 20), contextlib.ExitStack() as stack:

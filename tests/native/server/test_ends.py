@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.serving import GENERATIONS, Server, send
 from engines.locate import BUILT_IN
+from tests.engines.damages import cached
 from tests.native.server.serving import PROMPT, SLOW, Start, images, in_background, is_running, until, waiting_in
 
 
@@ -33,6 +34,21 @@ def test_a_full_queue_is_429(start: Start) -> None:
         assert server.get("/health").status == 200
         server.close()
         assert isinstance(slow.exception(), OSError) and isinstance(waiting.exception(), OSError)
+
+
+def test_what_would_be_too_late_is_429_at_once(start: Start) -> None:
+    server = start()
+    assert server.generate(prompt=PROMPT, n=1).status == 200  # its pace is known
+    with ThreadPoolExecutor(1) as pool:
+        slow = in_background(pool, server, **SLOW)
+        assert until(lambda: is_running(server))
+        refused = server.generate(prompt=PROMPT, timeout=0.01)
+        assert refused.status == 429
+        assert refused.json()["error"]["code"] == "too_late"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert server.metrics()['arcflow_rejected_total{reason="too_late"}'] == 1
+        server.close()
+        assert isinstance(slow.exception(), OSError)
 
 
 CLIENT = """
@@ -136,6 +152,13 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
         began = time.monotonic()
         assert server.stop(10) == 0
         assert time.monotonic() - began < 3
+
+
+def test_a_bundle_in_a_cache(start: Start, server: Server, tmp_path: Path) -> None:
+    folder = cached(BUILT_IN / "tiny-fp32-cpu", tmp_path / "hub")
+    linked = start("--model", str(folder), "--allow-links", "--warm-up", "none")
+    request = {"prompt": PROMPT, "seed": 5}
+    assert images(linked.generate(**request)) == images(server.generate(**request))
 
 
 @pytest.mark.parametrize(

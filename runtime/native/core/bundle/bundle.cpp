@@ -30,7 +30,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 }
 
 // Rejects unless the files under `root` are the manifest and exactly those that it lists.
-void check_listing(const std::string& root, const std::vector<FileEntry>& files) {
+void check_listing(const std::string& root, const std::vector<FileEntry>& files, bool allow_links) {
   std::set<std::string> missing{kManifestName}, folders;
   for (const FileEntry& entry : files) {
     missing.insert(entry.path);
@@ -58,7 +58,11 @@ void check_listing(const std::string& root, const std::vector<FileEntry>& files)
         pending.push_back(path + "/");
         continue;
       }
-      check_kind(root, path, status);
+      if (allow_links && S_ISLNK(status.st_mode)) {
+        check_link(root, path);
+      } else {
+        check_kind(root, path, status, allow_links);
+      }
       if (missing.erase(path) == 0) reject(root + ": the file " + python_repr(path) + mend);
     }
   }
@@ -68,8 +72,8 @@ void check_listing(const std::string& root, const std::vector<FileEntry>& files)
   }
 }
 
-Manifest manifest_of(const std::string& root) {
-  const std::string data = read_manifest(root);
+Manifest manifest_of(const std::string& root, bool allow_links) {
+  const std::string data = read_manifest(root, allow_links);
   try {
     return parse_manifest(data);
   } catch (const Error& error) {
@@ -79,9 +83,10 @@ Manifest manifest_of(const std::string& root) {
 
 }  // namespace
 
-Bundle::Bundle(fs::path root, Manifest manifest) : root_(std::move(root)), manifest_(std::move(manifest)) {}
+Bundle::Bundle(fs::path root, Manifest manifest, bool allow_links)
+    : root_(std::move(root)), manifest_(std::move(manifest)), allow_links_(allow_links) {}
 
-Bundle Bundle::open(const fs::path& folder) {
+Bundle Bundle::open(const fs::path& folder, bool allow_links) {
   const std::string path = plain_path(folder.native());
   std::error_code fault;
   // A NUL would end the name that the system looks at.
@@ -90,18 +95,18 @@ Bundle Bundle::open(const fs::path& folder) {
   }
   const std::string root = fs::canonical(path, fault).native();
   if (fault) cannot_list(path, fault.value());
-  Manifest manifest = manifest_of(root);
-  check_listing(root, manifest.files);
-  return Bundle(root, std::move(manifest));
+  Manifest manifest = manifest_of(root, allow_links);
+  check_listing(root, manifest.files, allow_links);
+  return Bundle(root, std::move(manifest), allow_links);
 }
 
 void Bundle::verify() const {
-  for (const FileEntry& file : manifest_.files) verify_file(root_.native(), file);
+  for (const FileEntry& file : manifest_.files) verify_file(root_.native(), file, allow_links_);
 }
 
-Blob Bundle::read(const std::string& path) const { return read_file(root_.native(), entry(path)); }
+Blob Bundle::read(const std::string& path) const { return read_file(root_.native(), entry(path), allow_links_); }
 
-Blob Bundle::map(const std::string& path) const { return map_file(root_.native(), entry(path)); }
+Blob Bundle::map(const std::string& path) const { return map_file(root_.native(), entry(path), allow_links_); }
 
 const FileEntry& Bundle::entry(const std::string& path) const {
   const auto& files = manifest_.files;

@@ -30,7 +30,8 @@ class Blob {
 class Bundle {
  public:
   // Checks the manifest, and that exactly the listed files are there, plain and inside. No content is read.
-  static Bundle open(const std::filesystem::path& folder);
+  // allow_links: files may be symbolic links to plain files anywhere, and have other names; folders may not.
+  static Bundle open(const std::filesystem::path& folder, bool allow_links = false);
 
   const std::filesystem::path& root() const noexcept { return root_; }
   const Manifest& manifest() const noexcept { return manifest_; }
@@ -43,18 +44,19 @@ class Bundle {
   Blob map(const std::string& path) const;
 
  private:
-  Bundle(std::filesystem::path root, Manifest manifest);
+  Bundle(std::filesystem::path root, Manifest manifest, bool allow_links);
   const FileEntry& entry(const std::string& path) const;
 
   std::filesystem::path root_;
   Manifest manifest_;
+  bool allow_links_;
 };
 
 // The verified, unread bundle that `source` names: a folder if it holds a path separator (or is "." or ".."), else a
 // model's name, looked up as engines/locate.py does in $ARCFLOW_ENGINES and then in `built_in`. precision and target:
 // "" for the best there is. Throws Error(ARCFLOW_BUNDLE_REJECTED) in Python's words.
 Bundle find_bundle(const std::string& source, const std::string& precision, const std::string& target,
-                   const std::filesystem::path& built_in);
+                   const std::filesystem::path& built_in, bool allow_links = false);
 
 // Rejects plans that this machine did not build (engines/trust.py: the seal). A bundle without plans passes.
 void require_ours(const Manifest& manifest);

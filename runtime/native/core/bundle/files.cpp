@@ -22,17 +22,31 @@ constexpr std::uint64_t kManifestMax = std::uint64_t{16} << 20;
 constexpr std::size_t kManifestChunk = std::size_t{1} << 16;
 constexpr std::size_t kChunk = std::size_t{1} << 20;
 
+[[noreturn]] void reject_link(const std::string& root, const std::string& path) {
+  reject(
+      root + ": " + python_repr(path) +
+      " is a symbolic link; a bundle holds plain files only: copy the bundle with cp -rL and use the copy, or run it "
+      "with --allow-links");
+}
+
+[[noreturn]] void unreadable(const std::string& root, const std::string& path, int error) {
+  reject(root + ": cannot read " + python_repr(path) + ": " + system_text(error) + "; " + hint(root));
+}
+
+bool is_link(const std::string& root, const std::string& path) {
+  struct stat status{};
+  return ::lstat((root + "/" + path).c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+}
+
 // A plain file of the bundle, open.
 class PlainFile {
  public:
-  // A fifo that took the file's place must not block the open; a link that did must not be followed.
-  PlainFile(const std::string& root, const std::string& path)
-      : root_(root),
-        path_(path),
-        handle_(::open((root + "/" + path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)) {
+  // A fifo that took the file's place must not block the open; a link that did must not be followed unasked.
+  PlainFile(const std::string& root, const std::string& path, bool allow_links)
+      : root_(root), path_(path), allow_links_(allow_links), handle_(open_file()) {
     struct stat status{};
     if (handle_.value < 0 || ::fstat(handle_.value, &status) != 0) fail(errno);
-    check_kind(root, path, status);
+    check_kind(root, path, status, allow_links);
     size_ = static_cast<std::uint64_t>(status.st_size);
   }
 
@@ -51,17 +65,21 @@ class PlainFile {
   }
 
  private:
+  int open_file() const {
+    if (allow_links_) check_link(root_, path_);
+    const int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC | (allow_links_ ? 0 : O_NOFOLLOW);
+    return ::open((root_ + "/" + path_).c_str(), flags);
+  }
+
   [[noreturn]] void fail(int error) const {
     if (error == ENOENT) reject(root_ + ": the file " + python_repr(path_) + " is missing; " + hint(root_));
-    struct stat status{};
-    if (::lstat((root_ + "/" + path_).c_str(), &status) == 0 && S_ISLNK(status.st_mode)) {
-      reject(root_ + ": " + python_repr(path_) + " is a symbolic link; a bundle holds plain files only");
-    }
-    reject(root_ + ": cannot read " + python_repr(path_) + ": " + system_text(error) + "; " + hint(root_));
+    if (!allow_links_ && is_link(root_, path_)) reject_link(root_, path_);
+    unreadable(root_, path_, error);
   }
 
   const std::string& root_;
   const std::string& path_;
+  const bool allow_links_;
   const Handle handle_;
   std::uint64_t size_ = 0;
 };
@@ -93,9 +111,9 @@ ssize_t read_up_to(const Handle& file, void* out, std::size_t size) {
 
 std::string system_text(int error) { return std::generic_category().message(error); }
 
-std::string read_manifest(const std::string& root) {
+std::string read_manifest(const std::string& root, bool allow_links) {
   const std::string path = kManifestName;
-  PlainFile file(root, path);
+  PlainFile file(root, path, allow_links);
   if (file.size() > kManifestMax) {
     reject(root + ": " + python_repr(path) + " has " + std::to_string(file.size()) +
            " bytes, more than any manifest; " + hint(root));
@@ -110,8 +128,8 @@ std::string read_manifest(const std::string& root) {
   return data;
 }
 
-Blob read_file(const std::string& root, const FileEntry& entry) {
-  PlainFile file(root, entry.path);
+Blob read_file(const std::string& root, const FileEntry& entry, bool allow_links) {
+  PlainFile file(root, entry.path, allow_links);
   check_size(root, entry, file.size());
   const auto size = static_cast<std::size_t>(file.size());
   std::shared_ptr<unsigned char[]> data;
@@ -127,9 +145,9 @@ Blob read_file(const std::string& root, const FileEntry& entry) {
   return Blob(std::move(data), bytes, size);
 }
 
-Blob map_file(const std::string& root, const FileEntry& entry) {
-  if (entry.size == 0) return read_file(root, entry);  // there is nothing to map
-  PlainFile file(root, entry.path);
+Blob map_file(const std::string& root, const FileEntry& entry, bool allow_links) {
+  if (entry.size == 0) return read_file(root, entry, allow_links);  // there is nothing to map
+  PlainFile file(root, entry.path, allow_links);
   check_size(root, entry, file.size());
   const auto size = static_cast<std::size_t>(file.size());
   void* bytes = file.map();
@@ -138,8 +156,8 @@ Blob map_file(const std::string& root, const FileEntry& entry) {
   return Blob(std::move(owner), bytes, size);
 }
 
-void verify_file(const std::string& root, const FileEntry& entry) {
-  PlainFile file(root, entry.path);
+void verify_file(const std::string& root, const FileEntry& entry, bool allow_links) {
+  PlainFile file(root, entry.path, allow_links);
   check_size(root, entry, file.size());
   std::vector<unsigned char> chunk(kChunk);
   Sha256 hash;
@@ -147,15 +165,29 @@ void verify_file(const std::string& root, const FileEntry& entry) {
   check_digest(root, entry, hash.hex());
 }
 
-void check_kind(const std::string& root, const std::string& path, const struct stat& status) {
+void check_kind(const std::string& root, const std::string& path, const struct stat& status, bool allow_links) {
   const std::string place = root + ": " + python_repr(path);
-  if (S_ISLNK(status.st_mode)) {
-    reject(place + " is a symbolic link; a bundle holds plain files only: copy the file itself");
-  }
+  if (S_ISLNK(status.st_mode)) reject_link(root, path);
   if (!S_ISREG(status.st_mode)) reject(place + " is not a plain file; a bundle holds plain files only; " + hint(root));
-  if (status.st_nlink > 1) {
+  if (status.st_nlink > 1 && !allow_links) {
     reject(place + " is a hard link (it has " + std::to_string(status.st_nlink) +
-           " names); a bundle holds plain files only: copy the bundle with cp -r and use the copy");
+           " names); a bundle holds plain files only: copy the bundle with cp -rL and use the copy, or run it with "
+           "--allow-links");
+  }
+}
+
+void check_link(const std::string& root, const std::string& path) {
+  if (!is_link(root, path)) return;
+  const std::string place = root + ": " + python_repr(path);
+  struct stat status{};
+  if (::stat((root + "/" + path).c_str(), &status) != 0) {
+    if (errno != ENOENT) unreadable(root, path, errno);
+    reject(place + " is a symbolic link that leads nowhere: fetch the bundle again, or " + hint(root));
+  }
+  if (!S_ISREG(status.st_mode)) {
+    reject(place +
+           " is a symbolic link that leads to no plain file: copy the bundle with cp -rL and use the copy, or " +
+           hint(root));
   }
 }
 

@@ -1,7 +1,8 @@
 // The files of a bundle, one by one: opened as plain files only, held to their size and digest (engines/files.py).
 //
 // A file is opened once; what is checked and what is used are read through that one descriptor. Every function throws
-// Error(ARCFLOW_BUNDLE_REJECTED) in Python's words. `root` is the bundle's folder, resolved.
+// Error(ARCFLOW_BUNDLE_REJECTED) in Python's words. `root` is the bundle's folder, resolved. allow_links: a file may
+// also be a symbolic link to a plain file, wherever that lies, or have other names (hard links), as caches have it.
 #pragma once
 
 #include <sys/stat.h>
@@ -15,19 +16,22 @@
 namespace arcflow::core {
 
 // The bytes of the manifest in `root`, at most 16 MiB.
-std::string read_manifest(const std::string& root);
+std::string read_manifest(const std::string& root, bool allow_links);
 
 // A listed file, read once and then hashed in memory. Error(ARCFLOW_OUT_OF_MEMORY) where it does not fit.
-Blob read_file(const std::string& root, const FileEntry& entry);
+Blob read_file(const std::string& root, const FileEntry& entry, bool allow_links);
 
 // A listed file, mapped read-only and hashed through that mapping.
-Blob map_file(const std::string& root, const FileEntry& entry);
+Blob map_file(const std::string& root, const FileEntry& entry, bool allow_links);
 
 // Reads a listed file in constant memory and checks its size and digest.
-void verify_file(const std::string& root, const FileEntry& entry);
+void verify_file(const std::string& root, const FileEntry& entry, bool allow_links);
 
-// Rejects what is not a plain file with one name (hard link).
-void check_kind(const std::string& root, const std::string& path, const struct stat& status);
+// Rejects what is not a plain file, and unless links are allowed one with other names (hard links).
+void check_kind(const std::string& root, const std::string& path, const struct stat& status, bool allow_links);
+
+// Rejects a symbolic link that does not lead to a plain file.
+void check_link(const std::string& root, const std::string& path);
 
 // An open file, closed at the end.
 struct Handle {

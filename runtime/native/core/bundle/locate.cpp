@@ -97,8 +97,8 @@ std::string locate(const std::string& model, const std::string& precision, const
          "; to make it, run: " + command(model, precision, target));
 }
 
-Bundle open_found(const std::string& folder) {
-  Bundle bundle = Bundle::open(folder);
+Bundle open_found(const std::string& folder, bool allow_links) {
+  Bundle bundle = Bundle::open(folder, allow_links);
   const std::string name = name_of(bundle.manifest()).str();
   if (folder.substr(folder.rfind('/') + 1) != name) {
     reject(folder + " holds " + name + ", not what its name says: rename it, or open it by path");
@@ -109,9 +109,10 @@ Bundle open_found(const std::string& folder) {
 }  // namespace
 
 Bundle find_bundle(const std::string& source, const std::string& precision, const std::string& target,
-                   const std::filesystem::path& built_in) {
-  Bundle bundle = is_path(source) ? Bundle::open(source)
-                                  : open_found(locate(source, precision, target, default_roots(built_in.native())));
+                   const std::filesystem::path& built_in, bool allow_links) {
+  Bundle bundle = is_path(source)
+                      ? Bundle::open(source, allow_links)
+                      : open_found(locate(source, precision, target, default_roots(built_in.native())), allow_links);
   const BundleName name = name_of(bundle.manifest());
   const auto require = [&](const std::string& asked, bool fits) {
     if (!asked.empty() && !fits) {

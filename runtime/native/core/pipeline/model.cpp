@@ -148,7 +148,7 @@ void forward_log(void* user, std::int32_t level, const char* message) {
 
 Model::Model(std::shared_ptr<Context> context, const OpenOptions& options)
     : context_(std::move(context)),
-      bundle_(find_bundle(options.bundle, options.precision, options.target, built_in_bundles())),
+      bundle_(find_bundle(options.bundle, options.precision, options.target, built_in_bundles(), options.allow_links)),
       folder_(bundle_.root().string()) {
   const Clock::time_point start = Clock::now();
   load(options);

@@ -20,6 +20,7 @@ namespace arcflow::core {
 struct OpenOptions {
   std::string bundle, precision, target, host, library;
   std::uint32_t threads = 0, device = 0;
+  bool allow_links = false;
 };
 
 class Model {

@@ -94,6 +94,9 @@ typedef struct ArcflowModelOptions {
   const char* library;
   uint32_t threads; /* compute threads of a network on the CPU; 0: the cores, at most 8 */
   uint32_t device;  /* ordinal of the GPU */
+  /* Not 0: the bundle's files may be symbolic or hard links, as in the caches of Hugging Face's hub, Nix or Bazel; what
+     they lead to must be plain files with the manifest's digests. 8 bytes, so that no padding ends the struct. */
+  uint64_t allow_links;
 } ArcflowModelOptions;
 
 typedef struct ArcflowRange {

@@ -80,6 +80,7 @@ struct ModelOptions {
   std::string bundle;  // a folder, or a model's name
   std::string precision, target, host, library;
   std::uint32_t threads = 0, device = 0;
+  bool allow_links = false;
 };
 
 namespace detail {
@@ -226,6 +227,7 @@ class Context {
     raw_options.library = detail::text(options.library);
     raw_options.threads = options.threads;
     raw_options.device = options.device;
+    raw_options.allow_links = options.allow_links ? 1 : 0;
     ArcflowModel* raw = nullptr;
     detail::check(shared_->api, shared_->api->model_open(handle_.get(), &raw_options, &raw));
     return Model(shared_, raw);

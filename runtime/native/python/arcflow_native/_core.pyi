@@ -50,6 +50,7 @@ class Model:
         library: str | None = None,
         threads: int = 0,
         device: int = 0,
+        allow_links: bool = False,
     ) -> None: ...
     @property
     def info(self) -> Info: ...

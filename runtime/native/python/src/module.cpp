@@ -59,9 +59,10 @@ nb::object noise(std::uint64_t seed, std::size_t count, std::uint64_t first) {
 }
 
 void open(PooledModel* self, const std::string& bundle, const Text& precision, const Text& target, const Text& host,
-          const Text& library, std::uint32_t threads, std::uint32_t device) {
+          const Text& library, std::uint32_t threads, std::uint32_t device, bool allow_links) {
   const ModelOptions options{
-      bundle, precision.value_or(""), target.value_or(""), host.value_or(""), library.value_or(""), threads, device};
+      bundle,     precision.value_or(""), target.value_or(""), host.value_or(""), library.value_or(""), threads, device,
+      allow_links};
   const nb::gil_scoped_release unlocked;
   new (self) PooledModel(Context().open(options));
 }
@@ -106,7 +107,7 @@ NB_MODULE(_core, m) {
   nb::class_<PooledModel>(m, "Model", "A verified bundle, loaded. Any number of threads may generate with it at once.")
       .def("__init__", &open, "bundle"_a, nb::kw_only(), "precision"_a.none() = nb::none(),
            "target"_a.none() = nb::none(), "host"_a.none() = nb::none(), "library"_a.none() = nb::none(),
-           "threads"_a = 0, "device"_a = 0)
+           "threads"_a = 0, "device"_a = 0, "allow_links"_a = false)
       .def_prop_ro("info", &info, "What the model is and what it takes.")
       .def_prop_ro("memory", &memory, "Bytes held in main memory and on the device.")
       .def("generate", &generate_one, "prompts"_a, nb::kw_only(), "seed"_a = 0, "seeds"_a.none() = nb::none(),

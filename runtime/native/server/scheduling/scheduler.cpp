@@ -39,6 +39,7 @@ Scheduler::Admission Scheduler::submit(const std::shared_ptr<Ticket>& ticket) {
   const std::lock_guard lock(mutex_);
   if (draining_) return Admission::kDraining;
   if (waiting() >= options_.queue) return Admission::kFull;
+  if (pace_.too_late(*ticket, seconds_before(&ticket->caller), Clock::now())) return Admission::kTooLate;
   ticket->images.resize(ticket->seeds.size());
   queue_.push_back(ticket);
   report_depth();
@@ -100,10 +101,13 @@ void Scheduler::abort() {
 
 int Scheduler::retry_after() const {
   const std::lock_guard lock(mutex_);
-  double images = 0;
-  for (const auto& ticket : queue_) images += static_cast<double>(ticket->seeds.size() - ticket->taken);
-  const double seconds = images * image_seconds_ / static_cast<double>(workers_.size());
-  return static_cast<int>(std::clamp(std::ceil(seconds), 1.0, 60.0));
+  return static_cast<int>(std::clamp(std::ceil(seconds_before(nullptr)), 1.0, 60.0));
+}
+
+double Scheduler::seconds_before(const std::string* caller) const {
+  double seconds = pace_.seconds_before(queue_, caller);
+  for (const Running* running : running_) seconds += pace_.seconds_left(running->shares, Clock::now() - running->began);
+  return seconds / static_cast<double>(workers_.size());
 }
 
 void Scheduler::work(Engine& engine) {
@@ -145,7 +149,7 @@ bool Scheduler::next_batch(Running& running) {
   running.shares = take_batch(queue_, limit_, turns_);
   running.token = engines_.front()->cancel_token();
   running_.push_back(&running);
-  const Clock::time_point now = Clock::now();
+  const Clock::time_point now = running.began = Clock::now();
   for (const Share& share : running.shares) {
     ++share.ticket->running;
     if (share.first == 0) {
@@ -193,8 +197,7 @@ void Scheduler::show(const Running& running, std::size_t item, Partial&& partial
 void Scheduler::finish(Running& running, BatchResult&& result) {
   const std::lock_guard lock(mutex_);
   for (const auto& [stage, seconds] : result.seconds) metrics_.observe_stage(stage, seconds);
-  const auto count = static_cast<double>(result.images.size());
-  image_seconds_ = 0.8 * image_seconds_ + 0.2 * result.total_seconds / count;
+  pace_.learn(running.shares, result.total_seconds);
   auto image = result.images.begin();
   for (const Share& share : running.shares) {
     Ticket& ticket = *share.ticket;
@@ -217,6 +220,7 @@ void Scheduler::finish(Running& running, BatchResult&& result) {
 // A batch that several share may have failed by the fault of one: each of them is tried again by itself, once.
 void Scheduler::fail(Running& running, const std::string& message, bool invalid) {
   const std::lock_guard lock(mutex_);
+  pace_.learn_at_least(running.shares, Clock::now() - running.began);
   const bool shared = running.shares.size() > 1;
   for (auto share = running.shares.rbegin(); share != running.shares.rend(); ++share) {
     Ticket& ticket = *share->ticket;

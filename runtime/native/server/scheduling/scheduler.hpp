@@ -12,6 +12,7 @@
 
 #include "server/engine.hpp"
 #include "server/scheduling/batching.hpp"
+#include "server/scheduling/pace.hpp"
 #include "server/telemetry/metrics.hpp"
 
 namespace arcflow::serve {
@@ -27,7 +28,7 @@ struct SchedulerOptions {
 
 class Scheduler {
  public:
-  enum class Admission { kAccepted, kFull, kDraining };
+  enum class Admission { kAccepted, kFull, kTooLate, kDraining };
   enum class Outcome { kPartial, kDone, kFailed, kInvalid, kGone, kDeadline, kDropped };
 
   // Starts the workers. engines: at least one, of the same model, one a device; they and the metrics must outlive the
@@ -41,6 +42,8 @@ class Scheduler {
   // Blocks until every worker has its session and is warm. Throws what a worker's session or warm-up threw.
   void wait_ready();
 
+  // kTooLate: by the pace of recent batches it would not be done by its deadline. It is taken where nothing is before
+  // it, whatever the pace.
   Admission submit(const std::shared_ptr<Ticket>& ticket);
 
   // Blocks until the ticket is done, its deadline passes, or gone() says that its caller is not there any more; gone is
@@ -64,6 +67,7 @@ class Scheduler {
   struct Running {
     std::vector<Share> shares;
     std::unique_ptr<CancelToken> token;
+    Clock::time_point began;
   };
 
   void work(Engine& engine);
@@ -73,6 +77,8 @@ class Scheduler {
   void finish(Running& running, BatchResult&& result);
   void fail(Running& running, const std::string& message, bool invalid);
   void end(Running& running);
+  // Until what is before a new request of `caller` is made, or with null all there is.
+  double seconds_before(const std::string* caller) const;
   void leave(const std::shared_ptr<Ticket>& ticket);
   void remove(const std::shared_ptr<Ticket>& ticket);
   void report_depth();
@@ -92,7 +98,7 @@ class Scheduler {
   bool draining_ = false;
   bool stopping_ = false;
   bool crowded_ = false;
-  double image_seconds_ = 0.1;  // a moving average, for retry_after
+  Pace pace_;
   std::size_t ready_ = 0;
   std::exception_ptr startup_failure_;
   std::vector<std::thread> workers_;

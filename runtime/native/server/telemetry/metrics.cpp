@@ -114,7 +114,8 @@ ModelMetrics::Counts ModelMetrics::counts() const {
 }
 
 Metrics::Metrics() : started_(unix_now()) {
-  for (const char* reason : {"queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"})
+  for (const char* reason :
+       {"queue_full", "caller_full", "too_late", "draining", "not_ready", "invalid", "unauthorized"})
     rejected_[reason] = 0;
   for (const char* reason : {"client_gone", "deadline", "shutdown"}) cancelled_[reason] = 0;
   for (const char* end : {"completed", "client_gone", "deadline", "shutdown", "failed"}) streams_[end] = 0;

@@ -62,7 +62,7 @@ class Metrics {
   void count_request(const std::string& route, int status);
   void set_ready(bool ready);
   void count_stream(const std::string& ended);  // "completed", "client_gone", "deadline", "shutdown", "failed"
-  // "queue_full", "caller_full", "draining", "not_ready", "invalid", "unauthorized"
+  // "queue_full", "caller_full", "too_late", "draining", "not_ready", "invalid", "unauthorized"
   void count_rejected(const std::string& reason);
   void count_cancelled(const std::string& reason);  // "client_gone", "deadline", "shutdown"
   // A model that is served from now on; id: its label. The reference lives as long as this object.

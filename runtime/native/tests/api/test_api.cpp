@@ -238,6 +238,29 @@ TEST_CASE("a bundle that was altered is rejected, whatever the file") {
   }
 }
 
+TEST_CASE("links are followed for a program that knows of it and asks for it") {
+  const auto context = make_context();
+  const BundleCopy copy;
+  const std::string folder = copy.path();
+  fs::remove(folder + "/t5.onnx");
+  fs::create_symlink(bundle_folder() + "/t5.onnx", folder + "/t5.onnx");
+  ArcflowModelOptions options = ARCFLOW_INIT(ArcflowModelOptions);
+  options.bundle = folder.c_str();
+  options.host = "fake";
+  options.library = "";
+  const auto open = [&] {
+    ArcflowModel* model = nullptr;
+    Said what = said(api().model_open(context.get(), &options, &model));
+    api().model_destroy(model);
+    return what;
+  };
+  check(open(), ARCFLOW_BUNDLE_REJECTED, "'t5.onnx' is a symbolic link");
+  options.allow_links = 1;
+  CHECK(open().ok());
+  options.struct_size = offsetof(ArcflowModelOptions, allow_links);  // of the release before
+  check(open(), ARCFLOW_BUNDLE_REJECTED, "'t5.onnx' is a symbolic link");
+}
+
 TEST_CASE("what a model says of itself") {
   Lines lines;
   const auto context = make_context(&lines, ARCFLOW_LOG_INFO);

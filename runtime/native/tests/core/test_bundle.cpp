@@ -142,6 +142,38 @@ TEST_CASE("what takes a file's place after opening is rejected") {
   refused("is not a plain file");
 }
 
+TEST_CASE("links are followed where they are allowed, and only to the files of the manifest") {
+  const SmallBundle small;
+  const fs::path file = small.root / "clip.onnx", blob = small.folder / "blob";
+  fs::rename(file, blob);
+  fs::create_symlink("../blob", file);
+  CHECK(holds(refusal([&] { Bundle::open(small.root); }), "or run it with --allow-links"));
+  const Bundle bundle = Bundle::open(small.root, true);
+  bundle.verify();
+  CHECK(text(bundle.read("clip.onnx")) == "clip.onnx");
+  CHECK(text(bundle.map("clip.onnx")) == "clip.onnx");
+  const auto refused = [&](const std::string& words) {
+    CHECK(holds(refusal([&] { bundle.read("clip.onnx"); }), words));
+    CHECK(holds(refusal([&] { bundle.map("clip.onnx"); }), words));
+    CHECK(holds(refusal([&] { bundle.verify(); }), words));
+  };
+  const auto lead_to = [&](const fs::path& target) {
+    fs::remove(file);
+    fs::create_symlink(target, file);
+  };
+  write(blob, "evil.onnx");
+  refused("'clip.onnx' was altered");
+  fs::remove(blob);
+  refused("'clip.onnx' is a symbolic link that leads nowhere");
+  lead_to("clip.onnx");
+  refused("cannot read 'clip.onnx': Too many levels of symbolic links");
+  lead_to(small.folder);
+  refused("'clip.onnx' is a symbolic link that leads to no plain file");
+  REQUIRE(::mkfifo(blob.c_str(), 0600) == 0);
+  lead_to(blob);
+  refused("'clip.onnx' is a symbolic link that leads to no plain file");
+}
+
 TEST_CASE("while another thread exchanges a file, each read gives the checked bytes or an Error") {
   const SmallBundle small;
   const Bundle bundle = Bundle::open(small.root);

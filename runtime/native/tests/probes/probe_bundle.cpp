@@ -6,8 +6,9 @@
 //   {"op": "read" | "map", "path": ..., "file": ...}                     -> {"ok": true, "sha256": ..., "size": ...}
 //   {"op": "repr", "hex": ...}                   text as Python shows it -> {"ok": true, "text": ...}
 //
-// "verify" also asks whether the plans are this machine's. "env" of any line sets environment variables, null unsets.
-// What is rejected answers {"code": ..., "message": ...}.
+// "allow_links": true of any but "parse" and "repr" opens it so. "verify" also asks whether the plans are this
+// machine's. "env" of any line sets environment variables, null unsets. What is rejected answers {"code": ...,
+// "message": ...}.
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -115,13 +116,14 @@ json answer(const json& request) {
   const std::string op = request.at("op");
   if (op == "parse") return {{"manifest", manifest_of(arcflow::core::parse_manifest(bytes_of(request.at("hex"))))}};
   if (op == "repr") return {{"text", arcflow::core::python_repr(bytes_of(request.at("hex")))}};
+  const bool allow_links = request.value("allow_links", false);
   if (op == "find") {
-    const Bundle bundle =
-        arcflow::core::find_bundle(request.at("source"), request.value("precision", std::string()),
-                                   request.value("target", std::string()), request.at("built_in").get<std::string>());
+    const Bundle bundle = arcflow::core::find_bundle(request.at("source"), request.value("precision", std::string()),
+                                                     request.value("target", std::string()),
+                                                     request.at("built_in").get<std::string>(), allow_links);
     return {{"root", bundle.root().native()}};
   }
-  const Bundle bundle = Bundle::open(request.at("path").get<std::string>());
+  const Bundle bundle = Bundle::open(request.at("path").get<std::string>(), allow_links);
   if (op == "read" || op == "map") {
     const std::string file = request.at("file");
     const arcflow::core::Blob blob = op == "read" ? bundle.read(file) : bundle.map(file);

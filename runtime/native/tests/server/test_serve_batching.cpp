@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/scheduling/batching.hpp"
+#include "server/scheduling/pace.hpp"
 
 using namespace arcflow::serve;
 using namespace std::chrono_literals;
@@ -107,6 +108,45 @@ TEST_CASE("who is to be alone is alone") {
   queue[1]->alone = true;
   CHECK(seeds_of(take_batch(queue, 8, turns)) == Seeds{{1}, {3}});
   CHECK(seeds_of(take_batch(queue, 8, turns)) == Seeds{{2}});
+}
+
+TEST_CASE("how long what waits will take") {
+  Pace pace;
+  const std::string a = "a", b = "b", c = "c";
+  const Queue queue = {of(a, {1, 2}), of(b, {3}), of(a, {4}, kLarge), of(a, {5}), of(b, {6})};
+  CHECK(pace.seconds_before(queue, nullptr) == 0);
+  pace.learn({{queue[0], 0, 2}}, 3);
+  CHECK(pace.seconds_of(kSmall, 1) == doctest::Approx(1.5));
+  CHECK(pace.seconds_of(kLarge, 2) == doctest::Approx(12));
+  pace.learn({{queue[0], 0, 2}}, 0.5);
+  CHECK(pace.seconds_of(kSmall, 1) == doctest::Approx(0.8 * 1.5 + 0.2 * 0.25));
+
+  SUBCASE("all of the queue; what is before a caller, whose turn comes") {
+    const double one = pace.seconds_of(kSmall, 1);
+    CHECK(pace.seconds_before(queue, nullptr) == doctest::Approx(9 * one));
+    CHECK(pace.seconds_before(queue, &a) == doctest::Approx(9 * one));
+    CHECK(pace.seconds_before(queue, &b) == doctest::Approx(9 * one));
+    CHECK(pace.seconds_before(queue, &c) == doctest::Approx(3 * one));
+    CHECK(pace.seconds_before({}, &c) == 0);
+  }
+  SUBCASE("a batch that ended unfinished tells no more than that it takes so long") {
+    const double before = pace.seconds_of(kSmall, 1);
+    pace.learn_at_least({{queue[1], 0, 1}}, 100ms);
+    CHECK(pace.seconds_of(kSmall, 1) == before);
+    CHECK(pace.seconds_left({{queue[1], 0, 1}}, 100ms) == doctest::Approx(before - 0.1));
+    CHECK(pace.seconds_left({{queue[1], 0, 1}}, 10s) == 0);
+    pace.learn_at_least({{queue[1], 0, 1}}, 10s);
+    CHECK(pace.seconds_of(kSmall, 1) == doctest::Approx(0.8 * before + 0.2 * 10));
+  }
+  SUBCASE("what is too late") {
+    const auto ticket = of(c, {1});
+    ticket->deadline = ticket->arrived + 4s;
+    const double own = pace.seconds_of(kSmall, 1);
+    CHECK(!pace.too_late(*ticket, 2.9 - own, ticket->arrived));
+    CHECK(pace.too_late(*ticket, 3.1 - own, ticket->arrived));
+    CHECK(pace.too_late(*ticket, 2.9 - own, ticket->arrived + 1s));
+    CHECK(!pace.too_late(*ticket, 0, ticket->arrived + 4s));
+  }
 }
 
 TEST_CASE("a free worker holds back only while others are about to come") {

@@ -71,6 +71,7 @@ class FakeEngine final : public Engine {
   std::atomic<int> cancelled{0};
   std::function<void(const std::vector<Item>&)> before = [](const std::vector<Item>&) {};
   std::function<void()> on_warm_up = [] {};
+  double image_seconds = 0;  // what a batch is said to have taken, an image
 
  private:
   class Session final : public EngineSession {
@@ -100,6 +101,7 @@ class FakeEngine final : public Engine {
       }
       BatchResult result;
       for (const Item& item : items) result.images.push_back({{static_cast<std::uint8_t>(item.seed)}, "{}"});
+      result.total_seconds = engine_.image_seconds * static_cast<double>(items.size());
       return result;
     }
     void warm_up(const Shape&, std::uint32_t) override { engine_.on_warm_up(); }
@@ -269,6 +271,27 @@ TEST_CASE("a deadline ends the wait and the work") {
   CHECK(bench.scheduler.wait_idle(Clock::now() + 5s));
   CHECK(bench.engine.cancelled == 1);
   CHECK(bench.engine.seen() == Seeds{{1}});
+}
+
+TEST_CASE("what could not be done by its deadline is not accepted") {
+  Bench bench(options_of(1));
+  bench.engine.image_seconds = 1;
+  using Admission = Scheduler::Admission;
+  const auto first = ticket_of({1});
+  REQUIRE(bench.scheduler.submit(first) == Admission::kAccepted);
+  REQUIRE(bench.wait(first) == Scheduler::Outcome::kDone);
+  bench.engine.open(false);
+  const auto running = ticket_of({2}, kSmall, 900ms);  // nothing is before it: it is tried
+  REQUIRE(bench.scheduler.submit(running) == Admission::kAccepted);
+  REQUIRE(bench.engine.started(2));
+  const auto waiting = ticket_of({3, 4, 5});
+  REQUIRE(bench.scheduler.submit(waiting) == Admission::kAccepted);
+  CHECK(bench.scheduler.retry_after() == 4);
+  CHECK(bench.scheduler.submit(ticket_of({6}, kSmall, 5500ms)) == Admission::kTooLate);
+  const auto last = ticket_of({6}, kSmall, 7s);
+  CHECK(bench.scheduler.submit(last) == Admission::kAccepted);
+  bench.engine.open(true);
+  for (const auto& ticket : {waiting, last}) CHECK(bench.wait(ticket) == Scheduler::Outcome::kDone);
 }
 
 TEST_CASE("one bad member does not take the others with it") {
