@@ -18,14 +18,14 @@ from tests.native.server.serving import Start
 def start(native_build: Path, onnxruntime_library: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def run(*options: str, user: int | None = None) -> Server:
+        def run(*options: str, model: Path = BUILT_IN / "tiny-fp32-cpu", user: int | None = None) -> Server:
             wanted = [
                 "--threads",
                 "1",
                 "--library",
                 str(onnxruntime_library),
                 "--model",
-                str(BUILT_IN / "tiny-fp32-cpu"),
+                str(model),
             ]
             return stack.enter_context(Server(native_build / "arcflow-serve", [*wanted, *options], user=user))
 

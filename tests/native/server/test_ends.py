@@ -156,7 +156,7 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
 
 def test_a_bundle_in_a_cache(start: Start, server: Server, tmp_path: Path) -> None:
     folder = cached(BUILT_IN / "tiny-fp32-cpu", tmp_path / "hub")
-    linked = start("--model", str(folder), "--allow-links", "--warm-up", "none")
+    linked = start("--allow-links", "--warm-up", "none", model=folder)
     request = {"prompt": PROMPT, "seed": 5}
     assert images(linked.generate(**request)) == images(server.generate(**request))
 
