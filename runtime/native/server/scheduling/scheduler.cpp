@@ -7,6 +7,12 @@
 #include <utility>
 
 namespace arcflow::serve {
+namespace {
+
+// Of a worker whose batch failed; twice as long after each further one in a row.
+constexpr std::chrono::milliseconds kFirstRest{100}, kLongestRest{60'000};
+
+}  // namespace
 
 Scheduler::Scheduler(std::vector<Engine*> engines, ModelMetrics& metrics, SchedulerOptions options)
     : engines_(std::move(engines)),
@@ -130,7 +136,21 @@ void Scheduler::work(Engine& engine) {
     changed_.notify_all();
   }
   Running running;
-  while (next_batch(running)) run(*session, running);
+  std::size_t failures = 0;  // in a row
+  while (next_batch(running)) {
+    failures = run(*session, running) ? 0 : failures + 1;
+    if (failures > 0) rest(failures);
+  }
+}
+
+// A device that fails is free at once: without a rest it would take most of the requests, and fail them.
+void Scheduler::rest(std::size_t failures) {
+  std::unique_lock lock(mutex_);
+  ++resting_;
+  work_.notify_all();  // where all rest, one must not
+  const auto time = std::min(kFirstRest * (1 << std::min<std::size_t>(failures - 1, 20)), kLongestRest);
+  work_.wait_for(lock, time, [this] { return stopping_ || resting_ == workers_.size(); });
+  --resting_;
 }
 
 // Waits for work and takes it; false at the end.
@@ -161,7 +181,7 @@ bool Scheduler::next_batch(Running& running) {
   return true;
 }
 
-void Scheduler::run(EngineSession& session, Running& running) {
+bool Scheduler::run(EngineSession& session, Running& running) {
   std::vector<Item> items;
   for (const Share& share : running.shares) {
     for (std::size_t i = share.first; i < share.first + share.count; ++i) {
@@ -176,10 +196,13 @@ void Scheduler::run(EngineSession& session, Running& running) {
       throw EngineError(EngineError::Kind::kOther, "the engine gave another number of images than it was asked for");
     }
     finish(running, std::move(result));
+    return true;
   } catch (const EngineError& error) {
     fail(running, error.what(), error.kind() == EngineError::Kind::kInvalid);
+    return error.kind() != EngineError::Kind::kOther;
   } catch (const std::exception& error) {
     fail(running, error.what(), false);
+    return false;
   }
 }
 
@@ -217,15 +240,16 @@ void Scheduler::finish(Running& running, BatchResult&& result) {
   changed_.notify_all();
 }
 
-// A batch that several share may have failed by the fault of one: each of them is tried again by itself, once.
+// A batch that several share may have failed by the fault of one, and any by that of its device: each request is tried
+// again by itself, once.
 void Scheduler::fail(Running& running, const std::string& message, bool invalid) {
   const std::lock_guard lock(mutex_);
   pace_.learn_at_least(running.shares, Clock::now() - running.began);
-  const bool shared = running.shares.size() > 1;
+  const bool again = running.shares.size() > 1 || (engines_.size() > 1 && !invalid);
   for (auto share = running.shares.rbegin(); share != running.shares.rend(); ++share) {
     Ticket& ticket = *share->ticket;
     if (ticket.abandoned || ticket.done) continue;
-    if (shared && !ticket.alone) {
+    if (again && !ticket.alone) {
       // From this share on, whatever else of the ticket is on its way: made twice is better than not at all.
       ticket.alone = true;
       ticket.taken = share->first;

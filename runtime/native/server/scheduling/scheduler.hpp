@@ -72,7 +72,10 @@ class Scheduler {
 
   void work(Engine& engine);
   bool next_batch(Running& running);
-  void run(EngineSession& session, Running& running);
+  // Whether the device is well: it made the batch, or that was cancelled, or wrong in itself.
+  bool run(EngineSession& session, Running& running);
+  // Lets other workers go first. Ends at once where all of them rest.
+  void rest(std::size_t failures);
   void show(const Running& running, std::size_t item, Partial&& partial);
   void finish(Running& running, BatchResult&& result);
   void fail(Running& running, const std::string& message, bool invalid);
@@ -99,7 +102,7 @@ class Scheduler {
   bool stopping_ = false;
   bool crowded_ = false;
   Pace pace_;
-  std::size_t ready_ = 0;
+  std::size_t ready_ = 0, resting_ = 0;  // workers
   std::exception_ptr startup_failure_;
   std::vector<std::thread> workers_;
 };
