@@ -42,6 +42,16 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return False
 
 
+def logged(server: Server, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+    """The log's lines that have these fields, once there are so many: answers do not wait for the log."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in server.log() if fields.items() <= line.items()]
+
+    assert until(lambda: len(found()) >= count), f"{len(found())} lines of {count} with {fields}"
+    return found()
+
+
 def in_background(pool: ThreadPoolExecutor, server: Server, **fields: object) -> Future[Answer]:
     return pool.submit(lambda: server.generate(**fields))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import GENERATIONS, Server, send
-from tests.native.server.serving import PROMPT, SLOW, Start, in_background, is_running, until
+from tests.native.server.serving import PROMPT, SLOW, Start, in_background, is_running, logged, until
 
 HEAD = f"POST {GENERATIONS} HTTP/1.1\r\nContent-Type: application/json\r\n"
 BODY = json.dumps({"prompt": PROMPT})
@@ -97,8 +97,7 @@ def test_a_kept_connection_lasts_as_long_as_is_promised(server: Server) -> None:
     for other in others:
         other.close()
     assert until(lambda: ended(server, "unused") >= before + 200)
-    lines = [line for line in server.log() if line["event"] == "connection" and line["reason"] == "unused"]
-    assert len(lines) >= 200
+    logged(server, 200, event="connection", reason="unused")
     assert server.metrics()["arcflow_connections"] < 10
 
 
@@ -132,7 +131,7 @@ def test_a_caller_who_asks_first_is_told_to_go_on(server: Server) -> None:
 
 def test_an_admin_port_answers_what_watches_the_server(start: Start) -> None:
     server = start("--admin-port", "0")
-    (listening,) = [line for line in server.log() if line["event"] == "listening"]
+    (listening,) = logged(server, event="listening")
     main, server.port = server.port, listening["admin_port"]
     assert server.port != main
     for path in ("/health", "/ready", "/metrics"):
@@ -239,7 +238,7 @@ def test_too_little_memory_for_bodies(start: Start) -> None:
                 one.sendall(f"{HEAD}Content-Length: 1000000\r\n\r\n".encode() + b" " * 999_999)
         assert until(lambda: ended(server, "memory") > 0)
     assert until(lambda: server.generate(prompt=PROMPT).status == 200)
-    assert any(line.get("reason") == "memory" for line in server.log())
+    logged(server, reason="memory")
     assert server.stop() == 0
 
 

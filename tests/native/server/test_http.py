@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from benchmarks.serving import GENERATIONS, Server, send, summed
-from tests.native.server.serving import PROMPT
+from tests.native.server.serving import PROMPT, logged
 
 
 def test_models_health_and_readiness(server: Server) -> None:
@@ -67,9 +67,8 @@ def test_request_ids(server: Server) -> None:
     ]
     assert len(set(made)) == 3
     assert all(len(one) == 32 for one in made)
-    lines = {line.get("request_id"): line for line in server.log() if line["event"] == "request"}
-    assert lines["abc-123"]["path"] == "/health"
-    assert lines["abc-123"]["status"] == 200
+    (line,) = logged(server, event="request", request_id="abc-123")
+    assert (line["path"], line["status"]) == ("/health", 200)
 
 
 RAW = [

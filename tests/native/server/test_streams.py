@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.serving import GENERATIONS, Server, summed
 from runtime import Pipeline
 from runtime.image import encode_png
-from tests.native.server.serving import PROMPT, SLOW, Start, images, is_running, until, waiting_in
+from tests.native.server.serving import PROMPT, SLOW, Start, images, is_running, logged, until, waiting_in
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 LONG: dict[str, Any] = {"prompt": PROMPT, "size": "64x64", "extra_body": {"nfe": 64}}
@@ -196,8 +196,7 @@ def test_a_caller_who_closes_between_two_partials_ends_the_work(server: Server) 
     after = server.metrics()
     assert (after[gone], after[ended]) == (before[gone] + 1, before[ended] + 1)
     assert summed(after, "arcflow_images_total") == summed(before, "arcflow_images_total")
-    assert until(lambda: any(line.get("ended") == "client_gone" for line in server.log()))
-    (line,) = [line for line in server.log() if line.get("ended") == "client_gone"]
+    (line,) = logged(server, ended="client_gone")
     assert line["status"] == 200 and 1 <= line["partials"] < 8
 
 
