@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from foundation.cli import ArgumentParser, run  # noqa: E402
+from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from benchmarks.fullsize.shapes import Model

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from foundation.cli import ArgumentParser, run  # noqa: E402
+from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
     from engines.memory.card import CardMemory

@@ -27,12 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # In place of this folder, in which the package ``fullsize`` would hide this file.
 
-from benchmarks.fullsize.graphs import GRAPH_FACTS, graph_facts  # noqa: E402
-from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure  # noqa: E402
-from benchmarks.fullsize.steps import GIB, PARTS, Part, Step, check  # noqa: E402
-from benchmarks.fullsize.synthesise import hollow  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.measuring import as_line, begin, keep, table  # noqa: E402
+from benchmarks.fullsize.graphs import GRAPH_FACTS, graph_facts
+from benchmarks.fullsize.measure import MeasureError, disk_bytes, measure
+from benchmarks.fullsize.steps import GIB, PARTS, Part, Step, check
+from benchmarks.fullsize.synthesise import hollow
+from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin, keep, table
 
 WORK = ROOT / ".work" / "fullsize"
 REPORT = ROOT / "benchmarks" / "fullsize.json"

@@ -30,10 +30,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import NATIVE  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.errors import ArcFlowError  # noqa: E402
-from foundation.measuring import as_line, begin, cores, shown, table, timing  # noqa: E402
+from benchmarks.serving import NATIVE
+from foundation.cli import ArgumentParser, run
+from foundation.errors import ArcFlowError
+from foundation.measuring import as_line, begin, cores, shown, table, timing
 
 TEACHERS = (ROOT / "models" / "tiny" / "teacher", ROOT / ".work" / "tiny" / "teacher")
 WARM_UP = 3

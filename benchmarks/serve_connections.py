@@ -25,12 +25,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import NATIVE, Server, parse_metrics, send  # noqa: E402
-from engines.locate import BUILT_IN  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.errors import ArcFlowError  # noqa: E402
-from foundation.measuring import as_line, begin, keep, percentile, shown, table  # noqa: E402
-from runtime.hosts.native import onnxruntime_library  # noqa: E402
+from benchmarks.serving import NATIVE, Server, parse_metrics, send
+from engines.locate import BUILT_IN
+from foundation.cli import ArgumentParser, run
+from foundation.errors import ArcFlowError
+from foundation.measuring import as_line, begin, keep, percentile, shown, table
+from runtime.hosts.native import onnxruntime_library
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"a" * 4096

@@ -26,12 +26,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server  # noqa: E402
-from engines.locate import BUILT_IN  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.errors import ArcFlowError  # noqa: E402
-from foundation.measuring import as_line, begin, keep, percentile, shown, table  # noqa: E402
-from runtime.hosts.native import onnxruntime_library  # noqa: E402
+from benchmarks.serving import GENERATIONS, NATIVE, Server
+from engines.locate import BUILT_IN
+from foundation.cli import ArgumentParser, run
+from foundation.errors import ArcFlowError
+from foundation.measuring import as_line, begin, keep, percentile, shown, table
+from runtime.hosts.native import onnxruntime_library
 
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {"usual": (32, {}), "long": (4, {"nfe": 64})}
 """Callers that find the capacity, and fields of a request beside its prompt, by kind of requests."""

@@ -25,14 +25,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server, send, summed  # noqa: E402
-from engines.locate import BUILT_IN  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.errors import ArcFlowError  # noqa: E402
-from foundation.measuring import as_line, begin, keep, percentile, shown, table, timing  # noqa: E402
-from runtime.hosts.native import onnxruntime_library  # noqa: E402
+from benchmarks.serving import GENERATIONS, NATIVE, Server, send, summed
+from engines.locate import BUILT_IN
+from foundation.cli import ArgumentParser, run
+from foundation.errors import ArcFlowError
+from foundation.measuring import as_line, begin, keep, percentile, shown, table, timing
+from runtime.hosts.native import onnxruntime_library
 
 SIZES = ("32x32", "32x32", "32x32", "48x32")
 """Most requests can be joined, some cannot."""

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.measuring import as_line, begin, table  # noqa: E402
+from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin, table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

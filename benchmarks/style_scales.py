@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.style_loras import STYLES, random_style, trained_style  # noqa: E402
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.measuring import as_line, begin, table  # noqa: E402
+from benchmarks.style_loras import STYLES, random_style, trained_style
+from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

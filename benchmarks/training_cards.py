@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.measuring import as_line, begin  # noqa: E402
+from foundation.cli import ArgumentParser, run
+from foundation.measuring import as_line, begin
 
 if TYPE_CHECKING:
     from arcflow.needs.iteration import Outline, StepNeeds

@@ -14,10 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # In place of this folder.
 
-from foundation.cli import ArgumentParser, run  # noqa: E402
-from foundation.measuring import begin, shown, table  # noqa: E402
-from gpu.catalogue import PARTS, Options  # noqa: E402
-from gpu.session import Session  # noqa: E402
+from foundation.cli import ArgumentParser, run
+from foundation.measuring import begin, shown, table
+from gpu.catalogue import PARTS, Options
+from gpu.session import Session
 
 _EXAMPLES = """examples:
   python gpu/run.py --smoke                          every part at its smallest: does it all work?
