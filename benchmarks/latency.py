@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.serving import NATIVE
 from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
-from foundation.measuring import as_line, begin, cores, shown, table, timing
+from foundation.measuring import begin, cores, shown, tell, timing
 
 TEACHERS = (ROOT / "models" / "tiny" / "teacher", ROOT / ".work" / "tiny" / "teacher")
 WARM_UP = 3
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         found = {**_cold(commands, arguments.cold_runs, folder), **_in_turns(warm, arguments.rounds)}
     result = {**begun, "threads": arguments.threads, **found, "ratios": _ratios(found)}
-    sys.stdout.write(f"{table(_rows(result, arguments))}\n{as_line(result)}\n")
+    tell(result, _rows(result, arguments))
     return 0
 
 

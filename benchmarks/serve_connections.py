@@ -25,12 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import NATIVE, Server, parse_metrics, send
-from engines.locate import BUILT_IN
+from benchmarks.serving import PROGRAM, Server, parse_metrics, send, serve_tiny
 from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
-from foundation.measuring import as_line, begin, keep, percentile, shown, table
-from runtime.hosts.native import onnxruntime_library
+from foundation.measuring import begin, percentile, shown, tell
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = b"GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"a" * 4096
@@ -49,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--connections", type=int, default=2000, help="of the flood (default: %(default)s)")
     add("--seconds", type=float, default=30, help="of the flood (default: %(default)s)")
-    add("--program", type=Path, default=NATIVE / "bin" / "arcflow-serve", help="the server (default: the built one)")
+    add("--program", type=Path, default=PROGRAM, help="the server (default: the built one)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     add("--flood", type=int, metavar="PORT", help="be the flood")
     arguments = parser.parse_args(argv)
@@ -58,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(counts) + "\n")
         return 0
     figures = {**begin(parser.prog, argv), **measure(arguments)}
-    sys.stdout.write(f"{table(rows_of(figures))}\n{as_line(figures)}\n")
-    if arguments.json:
-        keep(arguments.json, figures)
+    tell(figures, rows_of(figures), path=arguments.json)
     if figures["uncounted"]:
         raise ConnectionsError(f"{figures['uncounted']} connections were neither open nor counted as ended")
     return 0
@@ -68,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: Namespace) -> dict[str, Any]:
     """Alone and beside the flood."""
-    library = onnxruntime_library()
-    if not arguments.program.is_file() or library is None:
-        raise ConnectionsError(f"{arguments.program} or the package onnxruntime is missing: run make native")
-    options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library), *OPTIONS]
     wanted = ["--connections", str(arguments.connections), "--seconds", str(arguments.seconds)]
-    with Server(arguments.program, options) as server:
+    with serve_tiny(*OPTIONS, program=arguments.program) as server:
         alone = both(server, min(5.0, arguments.seconds / 2))
         command = [sys.executable, __file__, "--flood", str(server.port), *wanted]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:

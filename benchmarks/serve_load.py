@@ -26,12 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server
-from engines.locate import BUILT_IN
+from benchmarks.serving import GENERATIONS, PROGRAM, serve_tiny
 from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
-from foundation.measuring import as_line, begin, keep, percentile, shown, table
-from runtime.hosts.native import onnxruntime_library
+from foundation.measuring import begin, percentile, shown, tell
 
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {"usual": (32, {}), "long": (4, {"nfe": 64})}
 """Callers that find the capacity, and fields of a request beside its prompt, by kind of requests."""
@@ -72,13 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=18, help="of each of eight measurements (default: %(default)s)")
     add("--timeout", type=float, default=2, help="of the server, in seconds (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the times of arrival (default: %(default)s)")
-    add("--program", type=Path, default=NATIVE / "bin" / "arcflow-serve", help="the server (default: the built one)")
+    add("--program", type=Path, default=PROGRAM, help="the server (default: the built one)")
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args(argv)
     figures = {**begin(parser.prog, argv), **measure(arguments)}
-    sys.stdout.write(f"{table(rows_of(figures))}\n{as_line(figures)}\n")
-    if arguments.json:
-        keep(arguments.json, figures)
+    tell(figures, rows_of(figures), path=arguments.json)
     if faults := faults_of(figures):
         raise LoadError("; ".join(faults))
     return 0
@@ -86,17 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: Namespace) -> dict[str, Any]:
     """Each kind of requests on a server of its own."""
-    library = onnxruntime_library()
-    if not arguments.program.is_file() or library is None:
-        raise LoadError(f"{arguments.program} or the package onnxruntime is missing: run make native")
-    options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library), "--threads", "1"]
-    options += ["--timeout", str(arguments.timeout)]
+    options = ("--threads", "1", "--timeout", str(arguments.timeout))
     cores = sorted(os.sched_getaffinity(0))
     kinds = {}
     try:
         for kind, (callers, fields) in KINDS.items():
             os.sched_setaffinity(0, cores[:1])  # which the server inherits
-            with Server(arguments.program, options) as server:
+            with serve_tiny(*options, program=arguments.program) as server:
                 os.sched_setaffinity(0, cores[1:] or cores)
                 found = asyncio.run(phases(Asker(server.port, fields), callers, arguments))
                 kinds[kind] = {"fields": fields, "callers": callers, **found}

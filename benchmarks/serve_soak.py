@@ -27,12 +27,10 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server, send, summed
-from engines.locate import BUILT_IN
+from benchmarks.serving import GENERATIONS, Server, send, serve_tiny, summed
 from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
-from foundation.measuring import as_line, begin, keep, percentile, shown, table, timing
-from runtime.hosts.native import onnxruntime_library
+from foundation.measuring import begin, percentile, shown, tell, timing
 
 SIZES = ("32x32", "32x32", "32x32", "48x32")
 """Most requests can be joined, some cannot."""
@@ -62,21 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args(argv)
     figures = {**begin(parser.prog, argv), **soak(arguments)}
-    sys.stdout.write(f"{table(rows_of(figures))}\n{as_line(figures)}\n")
-    if arguments.json:
-        keep(arguments.json, figures)
+    tell(figures, rows_of(figures), path=arguments.json)
     judge(figures, arguments.growth)
     return 0
 
 
 def soak(arguments: Namespace) -> dict[str, Any]:
     """Both phases, and what was measured."""
-    program, library = NATIVE / "bin" / "arcflow-serve", onnxruntime_library()
-    if not program.is_file() or library is None:
-        raise SoakError(f"{program} or the package onnxruntime is missing: run make native")
     total = arguments.warm_up + arguments.requests
-    options = ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library)]
-    with Server(program, options) as server:
+    with serve_tiny() as server:
         ledger = Ledger()
         work(server, ledger, range(arguments.warm_up), arguments.connections)
         ledger.seconds.clear()

@@ -1,4 +1,4 @@
-"""``arcflow-serve`` as a child process, and requests to it: for the soak and for the tests."""
+"""``arcflow-serve`` as a child process, and requests to it: for the benchmarks and for the tests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.locate import BUILT_IN
+from foundation.errors import ArcFlowError
+from runtime.hosts.native import onnxruntime_library
+
 GENERATIONS = "/v1/images/generations"
 NATIVE = Path(os.environ.get("ARCFLOW_NATIVE_BUILD") or Path(__file__).parents[1] / "build" / "native").resolve()
 """Where ``make native`` builds."""
+PROGRAM = NATIVE / "bin" / "arcflow-serve"
+
+
+class ServingError(ArcFlowError):
+    """The server is not built, or what runs its networks is not installed."""
+
+
+def serve_tiny(*options: str, program: Path = PROGRAM) -> Server:
+    """A server of the embedded model, with the ONNX Runtime of this environment. Raises ServingError, RuntimeError."""
+    library = onnxruntime_library()
+    if not program.is_file() or library is None:
+        raise ServingError(f"{program} or the package onnxruntime is missing: run make native")
+    return Server(program, ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library), *options])
 
 
 @dataclass(frozen=True)

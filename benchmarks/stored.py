@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from foundation.cli import ArgumentParser, run
-from foundation.measuring import as_line, begin, table
+from foundation.measuring import begin, tell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures["distilled"] = found = bench.distilled(arguments.iterations)
         shares = (f"{found[kept]:.2%}" for kept in KEPT)
         lines.append((f"  error of a student after {arguments.iterations} iterations", *shares))
-    sys.stdout.write(f"{table(lines, right=range(1, 4))}\n{as_line(figures)}\n")
+    tell(figures, lines, right=range(1, 4))
     return 0
 
 
@@ -127,10 +127,8 @@ class Bench:
         seeds = range(first, first + images)
         self.noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         adapter = ROOT / "models" / "tiny" / "adapter"
-        self.arch, self.trained = (
-            architecture(recipe.architecture),
-            read_adapter(adapter).config.policy.conditioning_dtype,
-        )
+        self.arch = architecture(recipe.architecture)
+        self.trained = read_adapter(adapter).config.policy.conditioning_dtype
         student = self.student("fp32", adapter)
         self.end, self.way = self.teacher_way(student)
         self.student_end = self.two_steps(student)

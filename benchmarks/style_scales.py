@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.style_loras import STYLES, random_style, trained_style
 from foundation.cli import ArgumentParser, run
-from foundation.measuring import as_line, begin, table
+from foundation.measuring import begin, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append(row)
                 sys.stderr.write("  ".join(_cells(row)) + "\n")
     record = {**begun, "rows": [asdict(row) for row in rows]}
-    sys.stdout.write(f"{table([_HEAD, *map(_cells, rows)], right=range(2, 11))}\n{as_line(record)}\n")
+    tell(record, [_HEAD, *map(_cells, rows)], right=range(2, 11))
     return 0
 
 

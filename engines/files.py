@@ -68,7 +68,7 @@ def digest_file(root: Path, entry: FileEntry, allow_links: bool = False) -> str:
 def check_kind(root: Path, path: str, status: os.stat_result, names: int | None = 1) -> None:
     """Raise BundleError unless ``status`` is that of a plain file with at most so many hard links (None: any)."""
     if stat.S_ISLNK(status.st_mode):
-        raise _is_link(root, path)
+        raise _link(root, path)
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{root}: {path!r} is not a plain file; a bundle holds plain files only; {hint(root)}")
     if names is not None and status.st_nlink > names:
@@ -80,7 +80,7 @@ def check_kind(root: Path, path: str, status: os.stat_result, names: int | None 
 
 def check_link(root: Path, path: str) -> None:
     """Raise BundleError where ``path`` is a symbolic link and does not lead to a plain file."""
-    if not os.path.islink(root / path):  # noqa: PTH114 (Path's may raise)
+    if not _is_link(root, path):
         return
     try:
         status = (root / path).stat()
@@ -131,12 +131,16 @@ def _opened(root: Path, path: str, allow_links: bool) -> Iterator[tuple[int, int
     except FileNotFoundError as error:
         raise BundleError(f"{root}: the file {path!r} is missing; {hint(root)}") from error
     except OSError as error:
-        if not allow_links and os.path.islink(root / path):  # noqa: PTH114 (Path's may raise)
-            raise _is_link(root, path) from error
+        if not allow_links and _is_link(root, path):
+            raise _link(root, path) from error
         raise _unreadable(root, path, error) from error
 
 
-def _is_link(root: Path, path: str) -> BundleError:
+def _is_link(root: Path, path: str) -> bool:
+    return os.path.islink(root / path)  # noqa: PTH114 (Path's raises for names that are too long)
+
+
+def _link(root: Path, path: str) -> BundleError:
     return BundleError(
         f"{root}: {path!r} is a symbolic link; a bundle holds plain files only: copy the bundle with cp -rL and use "
         "the copy, or run it with --allow-links"

@@ -77,6 +77,15 @@ def keep(path: Path, value: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def tell(
+    record: Mapping[str, Any], rows: Iterable[Sequence[str]], right: Container[int] = (), path: Path | None = None
+) -> None:
+    """Print the rows as a table and the record as a line of JSON; with ``path`` keep it there. Raises ArcFlowError."""
+    sys.stdout.write(f"{table(rows, right)}\n{as_line(record)}\n")
+    if path is not None:
+        keep(path, record)
+
+
 def table(rows: Iterable[Sequence[str]], right: Container[int] = ()) -> str:
     """Rows as columns, two spaces apart; those whose number is in ``right`` are flush right.
 

@@ -1,4 +1,4 @@
-"""The Ray application's answers are ``arcflow-serve``'s, where that is built; without Ray."""
+"""The Ray application's answers are ``arcflow-serve``'s; without Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.serving import GENERATIONS, NATIVE, Server
+from benchmarks.serving import GENERATIONS, Server, serve_tiny
 from engines.bundle import open_bundle
 from integrations.batching import Job, Made, Wanted, work
 from integrations.ray_serve import answers
@@ -21,7 +21,6 @@ from integrations.ray_serve.files import FORMATS, encode
 from integrations.ray_serve.parsing import Parsed, parse
 from integrations.ray_serve.replica import Described, Frame, Images
 from runtime import Pipeline
-from runtime.hosts.native import onnxruntime_library
 from runtime.result import Preview
 from tests.integrations.test_parsing import HOSTILE, PROMPT, REJECTED, TINY
 
@@ -34,12 +33,8 @@ OF_ITS_OWN = ("created", "created_at", "backend", "timings")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    program = NATIVE / "bin" / "arcflow-serve"
-    if not program.is_file():
-        pytest.skip(f"{program} is not built: make native")
-    options = ["--threads", "1", "--library", str(onnxruntime_library()), "--model", str(TINY)]
     aliases = [word for name in ALIASES for word in ("--alias", f"{name}=tiny")]
-    with Server(program, [*options, *aliases]) as running:
+    with serve_tiny("--threads", "1", *aliases) as running:
         yield running
 
 

@@ -32,7 +32,7 @@ constexpr unsigned kLastAnswers = 5;      // seconds for the callers to take the
 void end_after(unsigned seconds) {
   std::signal(SIGALRM, [](int) {
     constexpr char kWords[] = "arcflow-serve: error: could not shut down in time\n";
-    if (::write(STDERR_FILENO, kWords, sizeof kWords - 1) < 0) std::_Exit(1);
+    [[maybe_unused]] const auto told = ::write(STDERR_FILENO, kWords, sizeof kWords - 1);
     std::_Exit(1);
   });
   ::alarm(seconds);

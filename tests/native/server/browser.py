@@ -18,9 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 
-from benchmarks.serving import NATIVE, Server
-from engines.locate import BUILT_IN
-from runtime.hosts.native import onnxruntime_library
+from benchmarks.serving import Server, serve_tiny
 
 SCREENSHOT = Path(__file__).parents[3] / "docs" / "images" / "page.png"
 SHOWN = (("a pair of sneakers", 1), ("a dress", 4), ("a bag", 3), ("a pullover", 11), ("a dark ankle boot", 7))
@@ -115,8 +113,7 @@ class Browser:
 
 def main() -> None:
     """Make the screenshot of the documents, with the embedded model."""
-    options = ["--threads", "1", "--library", str(onnxruntime_library()), "--model", str(BUILT_IN / "tiny-fp32-cpu")]
-    with Server(NATIVE / "bin" / "arcflow-serve", options) as server, Browser() as browser:
+    with serve_tiny("--threads", "1") as server, Browser() as browser:
         browser.open(server, height=880)
         for prompt, seed in SHOWN:
             browser.generate(prompt=prompt, seed=seed, partials=6)
