@@ -27,7 +27,7 @@ function fill(image, blob, text) {
   image.hidden = false;
 }
 
-function picture(blob, text, pressed, onClick) {
+function thumbnail(blob, text, pressed, onClick) {
   const item = document.createElement("li");
   const button = document.createElement("button");
   const image = document.createElement("img");
@@ -60,7 +60,7 @@ const stage = {
   // One more state on the way, the newest in the frame.
   add(blob, text) {
     const strip = $("strip");
-    const item = picture(blob, text, true, () => {
+    const item = thumbnail(blob, text, true, () => {
       press(strip, item.firstChild);
       fill($("image"), blob, text);
     });
@@ -119,7 +119,7 @@ function factsOf({ seed, size, nfe, model, timings }) {
 function list(past) {
   $("past").hidden = past.entries.length === 0;
   $("history").replaceChildren(...past.entries.map((entry) => {
-    const item = picture(entry.blob, `${entry.prompt} (seed ${entry.seed})`, entry === stage.shown, () => {
+    const item = thumbnail(entry.blob, `${entry.prompt} (seed ${entry.seed})`, entry === stage.shown, () => {
       stage.show(entry);
       press($("history"), item.firstChild);
       $("image").scrollIntoView({ block: "nearest" });
