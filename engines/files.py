@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -80,9 +81,9 @@ def check_kind(root: Path, path: str, status: os.stat_result, names: int | None 
 
 def check_link(root: Path, path: str) -> None:
     """Raise BundleError where ``path`` is a symbolic link and does not lead to a plain file."""
-    if not _is_link(root, path):
-        return
     try:
+        if not (root / path).is_symlink():
+            return
         status = (root / path).stat()
     except FileNotFoundError as error:
         raise BundleError(
@@ -131,13 +132,9 @@ def _opened(root: Path, path: str, allow_links: bool) -> Iterator[tuple[int, int
     except FileNotFoundError as error:
         raise BundleError(f"{root}: the file {path!r} is missing; {hint(root)}") from error
     except OSError as error:
-        if not allow_links and _is_link(root, path):
+        if error.errno == errno.ELOOP and not allow_links:  # O_NOFOLLOW met a link.
             raise _link(root, path) from error
         raise _unreadable(root, path, error) from error
-
-
-def _is_link(root: Path, path: str) -> bool:
-    return os.path.islink(root / path)  # noqa: PTH114 (Path's raises for names that are too long)
 
 
 def _link(root: Path, path: str) -> BundleError:
