@@ -87,8 +87,9 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; hours, 74 GB of disk)
 	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 
-data: ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist, MIT) into .data, installing nothing
+data: ## Fetch the images of the embedded models into .data (Fashion-MNIST, Fluent Emoji; MIT), installing nothing
 	@scripts/fetch-data.sh .data
+	@scripts/fetch-emoji.sh .data/fluent-emoji
 
 constraints: $(VENV)/.dev ## Write constraints.txt from what is installed (after an upgrade that passes the tests)
 	@scripts/freeze.sh $(BIN)/python > constraints.new && mv constraints.new constraints.txt

@@ -82,7 +82,8 @@ def meta_backbone(recipe: Recipe) -> nn.Module:
         if recipe.teacher is not None:
             from arcflow.tiny.teacher import build_transformer
 
-            return build_transformer(recipe.teacher.size).requires_grad_(False)  # type: ignore[no-any-return]
+            own = recipe.teacher
+            return build_transformer(own.size, 4 * own.latent_channels).requires_grad_(False)  # type: ignore[no-any-return]
         config = recipe.backbone or {}
         arch = architecture(recipe.architecture)
         known = _parameters(arch.build_backbone)

@@ -75,6 +75,10 @@ class Images:
         grey = self.images[index].float() / 127.5 - 1.0
         return grey.expand(-1, 3, -1, -1)
 
+    def batch(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """So many images to train on, float32 [count, 3, 32, 32]."""
+        return self.rgb(torch.randint(len(self), (count,), generator=generator))
+
 
 def load_images(split: str = "train", folder: Path | None = None) -> Images:
     """Read one split ("train": 60,000 or "test": 10,000). Raises DatasetError when it is not to be found or damaged.

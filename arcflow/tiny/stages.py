@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -15,11 +16,16 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from torch import Tensor
 
 from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Images, all_captions, load_images
+from arcflow.tiny.emoji import Emoji, load_emoji
+from arcflow.tiny.latents import EmojiLatents, encode_variants
 from arcflow.tiny.teacher import (
+    SIDE,
+    Latents,
     LatentSet,
     TeacherNetworks,
     build_transformer,
@@ -39,6 +45,7 @@ from arcflow.tiny.vae import build_vae, encode_all, vae_step
 from arcflow.training.loop import Step, fit
 from arcflow.training.precision import settle
 from arcflow.training.progress import reporting
+from arcflow.training.run import DTYPES
 from foundation.files import atomic_directory, atomic_file
 
 PIPELINE = "teacher"
@@ -52,14 +59,22 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
     Raises RecipeError when the recipe has no [teacher] (a teacher that is downloaded, not trained).
     """
     settings = own_teacher(recipe)
-    images = load_images("train", data)
-    train_classifier(settings.classifier, images, workdir)
-    vae = _train_vae(settings.vae, images, workdir)
-    latents = _normalised_latents(vae, images, workdir)
-    networks, tokenizers = _train_networks(settings, recipe.shift, latents, workdir)
+    if settings.images == "emoji":
+        emoji = load_emoji(data).without_held_out()
+        vae = _train_vae(settings, emoji, workdir)
+        drawn = _emoji_latents(vae, emoji, workdir)
+        captions = sorted({caption for each in drawn.captions for caption in each})
+        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, captions, workdir)
+    else:
+        images = load_images("train", data)
+        train_classifier(settings.classifier, images, workdir)
+        vae = _train_vae(settings, images, workdir)
+        latents = _normalised_latents(vae, images, workdir)
+        networks, tokenizers = _train_networks(settings, recipe.shift, latents, all_captions(), workdir)
     folder = workdir / PIPELINE
     with atomic_directory(folder) as temporary:
-        assemble_pipeline(networks, tokenizers, vae, recipe.shift).save_pretrained(temporary)
+        pipeline = assemble_pipeline(networks, tokenizers, vae, recipe.shift)
+        pipeline.to(dtype=DTYPES[settings.stored]).save_pretrained(temporary)
     return folder
 
 
@@ -92,37 +107,56 @@ def _run(
         fit(module, step(config), config, workdir / name, report=report)
 
 
-def _train_vae(config: LoopConfig, images: Images, workdir: Path) -> AutoencoderKL:
-    torch.manual_seed(config.seed)
-    vae = build_vae().to(memory_format=torch.channels_last)
-    _run("vae", vae, partial(vae_step, images), config, workdir)
-    return vae.requires_grad_(False)
+def _train_vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path) -> AutoencoderKL:
+    torch.manual_seed(settings.vae.seed)
+    side = SIDE * 2 ** len(settings.vae_channels)
+    vae = build_vae(settings.vae_channels, settings.latent_channels, side)
+    _run("vae", vae, partial(vae_step, images), settings.vae, workdir)
+    if settings.polish is not None:
+        _run("polish", vae.train(), partial(vae_step, images), settings.polish, workdir)
+    return vae.requires_grad_(False).eval()
 
 
 def _normalised_latents(vae: AutoencoderKL, images: Images, workdir: Path) -> LatentSet:
     """Encode every image once, and set the VAE's scalar scale and shift so that latents have unit variance."""
+    means, stds = _encoded(workdir, partial(encode_all, vae, images))
+    means, stds = _normalise(vae, [means], [stds])
+    return LatentSet(means=means[0], stds=stds[0], images=images)
+
+
+def _emoji_latents(vae: AutoencoderKL, emoji: Emoji, workdir: Path) -> EmojiLatents:
+    """Encode every variant of every emoji once."""
+    means, stds = _normalise(vae, *_encoded(workdir, partial(encode_variants, vae, emoji)))
+    return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
+
+
+def _encoded(workdir: Path, encode_images: Callable[[], Any]) -> Any:
+    """What the VAE says of the images, from an earlier run where there was one."""
     cache = workdir / "latents.pt"
     if cache.is_file():
-        means, stds = torch.load(cache, weights_only=True)
-    else:
-        means, stds = encode_all(vae, images)
-        with atomic_file(cache) as temporary:
-            torch.save((means, stds), temporary)
-    shift, scale = means.mean(), 1.0 / (means.var() + stds.square().mean()).sqrt()
+        return torch.load(cache, weights_only=True)
+    encoded = encode_images()
+    with atomic_file(cache) as temporary:
+        torch.save(encoded, temporary)
+    return encoded
+
+
+def _normalise(vae: AutoencoderKL, means: list[Tensor], stds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Set the VAE's scalar scale and shift so that latents of the usual size, the first, have unit variance."""
+    shift, scale = means[0].mean(), 1.0 / (means[0].var() + stds[0].square().mean()).sqrt()
     vae.register_to_config(scaling_factor=round(float(scale), 6), shift_factor=round(float(shift), 6))
     scaling, centre = vae.config.scaling_factor, vae.config.shift_factor
-    return LatentSet(means=(means - centre) * scaling, stds=stds * scaling, images=images)
+    return [(mean - centre) * scaling for mean in means], [std * scaling for std in stds]
 
 
 def _train_networks(
-    settings: TeacherRecipe, shift: float, latents: LatentSet, workdir: Path
+    settings: TeacherRecipe, shift: float, latents: Latents, captions: list[str], workdir: Path
 ) -> tuple[TeacherNetworks, tuple[object, object]]:
-    captions = ["", *all_captions()]
-    tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    table = tokenize(captions, *tokenizers)
+    tokenizers = build_clip_tokenizer(captions, settings.pieces), build_t5_tokenizer(captions)
+    table = tokenize(["", *captions], *tokenizers)
     torch.manual_seed(settings.flow.seed + 1)
     text = TextEncoders(build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1]))
-    networks = TeacherNetworks(build_transformer(settings.size), text)
+    networks = TeacherNetworks(build_transformer(settings.size, 4 * settings.latent_channels), text)
     _run(
         "flow",
         networks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from arcflow.tiny.text import WIDTH, TextEncoders, TokenTable
 from arcflow.training.loop import Iteration
 
 CAPTION_DROPOUT = 0.1
+Grid = tuple[int, int]
+"""Rows and columns of an image's tokens."""
 SIDE = 4
-"""Image tokens along each side of a 32x32 image."""
+"""Image tokens along each side of an image of the usual size."""
+USUAL: Grid = (SIDE, SIDE)
 UNGUIDED = 1.0
 """Guidance input that means "no guidance": the plain conditional velocity."""
 
@@ -61,15 +64,16 @@ class TeacherNetworks(nn.Module):
         guidance: Tensor,
         clip_ids: Tensor,
         t5_ids: Tensor,
+        grid: Grid = USUAL,
     ) -> Tensor:
-        """Velocity [B, 16, 16] at noise level ``sigma`` [B] under ``guidance`` [B]."""
+        """Velocity [B, S, C] at noise level ``sigma`` [B] under ``guidance`` [B], of S tokens in a grid."""
         pooled, sequence = self.text(clip_ids, t5_ids)
-        return velocity(self.transformer, x, sigma, guidance, pooled, sequence)
+        return velocity(self.transformer, x, sigma, guidance, pooled, sequence, grid)
 
 
-def condition_of(pooled: Tensor, sequence: Tensor, guidance: Tensor) -> Condition:
-    """The condition of encoded prompts, for a 32x32 image."""
-    return Condition(pooled, sequence, guidance, image_ids(SIDE, SIDE), torch.zeros(sequence.shape[1], 3))
+def condition_of(pooled: Tensor, sequence: Tensor, guidance: Tensor, grid: Grid = USUAL) -> Condition:
+    """The condition of encoded prompts, for an image whose tokens lie in that grid."""
+    return Condition(pooled, sequence, guidance, image_ids(*grid), torch.zeros(sequence.shape[1], 3))
 
 
 def velocity(
@@ -79,10 +83,27 @@ def velocity(
     guidance: Tensor,
     pooled: Tensor,
     sequence: Tensor,
+    grid: Grid = USUAL,
 ) -> Tensor:
-    """The transformer's velocity of a 32x32 image."""
-    output: Tensor = evaluate(transformer, x, sigma, condition_of(pooled, sequence, guidance))
+    """The transformer's velocity of an image whose tokens lie in that grid."""
+    output: Tensor = evaluate(transformer, x, sigma, condition_of(pooled, sequence, guidance, grid))
     return output
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x0: packed latents [B, S, C]; rows: captions [B] of a table, of which 0 is the empty one; grid: of the tokens."""
+
+    x0: Tensor
+    rows: Tensor
+    grid: Grid = USUAL
+
+
+class Latents(Protocol):
+    """Encoded images with captions, to draw from."""
+
+    def sample(self, table: TokenTable, count: int, it: Iteration) -> Batch:
+        """A batch for one iteration; a caption is dropped with a chance of ``CAPTION_DROPOUT``."""
 
 
 @dataclass(frozen=True)
@@ -93,27 +114,27 @@ class LatentSet:
     stds: Tensor
     images: Images
 
+    def sample(self, table: TokenTable, count: int, it: Iteration) -> Batch:
+        """Packed latents [B, 16, 16] with captions."""
+        index = torch.randint(len(self.images), (count,), generator=it.generator)
+        noise = torch.randn(self.means[index].shape, generator=it.generator)
+        x0 = pack(self.means[index] + self.stds[index] * noise)
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=it.generator)))
+        rows = [
+            0
+            if rng.random() < CAPTION_DROPOUT
+            else table.index[caption(int(self.images.labels[i]), int(self.images.tones[i]), rng)]
+            for i in index.tolist()
+        ]
+        return Batch(x0, torch.tensor(rows))
 
-def sample_batch(data: LatentSet, table: TokenTable, count: int, it: Iteration) -> tuple[Tensor, Tensor]:
-    """Draw packed latents [B, 16, 16] and caption rows [B] of ``table`` (whose row 0 is the empty caption)."""
-    index = torch.randint(len(data.images), (count,), generator=it.generator)
-    noise = torch.randn(data.means[index].shape, generator=it.generator)
-    x0 = pack(data.means[index] + data.stds[index] * noise)
-    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=it.generator)))
-    rows = [
-        0
-        if rng.random() < CAPTION_DROPOUT
-        else table.index[caption(int(data.images.labels[i]), int(data.images.tones[i]), rng)]
-        for i in index.tolist()
-    ]
-    return x0, torch.tensor(rows)
 
-
-def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConfig) -> Any:
+def flow_step(data: Latents, table: TokenTable, shift: float, config: LoopConfig) -> Any:
     """Stage 1: flow matching, loss = mean squared error of the velocity ``eps - x0`` at shifted uniform times."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        x0, rows = sample_batch(data, table, config.batch, it)
+        batch = data.sample(table, config.batch, it)
+        x0, rows = batch.x0, batch.rows
         eps = torch.randn(x0.shape, generator=it.generator)
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         x = torch.lerp(x0, eps, sigma[:, None, None])
@@ -124,6 +145,7 @@ def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConf
                 torch.full_like(sigma, UNGUIDED),
                 table.clip[rows],
                 table.t5[rows],
+                batch.grid,
             )
         loss = (u.float() - (eps - x0)).square().mean()
         loss.backward()
@@ -133,7 +155,7 @@ def flow_step(data: LatentSet, table: TokenTable, shift: float, config: LoopConf
 
 
 def guidance_step(
-    data: LatentSet,
+    data: Latents,
     table: TokenTable,
     base: FluxTransformer2DModel,
     encoded: tuple[Tensor, Tensor],
@@ -149,7 +171,8 @@ def guidance_step(
     pooled, sequence = encoded
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        x0, rows = sample_batch(data, table, config.batch, it)
+        batch = data.sample(table, config.batch, it)
+        x0, rows = batch.x0, batch.rows
         eps = torch.randn(x0.shape, generator=it.generator)
         sigma = shift_sigma(torch.rand(config.batch, generator=it.generator), shift)
         g = torch.empty(config.batch).uniform_(*bounds, generator=it.generator)
@@ -165,10 +188,11 @@ def guidance_step(
                     torch.full_like(twice, UNGUIDED),
                     pooled[both],
                     sequence[both],
+                    batch.grid,
                 )
                 u_caption, u_empty = u.float().chunk(2)
                 target = u_empty + g[:, None, None] * (u_caption - u_empty)
-            u = velocity(module, x, sigma, g, pooled[rows], sequence[rows])
+            u = velocity(module, x, sigma, g, pooled[rows], sequence[rows], batch.grid)
         loss = (u.float() - target).square().mean()
         loss.backward()
         return {"loss": float(loss.detach())}

@@ -29,11 +29,12 @@ from transformers import (
 CLIP_TOKENS = 24
 T5_TOKENS = 12
 WIDTH = 64
+ENCODED_AT_ONCE = 1024
 _WORD_END = "</w>"
 
 
-def build_clip_tokenizer(corpus: list[str]) -> Any:
-    """A CLIP tokenizer (byte-level BPE, lower case, end-of-word suffix) with merges learnt from ``corpus``."""
+def build_clip_tokenizer(corpus: list[str], size: int = 800) -> Any:
+    """A CLIP tokenizer (byte-level BPE, lower case, end-of-word suffix) of ``size`` pieces learnt from ``corpus``."""
     learner = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -43,7 +44,7 @@ def build_clip_tokenizer(corpus: list[str]) -> Any:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=800,
+        vocab_size=size,
         initial_alphabet=alphabet,
         end_of_word_suffix=_WORD_END,
         show_progress=False,
@@ -152,5 +153,8 @@ class TextEncoders(nn.Module):
 @torch.no_grad()
 def encode(encoders: TextEncoders, table: TokenTable) -> tuple[Tensor, Tensor]:
     """Encode a whole table: (pooled [N, 64], sequence [N, 12, 64]) float32."""
-    pooled, sequence = encoders(table.clip, table.t5)
-    return pooled.float(), sequence.float()
+    parts = [
+        encoders(*rows) for rows in zip(table.clip.split(ENCODED_AT_ONCE), table.t5.split(ENCODED_AT_ONCE), strict=True)
+    ]
+    pooled, sequence = (torch.cat(part).float() for part in zip(*parts, strict=True))
+    return pooled, sequence

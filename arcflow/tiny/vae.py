@@ -1,8 +1,8 @@
-"""The VAE of the embedded default: 32x32 RGB to 8x8 latents of 4 channels (factor 4)."""
+"""The VAE of a small teacher, in the form of FLUX's."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,22 @@ from arcflow.recipe import LoopConfig
 from arcflow.tiny.data import Images
 from arcflow.training.loop import Iteration
 
-LATENT_CHANNELS = 4
 
+def build_vae(channels: tuple[int, ...] = (32, 64, 64), latent_channels: int = 4, size: int = 32) -> AutoencoderKL:
+    """An untrained VAE in FLUX's form: no quant convolutions, attention in the middle, scalar scale and shift.
 
-def build_vae() -> AutoencoderKL:
-    """An untrained VAE in FLUX's form: no quant convolutions, attention in the middle, scalar scale and shift."""
+    channels: those of each level, each half as wide as the one before; size: of the usual image, in pixels.
+    """
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
-        sample_size=32,
+        sample_size=size,
         use_quant_conv=False,
         use_post_quant_conv=False,
         scaling_factor=1.0,
@@ -35,12 +36,18 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def vae_step(images: Images, config: LoopConfig) -> Any:
+class Source(Protocol):
+    """Images to train on."""
+
+    def batch(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many of them, float32 [count, 3, height, width] in [-1, 1]."""
+
+
+def vae_step(images: Source, config: LoopConfig) -> Any:
     """The training step: L1 + MSE + 0.5 x gradient L1 + 1e-3 x KL, each a mean over its elements."""
 
     def step(module: nn.Module, it: Iteration) -> dict[str, float]:
-        index = torch.randint(len(images), (config.batch,), generator=it.generator)
-        x = images.rgb(index).to(memory_format=torch.channels_last)
+        x = images.batch(config.batch, it.generator)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             posterior = module.encode(x).latent_dist  # type: ignore[operator]
             noise = torch.randn(posterior.mean.shape, generator=it.generator)

@@ -1,0 +1,98 @@
+"""What an emoji shows, in the words that people type: "a woman firefighter with dark skin", "a red heart"."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+Gender = Literal["man", "woman", "person"]
+
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+"""Skin tones, index 0 to 4; emoji without one are yellow."""
+TEMPLATES = ("{a}", "{a}", "an emoji of {a}", "a picture of {a}", "{x}")
+"""Caption forms: {x} is what is shown, {a} the same with its article. The plain one is the usual one."""
+EVALUATION_TEMPLATE = "picture of {a}"
+"""The form of evaluation prompts; no training caption has it."""
+HELD_OUT_SHARE = 0.12
+"""Share of the combinations of activity, gender and skin tone that no training image shows."""
+
+_PEOPLE = re.compile(r"^(man|woman|person)\b:?\s*(.*)$")
+_SEX = {"man": "male", "woman": "female", "person": ""}
+_WORKERS = frozenset((
+    "health worker", "student", "teacher", "judge", "farmer", "cook", "mechanic", "factory worker", "office worker",
+    "scientist", "technologist", "singer", "artist", "pilot", "astronaut", "firefighter", "police officer", "detective",
+    "guard", "construction worker", "superhero", "supervillain", "mage", "fairy", "vampire", "elf",
+))  # fmt: skip
+_HAIR = {f"{kind} hair": f"with {kind} hair" for kind in ("red", "curly", "white", "blond")} | {
+    "bald": "with a bald head", "beard": "with a beard", "with crown": "with a crown",
+}  # fmt: skip
+_NO_ARTICLE = frozenset(
+    ("bread", "broccoli", "garlic", "bacon", "popcorn", "butter", "salt", "sushi", "spaghetti", "santa", "two")
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an image shows.
+
+    concept: what is shown, whatever the gender and tone ("firefighter", "red heart"). phrases: ways to say it, none
+    with an article. gender: None for what is no person or has no choice. tone: 0 to 4, None for yellow.
+    """
+
+    concept: str
+    phrases: tuple[str, ...]
+    gender: Gender | None = None
+    tone: int | None = None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the combination is kept from training, so that a prompt for it tests composition."""
+        if self.gender not in ("man", "woman") or self.tone is None:
+            return False
+        digest = blake2b(f"{self.concept}/{self.gender}/{self.tone}".encode(), digest_size=4).digest()
+        return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**32
+
+
+def describe(label: str, synonyms: Iterable[str], tone: int | None) -> Subject:
+    """The subject of an entry of emojibase: its label without the tone, other words for it, and the tone 1 to 5."""
+    plain, skin = spoken(label), None if tone is None else tone - 1
+    found = _PEOPLE.match(plain)
+    who, what = (found.group(1), found.group(2)) if found else ("person", plain)
+    gender: Gender = "man" if who == "man" else "woman" if who == "woman" else "person"
+    if what in _WORKERS:
+        first = (what,) if gender == "person" else (f"{gender} {what}", f"{_SEX[gender]} {what}")
+        return Subject(what, _with_tone(first, skin), gender, skin)
+    if found is not None:
+        what = _HAIR.get(what, what.replace("in tuxedo", "in a tuxedo").replace("with veil", "with a veil"))
+        return Subject(what or "person", _with_tone((f"{gender} {what}".strip(),), skin), gender, skin)
+    return Subject(plain, _with_tone((plain, *synonyms), skin), None, skin)
+
+
+def captions_of(subject: Subject) -> tuple[str, ...]:
+    """Every caption that an image of that subject can have in training, in a fixed order."""
+    return tuple(dict.fromkeys(caption(phrase, template) for phrase in subject.phrases for template in TEMPLATES))
+
+
+def caption(phrase: str, template: str = EVALUATION_TEMPLATE) -> str:
+    """A phrase in a caption's form, with an article where one belongs."""
+    first, last = phrase.split()[0], phrase.split()[-1]
+    plural = (last.endswith("s") and not last.endswith(("ss", "us", "is"))) or first in _NO_ARTICLE
+    article = "" if plural else "an " if phrase[0] in "aeio" else "a "
+    return template.format(a=article + phrase, x=phrase)
+
+
+def spoken(label: str) -> str:
+    """A label in lower case and plain letters: "piñata" is typed "pinata"."""
+    letters = unicodedata.normalize("NFKD", label.replace("\u2019", "'")).encode("ascii", "ignore").decode()
+    return " ".join(letters.lower().split())
+
+
+def _with_tone(phrases: tuple[str, ...], skin: int | None) -> tuple[str, ...]:
+    if skin is None:
+        return phrases
+    first, tone = phrases[0], TONES[skin]
+    return (f"{first} {'and' if ' with ' in first else 'with'} {tone} skin", f"{tone}-skinned {first}")

@@ -1,0 +1,205 @@
+"""The images and captions of the teacher in colour, and how its latents are drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from arcflow.errors import DatasetError
+from arcflow.tiny.captions import EVALUATION_TEMPLATE, TONES, Subject, caption, captions_of, describe
+from arcflow.tiny.emoji import COMMON, SIZE, Emoji, load_emoji
+from arcflow.tiny.latents import CANVASES, SHARES, EmojiLatents, encode_variants
+from arcflow.tiny.text import (
+    TextEncoders,
+    build_clip_encoder,
+    build_clip_tokenizer,
+    build_t5_encoder,
+    build_t5_tokenizer,
+    encode,
+    tokenize,
+)
+from arcflow.tiny.vae import build_vae
+from arcflow.training.loop import Iteration
+
+SKINS = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
+
+
+def entry(code: str, label: str, kind: int, *tags: str, skins: bool = False) -> dict[str, object]:
+    toned = [{"hexcode": f"{code}-{skin}", "tone": tone} for tone, skin in enumerate(SKINS, 1)] if skins else []
+    return {"hexcode": code, "label": label, "subgroup": kind, "tags": list(tags), "skins": toned}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small data set: a heart, a cook of three genders in all tones, a flag, and a gesture that is not wanted."""
+    entries = [
+        entry("2764-FE0F", "red heart", 0, "love"),
+        entry("1F415", "dog", 0, "pet", "hound", "love"),
+        entry("1F9D1", "cook", 1, "chef", skins=True),
+        entry("1F468", "man cook", 1, "chef", skins=True),
+        entry("1F469", "woman cook", 1, "chef", skins=True),
+        entry("1F1E6", "flag: Somewhere", 2),
+        entry("1F595", "middle finger", 1, skins=True),
+    ]
+    kinds = [{"key": key, "order": order} for order, key in enumerate(("heart", "person-role", "country-flag"))]
+    (tmp_path / "data.json").write_text(json.dumps(entries))
+    (tmp_path / "messages.json").write_text(json.dumps({"subgroups": kinds}))
+    (tmp_path / "images").mkdir()
+    for one in entries:
+        codes = [one["hexcode"], *(skin["hexcode"] for skin in one["skins"])]  # type: ignore[attr-defined]
+        for number, code in enumerate(codes):
+            picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+            ImageDraw.Draw(picture).rectangle((64, 32, 160, 224), fill=(200, 40 * number, 30, 255))
+            picture.save(tmp_path / "images" / f"{str(code).lower().replace('-fe0f', '')}.webp", lossless=True)
+    return tmp_path
+
+
+def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(folder: Path) -> None:
+    emoji = load_emoji(folder)
+    assert len(emoji) == 2 + 3 * 6 and emoji.pixels.shape == (20, 3, SIZE, SIZE) and emoji.pixels.dtype == torch.uint8
+    assert {subject.concept for subject in emoji.subjects} == {"red heart", "dog", "cook"}
+    rgb = emoji.rgb(torch.arange(20))
+    assert bool((rgb[:, :, :4] == 1.0).all()) and float(rgb.min()) >= -1.0
+    heart = next(row for row, subject in enumerate(emoji.subjects) if subject.concept == "red heart")
+    assert emoji.pixels[heart, :, 32, 28].tolist() == pytest.approx([200, 0, 30], abs=2)
+
+
+def test_what_is_drawn_keeps_its_size_on_a_larger_canvas(folder: Path) -> None:
+    emoji, rows = load_emoji(folder), torch.arange(4)
+    wide = emoji.rgb(rows, (96, 64))
+    assert wide.shape == (4, 3, 64, 96)
+    assert torch.equal(wide[..., 16:80], emoji.rgb(rows)) and bool((wide[..., :16] == 1.0).all())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (64, 96), (80, 80)])
+def test_variants_are_moved_and_smaller_but_the_same_picture(folder: Path, size: tuple[int, int]) -> None:
+    emoji = load_emoji(folder)
+    rows = torch.zeros(64, dtype=torch.int64)
+    varied = emoji.varied(rows, torch.Generator().manual_seed(0), size)
+    ink, all_ink = (1.0 - varied).sum(dim=(1, 2, 3)), float((1.0 - emoji.rgb(rows[:1])).sum())
+    assert varied.shape == (64, 3, size[1], size[0]) and float(varied.min()) >= -1.0 and float(varied.max()) <= 1.0
+    assert bool((varied[:, :, 0] == 1.0).all()), "nothing is cut off at the border"
+    assert 0.70 < float(ink.min()) / all_ink < float(ink.max()) / all_ink < 1.03
+    again = emoji.varied(rows, torch.Generator().manual_seed(0), size)
+    assert torch.equal(varied, again) and float(varied.std(dim=0).max()) > 0.1
+
+
+def test_hands_that_point_are_not_mirrored() -> None:
+    emoji = Emoji(
+        torch.full((2, 3, SIZE, SIZE), 255, dtype=torch.uint8), (Subject("left hand", ()), Subject("dog", ()))
+    )
+    assert emoji.mirrors.tolist() == [False, True]
+
+
+def test_a_concept_of_many_images_is_drawn_more_often_but_not_in_proportion(folder: Path) -> None:
+    emoji = load_emoji(folder)
+    drawn = emoji.labels[emoji.draw(20_000, torch.Generator().manual_seed(0))]
+    cook, heart = (float((drawn == label).sum()) for label in (emoji.labels[5], emoji.labels[-1]))
+    assert cook / heart == pytest.approx(18**COMMON, rel=0.1)
+
+
+def test_a_missing_or_damaged_data_set_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(DatasetError, match="make data"):
+        load_emoji(tmp_path_factory.mktemp("empty"))
+    next((folder / "images").glob("*.webp")).write_bytes(b"RIFF")
+    with pytest.raises(DatasetError, match="make data"):
+        load_emoji(folder)
+
+
+@pytest.mark.parametrize(
+    ("label", "tone", "first", "gender"),
+    [
+        ("woman firefighter", 5, "a woman firefighter with dark skin", "woman"),
+        ("firefighter", None, "a firefighter", "person"),
+        ("man biking", 1, "a man biking with light skin", "man"),
+        ("man: red hair", 3, "a man with red hair and medium skin", "man"),
+        ("person in tuxedo", None, "a person in a tuxedo", "person"),
+        ("woman: bald", None, "a woman with a bald head", "woman"),
+        ("piñata", None, "a pinata", None),
+        ("grapes", None, "grapes", None),
+        ("red apple", None, "a red apple", None),
+        ("octopus", None, "an octopus", None),
+        ("bread", None, "bread", None),
+    ],
+)
+def test_captions_are_what_people_type(label: str, tone: int | None, first: str, gender: str | None) -> None:
+    subject = describe(label, (), tone)
+    assert captions_of(subject)[0] == first and subject.gender == gender
+    assert subject.tone == (None if tone is None else tone - 1)
+
+
+def test_other_words_are_those_that_no_other_picture_has(folder: Path) -> None:
+    dog = next(subject for subject in load_emoji(folder).subjects if subject.concept == "dog")
+    assert dog.phrases == ("dog", "pet", "hound")
+
+
+def test_some_combinations_are_held_out_and_all_their_parts_are_known() -> None:
+    people = [
+        Subject(work, (), gender, tone)  # type: ignore[arg-type]
+        for work in ("cook", "pilot", "judge", "singer", "student", "farmer")
+        for gender in ("man", "woman", "person")
+        for tone in (None, *range(len(TONES)))
+    ]
+    held = [subject for subject in people if subject.held_out]
+    assert 2 <= len(held) <= 15
+    kept = (
+        {(s.concept, s.gender) for s in people if not s.held_out},
+        {(s.concept, s.tone) for s in people if not s.held_out},
+    )
+    assert all((s.concept, s.gender) in kept[0] and (s.concept, s.tone) in kept[1] for s in held)
+    assert not any(
+        replace(subject, tone=None).held_out or replace(subject, gender="person").held_out for subject in held
+    )
+
+
+def test_evaluation_prompts_have_a_form_that_no_caption_has() -> None:
+    subject = describe("woman pilot", (), 2)
+    assert not {caption(phrase, EVALUATION_TEMPLATE) for phrase in subject.phrases} & set(captions_of(subject))
+
+
+@pytest.fixture
+def latents(folder: Path) -> EmojiLatents:
+    torch.manual_seed(0)
+    vae = build_vae((8, 8, 8, 8), 16, SIZE).eval()
+    emoji = load_emoji(folder)
+    means, stds = encode_variants(vae, emoji)
+    return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
+
+
+def test_every_size_and_variant_is_encoded(latents: EmojiLatents) -> None:
+    for mean, std, ((width, height), variants) in zip(latents.means, latents.stds, CANVASES.items(), strict=True):
+        assert mean.shape == std.shape == (variants, 20, 16, height // 8, width // 8)
+        assert variants == 1 or not torch.equal(mean[0], mean[1])
+
+
+def test_batches_have_captions_of_their_images_and_all_sizes(latents: EmojiLatents) -> None:
+    captions = sorted({one for each in latents.captions for one in each})
+    tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
+    table = tokenize(["", *captions], *tokenizers)
+    grids: dict[tuple[int, int], int] = {}
+    dropped = 0
+    for index in range(200):
+        it = Iteration(index, torch.Generator().manual_seed(index), None, 0, range(8))  # type: ignore[arg-type]
+        batch = latents.sample(table, 8, it)
+        grids[batch.grid] = grids.get(batch.grid, 0) + 1
+        dropped += int((batch.rows == 0).sum())
+        assert batch.x0.shape == (8, batch.grid[0] * batch.grid[1], 64) and bool(batch.x0.isfinite().all())
+    assert set(grids) == {(4, 4), (4, 6), (6, 4), (5, 5)}
+    assert grids[4, 4] / 200 == pytest.approx(SHARES[0], abs=0.1) and 0.05 < dropped / 1600 < 0.15
+
+
+def test_a_long_table_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = ["", "a red heart", "a dog", "a cook"]
+    clip, t5 = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
+    torch.manual_seed(0)
+    text = TextEncoders(build_clip_encoder(clip), build_t5_encoder(t5)).eval()
+    table = tokenize(captions, clip, t5)
+    whole = encode(text, table)
+    monkeypatch.setattr("arcflow.tiny.text.ENCODED_AT_ONCE", 3)
+    for one, other in zip(whole, encode(text, table), strict=True):
+        torch.testing.assert_close(one, other)
