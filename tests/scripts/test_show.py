@@ -1,4 +1,4 @@
-"""Images in the terminal: what it tells that it can, any size of image and of terminal, and the strip."""
+"""Images in the terminal: what it tells that it can, any size of image and of terminal, the strip, and `make demo`."""
 
 from __future__ import annotations
 
@@ -239,3 +239,32 @@ def test_what_cannot_be_shown_is_one_line_and_2(tmp_path: Path, capsys: pytest.C
     assert run(main, [str(out), "--previews", "2"]) == 2
     assert "differ in size" in capsys.readouterr().err
     assert not list(tmp_path.glob("*-strip.png"))
+
+
+# --- make demo ---
+
+
+def make_demo(out: Path, previews: int) -> subprocess.CompletedProcess[str]:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    # -o: what is installed is not installed again.
+    words = ["make", "demo", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.base", f"OUT={out}", f"PREVIEWS={previews}"]
+    return subprocess.run(words, cwd=ROOT, env=mine, capture_output=True, text=True, check=False)
+
+
+def test_make_demo(tmp_path: Path) -> None:
+    done = make_demo(tmp_path / "a b.png", 3)
+    assert done.returncode == 0 and not done.stderr
+    first, *_, strip, last = done.stdout.splitlines()
+    assert re.fullmatch(r"1 x \d+x\d+ px, 2 evaluations, seed \d+, \d+\.\d\d s from start to file", first)
+    assert (strip, last) == (
+        f"From noise to the image: {tmp_path / 'a b-strip.png'}",
+        f"The image is in {tmp_path / 'a b.png'}",
+    )
+    with Image.open(tmp_path / "a b.png") as image, Image.open(tmp_path / "a b-strip.png") as strip_image:
+        assert strip_image.height == image.height and strip_image.width > 4 * image.width
+
+
+def test_make_demo_stops_where_no_image_is_made(tmp_path: Path) -> None:
+    done = make_demo(tmp_path / "image.jpg", 3)
+    assert done.returncode == 2 and not done.stdout and not list(tmp_path.iterdir())
+    assert "only PNG files are written" in done.stderr
