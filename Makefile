@@ -8,6 +8,7 @@ RECIPE ?= tiny
 PROMPT ?= a dark ankle boot
 SEED   ?= 5
 OUT    ?= out/demo.png
+PREVIEWS ?= 6
 PART   ?= all
 WORKERS ?= 2
 SECONDS ?= 60
@@ -26,9 +27,10 @@ CXX_FILES = $(shell find runtime/native examples tests/native \( -name '*.[ch]' 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.base ## Generate an image from a prompt with the embedded model (PROMPT=..., SEED=..., OUT=...)
-	@$(BIN)/python -m runtime.generate "$(PROMPT)" --seed $(SEED) --scale 8 --out "$(OUT)"
-	@$(BIN)/python scripts/show.py "$(OUT)"
+demo: $(VENV)/.base ## Generate an image with the embedded model and show it (PROMPT=..., SEED=..., OUT=...)
+	@said=$$($(BIN)/python -m runtime.generate "$(PROMPT)" --seed $(SEED) --scale 8 --previews $(PREVIEWS) --out "$(OUT)") \
+		&& printf '%s\n' "$$said" | tail -n 1
+	@$(BIN)/python -m scripts.show "$(OUT)" --previews $(PREVIEWS)
 	@echo "The image is in $(OUT)"
 
 test: ## Lint, build the C++ library, then run every test
