@@ -7,10 +7,15 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Literal
 
 Gender = Literal["man", "woman", "person"]
 
+SUBJECTS = Path(__file__).with_name("subjects.txt")
+"""Code points, a star where there are skin tones, the label and other words; made by scripts/emoji_subjects.py."""
+MODIFIERS = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
+"""Code points of the skin tones, which follow the first one of a person."""
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """Skin tones, index 0 to 4; emoji without one are yellow."""
 TEMPLATES = ("{a}", "{a}", "an emoji of {a}", "a picture of {a}", "{x}")
@@ -57,19 +62,32 @@ class Subject:
         return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**32
 
 
-def describe(label: str, synonyms: Iterable[str], tone: int | None) -> Subject:
-    """The subject of an entry of emojibase: its label without the tone, other words for it, and the tone 1 to 5."""
-    plain, skin = spoken(label), None if tone is None else tone - 1
-    found = _PEOPLE.match(plain)
-    who, what = (found.group(1), found.group(2)) if found else ("person", plain)
+def subjects() -> dict[str, Subject]:
+    """What every picture shows, by its code points without those that ask for a picture ("1f469-1f3fb-200d-1f692")."""
+    found = {}
+    for line in SUBJECTS.read_text(encoding="utf-8").splitlines():
+        head, _, names = line.partition(": ")
+        code, _, star = head.partition(" ")
+        label, *synonyms = names.split(", ")
+        found[code] = describe(label, synonyms)
+        first, dash, rest = code.partition("-")
+        for tone, modifier in enumerate(MODIFIERS if star else ()):
+            found[f"{first}-{modifier}{dash}{rest}"] = describe(label, synonyms, tone)
+    return dict(sorted(found.items()))
+
+
+def describe(label: str, synonyms: Iterable[str] = (), tone: int | None = None) -> Subject:
+    """The subject of a label of emojibase, with other words for it, in a tone (0 to 4) or yellow."""
+    found = _PEOPLE.match(label)
+    who, what = (found.group(1), found.group(2)) if found else ("person", label)
     gender: Gender = "man" if who == "man" else "woman" if who == "woman" else "person"
     if what in _WORKERS:
         first = (what,) if gender == "person" else (f"{gender} {what}", f"{_SEX[gender]} {what}")
-        return Subject(what, _with_tone(first, skin), gender, skin)
+        return Subject(what, _with_tone(first, tone), gender, tone)
     if found is not None:
         what = _HAIR.get(what, what.replace("in tuxedo", "in a tuxedo").replace("with veil", "with a veil"))
-        return Subject(what or "person", _with_tone((f"{gender} {what}".strip(),), skin), gender, skin)
-    return Subject(plain, _with_tone((plain, *synonyms), skin), None, skin)
+        return Subject(what or "person", _with_tone((f"{gender} {what}".strip(),), tone), gender, tone)
+    return Subject(label, _with_tone((label, *synonyms), tone), None, tone)
 
 
 def captions_of(subject: Subject) -> tuple[str, ...]:

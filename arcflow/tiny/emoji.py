@@ -1,19 +1,14 @@
 """Fluent Emoji, Microsoft's rendered emoji (MIT licence), as images with captions.
 
 The pictures are those of npm's ``@lobehub/fluent-emoji-3d``: 256x256 with transparency, put on white and made 64x64.
-``emojibase-data`` (MIT) says what each shows. Left out are whole kinds that are many and alike or that a small model
-cannot tell apart (flags, signs, clocks, office things), and a gesture that nobody wants to generate by accident.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from arcflow.errors import DatasetError
-from arcflow.tiny.captions import Subject, captions_of, describe, spoken
+from arcflow.tiny.captions import Subject, captions_of, subjects
 
 SIZE = 64
 """The side of an image in pixels; what is drawn on a larger canvas keeps it."""
-TABLES = ("data.json", "messages.json")
-"""What each picture shows, and what the kinds are called."""
 SEARCH_PATHS = (Path(".data/fluent-emoji"),)
-_LEFT_OUT = frozenset((
-    "emotion", "family", "person-symbol", "skin-tone", "hair-style", "place-map", "place-religious", "time", "sound",
-    "music", "book-paper", "money", "mail", "writing", "office", "lock", "tool", "household", "other-object",
-    "transport-sign", "warning", "arrow", "religion", "zodiac", "av-symbol", "gender", "math", "punctuation",
-    "currency", "other-symbol", "keycap", "alphanum", "geometric", "flag", "country-flag", "subdivision-flag",
-))  # fmt: skip
-"""Kinds of emojibase that are not drawn."""
-_UNWANTED = ("middle finger",)
 COMMON = 0.7
 SCALES, MOST_MOVED, MIRRORED = (0.86, 1.0), 3.0, 0.3
 """How images vary in training: their size, by how many pixels they are moved, and the share that is mirrored."""
 _SIDED = re.compile(r"left|right|clock|thumb")
-MOST_SYNONYMS = 3
-"""Words that only this picture has among its tags are other names for it; so many are taken."""
 
 
 @dataclass(frozen=True)
@@ -121,36 +104,18 @@ class Emoji:
 def load_emoji(folder: Path | None = None) -> Emoji:
     """Read all images. Raises DatasetError where they are not to be found or cannot be read."""
     root = folder or next((path for path in SEARCH_PATHS if path.is_dir()), SEARCH_PATHS[0])
-    if not (root / TABLES[0]).is_file():
-        raise DatasetError(f"Fluent Emoji was not found in {root}: run `make data`")
+    known = subjects()
+    files = {path.stem.replace("-fe0f", ""): path for path in root.glob("*.webp")}
+    missing = sorted(known.keys() - files.keys())
+    if missing:
+        raise DatasetError(f"of Fluent Emoji {len(missing)} images are missing in {root}: run `make data`")
+    paths = sorted(files[code] for code in known)
+    shown = {files[code]: subject for code, subject in known.items()}
     try:
-        entries, messages = (json.loads((root / name).read_text(encoding="utf-8")) for name in TABLES)
-        described = _described(entries, messages, root / "images")
-        pixels = np.stack([_picture(path) for path, _ in described])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        pixels = np.stack([_picture(path) for path in paths])
+    except (OSError, ValueError) as error:
         raise DatasetError(f"{root} is damaged ({error}): remove it and run `make data` again") from error
-    return Emoji(torch.from_numpy(pixels), tuple(subject for _, subject in described))
-
-
-def _described(entries: list[dict[str, Any]], messages: dict[str, Any], images: Path) -> list[tuple[Path, Subject]]:
-    """Each picture that is used, with what it shows; by code points, so the order is always the same."""
-    files = {_code(path.stem): path for path in images.glob("*.webp")}
-    kinds = {kind["order"] for kind in messages["subgroups"] if kind["key"] not in _LEFT_OUT}
-    used = [entry for entry in entries if entry.get("subgroup") in kinds and entry["label"] not in _UNWANTED]
-    names = Counter(spoken(word) for entry in used for word in (entry["label"], *entry.get("tags", ())))
-    found = {}
-    for entry in used:
-        own = [spoken(tag) for tag in entry.get("tags", ()) if names[spoken(tag)] == 1 and tag.isalpha()]
-        for one in (entry, *entry.get("skins", ())):
-            tone, path = one.get("tone"), files.get(_code(one["hexcode"]))
-            if path is not None and not isinstance(tone, list):
-                found[path] = describe(entry["label"], own[:MOST_SYNONYMS], tone)
-    return sorted(found.items())
-
-
-def _code(name: str) -> str:
-    """A file's or an entry's code points, without the one that asks for a picture: sources differ in it."""
-    return name.lower().replace("-fe0f", "")
+    return Emoji(torch.from_numpy(pixels), tuple(shown[path] for path in paths))
 
 
 def _picture(path: Path) -> np.ndarray:

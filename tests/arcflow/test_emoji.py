@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from arcflow.errors import DatasetError
-from arcflow.tiny.captions import EVALUATION_TEMPLATE, TONES, Subject, caption, captions_of, describe
+from arcflow.tiny.captions import EVALUATION_TEMPLATE, TONES, Subject, caption, captions_of, describe, spoken, subjects
 from arcflow.tiny.emoji import COMMON, SIZE, Emoji, load_emoji
 from arcflow.tiny.latents import CANVASES, SHARES, EmojiLatents, encode_variants
 from arcflow.tiny.text import (
@@ -25,38 +24,29 @@ from arcflow.tiny.text import (
 )
 from arcflow.tiny.vae import build_vae
 from arcflow.training.loop import Iteration
+from scripts.emoji_subjects import lines
 
-SKINS = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
-
-
-def entry(code: str, label: str, kind: int, *tags: str, skins: bool = False) -> dict[str, object]:
-    toned = [{"hexcode": f"{code}-{skin}", "tone": tone} for tone, skin in enumerate(SKINS, 1)] if skins else []
-    return {"hexcode": code, "label": label, "subgroup": kind, "tags": list(tags), "skins": toned}
+TABLE = """1f415: dog, pet, hound
+1f468-200d-1f373 *: man cook
+1f469-200d-1f373 *: woman cook
+1f9d1-200d-1f373 *: cook
+2764: red heart
+"""
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A small data set: a heart, a cook of three genders in all tones, a flag, and a gesture that is not wanted."""
-    entries = [
-        entry("2764-FE0F", "red heart", 0, "love"),
-        entry("1F415", "dog", 0, "pet", "hound", "love"),
-        entry("1F9D1", "cook", 1, "chef", skins=True),
-        entry("1F468", "man cook", 1, "chef", skins=True),
-        entry("1F469", "woman cook", 1, "chef", skins=True),
-        entry("1F1E6", "flag: Somewhere", 2),
-        entry("1F595", "middle finger", 1, skins=True),
-    ]
-    kinds = [{"key": key, "order": order} for order, key in enumerate(("heart", "person-role", "country-flag"))]
-    (tmp_path / "data.json").write_text(json.dumps(entries))
-    (tmp_path / "messages.json").write_text(json.dumps({"subgroups": kinds}))
-    (tmp_path / "images").mkdir()
-    for one in entries:
-        codes = [one["hexcode"], *(skin["hexcode"] for skin in one["skins"])]  # type: ignore[attr-defined]
-        for number, code in enumerate(codes):
-            picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
-            ImageDraw.Draw(picture).rectangle((64, 32, 160, 224), fill=(200, 40 * number, 30, 255))
-            picture.save(tmp_path / "images" / f"{str(code).lower().replace('-fe0f', '')}.webp", lossless=True)
-    return tmp_path
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data set: a dog, a heart, a cook of three genders in all tones, and a picture that no line names."""
+    table = tmp_path / "subjects.txt"
+    table.write_text(TABLE)
+    monkeypatch.setattr("arcflow.tiny.captions.SUBJECTS", table)
+    root = tmp_path / "images"
+    root.mkdir()
+    for number, code in enumerate([*subjects(), "1f595"]):
+        picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).rectangle((64, 32, 160, 224), fill=(200, 10 * number, 30, 255))
+        picture.save(root / f"{code.replace('2764', '2764-fe0f')}.webp", lossless=True)
+    return root
 
 
 def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(folder: Path) -> None:
@@ -66,7 +56,7 @@ def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(folder: Pa
     rgb = emoji.rgb(torch.arange(20))
     assert bool((rgb[:, :, :4] == 1.0).all()) and float(rgb.min()) >= -1.0
     heart = next(row for row, subject in enumerate(emoji.subjects) if subject.concept == "red heart")
-    assert emoji.pixels[heart, :, 32, 28].tolist() == pytest.approx([200, 0, 30], abs=2)
+    assert emoji.pixels[heart, :, 32, 28].tolist() == pytest.approx([200, 190, 30], abs=2)
 
 
 def test_what_is_drawn_keeps_its_size_on_a_larger_canvas(folder: Path) -> None:
@@ -106,18 +96,21 @@ def test_a_concept_of_many_images_is_drawn_more_often_but_not_in_proportion(fold
 def test_a_missing_or_damaged_data_set_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(DatasetError, match="make data"):
         load_emoji(tmp_path_factory.mktemp("empty"))
-    next((folder / "images").glob("*.webp")).write_bytes(b"RIFF")
+    next(folder.glob("*.webp")).write_bytes(b"RIFF")
     with pytest.raises(DatasetError, match="make data"):
+        load_emoji(folder)
+    next(folder.glob("*.webp")).unlink()
+    with pytest.raises(DatasetError, match="1 images are missing"):
         load_emoji(folder)
 
 
 @pytest.mark.parametrize(
     ("label", "tone", "first", "gender"),
     [
-        ("woman firefighter", 5, "a woman firefighter with dark skin", "woman"),
+        ("woman firefighter", 4, "a woman firefighter with dark skin", "woman"),
         ("firefighter", None, "a firefighter", "person"),
-        ("man biking", 1, "a man biking with light skin", "man"),
-        ("man: red hair", 3, "a man with red hair and medium skin", "man"),
+        ("man biking", 0, "a man biking with light skin", "man"),
+        ("man: red hair", 2, "a man with red hair and medium skin", "man"),
         ("person in tuxedo", None, "a person in a tuxedo", "person"),
         ("woman: bald", None, "a woman with a bald head", "woman"),
         ("piñata", None, "a pinata", None),
@@ -128,14 +121,30 @@ def test_a_missing_or_damaged_data_set_says_what_to_do(folder: Path, tmp_path_fa
     ],
 )
 def test_captions_are_what_people_type(label: str, tone: int | None, first: str, gender: str | None) -> None:
-    subject = describe(label, (), tone)
-    assert captions_of(subject)[0] == first and subject.gender == gender
-    assert subject.tone == (None if tone is None else tone - 1)
+    subject = describe(spoken(label), (), tone)
+    assert captions_of(subject)[0] == first and (subject.gender, subject.tone) == (gender, tone)
 
 
-def test_other_words_are_those_that_no_other_picture_has(folder: Path) -> None:
-    dog = next(subject for subject in load_emoji(folder).subjects if subject.concept == "dog")
-    assert dog.phrases == ("dog", "pet", "hound")
+def test_the_table_names_everything_in_all_its_tones(folder: Path) -> None:
+    found = subjects()
+    assert len(found) == 20 and found["1f415"].phrases == ("dog", "pet", "hound")
+    assert found["1f469-1f3ff-200d-1f373"] == describe("woman cook", (), 4)
+
+
+def test_the_committed_table_is_what_the_sources_give() -> None:
+    entries = [
+        {"hexcode": "2764-FE0F", "label": "red heart", "subgroup": 0, "tags": ["love", "crimson"]},
+        {"hexcode": "1F415", "label": "dog", "subgroup": 0, "tags": ["pet", "love"]},
+        {"hexcode": "1F9D1", "label": "cook", "subgroup": 1, "tags": ["chef"], "skins": [{}]},
+        {"hexcode": "1F1E6", "label": "flag: Somewhere", "subgroup": 2},
+        {"hexcode": "1F595", "label": "middle finger", "subgroup": 1, "skins": [{}]},
+        {"hexcode": "1F9D9", "label": "mage", "subgroup": 1},
+    ]
+    kinds = [{"key": key, "order": order} for order, key in enumerate(("heart", "person-role", "country-flag"))]
+    made = lines(entries, {"subgroups": kinds}, {"2764", "1f415", "1f9d1", "1f9d1-1f3fb", "1f1e6", "1f595"})
+    assert made == ["1f415: dog, pet\n", "1f9d1 *: cook, chef\n", "2764: red heart, crimson\n"]
+    named = {subject.concept for subject in subjects().values()}
+    assert len(subjects()) == 2578 and {"firefighter", "red heart", "pizza"} <= named and "middle finger" not in named
 
 
 def test_some_combinations_are_held_out_and_all_their_parts_are_known() -> None:
