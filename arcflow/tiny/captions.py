@@ -95,6 +95,26 @@ def captions_of(subject: Subject) -> tuple[str, ...]:
     return tuple(dict.fromkeys(caption(phrase, template) for phrase in subject.phrases for template in TEMPLATES))
 
 
+def training_captions() -> list[str]:
+    """Every caption that some image has in training, sorted."""
+    return sorted({text for subject in subjects().values() if not subject.held_out for text in captions_of(subject)})
+
+
+def evaluation_prompts(count: int) -> list[tuple[str, Subject]]:
+    """``count`` prompts, every second one of a combination that is held out, spread evenly over all there are.
+
+    Held out twice: no training caption has this form ("picture of a red heart").
+    """
+    known = list(subjects().values())
+    halves = [[one for one in known if one.held_out is held] for held in (True, False)]
+    chosen = []
+    for number in range(count):
+        half = halves[number % 2]
+        subject = half[number // 2 * len(half) // -(-count // 2) % len(half)]
+        chosen.append((caption(subject.phrases[0]), subject))
+    return chosen
+
+
 def caption(phrase: str, template: str = EVALUATION_TEMPLATE) -> str:
     """A phrase in a caption's form, with an article where one belongs."""
     first, last = phrase.split()[0], phrase.split()[-1]

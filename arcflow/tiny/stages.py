@@ -19,6 +19,7 @@ from diffusers import (
 from torch import Tensor
 
 from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
+from arcflow.tiny.captions import training_captions
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Images, all_captions, load_images
 from arcflow.tiny.emoji import Emoji, load_emoji
@@ -63,8 +64,7 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Pa
         emoji = load_emoji(data).without_held_out()
         vae = _train_vae(settings, emoji, workdir)
         drawn = _emoji_latents(vae, emoji, workdir)
-        captions = sorted({caption for each in drawn.captions for caption in each})
-        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, captions, workdir)
+        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, training_captions(), workdir)
     else:
         images = load_images("train", data)
         train_classifier(settings.classifier, images, workdir)

@@ -10,7 +10,16 @@ import torch
 from PIL import Image, ImageDraw
 
 from arcflow.errors import DatasetError
-from arcflow.tiny.captions import EVALUATION_TEMPLATE, TONES, Subject, caption, captions_of, describe, spoken, subjects
+from arcflow.tiny.captions import (
+    TONES,
+    Subject,
+    captions_of,
+    describe,
+    evaluation_prompts,
+    spoken,
+    subjects,
+    training_captions,
+)
 from arcflow.tiny.emoji import COMMON, SIZE, Emoji, load_emoji
 from arcflow.tiny.latents import CANVASES, SHARES, EmojiLatents, encode_variants
 from arcflow.tiny.text import (
@@ -166,9 +175,14 @@ def test_some_combinations_are_held_out_and_all_their_parts_are_known() -> None:
     )
 
 
-def test_evaluation_prompts_have_a_form_that_no_caption_has() -> None:
-    subject = describe("woman pilot", (), 2)
-    assert not {caption(phrase, EVALUATION_TEMPLATE) for phrase in subject.phrases} & set(captions_of(subject))
+def test_evaluation_prompts_are_of_no_caption_and_half_of_them_of_no_image() -> None:
+    prompts = evaluation_prompts(300)
+    texts = [text for text, _ in prompts]
+    assert not set(texts) & set(training_captions()) and texts[0].startswith("picture of ")
+    assert [subject.held_out for _, subject in prompts[:4]] == [True, False, True, False]
+    assert len({subject.concept for _, subject in prompts}) > 100 and len(set(texts)) > 200
+    held = next(text.removeprefix("picture of ") for text, subject in prompts if subject.held_out)
+    assert held not in training_captions()
 
 
 @pytest.fixture
