@@ -80,7 +80,7 @@ def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_v
     name, root = bundle.name, bundle.root
     on_cpu = (
         f"python -m export.build --model {name.model} --precision fp32 --target {_CPU} (4 bytes of main memory a "
-        "weight; fp16 takes 2)"
+        "weight; fp16 halves the files)"
     )
     if bundle.manifest.engine is not None:
         if backend == "onnxruntime" or device == _CPU:

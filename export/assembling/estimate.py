@@ -101,16 +101,16 @@ def activations(task: Task, spans: Mapping[str, Span]) -> int:
 
 
 def sizes_table(build: Build) -> Table:
-    """What each network is, before it is built: parameters, type, and bytes of its weights as they will be stored."""
+    """What each network is, before it is built: parameters, types, and bytes of its weights as they will be stored."""
     from rich.table import Table
 
     table = Table(title="networks to build")
-    for name in ("network", "parameters", "computes in", "stored in FP8", "bytes"):
-        table.add_column(name, justify="left" if name in ("network", "computes in") else "right")
+    for name in ("network", "parameters", "computes in", "stored in", "stored in FP8", "bytes"):
+        table.add_column(name, justify="left" if name in ("network", "computes in", "stored in") else "right")
     for task in build.tasks:
         share = f"{task.bytes_fp8 / task.parameters:.0%}" if task.bytes_fp8 else ""
         size = amount(task.bytes_fp8 + task.bytes_high)
-        table.add_row(task.name, f"{task.parameters:,}", task.compute, share, size)
+        table.add_row(task.name, f"{task.parameters:,}", task.compute, task.stored_in, share, size)
     return table
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from export.errors import ExportError
 from export.networks.base import Network
+from export.precision import STORED_WHOLE
 from export.reporting import quiet
 
 if TYPE_CHECKING:
@@ -35,23 +36,29 @@ _TRACE_SIZES = {"levels": 7, "batch": 2, "image_tokens": 6, "rows": 6, "columns"
 """Sizes of the traced example: no two coincide with one another's or with 0 and 1, which a trace would fix."""
 
 
-def trace(network: Network, dtype: str = "float32", opset: int = OPSET) -> ir.Model:
+def trace(network: Network, dtype: str = "float32", opset: int = OPSET, stored: str | None = None) -> ir.Model:
     """The network's graph, simplified, its weights blank: named as in the state dict, typed, without values.
 
-    dtype (one of COMPUTE): what it computes in and what its weights are stored as; the floating ports stay float32.
-    opset: one of OPSETS. Raises ExportError. Takes no memory for weights, whatever the network's size.
+    dtype (one of COMPUTE): what it computes in; the floating ports stay float32. opset: one of OPSETS. stored: what
+    its matrices are stored in: ``dtype`` (None), or float16 where that is float32. Raises ExportError. Takes no memory
+    for weights, whatever the network's size.
     """
     from export.passes.blank_weights import blank_weights
+    from export.passes.narrow_weights import halve_weights
     from export.passes.simplify import simplify
     from export.passes.strip_metadata import strip_metadata
 
     for what, value, allowed in (("compute type", dtype, COMPUTE), ("opset", opset, OPSETS)):
         if value not in allowed:
             raise ExportError(f"no {what} {value}; allowed: {', '.join(map(str, allowed))}")
+    if stored not in (None, dtype) and (dtype, stored) != ("float32", "float16"):
+        raise ExportError(f"no matrices in {stored} where {dtype} is computed in; allowed: {dtype}, of float32 float16")
     with quiet(*_CHATTY):
         model = _torch_export(network, dtype, opset)
         blank_weights(model)
         simplify(model)
+        if stored not in (None, dtype):
+            halve_weights(model, STORED_WHOLE)
         strip_metadata(model, network.name)
     _check_types(model, network)
     return model

@@ -17,7 +17,7 @@ from export.errors import CalibrationError, ExportError
 from export.fp8.calibration import Calibration, check_student, read_calibration
 from export.fp8.policy import own_patterns, select_layers, select_weights, weight_of
 from export.networks.base import Network
-from export.precision import CPU, Precision, compute_dtype, opset
+from export.precision import CPU, Precision, compute_dtype, opset, stored_dtype
 from export.reporting import Report, silent
 from export.sources.configs import read_json
 from export.sources.tokenizers import TokenizerFile
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from export.weights.merge import MergedStudent
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Bytes of a value, by what a network computes in."""
+"""Bytes of a value, by what a network computes in or is stored in."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,15 @@ class Fp8:
 class Task:
     """One network to build, and how.
 
-    compute: the floating type that it computes in; precision: the bundle's; inline: whether weights go inside the
-    graph where they fit; source: digest of its weights (UNREAD: not known yet); quantised: weights that fp8 takes by
-    state-dict name, and fp8 how, None where it takes none; stored: weights that are FP8 in the file and multiplied in
-    ``compute``, patterns of those that are not.
+    compute: the floating type that it computes in; stored_in: the one that its matrices are stored in, those in FP8
+    aside; precision: the bundle's; inline: whether weights go inside the graph where they fit; source: digest of its
+    weights (UNREAD: not known yet); quantised: weights that fp8 takes by state-dict name, and fp8 how, None where it
+    takes none; stored: weights that are FP8 in the file and multiplied in ``compute``, patterns of those that are not.
     """
 
     network: Network
     compute: str
+    stored_in: str
     precision: Precision
     opset: int
     inline: bool
@@ -79,7 +80,7 @@ class Task:
     @property
     def bytes_high(self) -> int:
         """Bytes of all other weights, as they are stored, about."""
-        return (self.parameters - self.bytes_fp8) * ITEMSIZE[self.compute]
+        return (self.parameters - self.bytes_fp8) * ITEMSIZE[self.stored_in]
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ def inspect(wanted: Wanted, subject: Subject) -> Build:
             Task(
                 network=network,
                 compute=compute_dtype(name, wanted.precision, wanted.target),
+                stored_in=stored_dtype(name, wanted.precision, wanted.target),
                 precision=wanted.precision,
                 opset=opset(wanted.precision, wanted.target),
                 inline=wanted.target == CPU,

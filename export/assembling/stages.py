@@ -37,6 +37,7 @@ def network_folder(task: Task, build: Build) -> Path:
         "network": task.name,
         "source": task.source,
         "compute": task.compute,
+        "stored in": task.stored_in,
         "opset": task.opset,
         "inline": task.inline,
         "tools": tool_versions(),
@@ -93,7 +94,7 @@ def _graph(task: Task) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
     from export.assembling.graph import trace
     from export.passes.quantize_weights import quantize_weights
 
-    model = trace(task.network, task.compute, task.opset)
+    model = trace(task.network, task.compute, task.opset, task.stored_in)
     stored = quantize_weights(model, task.network.fp8_weights if task.stored else (), task.kept)
     if task.fp8 is None:
         return model, (), stored

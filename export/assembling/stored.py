@@ -118,7 +118,7 @@ class StoredTensors:
             if not all_finite(rows):
                 raise WeightsError(
                     f"{self._weights.source}: {stored.key} has values beyond the range of {stored.entry.dtype}; "
-                    "build with --precision bf16 or fp8"
+                    "build with --precision fp32 or fp8, or for a GPU with bf16"
                 )
             yield rows
 

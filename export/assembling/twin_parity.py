@@ -53,7 +53,7 @@ def export_twin(task: Task, build: Build, folder: Path) -> tuple[Network, bytes]
     make_twin(build.subject.base, build.subject.adapter, folder, _SEED)
     student = merge(base / architecture.parts[BACKBONE].folder, folder / "adapter")
     network = architecture.network(task.name, base, student, build.wanted.max_nfe)
-    model = trace(network, task.compute, task.opset)
+    model = trace(network, task.compute, task.opset, task.stored_in)
     quantize_weights(model, network.fp8_weights if task.stored else ())
     if task.fp8 is not None:
         from export.passes.quantize_fp8 import blank_layers, quantize_fp8

@@ -8,6 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from export.errors import ExportError
+from export.passes.widen import widen
 
 _FLOAT, _BFLOAT16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 
@@ -35,19 +36,8 @@ def emulate_bfloat16(model: ir.Model) -> int:
         raise ExportError("a graph with subgraphs cannot be emulated in bfloat16")
     for value in list(graph.initializers.values()):
         if value.dtype == _BFLOAT16:
-            _widen(graph, value)
+            widen(graph, value, graph[0])
     return sum(_emulate(graph, node) for node in nodes)
-
-
-def _widen(graph: ir.Graph, weight: ir.Value) -> None:
-    """Let every reader of a bfloat16 weight read it as float32."""
-    cast = ir.node("Cast", [weight], {"to": int(_FLOAT)})
-    wide = cast.outputs[0]
-    wide.name = f"{weight.name}/float32"
-    wide.shape, wide.type = weight.shape, ir.TensorType(_FLOAT)
-    weight.replace_all_uses_with(wide)
-    cast.replace_input_with(0, weight)
-    graph.insert_before(graph[0], cast)
 
 
 def _emulate(graph: ir.Graph, node: ir.Node) -> int:

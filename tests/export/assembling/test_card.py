@@ -64,6 +64,13 @@ def test_other_types_of_other_bytes(subject: Subject) -> None:
     assert fp32.working > 1.5 * bf16.working
 
 
+def test_for_a_cpu_fp16_is_half_of_fp32_in_every_network(subject: Subject) -> None:
+    for precision, itemsize in ((Precision.FP32, 4), (Precision.FP16, 2)):
+        build = asked(subject, "cpu", precision=precision)
+        assert all(task.bytes_high == itemsize * task.parameters for task in build.tasks)
+        assert {task.compute for task in build.tasks} == {"float32"}
+
+
 def test_portable_networks_are_weights_alone(subject: Subject) -> None:
     memory, plans = estimated(asked(subject, "onnx")), estimated(asked(subject, "sm89"))
     assert memory.networks == plans.networks

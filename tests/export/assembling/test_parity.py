@@ -14,18 +14,23 @@ import torch
 from onnx import numpy_helper
 
 from engines.bundle import open_bundle
+from engines.schema import NETWORKS
 from export.assembling.attach import attach_inline
 from export.assembling.graph import trace
-from export.assembling.parity import LIMITS, check_parity, parity_table, relative_error
+from export.assembling.parity import HALVED_LIMITS, LIMITS, check_parity, parity_table, relative_error
 from export.errors import ExportError, ParityError
 from export.networks.t5 import t5_network
 from export.passes.emulate_bfloat16 import emulate_bfloat16
+from export.precision import FLOAT16_SAFE
 from tests.export.conftest import Built, Sources
 
 
 def test_limits() -> None:
     assert LIMITS["fp32"] == 1e-4
     assert LIMITS["fp32"] < LIMITS["fp16"] < LIMITS["bf16"] < LIMITS["fp8"] <= 0.15
+    assert set(HALVED_LIMITS) == {name for networks in NETWORKS.values() for name in networks}
+    # Of what may compute in float16 on a GPU, tighter than that.
+    assert all(LIMITS["fp32"] < HALVED_LIMITS[name] < LIMITS["fp16"] for name in FLOAT16_SAFE)
 
 
 def test_relative_error() -> None:

@@ -60,7 +60,7 @@ std::string host_for(const Manifest& manifest, const fs::path& root, const std::
                 "' (ONNX files for building plans): build plans for your GPU with python -m export.engine " +
                 root.string() + " --target TARGET, or build a bundle for the CPU: python -m export.build --model " +
                 manifest.model + " --precision fp32 --target " + kCpuTarget +
-                " (4 bytes of main memory a weight; fp16 takes 2)");
+                " (4 bytes of main memory a weight; fp16 halves the files)");
   }
   const bool plans = manifest.engine.has_value();
   const std::string fitting = plans ? kPlanHost : kOnnxHost;
