@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arcflow.adapter import CARD_FILE
-from arcflow.inventory import take_inventory
+from arcflow.needs.inventory import take_inventory
 from arcflow.recipe import Recipe
 from arcflow.sources.base import Base
 from arcflow.sources.hub import find_card

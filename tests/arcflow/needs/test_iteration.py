@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.errors import RecipeError
-from arcflow.inventory import meta_backbone
+from arcflow.needs.inventory import meta_backbone
 from arcflow.needs import iteration as needs
 from arcflow.needs import standing
 from arcflow.needs.counting import Counting
