@@ -37,6 +37,12 @@ class FullStudent(Student):
         for parameter in self.backbone.requires_grad_(True).parameters():
             parameter.data = parameter.data.float()
 
+    def train(self, mode: bool = True) -> FullStudent:
+        """Training mode; the teacher stays in evaluation mode."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
     @contextmanager
     def as_teacher(self) -> Iterator[nn.Module]:
         """The frozen copy."""
