@@ -11,10 +11,11 @@ import msgspec
 
 from arcflow.errors import RecipeError
 from arcflow.recipes.parts import DistillRecipe as DistillRecipe
-from arcflow.recipes.parts import EvaluateRecipe, StudyRecipe
+from arcflow.recipes.parts import EvaluateRecipe as EvaluateRecipe
 from arcflow.recipes.parts import LoopConfig as LoopConfig
 from arcflow.recipes.parts import Settled as Settled
 from arcflow.recipes.parts import StudentRecipe as StudentRecipe
+from arcflow.recipes.parts import StudyRecipe as StudyRecipe
 from arcflow.recipes.parts import TeacherRecipe as TeacherRecipe
 from arcflow.recipes.parts import TransformerSize as TransformerSize
 from foundation.cli import ArgumentParser

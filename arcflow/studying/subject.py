@@ -153,6 +153,10 @@ class Subject:
         return torch.cat([logits for logits, _ in parts]), torch.cat([features for _, features in parts])
 
     @cached_property
+    def _text(self) -> TextEncoders:
+        return TextEncoders(self.base, self.recipe.distill.text_tokens, torch.float32, torch.device("cpu"))
+
+    @cached_property
     def _vae(self) -> Any:
         return open_vae(self.base.folder, torch.float32, torch.device("cpu"))
 
@@ -165,8 +169,7 @@ class Subject:
         first, channels = self.recipe.evaluate.first_seed + number * _APART, int(self.base.config["in_channels"])
         noise = torch.cat([image_noise(first + i, rows * columns, channels) for i in range(len(texts))])
         distinct = list(dict.fromkeys(texts))
-        text = TextEncoders(self.base, self.recipe.distill.text_tokens, torch.float32, torch.device("cpu"))
-        encoded = dict(zip(distinct, text.encode(distinct), strict=True))
+        encoded = dict(zip(distinct, self._text.encode(distinct), strict=True))
         found = [encoded[one] for one in texts]
         return Starts(noise, self.base.architecture.condition(found, self.recipe.guidance, rows, columns))
 
