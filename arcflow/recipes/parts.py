@@ -170,6 +170,11 @@ class DistillRecipe:
         _ = self.pixels
 
     @property
+    def evaluations(self) -> tuple[int, ...]:
+        """The numbers of evaluations that batches are trained for, each as often as the others."""
+        return self.several_nfe or (self.nfe,)
+
+    @property
     def pixels(self) -> tuple[tuple[int, int], ...]:
         """(width, height) of each size."""
         found = [re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size, re.ASCII) for size in self.sizes]

@@ -166,9 +166,9 @@ ARCFLOW = Method()
 
 def drawn_nfe(it: Iteration, recipe: DistillRecipe) -> int:
     """The number of evaluations that an iteration's batch is trained for, the same in all processes."""
-    choices = recipe.several_nfe
-    if not choices:
-        return recipe.nfe
+    choices = recipe.evaluations
+    if len(choices) == 1:
+        return choices[0]
     return choices[int(torch.randint(len(choices), (1,), generator=it.shared(_NFE_DRAW)))]
 
 

@@ -21,6 +21,7 @@ from arcflow.training.batches import Batch
 from arcflow.training.distillation import distill_step, drawn_nfe, fp8_begins
 from arcflow.training.fp8 import Fp8Linears, merged, straight_through
 from arcflow.training.loop import Iteration
+from arcflow.training.run import _identity
 from arcflow.training.sharding import piece
 from export.fp8.simulation import fake_quantised
 
@@ -78,8 +79,8 @@ def test_it_computes_what_the_exporter_s_simulation_does(student: Student) -> No
     assert set(linears.layers) == set(wanted) and min(bounds.values()) > 0
     with fake_quantised(backbone, bounds):
         theirs = means(backbone, *arguments)
-    error = float((plain - theirs).norm())
-    assert error > 0 and float((ours - theirs).norm()) < 0.05 * error
+    error = float((plain - theirs).detach().norm())
+    assert error > 0 and float((ours - theirs).detach().norm()) < 0.05 * error
 
 
 def test_an_image_s_result_does_not_depend_on_its_company(student: Student) -> None:
@@ -167,3 +168,16 @@ def test_the_number_of_evaluations_is_drawn_for_each_batch(recipe: Recipe, stude
     assert all(70 < drawn.count(count) < 130 for count in (1, 2, 4))
     assert drawn == [drawn_nfe(iteration(index, student), settings) for index in range(300)]
     assert {drawn_nfe(iteration(index, student), recipe.distill) for index in range(9)} == {recipe.distill.nfe}
+
+
+def test_a_run_without_the_options_is_that_of_before_they_were_there(recipe: Recipe) -> None:
+    def identity(**changed: Any) -> str:
+        distill = replace(recipe.distill, **changed)
+        return _identity(replace(recipe, distill=distill), recipe.student, ["a boot"], "teacher", None)
+
+    def longer(**changed: Any) -> str:
+        return identity(loop=replace(recipe.distill.loop, iterations=99), **changed)
+
+    assert len({identity(), identity(several_nfe=(1, 2)), identity(fp8_from=0.0), identity(fp8_from=0.5)}) == 4
+    assert longer() == identity(), "a run at a constant rate may be extended"
+    assert longer(fp8_from=0.5) != identity(fp8_from=0.5), "FP8 would begin elsewhere"
