@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from arcflow.studying.reference import open_reference
 from arcflow.studying.subject import Subject
 from arcflow.studying.trial import train
 from arcflow.studying.variants import Variant
-from arcflow.training.precision import seconds_of, settle
+from arcflow.training.precision import settle
 from arcflow.training.progress import reporting
 from foundation.files import atomic_file
 
@@ -138,10 +139,19 @@ def expected_seconds(subject: Subject, variant: Variant, found: Sequence[Record]
     if own:
         return loop.iterations * sum(record.seconds for record in own) / sum(record.iterations for record in own)
     # Two operations a parameter and token in a forward; a backward takes two forwards, LoRA's a little less.
-    dtype = torch.bfloat16 if subject.precision == "bf16" else torch.float32
-    side = 256
-    speed = 2 * side**3 / seconds_of((side, side, side), dtype, torch.device("cpu"))
+    speed = _operations_a_second(torch.bfloat16 if subject.precision == "bf16" else torch.float32)
     tokens = subject.grid[0] * subject.grid[1] + subject.recipe.distill.text_tokens
     parameters = sum(parameter.numel() for parameter in subject.base.blank().parameters())
     forwards = variant.distill.nfe * (variant.distill.intermediate_states + 3)
     return loop.iterations * loop.batch * forwards * 2 * parameters * tokens / speed
+
+
+@cache
+def _operations_a_second(dtype: torch.dtype, side: int = 256, products: int = 20) -> float:
+    """Of matrix products on one core, by its own clock: what else the machine does is not counted."""
+    a = torch.ones(side, side, dtype=dtype)
+    _ = a @ a
+    start = time.process_time()
+    for _ in range(products):
+        _ = a @ a
+    return 2.0 * side * side * side * products / max(time.process_time() - start, 1e-6)

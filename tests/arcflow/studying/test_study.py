@@ -80,6 +80,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert again.curve == goes_on.curve, "where nothing is left to do, the curve is still known"
 
 
+@pytest.mark.slow
 def test_a_whole_study(
     small: Recipe,
     teacher_path: Path,
