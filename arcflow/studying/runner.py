@@ -141,7 +141,7 @@ def expected_seconds(subject: Subject, variant: Variant, found: Sequence[Record]
     # Two operations a parameter and token in a forward; a backward takes two forwards, LoRA's a little less.
     speed = _operations_a_second(torch.bfloat16 if subject.precision == "bf16" else torch.float32)
     tokens = subject.grid[0] * subject.grid[1] + subject.recipe.distill.text_tokens
-    parameters = sum(parameter.numel() for parameter in subject.base.blank().parameters())
+    parameters: int = sum(parameter.numel() for parameter in subject.base.blank().parameters())
     forwards = variant.distill.nfe * (variant.distill.intermediate_states + 3)
     return loop.iterations * loop.batch * forwards * 2 * parameters * tokens / speed
 
