@@ -42,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_teacher(recipe)
     changed = {name: getattr(args, name) for name in ("iterations", "seeds") if getattr(args, name) is not None}
     recipe = replace(recipe, study=replace(recipe.study, **changed))
-    wanted = chosen(recipe, args.variant)
+    chosen(recipe, args.variant)  # What is wrong with them is said before anything is opened.
     study = _open(args, recipe)
-    jobs = study.jobs(wanted, recipe.study.seeds)
+    recipe = study.subject.recipe  # With its precision decided, which variants take over.
+    jobs = study.jobs(chosen(recipe, args.variant), recipe.study.seeds)
     if args.dry_run:
         print(_plan(study, jobs))
         return 0

@@ -91,7 +91,7 @@ def test_a_whole_study(
     path = tmp_path / "small.toml"
     path.write_text(
         "extends = 'tiny'\nname = 'small'\n[student]\nrank = 2\nmodes = 3\n[distill]\nintermediate_states = 2\n"
-        "substeps = 16\nloop = { precision = 'fp32' }\n[evaluate]\nreference_steps = 10\nnfe = [1, 2]\n"
+        "substeps = 16\nloop = { precision = 'auto' }\n[evaluate]\nreference_steps = 10\nnfe = [1, 2]\n"
         "[study]\niterations = 4\nbatch = 2\nseeds = 2\nnoises = 6\ndiversity_prompts = 2\ndiversity_noises = 2\n"
         "look_every = 2\nlook_noises = 2\npieces = 8\nmixture = 2\nseveral_nfe = [1, 2]\n"
     )
