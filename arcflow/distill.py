@@ -186,7 +186,7 @@ def student_recipe(recipe: Recipe, kind: str) -> StudentRecipe:
 
 def estimate(recipe: Recipe, base: Base, prompts: Prompts) -> str:
     """One line: what is trained, on how many prompts, and the disk that it needs; memory: see --dry-run."""
-    from arcflow.inventory import take_inventory
+    from arcflow.needs.inventory import take_inventory
 
     found, student = take_inventory(recipe, base.blank()), recipe.student
     # In float32 at most: weights, two moments and averages, of a checkpoint and of the next beside it; and the adapter.

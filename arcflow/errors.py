@@ -47,3 +47,7 @@ class PipelineError(ArcFlowError):
 
 class FeaturesError(ArcFlowError):
     """A vision network that was to compare images is none, or is damaged."""
+
+
+class StudyError(ArcFlowError):
+    """A study's records are damaged or cannot be kept, or it was asked of a recipe that it cannot be made on."""

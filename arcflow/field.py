@@ -12,6 +12,7 @@ Everything works on packed tokens, differentiates, and computes in float32 or be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +25,39 @@ _SERIES_BELOW = 0.5
 
 _SERIES_TERMS = 16
 """Terms of the series: 0.5**16 / 17! is far below the last digit of float64."""
+
+
+class Motion(Protocol):
+    """How a student's state moves through a segment, known from one evaluation at its start.
+
+    States are packed tokens [B, S, C]; levels lie in the segment, one for all rows or [B].
+    """
+
+    def velocity(self, x: Tensor, sigma: Level) -> Tensor:
+        """dx/dsigma at a state ``x`` of level ``sigma``."""
+
+    def displacement(self, x: Tensor, sigma_a: Level, sigma_b: Level) -> Tensor:
+        """x(sigma_b) - x, from a state ``x`` of level ``sigma_a`` down to ``sigma_b``."""
+
+    def mean_velocity(self, x: Tensor, sigma_a: Level, sigma_b: Level) -> Tensor:
+        """The average velocity on that way; the local one where both levels meet."""
+
+
+class Prediction(Protocol):
+    """What an evaluation of a student gives, whatever its head: a motion, once it is known where the segment starts."""
+
+    @property
+    def modes(self) -> int:
+        """How many parts :meth:`drop_modes` chooses from."""
+
+    def detach(self) -> Self:
+        """The same, cut from the graph."""
+
+    def drop_modes(self, keep: Tensor) -> Self:
+        """The same without the modes where ``keep`` ([B, 1, modes, 1], bool) is False; itself where it has no such."""
+
+    def motion(self, x_src: Tensor, sigma_src: Level) -> Motion:
+        """The motion from the state ``x_src`` [B, S, C] at ``sigma_src`` that was evaluated."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +89,27 @@ class MomentumField:
         """
         logweights = self.logweights.masked_fill(~keep, float("-inf"))
         return MomentumField(self.means, torch.log_softmax(logweights, dim=-2), self.loggammas)
+
+    def motion(self, x_src: Tensor, sigma_src: Level) -> MomentumMotion:
+        """The motion through the segment that starts at ``sigma_src``; where the state is does not matter to it."""
+        return MomentumMotion(self, sigma_src)
+
+
+@dataclass(frozen=True)
+class MomentumMotion:
+    """The closed form of a field in the segment that starts at ``sigma_src``: a :class:`Motion`."""
+
+    field: MomentumField
+    sigma_src: Level
+
+    def velocity(self, x: Tensor, sigma: Level) -> Tensor:
+        return velocity(self.field, self.sigma_src, sigma)
+
+    def displacement(self, x: Tensor, sigma_a: Level, sigma_b: Level) -> Tensor:
+        return displacement(self.field, self.sigma_src, sigma_a, sigma_b)
+
+    def mean_velocity(self, x: Tensor, sigma_a: Level, sigma_b: Level) -> Tensor:
+        return mean_velocity(self.field, self.sigma_src, sigma_a, sigma_b)
 
 
 def phi1(z: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from arcflow.recipe import add_recipe_options
 from foundation.cli import ArgumentParser, run
 
 if TYPE_CHECKING:
-    from arcflow.inventory import Inventory
+    from arcflow.needs.inventory import Inventory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from arcflow.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
-    from arcflow.inventory import take_inventory
+    from arcflow.needs.inventory import take_inventory
 
     inventory = take_inventory(recipe)
     if args.json:

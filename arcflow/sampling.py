@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.architectures.conditioning import ConditioningDtype
-from arcflow.field import MomentumField, displacement
+from arcflow.field import Prediction
 from arcflow.schedule import sigmas
 
 
@@ -50,8 +50,8 @@ def teacher_velocity(
     return u_empty + guidance.scale * (u - u_empty)
 
 
-Evaluate = Callable[[Tensor, Tensor], MomentumField]
-"""A student: (x [B, S, C], sigma [B]) -> field; the prompt is bound in."""
+Evaluate = Callable[[Tensor, Tensor], Prediction]
+"""A student: (x [B, S, C], sigma [B]) -> what it predicts of the segment, a field; the prompt is bound in."""
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def integrate(
     evaluate: Evaluate,
     noise: Tensor,
     levels: Sequence[float],
-    visit: Callable[[MomentumField, Tensor, float, float], object] = lambda *_: None,
+    visit: Callable[[Any, Tensor, float, float], object] = lambda *_: None,
 ) -> Tensor:
     """From ``noise`` [B, S, C] at the first noise level to the last: one evaluation a segment, closed form between.
 
@@ -68,7 +68,7 @@ def integrate(
     x = noise
     for a, b in itertools.pairwise(levels):
         field = evaluate(x, torch.full((x.shape[0],), a, device=x.device))
-        there = x + displacement(field, a, a, b)
+        there = x + field.motion(x, a).displacement(x, a, b)
         visit(field, x, a, b)
         x = there
     return x
@@ -87,16 +87,17 @@ def sample_student(
 ) -> tuple[Tensor, dict[float, Tensor]]:
     """Integrate a student from ``noise`` [B, S, C]: one evaluation a segment, closed form between.
 
-    student: a backbone with a momentum head. levels: noise levels at which the state is wanted too. trained: what
-    the student was trained in (its policy's ``conditioning_dtype``); the solver has the exact noise levels always.
+    student: a backbone with a momentum head, or another whose result is a :class:`arcflow.field.Prediction`. levels:
+    noise levels at which the state is wanted too. trained: what the student was trained in (its policy's
+    ``conditioning_dtype``); the solver has the exact noise levels always.
     Returns (x at sigma 0, {level: x there}).
     """
     seen: dict[float, Tensor] = {}
 
-    def look(field: MomentumField, x: Tensor, a: float, b: float) -> None:
+    def look(field: Prediction, x: Tensor, a: float, b: float) -> None:
         for level in levels:
             if b <= level <= a:
-                seen[level] = x + displacement(field, a, a, level)
+                seen[level] = x + field.motion(x, a).displacement(x, a, level)
 
     x = integrate(
         lambda x, sigma: architecture.evaluate(student, x, sigma, condition, trained),

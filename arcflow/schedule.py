@@ -17,6 +17,11 @@ def shift_sigma(t: Level, shift: float) -> Level:
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
+def raw_time(sigma: Level, shift: float) -> Level:
+    """Raw time of a noise level in [0, 1]: the inverse of :func:`shift_sigma`, t = sigma / (s - (s - 1)*sigma)."""
+    return sigma / (shift - (shift - 1.0) * sigma)
+
+
 def raw_times(nfe: int, final_step_ratio: float = 1.0) -> tuple[float, ...]:
     """Raw times at which the network is evaluated, and 0 at the end: nfe + 1 values from 1 down to 0.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from arcflow.architectures import flux, qwen
 from arcflow.architectures.dropout import RowDropout
 from arcflow.architectures.head import MomentumHead
 from arcflow.errors import AdapterError, BackboneError, RecipeError
-from arcflow.field import MomentumField
+from arcflow.field import Prediction
 from arcflow.recipe import StudentRecipe
 from arcflow.sampling import ClassifierFree, teacher_velocity
 
@@ -103,17 +104,30 @@ def build_student(config: Mapping[str, Any], modes: int, name: str = flux.NAME) 
     return student
 
 
+MakeHead = Callable[[nn.Linear], nn.Module]
+"""A head from the teacher's last linear: its result is a :class:`arcflow.field.Prediction`."""
+
+
+def momentum_head(recipe: StudentRecipe, proj_out: nn.Linear) -> MomentumHead:
+    """The momentum head that a recipe's student starts with."""
+    return MomentumHead.from_teacher(proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
+
+
 class Student(nn.Module):
     """A trainable student: frozen backbone, live LoRA (peft), and fully trained ``norm_out`` and momentum head.
 
     Its teacher is the same backbone without LoRA and with the teacher's own last layers, which stay here, frozen: one
-    copy of the weights serves both (:meth:`as_teacher`).
+    copy of the weights serves both (:meth:`as_teacher`). teaching: whether it is the teacher at the moment.
     """
 
     backbone: Any
 
-    def __init__(self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME) -> None:
+    def __init__(
+        self, teacher: nn.Module, recipe: StudentRecipe, name: str = flux.NAME, make_head: MakeHead | None = None
+    ) -> None:
         """Make a student of ``teacher``, a backbone that it takes over. Random draws: the global generator's.
+
+        make_head: makes what takes the place of the teacher's ``proj_out`` (default: the recipe's momentum head).
 
         All but the teacher's last layers may be on the meta device. What is trained is drawn and kept in float32 (LoRA
         on the CPU, whatever the backbone's device): of a backbone in half precision, call it under autocast.
@@ -121,9 +135,10 @@ class Student(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.architecture = architecture(name)
+        self.teaching = False
         backbone: Any = teacher.requires_grad_(False)
         self.teacher_layers = nn.ModuleDict({layer: getattr(backbone, layer) for layer in LAST}).eval()
-        head = MomentumHead.from_teacher(backbone.proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
+        head = (make_head or partial(momentum_head, recipe))(backbone.proj_out)
         backbone.norm_out = copy.deepcopy(backbone.norm_out)
         lora = LoraConfig(
             r=recipe.rank,
@@ -141,9 +156,9 @@ class Student(nn.Module):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # small steps would be lost in a half-precision teacher's dtype
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Any) -> MomentumField:
+    def forward(self, x: Tensor, sigma: Tensor, condition: Any) -> Prediction:
         """The field of the segment that starts at ``sigma`` [B] with tokens ``x`` [B, S, C]."""
-        field: MomentumField = self.architecture.evaluate(self.backbone, x, sigma, condition)
+        field: Prediction = self.architecture.evaluate(self.backbone, x, sigma, condition)
         return field
 
     def train(self, mode: bool = True) -> Student:
@@ -154,6 +169,9 @@ class Student(nn.Module):
         for _, layer in self.lora_layers():
             layer.lora_dropout.train(mode)  # type: ignore[union-attr]
         return self
+
+    def filled(self) -> None:
+        """To be called once the frozen weights have their values; a student with LoRA has nothing left to do."""
 
     @contextmanager
     def as_teacher(self) -> Iterator[nn.Module]:
@@ -194,14 +212,16 @@ class Student(nn.Module):
         return [module for module in self.backbone.modules() if type(module).__name__ in self.backbone._repeated_blocks]
 
     def gamma_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the gamma linear, which learns at a lower rate."""
-        return list(self.backbone.proj_out.loggammas.parameters())
+        """Parameters of the gamma linear, which learns at a lower rate; none of a head that has no gammas."""
+        head = self.backbone.proj_out
+        return list(head.loggammas.parameters()) if isinstance(head, MomentumHead) else []
 
     def lora_layers(self) -> Iterator[tuple[str, nn.Module]]:
         """(module name in the backbone, peft layer) of every adapted linear."""
         return ((n, m) for n, m in self.backbone.named_modules() if hasattr(m, "lora_A"))
 
     def _switch(self, adapted: list[Any], off: bool, last: Mapping[str, nn.Module]) -> None:
+        self.teaching = off
         for layer in adapted:
             # Not enable_adapters: it would also let go of the gradients of a graph that is alive.
             layer._disable_adapters = off

@@ -83,7 +83,7 @@ def _weights(name: str) -> Iterator[Tensor]:
     """Those of tiny's teacher; for another recipe some rows of each shape, normally distributed."""
     import torch
 
-    from arcflow.inventory import meta_backbone
+    from arcflow.needs.inventory import meta_backbone
     from arcflow.recipe import load_recipe
     from arcflow.sources.stored import Fp8Linear, store_linears
 

@@ -39,6 +39,19 @@ LORA_TARGETS = (
 )
 """Suffixes of the linears that carry LoRA; the backbone's own last ``proj_out`` is the momentum head instead."""
 
+FP8_LAYERS = (
+    "transformer_blocks.*.attn.to_[qkv].weight",
+    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
+    "transformer_blocks.*.attn.to_out.0.weight",
+    "transformer_blocks.*.attn.to_add_out.weight",
+    "transformer_blocks.*.ff.net.*.weight",
+    "transformer_blocks.*.ff_context.net.*.weight",
+    "single_transformer_blocks.*.attn.to_[qkv].weight",
+    "single_transformer_blocks.*.proj_mlp.weight",
+    "single_transformer_blocks.*.proj_out.weight",
+)
+"""The attention's and the MLPs' linears of both kinds of block: all that grows with the number of tokens."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -81,6 +94,11 @@ def build_backbone(config: Mapping[str, Any]) -> FluxTransformer2DModel:
         )
     model: FluxTransformer2DModel = FluxTransformer2DModel.from_config(dict(config))
     return model
+
+
+def fp8_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Patterns (fnmatch) of the weights that FP8 bundles quantise, by state-dict name; alike in every configuration."""
+    return FP8_LAYERS
 
 
 def unused_linears(backbone: nn.Module) -> frozenset[str]:

@@ -39,6 +39,15 @@ LORA_TARGETS = (
 )
 """Suffixes of the linears that carry LoRA, but for those of :func:`unused_linears`."""
 
+_FP8_LAYERS = (
+    "transformer_blocks.*.attn.to_[qkv].weight",
+    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
+    "transformer_blocks.*.attn.to_out.0.weight",
+    "transformer_blocks.*.img_mlp.net.*.weight",
+)
+_FP8_TEXT_LAYERS = ("attn.to_add_out.weight", "txt_mlp.net.*.weight")
+"""The same of each block but the last one, whose text feeds nothing."""
+
 _ROPE_THETA = 10000
 _FOREIGN = frozenset({"pooled_projection_dim"})
 """Keys of Qwen-Image's published configuration that its own transformer does not know."""
@@ -93,6 +102,16 @@ def build_backbone(config: Mapping[str, Any]) -> QwenImageTransformer2DModel:
         model.pos_embed = QwenEmbedRope(_ROPE_THETA, list(model.config.axes_dims_rope), scale_rope=True)
     backbone: QwenImageTransformer2DModel = model
     return backbone
+
+
+def fp8_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Patterns (fnmatch) of the weights that FP8 bundles quantise, by state-dict name, of that configuration.
+
+    The attention's and the MLPs' linears of both streams: all that grows with the tokens.
+    """
+    blocks = int(config["num_layers"])
+    text = (f"transformer_blocks.{block}.{name}" for block in range(blocks - 1) for name in _FP8_TEXT_LAYERS)
+    return (*_FP8_LAYERS, *text)
 
 
 def unused_linears(backbone: nn.Module) -> frozenset[str]:

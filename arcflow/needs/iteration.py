@@ -7,6 +7,7 @@ few blocks that count for all (:mod:`arcflow.needs.standing`).
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ class Outline:
         if once not in self._counted:
             self._counted[once] = _run(self.recipe, self._student, self._stand_ins, self.grid, once)
         activations, operations = self._counted[once]
-        backwards = self.recipe.distill.nfe * math.ceil(images / once)
+        backwards = max(self.recipe.distill.evaluations) * math.ceil(images / once)
         weights = [*self.root, *(weight for block in self.blocks for weight in block)]
         trained = [weight for weight in weights if weight.trained]
         own = size(trained, spread.parts)
@@ -157,7 +158,7 @@ def _run(
                 loss = loss + (predicted - target.float()).square().mean()
             del field, predicted
             loss.backward()
-    return counted.peak, settings.nfe * (counted.operations + others)
+    return counted.peak, statistics.fmean(settings.evaluations) * (counted.operations + others)
 
 
 def _condition(recipe: Recipe, config: Any, grid: tuple[int, int], images: int) -> Any:

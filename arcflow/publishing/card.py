@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arcflow.adapter import CARD_FILE
-from arcflow.inventory import take_inventory
+from arcflow.needs.inventory import take_inventory
 from arcflow.recipe import Recipe
 from arcflow.sources.base import Base
 from arcflow.sources.hub import find_card
@@ -68,6 +68,7 @@ def model_card(recipe: Recipe, base: Base, adapter: str, weights: Weights = "ave
     name = str(place.repository) if place else base.folder.resolve().name
     licence = _licence(base)
     width, height = recipe.distill.pixels[0]
+    settings = recipe.distill
     averaged = weights == "average" and recipe.distill.loop.ema_gamma is not None
     kind = {"embedded": "an input of the backbone", "cfg": "built in"}[recipe.guidance_kind]
     table = {
@@ -77,6 +78,8 @@ def model_card(recipe: Recipe, base: Base, adapter: str, weights: Weights = "ave
         "started from": f"`{_plain(start)}`" if start else "the base",
         "weights": "averaged over training" if averaged else "those of the last iteration",
         "network evaluations (NFE)": recipe.distill.nfe,
+        **({"trained for NFE": ", ".join(map(str, settings.several_nfe))} if settings.several_nfe else {}),
+        **({"trained in FP8": f"from {settings.fp8_from:.0%} on"} if settings.fp8_from is not None else {}),
         "guidance": f"{recipe.guidance:g}, {kind}",
         "shift": f"{recipe.shift:g}",
         "trained": f"{found.trained:,} parameters, {found.share:.2%} of the backbone's {found.backbone:,}: LoRA of "

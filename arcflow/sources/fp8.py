@@ -1,6 +1,6 @@
-"""Weights in FP8 (E4M3FN), row by row: divide by the row's scale, saturate, round to nearest even.
+"""Numbers in FP8 (E4M3FN): divide by a scale, saturate, round to nearest even, as ONNX's QuantizeLinear makes them.
 
-As ONNX's QuantizeLinear makes them. Zero points do not exist in FP8: zero is zero.
+A weight has a scale a row, an activation one scale in all. Zero points do not exist in FP8: zero is zero.
 """
 
 from __future__ import annotations
@@ -63,6 +63,27 @@ def saturated(values: torch.Tensor) -> torch.Tensor:
     import torch
 
     return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+
+
+def fake_quantise_rows(rows: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """What is left of rows [n, ...] after FP8 with a scale per row, as float32. dtype: as in :func:`row_scales`."""
+    scales = row_scales(rows, dtype)
+    return from_codes(to_codes(rows, scales), scales)
+
+
+def fake_quantise(values: torch.Tensor, scale: float) -> torch.Tensor:
+    """What is left of ``values`` of any shape after FP8 with one scale > 0; computed in float32, in their own dtype."""
+    import torch
+
+    step = torch.full(
+        (), scale, dtype=torch.float32, device=values.device
+    )  # a number would be inverted on some devices
+    return (saturated(values.float() / step).float() * step).to(values.dtype)
+
+
+def activation_scale(amax: float) -> float:
+    """The scale of an activation whose magnitudes are to be kept up to ``amax`` >= 0; 1 where that is zero."""
+    return amax / FP8_MAX if amax > 0.0 else 1.0
 
 
 def _column(scales: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

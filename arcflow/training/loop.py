@@ -63,9 +63,9 @@ class Iteration:
         """A generator for each of this process's images, by its place in the batch of all processes."""
         return [self._generator(place) for place in self.places]
 
-    def shared(self) -> torch.Generator:
-        """A generator of what all processes draw alike."""
-        return self._generator(-1)
+    def shared(self, number: int = 0) -> torch.Generator:
+        """A generator of what all processes draw alike; each number's is another one."""
+        return self._generator(-1 - number)
 
     def _generator(self, place: int) -> torch.Generator:
         digest = blake2b(f"{self.seed} {self.index} {place}".encode(), digest_size=4).digest()

@@ -23,7 +23,7 @@ from arcflow.sources.text import Placement, TextEncoders
 from arcflow.sources.weights import empty_backbone, fill
 from arcflow.students import LAST, Student
 from arcflow.training.batches import prompted
-from arcflow.training.distillation import distill_step
+from arcflow.training.distillation import ARCFLOW, Method, distill_step
 from arcflow.training.sharding import shard
 from arcflow.training.start import Start
 from arcflow.training.watch import Watch
@@ -93,13 +93,14 @@ def prepare(
     start: Start | None = None,
     workdir: Path | None = None,
     tell: Tell = lambda line: None,
+    method: Method = ARCFLOW,
 ) -> Distillation:
     """Open the base's backbone and make a student of it. Random draws come from the global generator, seeded here.
 
     cache: a folder that keeps the prompts' encodings, filled before the backbone is opened; else text encoders run as
     ``placement`` says. sharded: whether each process keeps, and reads, its share of the weights only. start: an adapter
-    that the student begins with. workdir: keeps looks at the student; without it there are none. Raises BackboneError,
-    PromptsError.
+    that the student begins with. workdir: keeps looks at the student; without it there are none. method: the student
+    that is made, and its loss; the identity does not know it. Raises BackboneError, PromptsError.
     """
     if sharded and placement == "turns" and cache is None:
         raise BackboneError("--encoders turns cannot be had with --shard: give --cache-encodings, or --encoders cpu")
@@ -116,7 +117,7 @@ def prepare(
     backbone = empty_backbone(base, settings.frozen)
     fill(backbone, base, torch.device("cpu"), LAST)
     torch.manual_seed(settings.loop.seed)
-    module = Student(backbone, student, recipe.architecture)
+    module = method.student(backbone, student, recipe.architecture)
     # By its last layers, which differ from one base to another of the same shape.
     teacher = digest_of(module.teacher_layers.state_dict())
     if start is not None:
@@ -128,6 +129,7 @@ def prepare(
     if sharded:
         shard(module, device, accelerator.num_processes)
     fill(module.backbone, base, device)
+    module.filled()
     module.to(device)
     encodings: Encodings = cached if cached is not None else LiveEncodings(prompts, text, module)
     batches = prompted(base.architecture, encodings, (recipe.guidance_kind, recipe.guidance), grids)
@@ -141,7 +143,7 @@ def prepare(
             "name": "lr_gammas",
         },
     ]
-    step = distill_step(module, batches, recipe.shift, settings)
+    step = distill_step(module, batches, recipe.shift, settings, method.loss)
     watch = None
     if workdir is not None:
         watch = Watch(recipe, base, module, prompts, encodings, teacher, accelerator, workdir)
@@ -151,6 +153,11 @@ def prepare(
 def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, teacher: str, start: Start | None) -> str:
     free = dict.fromkeys(("loop", "checkpointing", "compile", "watch_every", "watch_images"))
     settings = {**asdict(recipe.distill), **free, "prompts": digest(prompts)}
+    for name in ("several_nfe", "fp8_from"):  # Unset, the run is that of a recipe from before they were there.
+        if not settings[name] and settings[name] != 0.0:
+            del settings[name]
+    if "fp8_from" in settings:  # A longer run would begin with FP8 at another iteration.
+        settings["iterations"] = recipe.distill.loop.iterations
     begun = (teacher, start.digest if start is not None else None)
     known = (recipe.architecture, recipe.shift, recipe.guidance, asdict(student), sorted(settings.items()), begun)
     return sha256(repr(known).encode()).hexdigest()

@@ -44,7 +44,7 @@ def trace(network: Network, dtype: str = "float32", opset: int = OPSET, stored: 
     for weights, whatever the network's size.
     """
     from export.passes.blank_weights import blank_weights
-    from export.passes.narrow_weights import halve_weights
+    from export.passes.precision.narrow_weights import halve_weights
     from export.passes.simplify import simplify
     from export.passes.strip_metadata import strip_metadata
 

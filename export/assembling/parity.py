@@ -56,7 +56,7 @@ def check_parity(
 
     model: its bytes, or its file, beside which external data may lie. compute: the type the network computes in. It
     sets the limit; where the model has FP8 weights, ``precision`` (the bundle's) does. bfloat16 is emulated, see
-    :mod:`export.passes.emulate_bfloat16`.
+    :mod:`export.passes.precision.emulate_bfloat16`.
 
     Returns one result a shape: the greatest relative L2 error of its outputs. Raises ParityError where one is above
     the limit or is not finite.
@@ -170,7 +170,7 @@ def _emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with bfloat16 arithmetic in float32; external weights stay where they are."""
     import onnx_ir as ir
 
-    from export.passes.emulate_bfloat16 import emulate_bfloat16
+    from export.passes.precision.emulate_bfloat16 import emulate_bfloat16
 
     graph = ir.from_proto(model)
     emulate_bfloat16(graph)

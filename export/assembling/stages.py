@@ -92,18 +92,18 @@ def _export(task: Task, build: Build, folder: Path, report: Report) -> Record:
 def _graph(task: Task) -> tuple[ir.Model, tuple[str, ...], tuple[str, ...]]:
     """The weightless graph, the weights that it multiplies in FP8, and those that it only stores so."""
     from export.assembling.graph import trace
-    from export.passes.quantize_weights import quantize_weights
+    from export.passes.precision.quantize_weights import quantize_weights
 
     model = trace(task.network, task.compute, task.opset, task.stored_in)
     stored = quantize_weights(model, task.network.fp8_weights if task.stored else (), task.kept)
     if task.fp8 is None:
         return model, (), stored
-    from export.passes.quantize_fp8 import blank_layers, quantize_fp8
+    from export.passes.precision.quantize_fp8 import blank_layers, quantize_fp8
 
     calibration = task.fp8.calibration
     quantised = quantize_fp8(model, calibration.input_scales(blank_layers(model, task.network, task.fp8.keep_high)))
     if task.fp8.attention is Attention.FP8:
-        from export.passes.quantize_attention import quantize_attention
+        from export.passes.precision.quantize_attention import quantize_attention
 
         quantize_attention(model, calibration.attention)
     return model, quantised, stored

@@ -46,7 +46,7 @@ def export_twin(task: Task, build: Build, folder: Path) -> tuple[Network, bytes]
     from export.assembling.attach import attach_inline
     from export.assembling.graph import finish, trace
     from export.assembling.twin import make_twin
-    from export.passes.quantize_weights import quantize_weights
+    from export.passes.precision.quantize_weights import quantize_weights
     from export.weights.merge import merge
 
     architecture, base = build.wanted.architecture, folder / "base"
@@ -56,7 +56,7 @@ def export_twin(task: Task, build: Build, folder: Path) -> tuple[Network, bytes]
     model = trace(network, task.compute, task.opset, task.stored_in)
     quantize_weights(model, network.fp8_weights if task.stored else ())
     if task.fp8 is not None:
-        from export.passes.quantize_fp8 import blank_layers, quantize_fp8
+        from export.passes.precision.quantize_fp8 import blank_layers, quantize_fp8
 
         quantize_fp8(model, _scales(network, blank_layers(model, network)))
     attach_inline(model, network)

@@ -13,24 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from arcflow.architectures.flux import FP8_LAYERS as FP8_LAYERS
 from arcflow.architectures.flux import image_ids
 from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
-
-FP8_LAYERS = (
-    "transformer_blocks.*.attn.to_[qkv].weight",
-    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
-    "transformer_blocks.*.attn.to_out.0.weight",
-    "transformer_blocks.*.attn.to_add_out.weight",
-    "transformer_blocks.*.ff.net.*.weight",
-    "transformer_blocks.*.ff_context.net.*.weight",
-    "single_transformer_blocks.*.attn.to_[qkv].weight",
-    "single_transformer_blocks.*.proj_mlp.weight",
-    "single_transformer_blocks.*.proj_out.weight",
-)
-"""The attention's and the MLPs' linears of both kinds of block: all that grows with the number of tokens."""
-
 
 PARITY_SIZES = (
     {"batch": 1, "image_tokens": 16, "rows": 4, "text_tokens": 12},

@@ -18,22 +18,6 @@ from export.networks.base import Network, Sizes, as_computed, describe
 from export.networks.student import as_ports, merged_anew, student_network
 from export.weights.merge import MergedStudent
 
-_FP8_LAYERS = (
-    "transformer_blocks.*.attn.to_[qkv].weight",
-    "transformer_blocks.*.attn.add_[qkv]_proj.weight",
-    "transformer_blocks.*.attn.to_out.0.weight",
-    "transformer_blocks.*.img_mlp.net.*.weight",
-)
-_FP8_TEXT_LAYERS = ("attn.to_add_out.weight", "txt_mlp.net.*.weight")
-"""The same of each block but the last one, whose text feeds nothing."""
-
-
-def fp8_layers(blocks: int) -> tuple[str, ...]:
-    """The attention's and the MLPs' linears of both streams, of so many blocks: all that grows with the tokens."""
-    text = (f"transformer_blocks.{block}.{name}" for block in range(blocks - 1) for name in _FP8_TEXT_LAYERS)
-    return (*_FP8_LAYERS, *text)
-
-
 _THETA = 10000.0
 """Base of diffusers' frequencies, which its configuration does not name."""
 
@@ -212,5 +196,5 @@ def qwen_student_network(_: Path, student: MergedStudent) -> Network:
             {"batch": 2, "image_tokens": 15, "rows": 3, "text_tokens": 5},
             {"batch": 3, "image_tokens": 63, "rows": 9, "text_tokens": 20},
         ),
-        fp8_layers=fp8_layers(int(config["num_layers"])),
+        fp8_layers=qwen.fp8_layers(config),
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from arcflow import distill, teacher
+from arcflow import distill, study, teacher
 from arcflow import evaluate as evaluate_command
 from arcflow.distill import choose_base, choose_prompts, distil, student_recipe
 from arcflow.evaluation.compare import evaluate, path_error
@@ -21,7 +21,9 @@ from arcflow.tiny.teacher_folder import open_teacher
 from foundation.cli import run
 from tests.arcflow.test_tiny import write_split
 
-COMMANDS = {"teacher": teacher.main, "distill": distill.main, "evaluate": evaluate_command.main}
+COMMANDS = {
+    "teacher": teacher.main, "distill": distill.main, "evaluate": evaluate_command.main, "study": study.main,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -13,7 +13,7 @@ import torch
 from arcflow import info
 from arcflow.adapter import WEIGHTS_FILE, Policy, read_adapter, save_adapter
 from arcflow.evaluation.compare import trained_fraction
-from arcflow.inventory import Inventory, meta_backbone, take_inventory
+from arcflow.needs.inventory import Inventory, meta_backbone, take_inventory
 from arcflow.recipe import load_recipe
 from arcflow.students import Student
 from foundation.cli import run

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.errors import RecipeError
-from arcflow.inventory import meta_backbone
 from arcflow.needs import iteration as needs
 from arcflow.needs import standing
 from arcflow.needs.counting import Counting
+from arcflow.needs.inventory import meta_backbone
 from arcflow.needs.iteration import Outline, StepNeeds
 from arcflow.needs.spread import Spread, Weight, moments
 from arcflow.recipe import LoopConfig, Recipe, load_recipe

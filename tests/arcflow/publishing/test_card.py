@@ -109,3 +109,12 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     names: dict[str, Any] = {}
     exec(program.replace("cuda", "cpu"), names)
     assert names["image"].size == (48, 32)
+
+
+def test_the_card_says_what_else_a_student_was_trained_for(offline: Path) -> None:
+    assert "trained" not in str(card_of("flux", None)).split("| trained |")[0].split("| base |")[1]
+    recipe = load_recipe("flux")
+    recipe = replace(recipe, distill=replace(recipe.distill, several_nfe=(1, 2, 4), fp8_from=0.7))
+    base = Base(Path("nowhere"), architecture("flux"), recipe.backbone or {}, 8, None)
+    card = model_card(recipe, base, "owner/several")
+    assert "| trained for NFE | 1, 2, 4 |" in card and "| trained in FP8 | from 70% on |" in card

@@ -20,7 +20,7 @@ from export.assembling.graph import trace
 from export.assembling.parity import HALVED_LIMITS, LIMITS, check_parity, parity_table, relative_error
 from export.errors import ExportError, ParityError
 from export.networks.t5 import t5_network
-from export.passes.emulate_bfloat16 import emulate_bfloat16
+from export.passes.precision.emulate_bfloat16 import emulate_bfloat16
 from export.precision import FLOAT16_SAFE
 from tests.export.conftest import Built, Sources
 

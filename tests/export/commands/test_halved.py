@@ -14,7 +14,7 @@ import pytest
 from engines.bundle import open_bundle
 from export.assembling.parity import HALVED_LIMITS
 from export.build import main
-from export.passes.narrow_weights import LEAST
+from export.passes.precision.narrow_weights import LEAST
 from runtime.pipeline import Pipeline
 from tests.export.conftest import Built, Sources, arguments
 

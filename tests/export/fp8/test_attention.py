@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from export.errors import ExportError
 from export.fp8.attention import SOFTMAX_SCALE, Watch, fake_attention, watched
 from export.fp8.numbers import activation_scale, fake_quantise
-from export.passes.quantize_attention import quantize_attention
+from export.passes.precision.quantize_attention import quantize_attention
 
 BOUNDS = ((6.0, 5.0, 4.0), (4.0, 5.0, 6.0))
 

@@ -22,7 +22,7 @@ from export.networks.base import Network
 from export.networks.flux_conditioner import FP8_WEIGHTS, flux_conditioner_network
 from export.networks.qwen_text import qwen_text_network
 from export.networks.t5 import t5_network
-from export.passes.quantize_weights import quantize_weights
+from export.passes.precision.quantize_weights import quantize_weights
 from export.weights.merge import merge
 from tests.export.pipelines import Sources
 from tests.export.qwen_export import Exported

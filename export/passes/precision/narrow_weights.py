@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from export.passes.widen import widen
+from export.passes.precision.widen import widen
 from export.weights.files import matches
 
 LEAST = 1024

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from export.errors import ExportError
-from export.passes.widen import widen
+from export.passes.precision.widen import widen
 
 _FLOAT, _BFLOAT16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from export.errors import ExportError
 from export.fp8.numbers import INPUT_SCALE_SUFFIX
 from export.fp8.policy import layer_of, select_layers
-from export.passes.quantize_weights import fp8_rows
+from export.passes.precision.quantize_weights import fp8_rows
 
 if TYPE_CHECKING:
     from export.networks.base import Network

@@ -22,7 +22,7 @@ from export.fp8.policy import block_of, layer_of, select_layers, weight_of
 from export.fp8.simulation import fake_quantised
 from export.networks.base import Network
 from export.networks.flux_student import flux_student_network
-from export.passes.quantize_fp8 import quantize_fp8
+from export.passes.precision.quantize_fp8 import quantize_fp8
 from export.weights.merge import merge
 from tests.export.conftest import Sources
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from export.errors import ExportError
 from export.fp8.attention import SIDES
 from export.fp8.numbers import activation_scale
-from export.passes.quantize_fp8 import insert_pair
+from export.passes.precision.quantize_fp8 import insert_pair
 
 OPSET = 23
 """The first opset with an Attention operator."""

@@ -22,7 +22,7 @@ from export.networks.clip import clip_network
 from export.networks.flux_backbone import flux_backbone_network
 from export.networks.flux_conditioner import flux_conditioner_network
 from export.networks.t5 import t5_network
-from export.passes.narrow_weights import LEAST, MOST, halve_weights
+from export.passes.precision.narrow_weights import LEAST, MOST, halve_weights
 from export.passes.transpose_weights import transpose_weights
 from export.precision import STORED_WHOLE
 from export.students.rollout import cpu_session

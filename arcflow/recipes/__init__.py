@@ -1,0 +1,1 @@
+"""Recipes by name, as TOML, and the tables that they are made of."""

@@ -1,0 +1,1 @@
+"""Graph passes that decide what numbers are kept and computed in."""
