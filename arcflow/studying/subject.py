@@ -87,9 +87,9 @@ class Subject:
 
     @cached_property
     def looked_at(self) -> Starts:
-        """What a point of the convergence curve is measured on."""
+        """What a point of the convergence curve is measured on: prompts spread over all of the judge's."""
         texts, count = self.judge.prompts, self.recipe.study.look_noises
-        return self._starts(2, [texts[number % len(texts)] for number in range(count)])
+        return self._starts(2, [texts[number * len(texts) // count] for number in range(count)])
 
     @property
     def levels(self) -> tuple[float, ...]:
