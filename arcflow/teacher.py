@@ -18,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example:\n  python -m arcflow.teacher --recipe tiny",
     )
     add_recipe_options(parser, "--workdir", "--data")
+    parser.add_argument(
+        "--vae", type=Path, metavar="DIR", help="a trained VAE, a diffusers folder, in place of the recipe's"
+    )
     args = parser.parse_args(argv)
     from arcflow.recipe import load_recipe, own_teacher
 
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_teacher(recipe)
     from arcflow.tiny.stages import train_teacher
 
-    folder = train_teacher(recipe, args.workdir or Path(".work") / recipe.name, args.data)
+    folder = train_teacher(recipe, args.workdir or Path(".work") / recipe.name, args.data, args.vae)
     print(folder)
     return 0
 

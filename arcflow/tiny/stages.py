@@ -18,7 +18,9 @@ from diffusers import (
 )
 from torch import Tensor
 
+from arcflow.errors import CheckpointError
 from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
+from arcflow.sources.digest import digest_of
 from arcflow.tiny.captions import training_captions
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Images, all_captions, load_images
@@ -54,26 +56,27 @@ MODELS = Path(__file__).parents[2] / "models"
 CLASSIFIER = "classifier.safetensors"
 
 
-def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None) -> Path:
+def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None, vae: Path | None = None) -> Path:
     """Run every stage that is not complete yet and return the FluxPipeline folder ``workdir/teacher``.
 
-    Raises RecipeError when the recipe has no [teacher] (a teacher that is downloaded, not trained).
+    vae: a trained one, a diffusers folder, in place of the recipe's. Raises RecipeError when the recipe has no
+    [teacher] (a teacher that is downloaded, not trained), CheckpointError when there is no VAE of its form in ``vae``.
     """
     settings = own_teacher(recipe)
     if settings.images == "emoji":
         emoji = load_emoji(data).without_held_out()
-        vae = _train_vae(settings, emoji, workdir)
-        drawn = _emoji_latents(vae, emoji, workdir)
-        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, training_captions(), workdir)
+        coder = _vae(settings, emoji, workdir, vae)
+        drawn = _emoji_latents(coder, emoji, workdir)
+        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, training_captions(), coder, workdir)
     else:
         images = load_images("train", data)
         train_classifier(settings.classifier, images, workdir)
-        vae = _train_vae(settings, images, workdir)
-        latents = _normalised_latents(vae, images, workdir)
-        networks, tokenizers = _train_networks(settings, recipe.shift, latents, all_captions(), workdir)
+        coder = _vae(settings, images, workdir, vae)
+        latents = _normalised_latents(coder, images, workdir)
+        networks, tokenizers = _train_networks(settings, recipe.shift, latents, all_captions(), coder, workdir)
     folder = workdir / PIPELINE
     with atomic_directory(folder) as temporary:
-        pipeline = assemble_pipeline(networks, tokenizers, vae, recipe.shift)
+        pipeline = assemble_pipeline(networks, tokenizers, coder, recipe.shift)
         pipeline.to(dtype=DTYPES[settings.stored]).save_pretrained(temporary)
     return folder
 
@@ -99,12 +102,40 @@ def train_classifier(config: LoopConfig, images: Images, workdir: Path) -> Path:
 
 
 def _run(
-    name: str, module: torch.nn.Module, step: Callable[[LoopConfig], Step], config: LoopConfig, workdir: Path
+    name: str,
+    module: torch.nn.Module,
+    step: Callable[[LoopConfig], Step],
+    config: LoopConfig,
+    workdir: Path,
+    identity: str = "",
 ) -> None:
-    """Train a stage's module, by the step for the config whose precision is decided."""
+    """Train a stage's module, by the step for the config whose precision is decided; identity: see ``fit``."""
     config = settle(config, module, workdir / name, torch.device("cpu"), lambda line: sys.stderr.write(line + "\n"))
     with reporting(name, config.iterations, workdir / "logs") as report:
-        fit(module, step(config), config, workdir / name, report=report)
+        fit(module, step(config), config, workdir / name, report=report, identity=identity)
+
+
+def _vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path, trained: Path | None) -> AutoencoderKL:
+    """The VAE that is ``trained``, or else that of the recipe, trained here."""
+    vae = _train_vae(settings, images, workdir) if trained is None else _open_vae(settings, trained)
+    return vae.requires_grad_(False).eval()
+
+
+def _open_vae(settings: TeacherRecipe, folder: Path) -> AutoencoderKL:
+    try:
+        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    except OSError as error:
+        raise CheckpointError(
+            f"no VAE in {folder}: give a diffusers folder, or leave --vae out to train one"
+        ) from error
+    found = len(vae.config.block_out_channels), vae.config.latent_channels
+    wanted = len(settings.vae_channels), settings.latent_channels
+    if found != wanted:
+        raise CheckpointError(
+            f"the VAE in {folder} has {found[0]} levels and {found[1]} channels: the recipe wants {wanted[0]} and "
+            f"{wanted[1]}; give another, or leave --vae out to train one"
+        )
+    return vae
 
 
 def _train_vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path) -> AutoencoderKL:
@@ -114,25 +145,25 @@ def _train_vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path) -
     _run("vae", vae, partial(vae_step, images), settings.vae, workdir)
     if settings.polish is not None:
         _run("polish", vae.train(), partial(vae_step, images), settings.polish, workdir)
-    return vae.requires_grad_(False).eval()
+    return vae
 
 
 def _normalised_latents(vae: AutoencoderKL, images: Images, workdir: Path) -> LatentSet:
     """Encode every image once, and set the VAE's scalar scale and shift so that latents have unit variance."""
-    means, stds = _encoded(workdir, partial(encode_all, vae, images))
+    means, stds = _encoded(vae, workdir, partial(encode_all, vae, images))
     means, stds = _normalise(vae, [means], [stds])
     return LatentSet(means=means[0], stds=stds[0], images=images)
 
 
 def _emoji_latents(vae: AutoencoderKL, emoji: Emoji, workdir: Path) -> EmojiLatents:
     """Encode every variant of every emoji once."""
-    means, stds = _normalise(vae, *_encoded(workdir, partial(encode_variants, vae, emoji)))
+    means, stds = _normalise(vae, *_encoded(vae, workdir, partial(encode_variants, vae, emoji)))
     return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
 
 
-def _encoded(workdir: Path, encode_images: Callable[[], Any]) -> Any:
+def _encoded(vae: AutoencoderKL, workdir: Path, encode_images: Callable[[], Any]) -> Any:
     """What the VAE says of the images, from an earlier run where there was one."""
-    cache = workdir / "latents.pt"
+    cache = workdir / f"latents-{digest_of(vae.state_dict())[:16]}.pt"
     if cache.is_file():
         return torch.load(cache, weights_only=True)
     encoded = encode_images()
@@ -150,7 +181,7 @@ def _normalise(vae: AutoencoderKL, means: list[Tensor], stds: list[Tensor]) -> t
 
 
 def _train_networks(
-    settings: TeacherRecipe, shift: float, latents: Latents, captions: list[str], workdir: Path
+    settings: TeacherRecipe, shift: float, latents: Latents, captions: list[str], vae: AutoencoderKL, workdir: Path
 ) -> tuple[TeacherNetworks, tuple[object, object]]:
     tokenizers = build_clip_tokenizer(captions, settings.pieces), build_t5_tokenizer(captions)
     table = tokenize(["", *captions], *tokenizers)
@@ -163,12 +194,13 @@ def _train_networks(
         partial(flow_step, latents, table, shift),
         settings.flow,
         workdir,
+        digest_of(vae.state_dict()),
     )
     networks.requires_grad_(False)
     base: FluxTransformer2DModel = copy.deepcopy(networks.transformer)
     networks.transformer.requires_grad_(True)
     step = partial(guidance_step, latents, table, base, encode(text, table), shift, settings.guidance_range)
-    _run("guidance", networks.transformer, step, settings.guidance, workdir)
+    _run("guidance", networks.transformer, step, settings.guidance, workdir, digest_of(vae.state_dict()))
     return networks.requires_grad_(False).eval(), tokenizers
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
 
-from arcflow.errors import DatasetError
+from arcflow.errors import CheckpointError, DatasetError
+from arcflow.recipe import load_recipe, own_teacher
 from arcflow.tiny.captions import (
     TONES,
     Subject,
@@ -22,6 +25,7 @@ from arcflow.tiny.captions import (
 )
 from arcflow.tiny.emoji import COMMON, SIZE, Emoji, load_emoji
 from arcflow.tiny.latents import CANVASES, SHARES, EmojiLatents, encode_variants
+from arcflow.tiny.stages import _open_vae
 from arcflow.tiny.text import (
     TextEncoders,
     build_clip_encoder,
@@ -226,3 +230,28 @@ def test_a_long_table_is_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("arcflow.tiny.text.ENCODED_AT_ONCE", 3)
     for one, other in zip(whole, encode(text, table), strict=True):
         torch.testing.assert_close(one, other)
+
+
+VAE = Path(__file__).parents[2] / "models" / "emoji" / "vae"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (48, 80)])
+def test_the_committed_vae_gives_back_what_it_encodes(size: tuple[int, int]) -> None:
+    picture = Image.new("RGB", size, "white")
+    ImageDraw.Draw(picture).ellipse((10, 12, 40, 44), fill=(220, 40, 60))
+    images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    vae = AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32)
+    with torch.no_grad():
+        latents = vae.encode(images).latent_dist.mean
+        back = vae.decode(latents).sample
+    assert latents.shape == (1, 16, size[1] // 8, size[0] // 8)
+    assert float((back - images).square().mean()) < 4.0 * 10 ** (-24.0 / 10), "under 24 dB"
+
+
+def test_a_vae_of_another_form_is_refused(tmp_path: Path) -> None:
+    settings = own_teacher(load_recipe("emoji"))
+    with pytest.raises(CheckpointError, match="no VAE in"):
+        _open_vae(settings, tmp_path)
+    build_vae((8, 8, 8), 4, 32).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="3 levels and 4 channels: the recipe wants 4 and 16"):
+        _open_vae(settings, tmp_path / "other")
