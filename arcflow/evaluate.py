@@ -131,7 +131,7 @@ def _own(args: Namespace, recipe: Recipe) -> None:
     from arcflow.evaluation.plots import sample_grid, trajectory_plot
     from arcflow.evaluation.progress import Progress
     from arcflow.evaluation.tables import figures_table
-    from arcflow.tiny.data import load_images
+    from arcflow.tiny.judging import open_judge
     from arcflow.tiny.stages import MODELS
     from arcflow.tiny.teacher_folder import open_teacher
 
@@ -143,9 +143,9 @@ def _own(args: Namespace, recipe: Recipe) -> None:
     if args.linear is not None or linear.is_dir():
         adapters["linear"] = linear
     teacher = open_teacher(Path(args.base or models / "teacher"))
-    images = load_images("test", args.data)
     classifier = args.classifier or models / "classifier.safetensors"
-    evaluation = evaluate(recipe, teacher, adapters, classifier, images, Progress(), args.coverage)
+    judge = open_judge(recipe, recipe.evaluate.seeds, classifier, args.data)
+    evaluation = evaluate(recipe, teacher, adapters, judge, Progress(), args.coverage)
     out = args.out or Path(".work") / recipe.name / "evaluation"
     text = json.dumps(evaluation.report, indent=2)
     with atomic_file(out / "evaluation.json") as temporary:

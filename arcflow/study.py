@@ -87,15 +87,15 @@ def _open(args: Namespace, recipe: Recipe) -> Study:
     import torch
 
     from arcflow.distill import choose_base, choose_prompts
-    from arcflow.studying.judging import open_judge
     from arcflow.studying.runner import Study, decide_precision
     from arcflow.studying.subject import Subject
+    from arcflow.tiny.judging import open_judge
     from arcflow.tiny.stages import CLASSIFIER, MODELS
 
     torch.set_num_threads(1)
     workdir = args.workdir or Path(".work") / recipe.name
     base = choose_base(recipe, args.base, workdir)
-    judge = open_judge(recipe.study.noises, args.classifier or MODELS / recipe.name / CLASSIFIER, args.data)
+    judge = open_judge(recipe, recipe.study.noises, args.classifier or MODELS / recipe.name / CLASSIFIER, args.data)
     folder = workdir / "study"
     precision = decide_precision(recipe, base, folder, args.precision, keep=not args.dry_run)
     loop = replace(recipe.distill.loop, precision=precision)

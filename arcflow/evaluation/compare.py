@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arcflow.adapter import Adapter, Policy, merge_into, read_adapter
 from arcflow.architectures.flux import Condition
-from arcflow.errors import CheckpointError
 from arcflow.evaluation.metrics import (
     Figures,
     frechet_distance,
@@ -26,8 +24,7 @@ from arcflow.recipe import Recipe
 from arcflow.sampling import sample_student, sample_teacher
 from arcflow.schedule import sigmas
 from arcflow.students import Coverage, architecture, build_student
-from arcflow.tiny.classifier import Classifier
-from arcflow.tiny.data import Images, evaluation_prompts
+from arcflow.tiny.judging import Judge
 from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
 
 Advance = Callable[[str, int, int], None]
@@ -35,7 +32,6 @@ Advance = Callable[[str, int, int], None]
 Run = Callable[[Tensor, Condition], tuple[Tensor, dict[float, Tensor]]]
 """A sampler: (noise, condition) -> (x at sigma 0, {level: x there})."""
 _CHUNK = 60
-_REAL_IMAGES = 5000
 _PATH_STRIDE = 5
 
 
@@ -61,20 +57,18 @@ def evaluate(
     recipe: Recipe,
     teacher: TeacherFolder,
     adapters: Mapping[str, Path],
-    classifier: Path,
-    images: Images,
+    judge: Judge,
     advance: Advance,
     coverage: Coverage = "whole",
 ) -> Evaluation:
     """Sample and measure. adapters: folder of "student" and, where there is one, of "linear".
 
     The teacher sees noise levels as it did when the student was distilled from it, by the adapter's policy.
-    images: the test split, the reals of the Frechet distance; coverage: which LoRA pairs an adapter must
-    have. Raises AdapterError and CheckpointError.
+    judge: has a prompt for each of the recipe's seeds; coverage: which LoRA pairs an adapter must have. Raises
+    AdapterError.
     """
     settings = recipe.evaluate
-    prompts = evaluation_prompts(settings.seeds)
-    texts = [text for text, _, _ in prompts]
+    texts = list(judge.prompts)
     condition = teacher.condition(texts, recipe.guidance)
     shape, first = (SIDE * SIDE, teacher.packed_channels), settings.first_seed
     seeds = range(first, first + settings.seeds)
@@ -112,10 +106,10 @@ def evaluate(
         merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
         for nfe in settings.nfe:
             samples[kind, nfe] = student_sampler(kind, student, adapter.config.policy, nfe)
-    judge = _judge(classifier, teacher, images, prompts, reference)
+    figures = _figures(judge, teacher, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), sampled in sorted(samples.items()):
-        report[kind][str(nfe)] = asdict(judge(sampled))
+        report[kind][str(nfe)] = asdict(figures(sampled))
     report["path_error"] = {k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters}
     report["trainable_fraction"] = fractions.get("student")
     if {"student", "linear"} <= set(adapters):
@@ -180,32 +174,19 @@ def _chunked(
     return Sampled(torch.cat(ends), {s: torch.cat([p[s] for p in paths]) for s in paths[0]})
 
 
-def _judge(
-    classifier: Path, teacher: TeacherFolder, images: Images, prompts: list[tuple[str, int, int]],
-    reference: Sampled,
-) -> Callable[[Sampled], Figures]:  # fmt: skip
+def _figures(judge: Judge, teacher: TeacherFolder, reference: Sampled) -> Callable[[Sampled], Figures]:
     """The measuring instrument: everything that is the same for all samplers is computed once."""
-    if not classifier.is_file():
-        raise CheckpointError(f"no classifier at {classifier}: run `python -m arcflow.teacher`, or give --classifier")
-    model = Classifier()
-    model.load_state_dict(load_file(classifier))
-    model.eval()
-    labels = torch.tensor([label for _, label, _ in prompts])
-    groups = torch.tensor([label * 3 + tone for _, label, tone in prompts])
-    truth = teacher.decode(reference.x)
-    with torch.no_grad():
-        real = model(images.rgb(torch.arange(min(_REAL_IMAGES, len(images)))))[1]
+    truth, groups = teacher.decode(reference.x), judge.groups
 
-    @torch.no_grad()
-    def judge(sampled: Sampled) -> Figures:
+    def figures(sampled: Sampled) -> Figures:
         images = truth if sampled is reference else teacher.decode(sampled.x)
-        logits, features = model(images)
+        logits, features = judge.classify(images)
         return Figures(
             rel_l2=float(relative_l2(sampled.x, reference.x).mean()),
-            frechet=frechet_distance(features, real),
+            frechet=frechet_distance(features, judge.reals),
             psnr_db=None if sampled is reference else float(psnr_db(images, truth).mean()),
-            accuracy=float((logits.argmax(dim=1) == labels).float().mean()),
+            accuracy=float((logits.argmax(dim=1) == judge.labels).float().mean()),
             diversity=pairwise_diversity(features, groups),
         )
 
-    return judge
+    return figures

@@ -22,8 +22,8 @@ from arcflow.schedule import sigmas
 from arcflow.sources.base import Base
 from arcflow.sources.pipeline import open_vae
 from arcflow.sources.text import TextEncoders
-from arcflow.studying.judging import Judge
 from arcflow.studying.variants import Variant
+from arcflow.tiny.judging import Judge
 from foundation.files import sha256_tree
 
 CHUNK = 60

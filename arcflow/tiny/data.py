@@ -77,7 +77,12 @@ class Images:
 
     def batch(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """So many images to train on, float32 [count, 3, 32, 32]."""
-        return self.rgb(torch.randint(len(self), (count,), generator=generator))
+        return self.labelled(count, generator)[0]
+
+    def labelled(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """So many images to train on, with their labels."""
+        index = torch.randint(len(self), (count,), generator=generator)
+        return self.rgb(index), self.labels[index]
 
 
 def load_images(split: str = "train", folder: Path | None = None) -> Images:

@@ -43,9 +43,9 @@ class Emoji:
 
     @cached_property
     def labels(self) -> Tensor:
-        """[N] int64: the concept of each, whatever the gender and the skin tone."""
-        names = {name: row for row, name in enumerate(sorted({subject.concept for subject in self.subjects}))}
-        return torch.tensor([names[subject.concept] for subject in self.subjects])
+        """[N] int64: the concept of each by its place among all, whatever the gender and the skin tone."""
+        rows = {concept: row for row, concept in enumerate(concepts())}
+        return torch.tensor([rows[subject.concept] for subject in self.subjects])
 
     @cached_property
     def weights(self) -> Tensor:
@@ -59,7 +59,12 @@ class Emoji:
 
     def batch(self, count: int, generator: torch.Generator) -> Tensor:
         """So many images to train on, varied, float32 [count, 3, 64, 64]."""
-        return self.varied(torch.randint(len(self), (count,), generator=generator), generator)
+        return self.labelled(count, generator)[0]
+
+    def labelled(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """So many images to train on, varied, with their labels."""
+        index = torch.randint(len(self), (count,), generator=generator)
+        return self.varied(index, generator), self.labels[index]
 
     def rgb(self, index: Tensor, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
         """The images at ``index`` [B] as float32 [B, 3, height, width] in [-1, 1], in the middle of a white canvas.
@@ -99,6 +104,11 @@ class Emoji:
     def captions(self) -> list[tuple[str, ...]]:
         """All captions that each image can have."""
         return [captions_of(subject) for subject in self.subjects]
+
+
+def concepts() -> list[str]:
+    """All that is drawn, sorted."""
+    return sorted({subject.concept for subject in subjects().values()})
 
 
 def load_emoji(folder: Path | None = None) -> Emoji:

@@ -24,7 +24,7 @@ from arcflow.sources.digest import digest_of
 from arcflow.tiny.captions import training_captions
 from arcflow.tiny.classifier import Classifier, classifier_step
 from arcflow.tiny.data import Images, all_captions, load_images
-from arcflow.tiny.emoji import Emoji, load_emoji
+from arcflow.tiny.emoji import Emoji, concepts, load_emoji
 from arcflow.tiny.latents import EmojiLatents, encode_variants
 from arcflow.tiny.teacher import (
     SIDE,
@@ -65,12 +65,13 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None, vae: 
     settings = own_teacher(recipe)
     if settings.images == "emoji":
         emoji = load_emoji(data).without_held_out()
+        train_classifier(settings.classifier, emoji, partial(Classifier, len(concepts()), 3), workdir)
         coder = _vae(settings, emoji, workdir, vae)
         drawn = _emoji_latents(coder, emoji, workdir)
         networks, tokenizers = _train_networks(settings, recipe.shift, drawn, training_captions(), coder, workdir)
     else:
         images = load_images("train", data)
-        train_classifier(settings.classifier, images, workdir)
+        train_classifier(settings.classifier, images, Classifier, workdir)
         coder = _vae(settings, images, workdir, vae)
         latents = _normalised_latents(coder, images, workdir)
         networks, tokenizers = _train_networks(settings, recipe.shift, latents, all_captions(), coder, workdir)
@@ -87,14 +88,14 @@ def find_teacher(recipe: Recipe, workdir: Path) -> Path:
     return trained if trained.is_dir() else MODELS / recipe.name / PIPELINE
 
 
-def train_classifier(config: LoopConfig, images: Images, workdir: Path) -> Path:
+def train_classifier(config: LoopConfig, images: Images | Emoji, make: Callable[[], Classifier], workdir: Path) -> Path:
     """Train the small classifier whose features and verdicts the evaluation uses; returns its weights' path."""
     from safetensors.torch import save_file
 
     path = workdir / CLASSIFIER
     if not path.is_file():
         torch.manual_seed(config.seed)
-        model = Classifier()
+        model = make()
         _run("classifier", model, partial(classifier_step, images), config, workdir)
         with atomic_file(path) as temporary:
             save_file(model.state_dict(), temporary)
@@ -123,7 +124,7 @@ def _vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path, trained
 
 def _open_vae(settings: TeacherRecipe, folder: Path) -> AutoencoderKL:
     try:
-        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except OSError as error:
         raise CheckpointError(
             f"no VAE in {folder}: give a diffusers folder, or leave --vae out to train one"

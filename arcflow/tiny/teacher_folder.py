@@ -53,7 +53,7 @@ def open_teacher(path: Path) -> TeacherFolder:
     """Open a teacher saved by :mod:`arcflow.teacher`. Raises CheckpointError when there is none."""
     if not (path / "model_index.json").is_file():
         raise CheckpointError(f"no teacher at {path}: run `python -m arcflow.teacher`, or give --teacher FOLDER")
-    pipeline = FluxPipeline.from_pretrained(path, local_files_only=True, torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(path, local_files_only=True, dtype=torch.float32)
     for part in (
         pipeline.transformer,
         pipeline.vae,

@@ -16,7 +16,7 @@ from arcflow.distill import choose_base, choose_prompts, distil, student_recipe
 from arcflow.evaluation.compare import evaluate, path_error
 from arcflow.recipe import Recipe
 from arcflow.tiny.classifier import Classifier
-from arcflow.tiny.data import load_images
+from arcflow.tiny.judging import open_judge
 from arcflow.tiny.teacher_folder import open_teacher
 from foundation.cli import run
 from tests.arcflow.test_tiny import write_split
@@ -115,8 +115,8 @@ def test_the_teacher_gets_closer_to_its_endpoint_with_more_steps(
 ) -> None:
     longer = replace(recipe, evaluate=replace(recipe.evaluate, reference_steps=40, nfe=(1, 2, 8)))
     result = evaluate(
-        longer, open_teacher(teacher_path), {"student": models / "adapter"}, models / "classifier.safetensors",
-        load_images("test", tmp_path), lambda *_: None,
+        longer, open_teacher(teacher_path), {"student": models / "adapter"},
+        open_judge(longer, longer.evaluate.seeds, models / "classifier.safetensors", tmp_path), lambda *_: None,
     )  # fmt: skip
     errors = [result.report["teacher"][n]["rel_l2"] for n in ("1", "2", "8", "40")]
     assert errors[0] > errors[1] > errors[2] > errors[3] == 0.0

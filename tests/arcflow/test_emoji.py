@@ -240,7 +240,7 @@ def test_the_committed_vae_gives_back_what_it_encodes(size: tuple[int, int]) -> 
     picture = Image.new("RGB", size, "white")
     ImageDraw.Draw(picture).ellipse((10, 12, 40, 44), fill=(220, 40, 60))
     images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-    vae = AutoencoderKL.from_pretrained(VAE, torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(VAE, dtype=torch.float32)
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean
         back = vae.decode(latents).sample

@@ -15,8 +15,6 @@ from arcflow.field import MomentumField
 from arcflow.recipe import Recipe
 from arcflow.students import Student
 from arcflow.study import main
-from arcflow.studying import judging
-from arcflow.studying.judging import Judge
 from arcflow.studying.ledger import locked
 from arcflow.studying.measuring import GAMMA_EDGES, bands, weights_by_gamma
 from arcflow.studying.reference import open_reference
@@ -24,6 +22,8 @@ from arcflow.studying.runner import Study, decide_precision, expected_seconds
 from arcflow.studying.subject import Subject
 from arcflow.studying.trial import Trial, train
 from arcflow.studying.variants import variants
+from arcflow.tiny import judging
+from arcflow.tiny.judging import Judge
 from foundation.cli import run
 
 PROMPTS = ("a dark bag", "a boot", "a light coat")
@@ -95,7 +95,7 @@ def test_a_whole_study(
         "[study]\niterations = 4\nbatch = 2\nseeds = 2\nnoises = 6\ndiversity_prompts = 2\ndiversity_noises = 2\n"
         "look_every = 2\nlook_noises = 2\npieces = 8\nmixture = 2\nseveral_nfe = [1, 2]\n"
     )
-    monkeypatch.setattr(judging, "open_judge", lambda count, *_: judge(count))
+    monkeypatch.setattr(judging, "open_judge", lambda recipe, count, *_: judge(count))
     words = ["--recipe", str(path), "--workdir", str(tmp_path / "work"), "--teacher", str(teacher_path)]
     assert run(main, [*words, "--report"]) == 2
     assert "no run of this study is finished" in capsys.readouterr().err
