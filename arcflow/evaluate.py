@@ -99,7 +99,7 @@ def _parser() -> ArgumentParser:
         "(default: models/RECIPE)")  # fmt: skip
     own("--linear", type=Path, help="the linear twin's adapter (default: MODELS/linear, if there)")
     own("--classifier", type=Path, help="the judge's weights (default: MODELS/classifier.safetensors)")
-    own("--data", type=Path, help="folder of the Fashion-MNIST .gz files (default: found by itself)")
+    own("--data", type=Path, help="folder of the images that make data fetches (default: found by itself)")
     return parser
 
 

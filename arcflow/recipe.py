@@ -71,7 +71,7 @@ def add_recipe_options(parser: ArgumentParser, *more: str) -> None:
     add("--recipe", default="tiny", help="name in arcflow/recipes or path of a .toml (default: tiny)")
     helps = {
         "--workdir": "where the run keeps its state (default: .work/RECIPE)",
-        "--data": "folder of the Fashion-MNIST .gz files (default: found by itself)",
+        "--data": "folder of the images that make data fetches (default: found by itself)",
     }
     for option in more:
         add(option, type=Path, help=helps[option])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 
 from arcflow.errors import CheckpointError, DatasetError
 from arcflow.recipe import load_recipe, own_teacher
@@ -23,7 +24,9 @@ from arcflow.tiny.captions import (
     subjects,
     training_captions,
 )
-from arcflow.tiny.emoji import COMMON, SIZE, Emoji, load_emoji
+from arcflow.tiny.classifier import Classifier
+from arcflow.tiny.emoji import COMMON, SIZE, Emoji, concepts, load_emoji
+from arcflow.tiny.judging import open_judge
 from arcflow.tiny.latents import CANVASES, SHARES, EmojiLatents, encode_variants
 from arcflow.tiny.stages import _open_vae
 from arcflow.tiny.text import (
@@ -53,6 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table = tmp_path / "subjects.txt"
     table.write_text(TABLE)
     monkeypatch.setattr("arcflow.tiny.captions.SUBJECTS", table)
+    monkeypatch.setattr("arcflow.tiny.captions.HELD_OUT_SHARE", 0.4)
     root = tmp_path / "images"
     root.mkdir()
     for number, code in enumerate([*subjects(), "1f595"]):
@@ -255,3 +259,15 @@ def test_a_vae_of_another_form_is_refused(tmp_path: Path) -> None:
     build_vae((8, 8, 8), 4, 32).save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match="3 levels and 4 channels: the recipe wants 4 and 16"):
         _open_vae(settings, tmp_path / "other")
+
+
+def test_its_judge_sees_colour_and_knows_every_concept(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(Classifier(len(concepts()), 3).state_dict(), tmp_path / "classifier.safetensors")
+    judge = open_judge(load_recipe("emoji"), 6, tmp_path / "classifier.safetensors", folder)
+    logits, features = judge.classify(torch.zeros(2, 3, 64, 96))
+    assert logits.shape == (2, 3) and features.shape == (2, 64)
+    assert judge.reals.shape == (len(load_emoji(folder).without_held_out()), 64)
+    assert concepts()[int(judge.labels[0])] == "cook" and len(judge.prompts) == 6
+    grey = judge.classify(torch.full((1, 3, 64, 64), -1.0).index_fill(1, torch.tensor([0]), 1.0))
+    assert not torch.equal(grey[1], judge.classify(torch.full((1, 3, 64, 64), -1.0 / 3))[1])
