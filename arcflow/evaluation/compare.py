@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from arcflow.evaluation.metrics import (
     psnr_db,
     relative_l2,
 )
+from arcflow.evaluation.samplers import Advance, Run, Sampled, sampled
 from arcflow.recipe import Recipe
 from arcflow.sampling import sample_student, sample_teacher
 from arcflow.schedule import sigmas
@@ -27,20 +28,7 @@ from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.judging import Judge
 from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
 
-Advance = Callable[[str, int, int], None]
-"""Progress: (what is being done, done, total)."""
-Run = Callable[[Tensor, Condition], tuple[Tensor, dict[float, Tensor]]]
-"""A sampler: (noise, condition) -> (x at sigma 0, {level: x there})."""
-_CHUNK = 60
 _PATH_STRIDE = 5
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A sampler's endpoints [N, S, C], and the states at noise levels on the way."""
-
-    x: Tensor
-    path: dict[float, Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,7 @@ def evaluate(
     levels = sigmas(settings.reference_steps, recipe.shift)[::_PATH_STRIDE]
 
     def sampler(name: str, run: Run) -> Sampled:
-        return _chunked(run, noise, condition, name, advance, levels)
+        return sampled(run, noise, condition, name, advance, levels)
 
     def teacher_sampler(steps: int) -> Sampled:
         def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
@@ -108,8 +96,8 @@ def evaluate(
             samples[kind, nfe] = student_sampler(kind, student, adapter.config.policy, nfe)
     figures = _figures(judge, teacher, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
-    for (kind, nfe), sampled in sorted(samples.items()):
-        report[kind][str(nfe)] = asdict(figures(sampled))
+    for (kind, nfe), found in sorted(samples.items()):
+        report[kind][str(nfe)] = asdict(figures(found))
     report["path_error"] = {k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters}
     report["trainable_fraction"] = fractions.get("student")
     if {"student", "linear"} <= set(adapters):
@@ -142,14 +130,14 @@ def targets(report: Mapping[str, Any], recipe: Recipe) -> dict[str, bool]:
     return held
 
 
-def path_error(sampled: Sampled, reference: Sampled) -> float:
+def path_error(found: Sampled, reference: Sampled) -> float:
     """Distance between two trajectories: mean over seeds of the root mean square over the levels between the ends.
 
     In units of the reference endpoint's norm. Levels 1 (the same noise) and 0 (the endpoint, measured apart) stay out.
     """
-    levels = [s for s in reference.path if 0.0 < s < 1.0 and s in sampled.path]
+    levels = [s for s in reference.path if 0.0 < s < 1.0 and s in found.path]
     scale = reference.x.flatten(1).norm(dim=1)
-    gaps = torch.stack([(sampled.path[s] - reference.path[s]).flatten(1).norm(dim=1) / scale for s in levels])
+    gaps = torch.stack([(found.path[s] - reference.path[s]).flatten(1).norm(dim=1) / scale for s in levels])
     return float(gaps.square().mean(dim=0).sqrt().mean())
 
 
@@ -160,31 +148,17 @@ def trained_fraction(adapter: Adapter, backbone: nn.Module) -> float:
     return values / sum(p.numel() for p in backbone.parameters())
 
 
-def _chunked(
-    run: Run, noise: Tensor, condition: Condition, name: str, advance: Advance, levels: Sequence[float]
-) -> Sampled:
-    """Run a sampler over all seeds in bounded memory, keeping the path only at ``levels``."""
-    ends, paths = [], []
-    for start in range(0, noise.shape[0], _CHUNK):
-        rows = slice(start, min(start + _CHUNK, noise.shape[0]))
-        x, path = run(noise[rows], condition[rows])
-        ends.append(x)
-        paths.append({s: v for s, v in path.items() if s in levels})
-        advance(name, rows.stop, noise.shape[0])
-    return Sampled(torch.cat(ends), {s: torch.cat([p[s] for p in paths]) for s in paths[0]})
-
-
 def _figures(judge: Judge, teacher: TeacherFolder, reference: Sampled) -> Callable[[Sampled], Figures]:
     """The measuring instrument: everything that is the same for all samplers is computed once."""
     truth, groups = teacher.decode(reference.x), judge.groups
 
-    def figures(sampled: Sampled) -> Figures:
-        images = truth if sampled is reference else teacher.decode(sampled.x)
+    def figures(found: Sampled) -> Figures:
+        images = truth if found is reference else teacher.decode(found.x)
         logits, features = judge.classify(images)
         return Figures(
-            rel_l2=float(relative_l2(sampled.x, reference.x).mean()),
+            rel_l2=float(relative_l2(found.x, reference.x).mean()),
             frechet=frechet_distance(features, judge.reals),
-            psnr_db=None if sampled is reference else float(psnr_db(images, truth).mean()),
+            psnr_db=None if found is reference else float(psnr_db(images, truth).mean()),
             accuracy=float((logits.argmax(dim=1) == judge.labels).float().mean()),
             diversity=pairwise_diversity(features, groups),
         )

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from arcflow.architectures.packing import unpack
-from arcflow.evaluation.compare import Advance
 from arcflow.evaluation.endpoints import Endpoint
 from arcflow.evaluation.features import Features, cosine_distance
 from arcflow.evaluation.metrics import paired_gain, psnr_db, relative_l2
 from arcflow.evaluation.plots import pixels
 from arcflow.evaluation.same_noise import STUDENT, TEACHER, Sampler, Wanted
+from arcflow.evaluation.samplers import Advance
 from arcflow.sources.pipeline import open_vae
 
 

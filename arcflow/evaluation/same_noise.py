@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.adapter import Adapter, Policy, merge_into
-from arcflow.evaluation.compare import Advance
 from arcflow.evaluation.endpoints import Endpoint, Endpoints
+from arcflow.evaluation.samplers import Advance
 from arcflow.pipelines.noise import image_noise
 from arcflow.sampling import ClassifierFree, sample_student, sample_teacher
 from arcflow.sources.base import Base

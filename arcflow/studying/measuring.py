@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from arcflow.evaluation.metrics import frechet_distance, psnr_db, relative_l2
+from arcflow.evaluation.samplers import CHUNK, Advance
 from arcflow.field import MomentumField, Prediction
 from arcflow.sampling import integrate
 from arcflow.schedule import sigmas
 from arcflow.students import Student
 from arcflow.studying.ledger import Few, Record
 from arcflow.studying.reference import Reference
-from arcflow.studying.subject import CHUNK, Advance, Subject
+from arcflow.studying.subject import Subject
 from arcflow.studying.trial import Trial
 from arcflow.studying.variants import Variant
 from arcflow.training.fp8 import Fp8Linears

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from arcflow.evaluation.samplers import Advance
 from arcflow.sources.weights import open_backbone
 from arcflow.studying.ledger import locked
-from arcflow.studying.subject import Advance, Subject
+from arcflow.studying.subject import Subject
 from foundation.files import atomic_file
 
 
@@ -73,7 +74,6 @@ def _make(subject: Subject, advance: Advance) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a file, None where there is none or it is damaged."""
     try:
-        with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        return load_file(path)
     except (SafetensorError, OSError):
         return None

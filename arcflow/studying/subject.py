@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arcflow.architectures.conditioning import ConditioningDtype, trained_in
 from arcflow.architectures.packing import unpack
+from arcflow.evaluation.samplers import Advance, Run, Sampled, chunks, sampled
 from arcflow.pipelines.noise import image_noise
 from arcflow.prompts.lists import Prompts, digest
 from arcflow.recipe import Recipe, Settled
@@ -26,8 +27,6 @@ from arcflow.studying.variants import Variant
 from arcflow.tiny.judging import Judge
 from foundation.files import sha256_tree
 
-CHUNK = 60
-"""Images that are sampled or decoded at once."""
 BANDS = 10
 """Parts of raw time in which errors are told apart."""
 _APART = 1 << 24
@@ -37,11 +36,6 @@ _FORMAT = 1
 _FREE = ("seeds", "ranks", "pieces", "mixture", "fp8_from", "slower")
 """Settings of [study] that choose variants, whose own settings say the rest."""
 
-Advance = Callable[[str, int, int], None]
-"""Progress: (what is being done, done, total)."""
-Run = Callable[[Tensor, Any], tuple[Tensor, dict[float, Tensor]]]
-"""A sampler: (noise, condition) -> (x at sigma 0, {level: x there})."""
-
 
 @dataclass(frozen=True)
 class Starts:
@@ -49,14 +43,6 @@ class Starts:
 
     noise: Tensor
     condition: Any
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Where they end, [N, S, C], and where they were at some noise levels."""
-
-    x: Tensor
-    path: dict[float, Tensor]
 
 
 @dataclass(frozen=True)
@@ -130,26 +116,20 @@ class Subject:
 
         return run
 
-    def sample(self, run: Run, starts: Starts, name: str, advance: Advance) -> Ends:
+    def sample(self, run: Run, starts: Starts, name: str, advance: Advance) -> Sampled:
         """Run a sampler from all starts in bounded memory; states are kept at :attr:`levels` alone."""
-        ends, paths, total = [], [], len(starts.noise)
-        for rows in _chunks(total):
-            x, path = run(starts.noise[rows], starts.condition[rows])
-            ends.append(x)
-            paths.append({level: state for level, state in path.items() if level in self.levels})
-            advance(name, rows.stop, total)
-        return Ends(torch.cat(ends), {level: torch.cat([path[level] for path in paths]) for level in paths[0]})
+        return sampled(run, starts.noise, starts.condition, name, advance, self.levels)
 
     @torch.no_grad()
     def images(self, x: Tensor) -> Tensor:
         """The images [N, 3, H, W] in [-1, 1] of packed latents [N, S, C]."""
-        parts = [self._decode(unpack(x[rows], *self.grid)) for rows in _chunks(len(x))]
+        parts = [self._decode(unpack(x[rows], *self.grid)) for rows in chunks(len(x))]
         return torch.cat(parts).float().clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def judged(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The judge's logits and features of images."""
-        parts = [self.judge.classify(images[rows]) for rows in _chunks(len(images))]
+        parts = [self.judge.classify(images[rows]) for rows in chunks(len(images))]
         return torch.cat([logits for logits, _ in parts]), torch.cat([features for _, features in parts])
 
     @cached_property
@@ -192,7 +172,3 @@ class Subject:
         own = None if variant is None else {**asdict(variant), "name": "", "about": ""}
         known = {**self._digest, "variant": own, "seed": seed}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _chunks(total: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
