@@ -89,9 +89,8 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; hours, 74 GB of disk)
 	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 
-data: ## Fetch the images of the embedded models into .data (Fashion-MNIST, Fluent Emoji; MIT), installing nothing
-	@scripts/fetch-data.sh .data
-	@scripts/fetch-emoji.sh .data/fluent-emoji
+data: ## Fetch the images that RECIPE=tiny or emoji is trained on into .data, installing nothing (both MIT)
+	@if [ "$(RECIPE)" = emoji ]; then scripts/fetch-emoji.sh .data/fluent-emoji; else scripts/fetch-data.sh .data; fi
 
 constraints: $(VENV)/.dev ## Write constraints.txt from what is installed (after an upgrade that passes the tests)
 	@scripts/freeze.sh $(BIN)/python > constraints.new && mv constraints.new constraints.txt

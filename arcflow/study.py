@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from arcflow.recipe import Recipe
     from arcflow.studying.runner import Job, Study
 
-_EPILOG = """A run that is interrupted goes on where it stopped, whoever comes to it first; one that another
-process is at is passed over. Training takes one thread a process: two processes are faster than one with two
+_EPILOG = """An interrupted run resumes where it stopped, in whatever process comes to it first; one that
+another process is at is passed over. Training takes one thread a process: two processes are faster than one with two
 threads, and a study's seconds are those of one core. Figures wait for nothing: what is finished is told.
 
 examples:

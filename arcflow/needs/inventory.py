@@ -83,7 +83,8 @@ def meta_backbone(recipe: Recipe) -> nn.Module:
             from arcflow.tiny.teacher import build_transformer
 
             own = recipe.teacher
-            return build_transformer(own.size, 4 * own.latent_channels).requires_grad_(False)  # type: ignore[no-any-return]
+            small: nn.Module = build_transformer(own.size, 4 * own.latent_channels)
+            return small.requires_grad_(False)
         config = recipe.backbone or {}
         arch = architecture(recipe.architecture)
         known = _parameters(arch.build_backbone)

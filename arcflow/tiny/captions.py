@@ -18,8 +18,8 @@ MODIFIERS = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 """Code points of the skin tones, which follow the first one of a person."""
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 """Skin tones, index 0 to 4; emoji without one are yellow."""
-TEMPLATES = ("{a}", "{a}", "an emoji of {a}", "a picture of {a}", "{x}")
-"""Caption forms: {x} is what is shown, {a} the same with its article. The plain one is the usual one."""
+TEMPLATES = ("{a}", "an emoji of {a}", "a picture of {a}", "{x}")
+"""Caption forms: {x} is what is shown, {a} the same with its article."""
 EVALUATION_TEMPLATE = "picture of {a}"
 """The form of evaluation prompts; no training caption has it."""
 HELD_OUT_SHARE = 0.12
@@ -63,7 +63,7 @@ class Subject:
 
 
 def subjects() -> dict[str, Subject]:
-    """What every picture shows, by its code points without those that ask for a picture ("1f469-1f3fb-200d-1f692")."""
+    """What every image shows, by its code points without the one that asks for a drawing ("1f469-1f3fb-200d-1f692")."""
     found = {}
     for line in SUBJECTS.read_text(encoding="utf-8").splitlines():
         head, _, names = line.partition(": ")

@@ -1,6 +1,6 @@
 """Fluent Emoji, Microsoft's rendered emoji (MIT licence), as images with captions.
 
-The pictures are those of npm's ``@lobehub/fluent-emoji-3d``: 256x256 with transparency, put on white and made 64x64.
+The images are those of npm's ``@lobehub/fluent-emoji-3d``: 256x256 with transparency, put on white and made 64x64.
 """
 
 from __future__ import annotations
@@ -118,18 +118,18 @@ def load_emoji(folder: Path | None = None) -> Emoji:
     files = {path.stem.replace("-fe0f", ""): path for path in root.glob("*.webp")}
     missing = sorted(known.keys() - files.keys())
     if missing:
-        raise DatasetError(f"of Fluent Emoji {len(missing)} images are missing in {root}: run `make data`")
+        raise DatasetError(f"of Fluent Emoji {len(missing)} images are missing in {root}: run `make data RECIPE=emoji`")
     paths = sorted(files[code] for code in known)
     shown = {files[code]: subject for code, subject in known.items()}
     try:
-        pixels = np.stack([_picture(path) for path in paths])
+        pixels = np.stack([_on_white(path) for path in paths])
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{root} is damaged ({error}): remove it and run `make data` again") from error
+        raise DatasetError(f"{root} is damaged ({error}): remove it and run `make data RECIPE=emoji` again") from error
     return Emoji(torch.from_numpy(pixels), tuple(shown[path] for path in paths))
 
 
-def _picture(path: Path) -> np.ndarray:
-    """One picture on white, [3, 64, 64] uint8."""
+def _on_white(path: Path) -> np.ndarray:
+    """One image on white, [3, 64, 64] uint8."""
     with Image.open(path) as opened:
         rgba = opened.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")

@@ -186,6 +186,7 @@ def _train_networks(
 ) -> tuple[TeacherNetworks, tuple[object, object]]:
     tokenizers = build_clip_tokenizer(captions, settings.pieces), build_t5_tokenizer(captions)
     table = tokenize(["", *captions], *tokenizers)
+    identity = digest_of(vae.state_dict())
     torch.manual_seed(settings.flow.seed + 1)
     text = TextEncoders(build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1]))
     networks = TeacherNetworks(build_transformer(settings.size, 4 * settings.latent_channels), text)
@@ -195,13 +196,13 @@ def _train_networks(
         partial(flow_step, latents, table, shift),
         settings.flow,
         workdir,
-        digest_of(vae.state_dict()),
+        identity,
     )
     networks.requires_grad_(False)
     base: FluxTransformer2DModel = copy.deepcopy(networks.transformer)
     networks.transformer.requires_grad_(True)
     step = partial(guidance_step, latents, table, base, encode(text, table), shift, settings.guidance_range)
-    _run("guidance", networks.transformer, step, settings.guidance, workdir, digest_of(vae.state_dict()))
+    _run("guidance", networks.transformer, step, settings.guidance, workdir, identity)
     return networks.requires_grad_(False).eval(), tokenizers
 
 
