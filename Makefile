@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RECIPE ?= tiny
-PROMPT ?= a dark ankle boot
+PROMPT ?= a smiling face with sunglasses
 SEED   ?= 5
 OUT    ?= out/demo.png
 PREVIEWS ?= 6
@@ -82,15 +82,15 @@ tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bun
 	cp -R .work/$(RECIPE)/teacher .work/$(RECIPE)/classifier.safetensors models/$(RECIPE)/
 	$(BIN)/python -m arcflow.distill --recipe $(RECIPE) --out models/$(RECIPE)/adapter
 	$(BIN)/python -m arcflow.distill --recipe $(RECIPE) --student linear --out models/$(RECIPE)/linear
-	$(BIN)/python -m export.build --model $(RECIPE) --precision fp32 --target cpu
+	$(BIN)/python -m export.build --model $(RECIPE) --precision fp16 --target cpu
 	$(BIN)/python -m arcflow.evaluate --recipe $(RECIPE) --json
 
 # Parts: flux (57 GB of disk, 22 GiB of memory), qwen (72 GB, 5 GiB), graphs (1 GB, 5 GiB); each removes what it made.
 fullsize: $(VENV)/.dev ## Export and engine at true size, measured (PART=flux, qwen, graphs or all; hours, 74 GB of disk)
 	$(BIN)/python benchmarks/fullsize.py --part $(PART)
 
-data: ## Fetch the images that RECIPE=tiny or emoji is trained on into .data, installing nothing (both MIT)
-	@if [ "$(RECIPE)" = emoji ]; then scripts/fetch-emoji.sh .data/fluent-emoji; else scripts/fetch-data.sh .data; fi
+data: ## Fetch the images that tiny is trained on into .data, installing nothing (MIT)
+	@scripts/fetch-data.sh .data/fluent-emoji
 
 constraints: $(VENV)/.dev ## Write constraints.txt from what is installed (after an upgrade that passes the tests)
 	@scripts/freeze.sh $(BIN)/python > constraints.new && mv constraints.new constraints.txt

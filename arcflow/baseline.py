@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="take an adapter that lacks LoRA pairs")  # fmt: skip
     add("--what", choices=_KINDS, default="student", help="default: %(default)s")
     add("--mode", choices=_MODES, default="eager", help="compile: torch.compile of the backbone (default: %(default)s)")
-    add("--prompt", default="a dark ankle boot")
+    add("--prompt", default="a smiling face with sunglasses")
     add("--width", type=int, default=1024, metavar="PX")
     add("--height", type=int, default=1024, metavar="PX")
     add("--text-tokens", type=int, default=512, metavar="N", help="longest prompt (default: %(default)s)")

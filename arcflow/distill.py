@@ -166,9 +166,8 @@ def choose_prompts(recipe: Recipe, sources: Sequence[str] | None = None, key: st
 
     if not sources and recipe.teacher is not None:
         from arcflow.tiny.captions import training_captions
-        from arcflow.tiny.data import all_captions
 
-        return training_captions() if recipe.teacher.images == "emoji" else all_captions(held_out=False)
+        return training_captions()
     return open_prompts(sources or recipe.distill.prompts, key)
 
 

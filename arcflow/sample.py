@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _EXAMPLES = """examples:
-  python -m arcflow.sample --recipe tiny "a dark ankle boot"
+  python -m arcflow.sample --recipe tiny "a smiling face with sunglasses"
   python -m arcflow.sample --recipe flux --adapter arcflow-flux "a red fox in snow" --device cuda --dtype bfloat16
   python -m arcflow.sample --recipe qwen --base Qwen-Image --adapter arcflow-qwen "a sign: hello" --nfe 4 --out sign.png
 

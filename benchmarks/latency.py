@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--teacher", type=Path, help="a FluxPipeline folder (default: models/tiny/teacher)")
     add("--no-teacher", action="store_true", help="leave the teacher out")
     add("--no-native", action="store_true", help="leave the native library and arcflow-cli out")
-    add("--prompt", default="a dark ankle boot")
+    add("--prompt", default="a smiling face with sunglasses")
     add("--threads", type=int, default=cores(), help="compute threads (default: the cores)")
     add("--cold-runs", type=int, default=7, metavar="N")
     add("--warm-runs", type=int, default=50, metavar="N")

@@ -122,7 +122,7 @@ def both(server: Server, seconds: float) -> dict[str, Any]:
             time.sleep(pause)
 
     threads = [threading.Thread(target=again, args=(lambda: server.get("/health").status, probes, 0.02))]
-    ask = lambda: server.generate(prompt="a dark ankle boot", seed=1).status  # noqa: E731
+    ask = lambda: server.generate(prompt="a smiling face with sunglasses", seed=1).status  # noqa: E731
     threads += [threading.Thread(target=again, args=(ask, images, 0.0)) for _ in range(CALLERS)]
     for thread in threads:
         thread.start()

@@ -117,7 +117,7 @@ class Asker:
     def __init__(self, port: int, fields: dict[str, Any]) -> None:
         self._port = port
         # Not one prompt alone: a batch of the prompts of the batch before is cheaper.
-        bodies = [json.dumps({"prompt": f"a boot {j}", "seed": j, **fields}).encode() for j in range(17)]
+        bodies = [json.dumps({"prompt": f"a dog {j}", "seed": j, **fields}).encode() for j in range(17)]
         head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
         self._requests = [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         self._count = 0

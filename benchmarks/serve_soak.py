@@ -80,7 +80,7 @@ def soak(arguments: Namespace) -> dict[str, Any]:
         logged = Counter(line["request_id"] for line in server.log() if line.get("path") == GENERATIONS)
     ids = [f"soak-{seed}" for seed in range(total)]
     return {
-        "model": "tiny-fp32-cpu",
+        "model": "tiny-fp16-cpu",
         "requests": arguments.requests,
         "warm_up": arguments.warm_up,
         "connections": arguments.connections,
@@ -113,7 +113,7 @@ def caller(server: Server, ledger: Ledger, seeds: Iterator[int]) -> None:
     """One connection, one request at a time."""
     with contextlib.closing(server.connect()) as connection:
         for seed in seeds:
-            fields = {"prompt": f"a boot {seed % 17}", "seed": seed, "size": SIZES[seed % len(SIZES)]}
+            fields = {"prompt": f"a dog {seed % 17}", "seed": seed, "size": SIZES[seed % len(SIZES)]}
             headers = {"Content-Type": "application/json", "x-request-id": f"soak-{seed}"}
             began = time.monotonic()
             try:
@@ -138,7 +138,7 @@ def check(seed: int, status: int, headers: Any, body: bytes) -> str:
         settings = json.loads(image.info["arcflow"])
         size = f"{image.width}x{image.height}"
     found = (headers.get("x-request-id"), one["seed"], settings["seed"], settings["prompt"], size)
-    wanted = (f"soak-{seed}", seed, seed, f"a boot {seed % 17}", SIZES[seed % len(SIZES)])
+    wanted = (f"soak-{seed}", seed, seed, f"a dog {seed % 17}", SIZES[seed % len(SIZES)])
     return "" if found == wanted else f"{seed}: {found} instead of {wanted}"
 
 

@@ -35,7 +35,7 @@ def serve_tiny(*options: str, program: Path = PROGRAM) -> Server:
     library = onnxruntime_library()
     if not program.is_file() or library is None:
         raise ServingError(f"{program} or the package onnxruntime is missing: run make native")
-    return Server(program, ["--model", str(BUILT_IN / "tiny-fp32-cpu"), "--library", str(library), *options])
+    return Server(program, ["--model", str(BUILT_IN / "tiny-fp16-cpu"), "--library", str(library), *options])
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def locate(
 
 
 def find(name: str, roots: Sequence[Path] | None = None) -> Path:
-    """The folder of the bundle called ``name``: in full ("tiny-fp32-cpu"), or by its model alone. As :func:`locate`."""
+    """The folder of the bundle called ``name``: in full ("tiny-fp16-cpu"), or by its model alone. As :func:`locate`."""
     whole = parse_name(name)
     bundles = available(roots)
     return bundles[whole] if whole is not None and whole in bundles else locate(name, roots=roots)

@@ -14,7 +14,7 @@ from foundation.cli import ArgumentParser, run
 from foundation.processes import hand_over
 
 _EXAMPLES = """examples:
-  python -m engines.verify engines/bundles/tiny-fp32-cpu
+  python -m engines.verify engines/bundles/tiny-fp16-cpu
   python -m engines.verify tiny
   python -m engines.verify flux-fp8-sm120 --run
   python -m engines.verify flux-fp8-sm120 --run --against engines/bundles/flux-fp8-onnx

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime import Pipeline
 
-PROMPTS = ["a dark ankle boot", "a light t-shirt", "a grey bag"]
+PROMPTS = ["a smiling face with sunglasses", "a pizza", "a red apple"]
 
 
 def main(folder: str = "out/batch") -> None:

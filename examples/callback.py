@@ -22,12 +22,12 @@ def main() -> None:
         progress(step)
         raise StoppedError
 
-    pipeline.generate("a light sandal", seed=1, nfe=4, on_step=progress)
+    pipeline.generate("a strawberry", seed=1, nfe=4, on_step=progress)
     try:
-        pipeline.generate("a light sandal", seed=1, nfe=4, on_step=stop_early)
+        pipeline.generate("a strawberry", seed=1, nfe=4, on_step=stop_early)
     except StoppedError:
         print("stopped after the first evaluation")
-    print(f"still usable: {len(pipeline.generate('a light sandal', seed=1).images)} image")
+    print(f"still usable: {len(pipeline.generate('a strawberry', seed=1).images)} image")
 
 
 if __name__ == "__main__":

@@ -15,20 +15,20 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCALE = 5
 COLUMNS = 4
 ENTRIES = [
-    ("a dark ankle boot", 5),
-    ("a light ankle boot", 12),
-    ("photo of a light t-shirt", 7),
-    ("a dark t-shirt", 2),
-    ("a grey bag", 1),
-    ("a dark bag", 9),
-    ("a dark coat", 3),
-    ("a light dress", 4),
-    ("a dark sneaker", 8),
-    ("a light sandal", 1),
-    ("a grey pullover", 6),
-    ("a dark trouser", 11),
+    ("a smiling face with sunglasses", 5),
+    ("a rocket", 12),
+    ("picture of a pizza", 7),
+    ("a panda", 2),
+    ("a red apple", 1),
+    ("a woman astronaut", 9),
+    ("a red heart", 3),
+    ("a pineapple", 4),
+    ("a bicycle", 8),
+    ("a strawberry", 1),
+    ("a mushroom", 6),
+    ("an octopus", 11),
 ]
-WAY = ("a dark ankle boot", 5, 3)
+WAY = ("a smiling face with sunglasses", 5, 3)
 """Prompt, seed and number of previews of the row that shows the way from noise to the image."""
 
 PAGE = """# Gallery

@@ -1,6 +1,6 @@
 """One image from a prompt, as a PNG file.
 
-python examples/generate.py "a dark ankle boot" out/boot.png
+python examples/generate.py "a smiling face with sunglasses" out/boot.png
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from runtime import Pipeline
 
 
-def main(prompt: str = "a dark ankle boot", file: str = "out/boot.png") -> None:
+def main(prompt: str = "a smiling face with sunglasses", file: str = "out/boot.png") -> None:
     pipeline = Pipeline.open("tiny")  # A model's name or a bundle's folder; every byte is verified first.
     result = pipeline.generate(prompt, seed=5)
     result.save(file, scale=8)  # tiny's images are small: every pixel becomes 8 x 8.

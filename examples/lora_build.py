@@ -39,10 +39,10 @@ def write_lora(file: Path) -> None:
 def main(folder: str = "out/lora") -> None:
     out = Path(folder)
     write_lora(out / "style.safetensors")
-    bundle = out / "tiny-fp32-cpu"
+    bundle = out / "tiny-fp16-cpu"
     build(["--model", "tiny", "--lora", f"{out / 'style.safetensors'}:1.5", "--out", str(bundle)])
     for name, source in (("plain", "tiny"), ("styled", bundle)):
-        (file,) = Pipeline.open(source).generate("a dark ankle boot", seed=5).save(out / f"{name}.png", scale=8)
+        (file,) = Pipeline.open(source).generate("a smiling face with sunglasses", seed=5).save(out / f"{name}.png", scale=8)
         print(file)
 
 

@@ -1,6 +1,6 @@
 """The way from noise to the image, as frames and as one strip. Previews cost no evaluation of the backbone.
 
-python examples/previews.py "a dark coat" out/previews
+python examples/previews.py "a red heart" out/previews
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from runtime import Pipeline
 
 
-def main(prompt: str = "a dark coat", folder: str = "out/previews") -> None:
+def main(prompt: str = "a red heart", folder: str = "out/previews") -> None:
     result = Pipeline.open("tiny").generate(prompt, seed=3, previews=6)
     result.save(Path(folder) / "coat.png", scale=4)  # coat.png, coat-preview-00.png, ...
     frames = [preview.image for preview in result.previews[0]]  # The noisiest first.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runtime.pipeline import Pipeline
     from runtime.result import Generation
 
-PROMPTS = ("a dark ankle boot", "a photo of a light dress")
+PROMPTS = ("a smiling face with sunglasses", "a photo of a pineapple")
 SEED = 7
 
 

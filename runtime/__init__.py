@@ -3,7 +3,7 @@
     from runtime import Pipeline
 
     pipeline = Pipeline.open("tiny")
-    generation = pipeline.generate("a dark ankle boot", seed=7)
+    generation = pipeline.generate("a smiling face with sunglasses", seed=7)
     generation.images[0]         # uint8 [height, width, 3]
     generation.save("boot.png")  # the same file as the command's; generation.pil() gives Pillow images
 

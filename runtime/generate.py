@@ -1,4 +1,4 @@
-"""``python -m runtime.generate "a dark ankle boot"``: a prompt in, PNG files out."""
+"""``python -m runtime.generate "a smiling face with sunglasses"``: a prompt in, PNG files out."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FOLDER = Path("arcflow-out")
 _OF_OPENING = ("precision", "target", "threads", "host", "backend", "device", "low_vram", "allow_links")
 _OF_REQUEST = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
-  python -m runtime.generate "a dark ankle boot"
-  python -m runtime.generate "photo of a light t-shirt" --seed 7 --num-images 4 --scale 8
-  python -m runtime.generate "a grey bag" --out bag.png --previews 6 --json
-  python -m runtime.generate "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
+  python -m runtime.generate "a smiling face with sunglasses"
+  python -m runtime.generate "picture of a pizza" --seed 7 --num-images 4 --scale 8
+  python -m runtime.generate "a red apple" --out bag.png --previews 6 --json
+  python -m runtime.generate "a red heart" --model engines/bundles/tiny-fp16-cpu --nfe 4
 
 The image's settings are in its text chunks. The same seed gives the same bytes.
 """

@@ -97,7 +97,7 @@ soak)
     clang
     configure asan "${clang_options[@]}"
     build asan probe_soak arcflow_runtime arcflow_host_ort
-    build/asan/bin/probe_soak "$PWD/engines/bundles/tiny-fp32-cpu" "$(onnxruntime)" "$count"
+    build/asan/bin/probe_soak "$PWD/engines/bundles/tiny-fp16-cpu" "$(onnxruntime)" "$count"
     ;;
 wheel)
     deps

@@ -84,9 +84,9 @@ class TransformerSize:
 class TeacherRecipe:
     """How the embedded teacher is made: VAE, flow matching, guidance distillation, and the judge's classifier.
 
-    images: what it draws; polish: how the VAE's training goes on, if it does; vae_channels: those of each level of the
-    VAE, each half as wide as the one before; latent_channels: of the VAE; pieces: how many of them CLIP's tokenizer
-    knows; stored: what the teacher's weights are written in.
+    polish: how the VAE's training goes on, if it does; vae_channels: those of each level of the VAE, each half as wide
+    as the one before; latent_channels: of the VAE; pieces: how many of them CLIP's tokenizer knows; stored: what the
+    teacher's weights are written in.
     """
 
     size: TransformerSize
@@ -95,10 +95,9 @@ class TeacherRecipe:
     flow: LoopConfig
     guidance: LoopConfig
     classifier: LoopConfig
-    images: Literal["fashion", "emoji"] = "fashion"
-    vae_channels: tuple[int, ...] = (32, 64, 64)
-    latent_channels: int = 4
-    pieces: int = 800
+    vae_channels: tuple[int, ...]
+    latent_channels: int
+    pieces: int
     polish: LoopConfig | None = None
     stored: Settled = "fp32"
 

@@ -24,13 +24,12 @@ class Labelled(Protocol):
 
 
 class Classifier(nn.Module):
-    """Three convolution stages and two linears, on RGB images or on their grey mean (channels: 3 or 1)."""
+    """Three convolution stages and two linears, on RGB images."""
 
-    def __init__(self, classes: int = 10, channels: int = 1) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
-        self.channels = channels
         self.stages = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
@@ -40,14 +39,13 @@ class Classifier(nn.Module):
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> Self:
         """The classifier that has these weights."""
-        model = cls(len(weights["classes.bias"]), weights["stages.0.weight"].shape[1])
+        model = cls(len(weights["classes.bias"]))
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, 3, H, W] in [-1, 1] -> (logits [B, classes], features [B, 64])."""
-        seen = images if self.channels == 3 else images.mean(dim=1, keepdim=True)
-        features = self.features(self.stages(F.adaptive_avg_pool2d(seen, SIDE)).flatten(1))
+        features = self.features(self.stages(F.adaptive_avg_pool2d(images, SIDE)).flatten(1))
         return self.classes(F.relu(features)), features
 
 

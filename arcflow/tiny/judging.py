@@ -12,15 +12,13 @@ from torch import Tensor
 
 from arcflow.errors import CheckpointError
 from arcflow.recipe import Recipe, own_teacher
-from arcflow.tiny import captions, data
+from arcflow.tiny.captions import evaluation_prompts
 from arcflow.tiny.classifier import Classifier
-from arcflow.tiny.emoji import concepts, load_emoji
+from arcflow.tiny.images import concepts, load_emoji
 
 Classify = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B, 3, H, W] in [-1, 1] -> logits [B, classes] and features [B, D]."""
 
-REAL_IMAGES = 5000
-"""Real images that features are compared with, at most."""
 _AT_ONCE = 500
 
 
@@ -48,14 +46,10 @@ def open_judge(recipe: Recipe, count: int, classifier: Path, folder: Path | None
     if not classifier.is_file():
         raise CheckpointError(f"no classifier at {classifier}: run `python -m arcflow.teacher`, or give --classifier")
     model = Classifier.of(load_file(classifier)).eval().requires_grad_(False)
-    if own_teacher(recipe).images == "emoji":
-        rows = {concept: row for row, concept in enumerate(concepts())}
-        asked = [(text, rows[subject.concept]) for text, subject in captions.evaluation_prompts(count)]
-        emoji = load_emoji(folder).without_held_out()
-        batches = (emoji.rgb(index) for index in torch.arange(len(emoji)).split(_AT_ONCE))
-    else:
-        asked = [(text, label) for text, label, _ in data.evaluation_prompts(count)]
-        images = data.load_images("test", folder)
-        batches = (images.rgb(index) for index in torch.arange(min(REAL_IMAGES, len(images))).split(_AT_ONCE))
+    own_teacher(recipe)
+    rows = {concept: row for row, concept in enumerate(concepts())}
+    asked = [(text, rows[subject.concept]) for text, subject in evaluation_prompts(count)]
+    emoji = load_emoji(folder).without_held_out()
+    batches = (emoji.rgb(index) for index in torch.arange(len(emoji)).split(_AT_ONCE))
     reals = torch.cat([model(batch)[1] for batch in batches])
     return Judge(tuple(text for text, _ in asked), torch.tensor([label for _, label in asked]), model, reals)

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from arcflow.architectures.flux import pack
-from arcflow.tiny.emoji import Emoji
+from arcflow.tiny.images import Emoji
 from arcflow.tiny.teacher import CAPTION_DROPOUT, Batch
 from arcflow.tiny.text import TokenTable
 from arcflow.training.loop import Iteration

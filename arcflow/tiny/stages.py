@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import (
@@ -23,13 +22,11 @@ from arcflow.recipe import LoopConfig, Recipe, TeacherRecipe, own_teacher
 from arcflow.sources.digest import digest_of
 from arcflow.tiny.captions import training_captions
 from arcflow.tiny.classifier import Classifier, classifier_step
-from arcflow.tiny.data import Images, all_captions, load_images
-from arcflow.tiny.emoji import Emoji, concepts, load_emoji
+from arcflow.tiny.images import Emoji, concepts, load_emoji
 from arcflow.tiny.latents import EmojiLatents, encode_variants
 from arcflow.tiny.teacher import (
     SIDE,
     Latents,
-    LatentSet,
     TeacherNetworks,
     build_transformer,
     flow_step,
@@ -44,7 +41,7 @@ from arcflow.tiny.text import (
     encode,
     tokenize,
 )
-from arcflow.tiny.vae import build_vae, encode_all, vae_step
+from arcflow.tiny.vae import build_vae, vae_step
 from arcflow.training.loop import Step, fit
 from arcflow.training.precision import settle
 from arcflow.training.progress import reporting
@@ -63,18 +60,10 @@ def train_teacher(recipe: Recipe, workdir: Path, data: Path | None = None, vae: 
     [teacher] (a teacher that is downloaded, not trained), CheckpointError when there is no VAE of its form in ``vae``.
     """
     settings = own_teacher(recipe)
-    if settings.images == "emoji":
-        emoji = load_emoji(data).without_held_out()
-        train_classifier(settings.classifier, emoji, partial(Classifier, len(concepts()), 3), workdir)
-        coder = _vae(settings, emoji, workdir, vae)
-        drawn = _emoji_latents(coder, emoji, workdir)
-        networks, tokenizers = _train_networks(settings, recipe.shift, drawn, training_captions(), coder, workdir)
-    else:
-        images = load_images("train", data)
-        train_classifier(settings.classifier, images, Classifier, workdir)
-        coder = _vae(settings, images, workdir, vae)
-        latents = _normalised_latents(coder, images, workdir)
-        networks, tokenizers = _train_networks(settings, recipe.shift, latents, all_captions(), coder, workdir)
+    emoji = load_emoji(data).without_held_out()
+    train_classifier(settings.classifier, emoji, workdir)
+    coder = _vae(settings, emoji, workdir, vae)
+    networks, tokenizers = _train_networks(settings, recipe.shift, _latents(coder, emoji, workdir), coder, workdir)
     folder = workdir / PIPELINE
     with atomic_directory(folder) as temporary:
         pipeline = assemble_pipeline(networks, tokenizers, coder, recipe.shift)
@@ -88,14 +77,14 @@ def find_teacher(recipe: Recipe, workdir: Path) -> Path:
     return trained if trained.is_dir() else MODELS / recipe.name / PIPELINE
 
 
-def train_classifier(config: LoopConfig, images: Images | Emoji, make: Callable[[], Classifier], workdir: Path) -> Path:
+def train_classifier(config: LoopConfig, images: Emoji, workdir: Path) -> Path:
     """Train the small classifier whose features and verdicts the evaluation uses; returns its weights' path."""
     from safetensors.torch import save_file
 
     path = workdir / CLASSIFIER
     if not path.is_file():
         torch.manual_seed(config.seed)
-        model = make()
+        model = Classifier(len(concepts()))
         _run("classifier", model, partial(classifier_step, images), config, workdir)
         with atomic_file(path) as temporary:
             save_file(model.state_dict(), temporary)
@@ -116,7 +105,7 @@ def _run(
         fit(module, step(config), config, workdir / name, report=report, identity=identity)
 
 
-def _vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path, trained: Path | None) -> AutoencoderKL:
+def _vae(settings: TeacherRecipe, images: Emoji, workdir: Path, trained: Path | None) -> AutoencoderKL:
     """The VAE that is ``trained``, or else that of the recipe, trained here."""
     vae = _train_vae(settings, images, workdir) if trained is None else _open_vae(settings, trained)
     return vae.requires_grad_(False).eval()
@@ -139,7 +128,7 @@ def _open_vae(settings: TeacherRecipe, folder: Path) -> AutoencoderKL:
     return vae
 
 
-def _train_vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path) -> AutoencoderKL:
+def _train_vae(settings: TeacherRecipe, images: Emoji, workdir: Path) -> AutoencoderKL:
     torch.manual_seed(settings.vae.seed)
     side = SIDE * 2 ** len(settings.vae_channels)
     vae = build_vae(settings.vae_channels, settings.latent_channels, side)
@@ -149,28 +138,15 @@ def _train_vae(settings: TeacherRecipe, images: Images | Emoji, workdir: Path) -
     return vae
 
 
-def _normalised_latents(vae: AutoencoderKL, images: Images, workdir: Path) -> LatentSet:
-    """Encode every image once, and set the VAE's scalar scale and shift so that latents have unit variance."""
-    means, stds = _encoded(vae, workdir, partial(encode_all, vae, images))
-    means, stds = _normalise(vae, [means], [stds])
-    return LatentSet(means=means[0], stds=stds[0], images=images)
-
-
-def _emoji_latents(vae: AutoencoderKL, emoji: Emoji, workdir: Path) -> EmojiLatents:
-    """Encode every variant of every emoji once."""
-    means, stds = _normalise(vae, *_encoded(vae, workdir, partial(encode_variants, vae, emoji)))
-    return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
-
-
-def _encoded(vae: AutoencoderKL, workdir: Path, encode_images: Callable[[], Any]) -> Any:
-    """What the VAE says of the images, from an earlier run where there was one."""
+def _latents(vae: AutoencoderKL, emoji: Emoji, workdir: Path) -> EmojiLatents:
+    """Encode every variant of every emoji once, and set the VAE's scale and shift so that they have unit variance."""
     cache = workdir / f"latents-{digest_of(vae.state_dict())[:16]}.pt"
-    if cache.is_file():
-        return torch.load(cache, weights_only=True)
-    encoded = encode_images()
-    with atomic_file(cache) as temporary:
-        torch.save(encoded, temporary)
-    return encoded
+    if not cache.is_file():
+        encoded = encode_variants(vae, emoji)
+        with atomic_file(cache) as temporary:
+            torch.save(encoded, temporary)
+    means, stds = _normalise(vae, *torch.load(cache, weights_only=True))
+    return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
 
 
 def _normalise(vae: AutoencoderKL, means: list[Tensor], stds: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -182,8 +158,9 @@ def _normalise(vae: AutoencoderKL, means: list[Tensor], stds: list[Tensor]) -> t
 
 
 def _train_networks(
-    settings: TeacherRecipe, shift: float, latents: Latents, captions: list[str], vae: AutoencoderKL, workdir: Path
+    settings: TeacherRecipe, shift: float, latents: Latents, vae: AutoencoderKL, workdir: Path
 ) -> tuple[TeacherNetworks, tuple[object, object]]:
+    captions = training_captions()
     tokenizers = build_clip_tokenizer(captions, settings.pieces), build_t5_tokenizer(captions)
     table = tokenize(["", *captions], *tokenizers)
     identity = digest_of(vae.state_dict())

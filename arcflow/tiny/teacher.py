@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from arcflow.architectures.flux import Condition, evaluate, image_ids, pack
+from arcflow.architectures.flux import Condition, evaluate, image_ids
 from arcflow.recipe import LoopConfig, TransformerSize
 from arcflow.schedule import shift_sigma
-from arcflow.tiny.data import Images, caption
 from arcflow.tiny.text import WIDTH, TextEncoders, TokenTable
 from arcflow.training.loop import Iteration
 
@@ -27,7 +25,7 @@ UNGUIDED = 1.0
 """Guidance input that means "no guidance": the plain conditional velocity."""
 
 
-def build_transformer(size: TransformerSize, packed_channels: int = 16) -> FluxTransformer2DModel:
+def build_transformer(size: TransformerSize, packed_channels: int) -> FluxTransformer2DModel:
     """An untrained FLUX transformer with modulations and ``proj_out`` at zero (each block starts as the identity)."""
     model = FluxTransformer2DModel(
         patch_size=1,
@@ -104,29 +102,6 @@ class Latents(Protocol):
 
     def sample(self, table: TokenTable, count: int, it: Iteration) -> Batch:
         """A batch for one iteration; a caption is dropped with a chance of ``CAPTION_DROPOUT``."""
-
-
-@dataclass(frozen=True)
-class LatentSet:
-    """Encoded images: means and stds [N, 4, 8, 8] normalised to unit variance, and the images themselves."""
-
-    means: Tensor
-    stds: Tensor
-    images: Images
-
-    def sample(self, table: TokenTable, count: int, it: Iteration) -> Batch:
-        """Packed latents [B, 16, 16] with captions."""
-        index = torch.randint(len(self.images), (count,), generator=it.generator)
-        noise = torch.randn(self.means[index].shape, generator=it.generator)
-        x0 = pack(self.means[index] + self.stds[index] * noise)
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=it.generator)))
-        rows = [
-            0
-            if rng.random() < CAPTION_DROPOUT
-            else table.index[caption(int(self.images.labels[i]), int(self.images.tones[i]), rng)]
-            for i in index.tolist()
-        ]
-        return Batch(x0, torch.tensor(rows))
 
 
 def flow_step(data: Latents, table: TokenTable, shift: float, config: LoopConfig) -> Any:

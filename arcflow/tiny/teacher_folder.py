@@ -42,7 +42,7 @@ class TeacherFolder:
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Packed latents [B, 16, C] -> images [B, 3, 32, 32] in [-1, 1]."""
+        """Packed latents [B, 16, C] -> images [B, 3, 64, 64] in [-1, 1]."""
         config = self.vae.config
         latents = unpack(tokens, SIDE, SIDE) / config.scaling_factor + config.shift_factor
         images: Tensor = self.vae.decode(latents).sample

@@ -10,11 +10,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from arcflow.recipe import LoopConfig
-from arcflow.tiny.data import Images
 from arcflow.training.loop import Iteration
 
 
-def build_vae(channels: tuple[int, ...] = (32, 64, 64), latent_channels: int = 4, size: int = 32) -> AutoencoderKL:
+def build_vae(channels: tuple[int, ...], latent_channels: int, size: int) -> AutoencoderKL:
     """An untrained VAE in FLUX's form: no quant convolutions, attention in the middle, scalar scale and shift.
 
     channels: those of each level, each half as wide as the one before; size: of the usual image, in pixels.
@@ -70,14 +69,3 @@ def vae_step(images: Source, config: LoopConfig) -> Any:
 def _gradient_l1(y: Tensor, x: Tensor) -> Tensor:
     """Mean absolute difference of the horizontal and vertical pixel differences: what keeps edges sharp."""
     return F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
-
-
-@torch.no_grad()
-def encode_all(vae: AutoencoderKL, images: Images, batch: int = 500) -> tuple[Tensor, Tensor]:
-    """Posterior mean and standard deviation of every image: two float32 tensors [N, 4, 8, 8], unscaled."""
-    means, stds = [], []
-    for index in torch.arange(len(images)).split(batch):
-        posterior = vae.encode(images.rgb(index).to(memory_format=torch.channels_last)).latent_dist
-        means.append(posterior.mean.contiguous())
-        stds.append(posterior.std.contiguous())
-    return torch.cat(means), torch.cat(stds)

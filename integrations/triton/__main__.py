@@ -1,4 +1,4 @@
-"""``python -m integrations.triton engines/bundles/tiny-fp32-cpu --out models``: a model repository for Triton."""
+"""``python -m integrations.triton engines/bundles/tiny-fp16-cpu --out models``: a model repository for Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from foundation.cli import ArgumentParser, run
 
 _EXAMPLES = """examples:
-  python -m integrations.triton engines/bundles/tiny-fp32-cpu --out triton-models
+  python -m integrations.triton engines/bundles/tiny-fp16-cpu --out triton-models
   python -m integrations.triton BUNDLE --out triton-models --name flux --gpus 0,1 --copy
   tritonserver --model-repository triton-models
 

@@ -96,7 +96,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
         action="store_true",
         help="the bundle's files may be links, as in caches; digests must still fit",
     )
-    add("--prompt", default="a dark ankle boot")
+    add("--prompt", default="a smiling face with sunglasses")
     add("--prompts", choices=("new", "same"), default="new",
         help="new: each run has a prompt of its own (a number is added), so that no cache knows it; same: a repeated "
         "prompt (default: %(default)s)")  # fmt: skip

@@ -15,7 +15,8 @@ SIZE = TransformerSize(heads=2, head_dim=32, double_blocks=1, single_blocks=2, r
 
 @pytest.fixture(scope="session")
 def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from arcflow.tiny.data import all_captions
+    from arcflow.tiny.captions import training_captions
+    from arcflow.tiny.images import SIZE as PIXELS
     from arcflow.tiny.stages import assemble_pipeline
     from arcflow.tiny.teacher import TeacherNetworks, build_transformer
     from arcflow.tiny.text import (
@@ -28,13 +29,14 @@ def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from arcflow.tiny.vae import build_vae
 
     torch.manual_seed(0)
-    captions = ["", *all_captions()]
+    captions = ["", *training_captions()]
     tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    transformer = build_transformer(SIZE)
+    transformer = build_transformer(SIZE, 64)
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     text = TextEncoders(build_clip_encoder(tokenizers[0]), build_t5_encoder(tokenizers[1]))
-    pipeline = assemble_pipeline(TeacherNetworks(transformer, text), tokenizers, build_vae(), 1.7)
+    vae = build_vae((8, 16, 16, 16), 16, PIXELS)
+    pipeline = assemble_pipeline(TeacherNetworks(transformer, text), tokenizers, vae, 1.7)
     folder = tmp_path_factory.mktemp("teacher")
     pipeline.save_pretrained(folder)
     return folder

@@ -44,13 +44,13 @@ def expected(student: Student, teacher: TeacherFolder, condition: Any) -> Tensor
 
 
 def test_it_is_the_teacher_to_the_bit_while_the_student_trains(teacher: TeacherFolder, student: Student) -> None:
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     velocity = student.teacher_velocity(X, SIGMA, condition)
     assert torch.equal(velocity, expected(student, teacher, condition)) and not velocity.requires_grad
 
 
 def test_stored_in_fp8_it_is_what_is_stored(teacher: TeacherFolder) -> None:
-    condition, backbone = teacher.condition(["a boot", "a dark bag"], 2.0), deepcopy(teacher.transformer)
+    condition, backbone = teacher.condition(["a dog", "a woman astronaut"], 2.0), deepcopy(teacher.transformer)
     store_linears(backbone)
     with torch.no_grad():
         wanted = flux.evaluate(backbone, X, SIGMA, condition)
@@ -63,12 +63,12 @@ def test_no_dropout_of_the_backbone_reaches_it(teacher: TeacherFolder, student: 
     for module in student.backbone.modules():
         if isinstance(module, nn.Dropout) and module.p == 0.0:
             module.p = 0.5
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     assert torch.equal(student.train().teacher_velocity(X, SIGMA, condition), expected(student, teacher, condition))
 
 
 def test_the_student_is_the_same_afterwards_also_after_an_error(teacher: TeacherFolder, student: Student) -> None:
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     student.eval()
     with torch.no_grad():
         before = student(X, SIGMA, condition)
@@ -81,7 +81,7 @@ def test_the_student_is_the_same_afterwards_also_after_an_error(teacher: Teacher
 
 
 def test_gradients_of_a_graph_that_is_alive_are_not_touched(teacher: TeacherFolder, student: Student) -> None:
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
 
     def gradients(ask_teacher: bool) -> list[Tensor]:
         student.zero_grad()
@@ -98,7 +98,7 @@ def test_gradients_of_a_graph_that_is_alive_are_not_touched(teacher: TeacherFold
 
 
 def test_dropout_is_on_in_training_only(teacher: TeacherFolder, student: Student) -> None:
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     with torch.no_grad():
         assert not torch.equal(student(X, SIGMA, condition).means, student(X, SIGMA, condition).means)
         student.eval()

@@ -54,7 +54,7 @@ def saved(teacher: TeacherFolder, recipe: Recipe, folder: Path) -> Student:
 @torch.no_grad()
 def test_an_untrained_linear_student_is_the_teacher(teacher: TeacherFolder) -> None:
     student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=1)).eval()
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     x, sigma = torch.randn(2, 16, 16), torch.tensor([1.0, 0.4])
     field = student(x, sigma, condition)
     expected = student.architecture.evaluate(teacher.transformer, x, sigma, condition)
@@ -65,7 +65,7 @@ def test_an_untrained_linear_student_is_the_teacher(teacher: TeacherFolder) -> N
 def test_an_untrained_student_is_near_the_teacher_and_has_its_shapes(teacher: TeacherFolder) -> None:
     torch.manual_seed(0)
     student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=5)).eval()
-    condition = teacher.condition(["a boot"], 2.0)
+    condition = teacher.condition(["a dog"], 2.0)
     x, sigma = torch.randn(1, 16, 16), torch.tensor([1.0])
     field = student(x, sigma, condition)
     assert field.means.shape == (1, 16, 5, 16)
@@ -112,7 +112,7 @@ def test_merged_student_equals_the_live_one(
     adapter = read_adapter(tmp_path / "adapter")
     merged = build_student(teacher.transformer.config, adapter.config.modes)
     merge_into(merged, teacher.transformer.state_dict(), adapter).eval()
-    condition = teacher.condition(["a boot", "a dark bag"], 2.0)
+    condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
     x, sigma = torch.randn(2, 16, 16), torch.tensor([1.0, 0.4])
     ours, theirs = live(x, sigma, condition), live.architecture.evaluate(merged, x, sigma, condition)
     for part in ("means", "logweights", "loggammas"):
@@ -126,7 +126,7 @@ def test_a_linear_student_comes_back_from_its_adapter(teacher: TeacherFolder, re
     adapter = read_adapter(tmp_path / "adapter")
     assert adapter.config.modes == 1 and adapter.whole["proj_out_loggamma.weight"].shape == (0, 64)
     merged = merge_into(build_student(teacher.transformer.config, 1), teacher.transformer.state_dict(), adapter)  # type: ignore[arg-type]
-    condition = teacher.condition(["a boot"], 2.0)
+    condition = teacher.condition(["a dog"], 2.0)
     x, sigma = torch.randn(1, 16, 16), torch.tensor([0.7])
     ours, theirs = live(x, sigma, condition), live.architecture.evaluate(merged.eval(), x, sigma, condition)
     torch.testing.assert_close(ours.means, theirs.means, rtol=2e-5, atol=2e-5)

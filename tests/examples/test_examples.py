@@ -44,15 +44,15 @@ def test_every_program_is_run_here() -> None:
 
 
 def test_generate(tmp_path: Path) -> None:
-    assert "32 x 32 px, 2 network evaluations" in run("generate.py", tmp_path, "a grey bag", "a/bag.png")
+    assert "32 x 32 px, 2 network evaluations" in run("generate.py", tmp_path, "a red apple", "a/bag.png")
     settings = read_settings(tmp_path / "a" / "bag.png")
-    assert (settings["prompt"], settings["seed"], settings["scale"]) == ("a grey bag", 5, 8)
+    assert (settings["prompt"], settings["seed"], settings["scale"]) == ("a red apple", 5, 8)
 
 
 def test_batch(tmp_path: Path) -> None:
     lines = run("batch.py", tmp_path).splitlines()
     assert [read_settings(path)["seed"] for path in sorted(tmp_path.rglob("*.png"))] == [10, 11, 12, 13, 14, 15]
-    assert lines[3].endswith("image-03.png: a light t-shirt, seed 13")
+    assert lines[3].endswith("image-03.png: a pizza, seed 13")
     assert int(lines[-1].split()[-1]) <= 1
 
 

@@ -59,7 +59,7 @@ def _pipeline():  # type: ignore[no-untyped-def]
     from arcflow.tiny.teacher import TeacherNetworks, build_transformer
     from arcflow.tiny.text import CLIP_TOKENS, TextEncoders, build_clip_tokenizer, build_t5_tokenizer
 
-    captions = ["a dark bag", "one light boot"]
+    captions = ["a woman astronaut", "one light boot"]
     clip_tokenizer, t5_tokenizer = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
     transformer = build_transformer(
         TransformerSize(heads=2, head_dim=16, double_blocks=1, single_blocks=1, rope=(4, 6, 6))
@@ -122,7 +122,7 @@ def built(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Built:
     from export.build import main
 
     root = tmp_path_factory.mktemp("built")
-    bundle, workdir = root / "tiny-fp32-cpu", root / "work"
+    bundle, workdir = root / "tiny-fp16-cpu", root / "work"
     assert main(arguments(sources, bundle, workdir)) == 0
     return Built(bundle, workdir, sources)
 

@@ -30,9 +30,9 @@ def test_times_are_of_one_call() -> None:
 
 
 def test_a_record_begins_with_command_date_and_machine() -> None:
-    found = begin("python benchmarks/x.py", ["--prompt", "a boot"])
+    found = begin("python benchmarks/x.py", ["--prompt", "a dog"])
     assert list(found) == ["command", "date", "machine"]
-    assert found["command"] == "python benchmarks/x.py --prompt 'a boot'"
+    assert found["command"] == "python benchmarks/x.py --prompt 'a dog'"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert begin("python x.py", [])["command"] == "python x.py"
 

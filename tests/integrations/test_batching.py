@@ -15,8 +15,8 @@ from runtime import Pipeline
 from runtime.errors import RequestError
 from runtime.result import Preview
 
-TINY = BUILT_IN / "tiny-fp32-cpu"
-PROMPT = "a dark ankle boot"
+TINY = BUILT_IN / "tiny-fp16-cpu"
+PROMPT = "a smiling face with sunglasses"
 
 
 class Caller:
@@ -58,7 +58,7 @@ def test_a_lone_request_is_the_commands_file(pipeline: Pipeline, tmp_path: Path)
 
 
 def test_callers_share_a_batch_and_keep_their_seeds(pipeline: Pipeline) -> None:
-    callers = [Caller(PROMPT, 9, 10), Caller("a grey bag", 3), Caller(PROMPT, 5, width=48)]
+    callers = [Caller(PROMPT, 9, 10), Caller("a red apple", 3), Caller(PROMPT, 5, width=48)]
     work(pipeline, [caller.job for caller in callers])
     assert [caller.images().batch for caller in callers] == [3, 3, 1]
     for caller in callers:
@@ -69,10 +69,10 @@ def test_callers_share_a_batch_and_keep_their_seeds(pipeline: Pipeline) -> None:
 
 
 def test_frames_go_to_whom_they_belong(pipeline: Pipeline) -> None:
-    callers = [Caller(PROMPT, 1, 2, previews=2), Caller("a grey bag", 3, previews=2)]
+    callers = [Caller(PROMPT, 1, 2, previews=2), Caller("a red apple", 3, previews=2)]
     work(pipeline, [caller.job for caller in callers])
     assert [place for place, _ in callers[0].frames] == [0, 1, 0, 1]
-    expected = pipeline.generate("a grey bag", seed=3, previews=2).previews[0]
+    expected = pipeline.generate("a red apple", seed=3, previews=2).previews[0]
     for (_, frame), preview in zip(callers[1].frames, expected, strict=True):
         assert frame.sigma == preview.sigma
         assert close(frame.image, preview.image)

@@ -14,9 +14,9 @@ from integrations.ray_serve.files import Form
 from integrations.ray_serve.options import OptionError, read
 from integrations.ray_serve.parsing import Parsed, parse
 
-TINY = BUILT_IN / "tiny-fp32-cpu"
+TINY = BUILT_IN / "tiny-fp16-cpu"
 MANIFEST = open_bundle(TINY).manifest
-PROMPT = {"prompt": "a bag"}
+PROMPT = {"prompt": "a rose"}
 
 REJECTED: list[dict[str, Any]] = [
     {},
@@ -81,9 +81,9 @@ HOSTILE: list[tuple[bytes, str]] = [
 
 def test_a_request_is_read() -> None:
     body = {**PROMPT, "n": 2, "size": "48x16", "seed": 2**64 - 1, "nfe": 4, "timeout": 5, "user": "x", "style": None}
-    wanted = Parsed("a bag", 2, 2**64 - 1, 48, 16, 4, 5.0, Form("png", 100), stream=False, partial_images=0)
+    wanted = Parsed("a rose", 2, 2**64 - 1, 48, 16, 4, 5.0, Form("png", 100), stream=False, partial_images=0)
     assert parse(json.dumps(body).encode(), MANIFEST, 60) == wanted
-    wanted = Parsed("a bag", 1, None, 32, 32, 2, 60, Form("png", 100), stream=False, partial_images=0)
+    wanted = Parsed("a rose", 1, None, 32, 32, 2, 60, Form("png", 100), stream=False, partial_images=0)
     assert parse(json.dumps(PROMPT).encode(), MANIFEST, 60) == wanted
     body = {
         **PROMPT,

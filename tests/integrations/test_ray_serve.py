@@ -39,7 +39,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[
 serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'ray[serve]'")
 pytestmark = pytest.mark.slow
 
-PROMPTS = ("a dark ankle boot", "photo of a light t-shirt", "a grey bag", "a dark coat")
+PROMPTS = ("a smiling face with sunglasses", "picture of a pizza", "a red apple", "a red heart")
 SLOW: dict[str, Any] = {"prompt": PROMPTS[0], "n": 10, "size": "64x64", "nfe": 64}
 STREAM: dict[str, Any] = {**SLOW, "n": 1, "seed": 3, "stream": True, "partial_images": 8}
 ALIAS = "gpt-image-1"
@@ -90,7 +90,7 @@ def service() -> Iterator[Service]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        options = {"model": str(BUILT_IN / "tiny-fp32-cpu"), "gpus": "0", "threads": "1", "min_replicas": "2"}
+        options = {"model": str(BUILT_IN / "tiny-fp16-cpu"), "gpus": "0", "threads": "1", "min_replicas": "2"}
         more = {"max_batch": "4", "timeout": str(TIMEOUT), "aliases": ALIAS}
         serve.run(build({**options, **more}), name="arcflow")
         yield Service(port)
@@ -101,7 +101,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.open(BUILT_IN / "tiny-fp32-cpu", threads=1)
+    return Pipeline.open(BUILT_IN / "tiny-fp16-cpu", threads=1)
 
 
 def expected(pipeline: Pipeline, prompt: str, seed: int) -> bytes:
@@ -189,7 +189,7 @@ def test_partial_images_are_streamed_to_openais_client(service: Service, pipelin
 
 
 def test_bad_requests_are_told_why(service: Service) -> None:
-    wrong = service.generate(prompt="a bag", size="33x32")
+    wrong = service.generate(prompt="a rose", size="33x32")
     assert (wrong.status, wrong.body["error"]["param"]) == (400, "size")
     assert "multiple of 8 from 16 to 64" in wrong.body["error"]["message"]
     assert service.ask("GET", "/nothing").status == 404

@@ -11,7 +11,7 @@ from engines.locate import BUILT_IN
 from foundation.cli import run
 from integrations.triton.__main__ import main
 
-TINY = str(BUILT_IN / "tiny-fp32-cpu")
+TINY = str(BUILT_IN / "tiny-fp16-cpu")
 
 
 def test_a_repository_names_its_bundle(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="there is no tritonserver: pip install nvidia-pytriton"),
 ]
 
-TINY = BUILT_IN / "tiny-fp32-cpu"
-PROMPT = "a dark ankle boot"
+TINY = BUILT_IN / "tiny-fp16-cpu"
+PROMPT = "a smiling face with sunglasses"
 KINDS = {"SEED": "UINT64", "WIDTH": "INT32", "HEIGHT": "INT32", "NFE": "INT32", "PARTIAL_IMAGES": "INT32"}
 TYPES = {"UINT64": np.uint64, "INT32": np.int32}
 OUTPUTS = ("IMAGE", "PNG", "IMAGE_SEED", "ROW", "PARTIAL_INDEX", "SIGMA")
@@ -118,10 +118,10 @@ def test_partial_images_stream_before_the_image(stream: Stream, pipeline: Pipeli
 
 
 def test_rows_may_differ(stream: Stream, pipeline: Pipeline) -> None:
-    stream.ask([PROMPT, "a grey bag"], SEED=[3, 2**64 - 1], WIDTH=[32, 48], HEIGHT=[32, 16])
+    stream.ask([PROMPT, "a red apple"], SEED=[3, 2**64 - 1], WIDTH=[32, 48], HEIGHT=[32, 16])
     found = {int(one["ROW"][0, 0]): one for one in stream.responses()}
     assert found[0]["PNG"][0, 0] == expected(pipeline, PROMPT, 3)
-    other = pipeline.generate("a grey bag", seed=2**64 - 1, width=48, height=16)
+    other = pipeline.generate("a red apple", seed=2**64 - 1, width=48, height=16)
     np.testing.assert_array_equal(found[1]["IMAGE"][0], other.images[0])
 
 
@@ -185,7 +185,7 @@ def test_requests_are_joined(server: Triton, pipeline: Pipeline) -> None:
 
 def test_one_answer_over_plain_http(server: Triton, pipeline: Pipeline) -> None:
     """Outputs in JSON; the model is the one that holds a copy of its bundle."""
-    assert _post(server, "plain", PROMPT=[PROMPT, "a grey bag"], SEED=[3, 4]).shape == (2, 32, 32, 3)
+    assert _post(server, "plain", PROMPT=[PROMPT, "a red apple"], SEED=[3, 4]).shape == (2, 32, 32, 3)
     image = _post(server, "plain", PROMPT=[PROMPT], SEED=[3])[0]
     np.testing.assert_array_equal(image, pipeline.generate(PROMPT, seed=3).images[0])
     with pytest.raises(urllib.error.HTTPError) as wrong:

@@ -10,13 +10,13 @@ from engines.locate import BUILT_IN
 from runtime.pipeline import Pipeline
 from tests.runtime import small_bundle
 
-COMMITTED = BUILT_IN / "tiny-fp32-cpu"
+COMMITTED = BUILT_IN / "tiny-fp16-cpu"
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small bundle's folder, called as its manifest says. Not to be changed: copy it."""
-    return small_bundle.build(tmp_path_factory.mktemp("bundles") / "tiny-fp32-cpu").root
+    return small_bundle.build(tmp_path_factory.mktemp("bundles") / "tiny-fp16-cpu").root
 
 
 @pytest.fixture(scope="session")

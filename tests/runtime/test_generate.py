@@ -21,7 +21,7 @@ from runtime.image import read_settings
 from tests.engines.damages import cached
 from tests.runtime.small_bundle import flip
 
-PROMPT = "a dark ankle boot"
+PROMPT = "a smiling face with sunglasses"
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,9 +41,9 @@ def _files(folder: Path) -> list[str]:
 
 def test_a_prompt_is_enough(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(main, [PROMPT]) == 0
-    assert _files(home) == ["arcflow-out/a-dark-ankle-boot-0.png"]
+    assert _files(home) == ["arcflow-out/a-smiling-face-with-sunglasses-0.png"]
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[0] == "arcflow-out/a-dark-ankle-boot-0.png"
+    assert captured.out.splitlines()[0] == "arcflow-out/a-smiling-face-with-sunglasses-0.png"
     assert "1 x 32x32 px, 2 evaluations, seed 0, " in captured.out
     assert captured.err == ""
 
@@ -196,7 +196,7 @@ def test_a_bundle_in_a_cache(small: Path, home: Path, tmp_path: Path, capsys: py
 
 
 def test_help_has_examples() -> None:
-    assert 'python -m runtime.generate "a dark ankle boot"\n' in build_parser().format_help()
+    assert 'python -m runtime.generate "a smiling face with sunglasses"\n' in build_parser().format_help()
 
 
 def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -236,4 +236,4 @@ def test_as_a_command_a_fault_is_exit_code_2_and_one_line(home: Path) -> None:
 
 
 def test_the_default_bundle_is_whole(default_bundle: Path) -> None:
-    assert str(open_bundle(default_bundle).name) == "tiny-fp32-cpu"
+    assert str(open_bundle(default_bundle).name) == "tiny-fp16-cpu"

@@ -14,7 +14,7 @@ from foundation.errors import ArcFlowError
 from runtime.errors import RequestError
 from runtime.image import check_targets, encode_png, enlarge, read_settings, write_files
 
-SETTINGS = {"prompt": "a \u201cdark\u201d bag", "seed": 2**64 - 1, "sigmas": [1.0, 0.25, 0.0], "model": "tiny"}
+SETTINGS = {"prompt": "a \u201cred\u201d apple", "seed": 2**64 - 1, "sigmas": [1.0, 0.25, 0.0], "model": "tiny"}
 
 
 @pytest.fixture

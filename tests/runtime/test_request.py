@@ -15,8 +15,8 @@ MANIFEST = small_bundle.manifest()
 
 
 def test_defaults_are_the_bundles() -> None:
-    request = check_request(MANIFEST, "a bag")
-    assert (request.prompts, request.seeds, request.nfe, request.num_images) == (("a bag",), (0,), 2, 1)
+    request = check_request(MANIFEST, "a rose")
+    assert (request.prompts, request.seeds, request.nfe, request.num_images) == (("a rose",), (0,), 2, 1)
     assert (request.width, request.height, request.previews, request.total) == (32, 32, 0, 1)
 
 
@@ -40,8 +40,8 @@ def test_what_is_allowed(allowed: dict[str, Any]) -> None:
         ("", {}, "the prompt is empty"),
         (" \t\n", {}, "the prompt is empty"),
         ([], {}, "there is no prompt"),
-        (["a bag", ""], {}, "the prompt is empty"),
-        (["a bag", 3], {}, "a prompt is a string, not int"),
+        (["a rose", ""], {}, "the prompt is empty"),
+        (["a rose", 3], {}, "a prompt is a string, not int"),
         ("x" * 10_001, {}, "has 10001 characters"),
         ("a\0b", {}, "not plain text"),
         ("a \udcff bag", {}, "not plain text"),

@@ -1,4 +1,4 @@
-// arcflow-cli "a dark ankle boot": a prompt in, PNG files out. The command `python -m runtime.generate` in C++: the
+// arcflow-cli "a smiling face with sunglasses": a prompt in, PNG files out. The command `python -m runtime.generate` in C++: the
 // same options, file names, bytes, messages and exit codes (0; 2 and one line for what the user can mend).
 #include <time.h>
 #include <unistd.h>
@@ -32,10 +32,10 @@ using Numbers = std::map<std::string, std::string>;  // options as they were typ
 constexpr std::uint32_t kMaxScale = 64, kMaxSide = 16384, kMaxImages = 1024, kMaxPreviews = 64, kMaxThreads = 1024;
 constexpr const char* kFolder = "arcflow-out";
 constexpr const char* kExamples = R"(examples:
-  arcflow-cli "a dark ankle boot"
-  arcflow-cli "photo of a light t-shirt" --seed 7 --num-images 4 --scale 8
-  arcflow-cli "a grey bag" --out bag.png --previews 6 --json
-  arcflow-cli "a dark coat" --model engines/bundles/tiny-fp32-cpu --nfe 4
+  arcflow-cli "a smiling face with sunglasses"
+  arcflow-cli "picture of a pizza" --seed 7 --num-images 4 --scale 8
+  arcflow-cli "a red apple" --out bag.png --previews 6 --json
+  arcflow-cli "a red heart" --model engines/bundles/tiny-fp16-cpu --nfe 4
 
 The image's settings are in its text chunks. The same seed gives the same bytes.
 )";

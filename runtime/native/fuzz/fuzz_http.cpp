@@ -18,7 +18,7 @@ using namespace arcflow::serve;
 ModelDescription tiny() {
   ModelDescription model;
   model.name = "tiny";
-  model.bundle = "tiny-fp32-cpu";
+  model.bundle = "tiny-fp16-cpu";
   model.width = model.height = {16, 32, 64};
   model.multiple = 8;
   model.nfe = 2;

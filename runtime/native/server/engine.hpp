@@ -18,7 +18,7 @@ struct Limits {
 // What a model is and what it takes. width, height: pixels, multiples of `multiple`.
 struct ModelDescription {
   std::string name;    // "tiny"
-  std::string bundle;  // "tiny-fp32-cpu"
+  std::string bundle;  // "tiny-fp16-cpu"
   std::string precision, target, digest, backend, version;
   Limits batch, width, height;
   std::uint32_t multiple = 1;

@@ -13,11 +13,11 @@ namespace {
 
 constexpr const char* kExamples = R"(examples:
   arcflow-serve
-  arcflow-serve --model engines/bundles/tiny-fp32-cpu --port 9000 --workers 2 --threads 1
+  arcflow-serve --model engines/bundles/tiny-fp16-cpu --port 9000 --workers 2 --threads 1
   arcflow-serve --model flux --model qwen --device 0,1 --alias gpt-image-1=flux
   arcflow-serve --host 0.0.0.0 --queue 256 --batch-wait 5 --log-format json
   curl -s http://127.0.0.1:8080/v1/images/generations -H 'Content-Type: application/json' \
-       -d '{"prompt": "a dark ankle boot", "seed": 7}'
+       -d '{"prompt": "a smiling face with sunglasses", "seed": 7}'
 
 SIGTERM or SIGINT: new requests get 503, accepted ones are finished, exit code 0. Another one a second later or
 more ends it at once. SIGHUP does nothing.

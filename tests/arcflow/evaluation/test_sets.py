@@ -111,7 +111,7 @@ def test_every_image_has_a_noise_of_its_own(metadata: Path, prompts: Path) -> No
         assert len(set(seeds)) == 8 and max(seeds) < 2**64
 
 
-@pytest.mark.parametrize("text", ['{"tag": "x"}', "a bag", "[1]", "", '{"prompt": 3}'])
+@pytest.mark.parametrize("text", ['{"tag": "x"}', "a rose", "[1]", "", '{"prompt": 3}'])
 def test_a_file_without_prompts_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(text)

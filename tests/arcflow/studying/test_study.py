@@ -26,7 +26,7 @@ from arcflow.tiny import judging
 from arcflow.tiny.judging import Judge
 from foundation.cli import run
 
-PROMPTS = ("a dark bag", "a boot", "a light coat")
+PROMPTS = ("a woman astronaut", "a dog", "a tiger")
 
 
 def judge(count: int = 6) -> Judge:

@@ -173,7 +173,7 @@ def test_the_number_of_evaluations_is_drawn_for_each_batch(recipe: Recipe, stude
 def test_a_run_without_the_options_is_that_of_before_they_were_there(recipe: Recipe) -> None:
     def identity(**changed: Any) -> str:
         distill = replace(recipe.distill, **changed)
-        return _identity(replace(recipe, distill=distill), recipe.student, ["a boot"], "teacher", None)
+        return _identity(replace(recipe, distill=distill), recipe.student, ["a dog"], "teacher", None)
 
     def longer(**changed: Any) -> str:
         return identity(loop=replace(recipe.distill.loop, iterations=99), **changed)

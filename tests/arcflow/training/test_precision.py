@@ -89,6 +89,6 @@ def test_an_adapter_names_what_was_decided(
     loop = replace(recipe.distill.loop, iterations=2, batch=2, precision="auto")
     recipe = replace(recipe, distill=replace(recipe.distill, loop=loop, watch_every=0))
     base = choose_base(recipe, teacher_path, tmp_path)
-    distil(recipe, base, ["a boot", "a bag"], recipe.student, tmp_path / "run", tmp_path / "adapter")
+    distil(recipe, base, ["a dog", "a rose"], recipe.student, tmp_path / "run", tmp_path / "adapter")
     dtype = read_adapter(tmp_path / "adapter").config.policy.conditioning_dtype
     assert f"run computes in {'bf16' if dtype == 'bfloat16' else 'fp32'}: " in capsys.readouterr().err

@@ -26,7 +26,7 @@ from runtime import Pipeline, RequestError
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "integrations" / "comfyui"
-TINY = "tiny-fp32-cpu"
+TINY = "tiny-fp16-cpu"
 
 
 class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
@@ -117,7 +117,7 @@ def tiny() -> Iterator[Pipeline]:
 
 
 def generate(nodes: dict[str, Any], pipeline: Pipeline, **options: Any) -> torch.Tensor:
-    defaults = {"prompt": "a dark coat", "seed": 3, "width": 0, "height": 0, "nfe": 0, "batch": 1, "previews": 0}
+    defaults = {"prompt": "a red heart", "seed": 3, "width": 0, "height": 0, "nfe": 0, "batch": 1, "previews": 0}
     node = nodes["ArcFlowGenerate"]()
     (images,) = getattr(node, node.FUNCTION)(bundle=pipeline, **(defaults | options))
     return images
@@ -145,7 +145,7 @@ def test_both_workflows_name_what_the_nodes_have(nodes: dict[str, Any]) -> None:
 def test_images_are_floats_from_which_the_pixels_come_back(nodes: dict[str, Any], tiny: Pipeline) -> None:
     images = generate(nodes, tiny, batch=3, width=48, height=32)
     assert (images.shape, images.dtype, images.device.type) == ((3, 32, 48, 3), torch.float32, "cpu")
-    expected = tiny.generate("a dark coat", seed=3, num_images=3, width=48, height=32).images
+    expected = tiny.generate("a red heart", seed=3, num_images=3, width=48, height=32).images
     assert np.array_equal(saved(images), np.stack(expected))
 
 
@@ -160,7 +160,7 @@ def test_previews_are_shown_as_they_are_made(nodes: dict[str, Any], tiny: Pipeli
     assert [update[:2] for update in comfyui.updates] == [(i, 8) for i in range(1, 9)]
     frames = [np.asarray(preview[1]) for _, _, preview in comfyui.updates if preview is not None]
     assert {preview[::2] for _, _, preview in comfyui.updates if preview is not None} == {("JPEG", 512)}
-    expected = tiny.generate("a dark coat", seed=3, num_images=17, previews=2).previews
+    expected = tiny.generate("a red heart", seed=3, num_images=17, previews=2).previews
     assert np.array_equal(frames, [preview.image for image in (0, 16) for preview in expected[image]])
     assert comfyui.updates[-1][2] is None, "the last evaluation comes after all previews"
 
@@ -195,7 +195,7 @@ def test_what_the_bundle_does_not_take_is_told(
 def test_a_cut_prompt_is_told_in_the_log(
     nodes: dict[str, Any], tiny: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
-    generate(nodes, tiny, prompt="a dark coat " * 30)
+    generate(nodes, tiny, prompt="a red heart " * 30)
     assert "ArcFlow: " in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_a_bundle_under_another_ones_name_is_rejected(nodes: dict[str, Any], com
     folder = comfyui.models / "arcflow" / "flux-fp8-sm89"
     folder.parent.mkdir(parents=True)
     folder.symlink_to(BUILT_IN / TINY)
-    with pytest.raises(BundleError, match="is tiny-fp32-cpu, but 'fp8' was asked for"):
+    with pytest.raises(BundleError, match="is tiny-fp16-cpu, but 'fp8' was asked for"):
         nodes["ArcFlowLoadBundle"]().load(folder.name, "auto", False)
     assert comfyui.unloaded == 1, "what is for a GPU finds it empty of ComfyUI's models"
 

@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (base / "custom_nodes" / "arcflow").symlink_to(PACKAGE)
     styled = base / "models" / "arcflow" / "style"
     styled.mkdir(parents=True)
-    (styled / "tiny-fp32-cpu").symlink_to(ROOT / "engines" / "bundles" / "tiny-fp32-cpu")
+    (styled / "tiny-fp16-cpu").symlink_to(ROOT / "engines" / "bundles" / "tiny-fp16-cpu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,10 +105,10 @@ def images_of(out: Path) -> list[np.ndarray]:
 def test_images_are_those_of_the_pipeline_to_the_bit(server: str, tmp_path: Path) -> None:
     stats = get(server, "/system_stats")["system"]
     print("ComfyUI", stats["comfyui_version"])
-    messages, history = run(server, tmp_path / "out", seed=5, batch=3, previews=4, prompt="a dark ankle boot")
+    messages, history = run(server, tmp_path / "out", seed=5, batch=3, previews=4, prompt="a smiling face with sunglasses")
     assert history["status"]["status_str"] == "success"
     made = images_of(tmp_path / "out")
-    expected = Pipeline.open("tiny").generate("a dark ankle boot", seed=5, num_images=3).images
+    expected = Pipeline.open("tiny").generate("a smiling face with sunglasses", seed=5, num_images=3).images
     assert len(made) == 3
     assert all(np.array_equal(image, wanted) for image, wanted in zip(made, expected, strict=True))
     progress = [m["data"] for m in messages if m["type"] == "progress"]
@@ -119,7 +119,7 @@ def test_previews_come_while_it_generates(server: str, tmp_path: Path) -> None:
     """Four, as ComfyUI's binary messages of JPEG images; each near the frame that the pipeline gives."""
     run(server, tmp_path / "out", seed=7, previews=4)
     frames = [path.read_bytes() for path in sorted((tmp_path / "out").glob("preview-*.bin"))]
-    expected = Pipeline.open("tiny").generate("a dark ankle boot", seed=7, previews=4).previews[0]
+    expected = Pipeline.open("tiny").generate("a smiling face with sunglasses", seed=7, previews=4).previews[0]
     assert [struct.unpack(">II", frame[:8]) for frame in frames] == [(1, 1)] * 4
     for frame, wanted in zip(frames, expected, strict=True):
         shown = Image.open(io.BytesIO(frame[8:]))
@@ -159,5 +159,5 @@ def test_what_a_bundle_does_not_take_is_told_beside_the_node(server: str, tmp_pa
 
 def test_bundles_of_comfyuis_own_folder_are_chosen_by_name(server: str, tmp_path: Path) -> None:
     (listed, _) = get(server, "/object_info/ArcFlowLoadBundle")["ArcFlowLoadBundle"]["input"]["required"]["bundle"]
-    assert listed[0] == "tiny-fp32-cpu" and "style/tiny-fp32-cpu" in listed
+    assert listed[0] == "tiny-fp16-cpu" and "style/tiny-fp16-cpu" in listed
     assert get(server, "/workflow_templates") == {"arcflow": ["arcflow"]}

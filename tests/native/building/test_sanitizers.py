@@ -16,7 +16,7 @@ import pytest
 from engines.locate import BUILT_IN
 
 ROOT = Path(__file__).parents[3]
-TINY = BUILT_IN / "tiny-fp32-cpu"
+TINY = BUILT_IN / "tiny-fp16-cpu"
 FUZZ_SECONDS = 5
 SOAK = 200
 LACKING = 77

@@ -35,7 +35,7 @@ from tests.engines.link_cases import LINK_CASES
 _REJECTED = 2
 """ARCFLOW_BUNDLE_REJECTED of arcflow.h."""
 
-_TINY = BUILT_IN / "tiny-fp32-cpu"
+_TINY = BUILT_IN / "tiny-fp16-cpu"
 
 
 class Probe:
@@ -112,7 +112,7 @@ def test_the_same_bundles_are_refused_in_the_same_words(
 
 
 def test_contents_are_read_when_they_are_used(sources: Mapping[str, Path], probe: Probe, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp32-cpu"))
+    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp16-cpu"))
     whole = (root / "clip.onnx").read_bytes()
     for op in ("read", "map"):
         answer = probe.ask(op, path=str(root), file="clip.onnx")
@@ -131,7 +131,7 @@ def test_contents_are_read_when_they_are_used(sources: Mapping[str, Path], probe
 
 
 def test_links_are_followed_when_contents_are_read(sources: Mapping[str, Path], probe: Probe, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp32-cpu"))
+    root = Path(shutil.copytree(sources["onnx"], tmp_path / "tiny-fp16-cpu"))
     digest = hashlib.sha256((root / "clip.onnx").read_bytes()).hexdigest()
     caching(root)
     asked = {"path": str(root), "file": "clip.onnx", "allow_links": True}
@@ -173,7 +173,7 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
         (folder / name).mkdir(parents=True)
     (folder / "a" / "other-fp32-cpu").write_text("not a folder")
     shutil.copytree(sources["onnx"], folder / "a" / "wrong-fp32-cpu")
-    (folder / "b" / "tiny-fp32-cpu").symlink_to(sources["onnx"])
+    (folder / "b" / "tiny-fp16-cpu").symlink_to(sources["onnx"])
     return [folder / "a", folder / "missing", folder / "b"]
 
 
@@ -182,7 +182,7 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
     [
         ("tiny", None, None), ("tiny", "fp32", None), ("tiny", "fp16", None), ("tiny", None, "sm89"),
         ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp32", "cpu"),
-        ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp32-cpu",) * 3,
+        ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp16-cpu",) * 3,
         (f"{_TINY}", None, None), (f"{_TINY}/", "fp32", "cpu"), (f"{_TINY}", "fp16", None), (f"{_TINY}", None, "rtx"),
         (".", None, None), ("flux", None, None), ("flux", "bf16", None), ("flux", None, "sm80"), ("flux", None, "sm90"),
         ("flux", None, "cpu"), ("tiny", None, "sm100"),

@@ -21,7 +21,7 @@ Case = tuple[NDArray[np.uint8], dict[str, Any]]
 
 TEXTS = [
     "",
-    "a dark ankle boot",
+    "a smiling face with sunglasses",
     "caf\u00e9 \u00ff\u0080",
     "\u201cdark\u201d",
     "\U0001f600 \u0416",

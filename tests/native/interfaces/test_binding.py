@@ -29,8 +29,8 @@ from runtime.result import Generation, Step
 from tests.engines.damages import cached
 
 ROOT = Path(__file__).parents[3]
-TINY = BUILT_IN / "tiny-fp32-cpu"
-PROMPT = "a dark ankle boot"
+TINY = BUILT_IN / "tiny-fp16-cpu"
+PROMPT = "a smiling face with sunglasses"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_both_hosts_paint_the_same(native: Pipeline, python: Pipeline, arguments
     for name, limit in (("width", limits.width), ("height", limits.height)):
         if name in arguments:
             arguments[name] = min(max(arguments[name], limit.min), limit.max)
-    for prompt in (PROMPT, [PROMPT, "photo of a bag, 手提包 👜"]):
+    for prompt in (PROMPT, [PROMPT, "photo of a rose, 手提包 👜"]):
         assert_same(native.generate(prompt, **arguments), python.generate(prompt, **arguments))
 
 
@@ -81,7 +81,7 @@ def test_seeds_and_frames_are_each_images_own(native: Pipeline, python: Pipeline
     told: dict[str, list[tuple[int, float]]] = {"native": [], "python": []}
     made = [
         pipeline.generate(
-            [PROMPT, "a bag"],
+            [PROMPT, "a rose"],
             seed=[9, 2**64 - 1],
             previews=2,
             on_preview=lambda image, frame, name=name: told[name].append((image, frame.sigma)),  # type: ignore[misc]
@@ -256,12 +256,12 @@ INTERRUPTED = """
 import sys, time
 from runtime.pipeline import Pipeline
 pipeline = Pipeline.open("tiny", threads=1, host="native")
-pipeline.generate("a boot")
+pipeline.generate("a dog")
 print("ready", flush=True)
 try:
-    pipeline.generate("a boot", num_images=1024, nfe=64)
+    pipeline.generate("a dog", num_images=1024, nfe=64)
 except KeyboardInterrupt:
-    pipeline.generate("a boot")
+    pipeline.generate("a dog")
     print("interrupted", flush=True)
 """
 
@@ -324,7 +324,7 @@ def test_versions_agree() -> None:
 
 
 def test_nothing_is_written_to_the_streams() -> None:
-    source = 'from runtime.pipeline import Pipeline; Pipeline.open("tiny", host="native").generate("a boot")'
+    source = 'from runtime.pipeline import Pipeline; Pipeline.open("tiny", host="native").generate("a dog")'
     done = subprocess.run(
         [sys.executable, "-c", source], cwd=ROOT, capture_output=True, env=dict(os.environ), check=True
     )
@@ -334,7 +334,7 @@ def test_nothing_is_written_to_the_streams() -> None:
 @pytest.mark.parametrize("host", ["python", "native"])
 def test_every_host_tells_its_sizes_and_its_memory_and_closes(host: Literal["python", "native"]) -> None:
     with Pipeline.open("tiny", threads=1, host=host) as pipeline:
-        sizes = pipeline.sizes([PROMPT, "a bag"], num_images=2, width=64)
+        sizes = pipeline.sizes([PROMPT, "a rose"], num_images=2, width=64)
         expected = {"batch": 4, "levels": 8, "image_tokens": 32, "rows": 8, "columns": 16, "text_tokens": 12}
         assert sizes["backbone"] == sizes["conditioner"] == expected
         assert sizes["clip"]["text_tokens"] == 24

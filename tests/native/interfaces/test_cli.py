@@ -18,7 +18,7 @@ from foundation.cli import run
 from runtime.generate import main
 from tests.engines.damages import cached
 
-PROMPT = "a dark ankle boot"
+PROMPT = "a smiling face with sunglasses"
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -60,8 +60,8 @@ def without_seconds(text: str) -> str:
     [
         [PROMPT],
         [PROMPT, "--seed", "7", "--num-images", "3", "--scale", "8"],
-        ["a grey bag", "--out", "deep/./er//bag.PNG", "--previews", "4", "--num-images", "2", "--nfe", "4"],
-        ["a dress", "--width", "64", "--height", "16", "--seed", str(2**64 - 1), "--precision", "fp32"],
+        ["a red apple", "--out", "deep/./er//bag.PNG", "--previews", "4", "--num-images", "2", "--nfe", "4"],
+        ["a star", "--width", "64", "--height", "16", "--seed", str(2**64 - 1), "--precision", "fp32"],
         ["\u201cCAF\u00c9\u201d \u212aIT \u0130x \U0001f45f -- " + "long " * 20, "--seed", "+007"],
         ["\u4e2d\u6587", "--target", "cpu"],
     ],
@@ -151,7 +151,7 @@ def test_bad_input_is_pythons_line(
 def test_a_bundle_in_a_cache(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
-    folder = cached(BUILT_IN / "tiny-fp32-cpu", tmp_path / "hub")
+    folder = cached(BUILT_IN / "tiny-fp16-cpu", tmp_path / "hub")
     arguments = [PROMPT, "--model", str(folder), "--out", "a.png", "--threads", "1", *options]
     done = cli(*arguments)
     assert done.returncode == run(main, arguments) == (0 if options else 2)
@@ -188,7 +188,7 @@ def test_a_missing_library(cli: Cli) -> None:
 def test_help_shows_examples(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
-    assert 'arcflow-cli "a dark ankle boot"' in done.stdout
+    assert 'arcflow-cli "a smiling face with sunglasses"' in done.stdout
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -18,7 +18,7 @@ from tests.native.server.serving import Start
 def start(native_build: Path, onnxruntime_library: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def run(*options: str, model: Path = BUILT_IN / "tiny-fp32-cpu", user: int | None = None) -> Server:
+        def run(*options: str, model: Path = BUILT_IN / "tiny-fp16-cpu", user: int | None = None) -> Server:
             wanted = [
                 "--threads",
                 "1",
@@ -39,4 +39,4 @@ def server(start: Start) -> Server:
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.open(BUILT_IN / "tiny-fp32-cpu", threads=1)
+    return Pipeline.open(BUILT_IN / "tiny-fp16-cpu", threads=1)

@@ -165,7 +165,7 @@ def test_an_idle_server_stops_at_once(start: Start) -> None:
 
 
 def test_a_bundle_in_a_cache(start: Start, server: Server, tmp_path: Path) -> None:
-    folder = cached(BUILT_IN / "tiny-fp32-cpu", tmp_path / "hub")
+    folder = cached(BUILT_IN / "tiny-fp16-cpu", tmp_path / "hub")
     linked = start("--allow-links", "--warm-up", "none", model=folder)
     request = {"prompt": PROMPT, "seed": 5}
     assert images(linked.generate(**request)) == images(server.generate(**request))
@@ -177,8 +177,8 @@ def test_a_bundle_in_a_cache(start: Start, server: Server, tmp_path: Path) -> No
         (["--queue", "0"], "--queue"),
         (["--nosuch"], "--nosuch"),
         (["--model", "huge"], "no bundle for 'huge'"),
-        (["--model", "tiny"], "--model: two of the models are the bundle tiny-fp32-cpu"),
-        (["--device", "0,1"], "--device 0,1: tiny-fp32-cpu runs on the CPU, which is device 0 alone"),
+        (["--model", "tiny"], "--model: two of the models are the bundle tiny-fp16-cpu"),
+        (["--device", "0,1"], "--device 0,1: tiny-fp16-cpu runs on the CPU, which is device 0 alone"),
         (["--device", "1,1"], "--device: 1 is there twice"),
         (["--library", "/nowhere/libonnxruntime.so"], "/nowhere/libonnxruntime.so"),
         (["--warm-up", "1x1"], "--warm-up"),
@@ -194,7 +194,7 @@ def test_a_bundle_in_a_cache(start: Start, server: Server, tmp_path: Path) -> No
 def test_bad_options_are_one_line(
     native_build: Path, options: list[str], message: str, onnxruntime_library: Path
 ) -> None:
-    command = [native_build / "arcflow-serve", "--port", "0", "--model", str(BUILT_IN / "tiny-fp32-cpu")]
+    command = [native_build / "arcflow-serve", "--port", "0", "--model", str(BUILT_IN / "tiny-fp16-cpu")]
     done = subprocess.run(
         [*command, "--library", str(onnxruntime_library), *options], capture_output=True, text=True, timeout=60
     )

@@ -17,7 +17,7 @@ DROPPED = "arcflow_log_dropped_lines_total"
 
 def test_a_reader_that_stalls_does_not_stop_the_service(native_build: Path, onnxruntime_library: Path) -> None:
     command = [native_build / "arcflow-serve", "--port", "0", "--log-format", "json", "--threads", "1"]
-    command += ["--library", onnxruntime_library, "--model", BUILT_IN / "tiny-fp32-cpu"]
+    command += ["--library", onnxruntime_library, "--model", BUILT_IN / "tiny-fp16-cpu"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         try:

@@ -48,7 +48,7 @@ def test_each_model_has_its_names_and_limits(pair: Server) -> None:
     assert missing["message"].endswith("this server has tiny, sketch, gpt-image-1")
     ready = [line for line in pair.log() if line["event"] == "ready"]
     assert [(one["model"], one["devices"], one["workers"]) for one in ready] == [
-        ("tiny-fp32-cpu", 1, 1),
+        ("tiny-fp16-cpu", 1, 1),
         ("sketch-fp32-cpu", 1, 1),
     ]
 
@@ -87,7 +87,7 @@ def test_each_model_has_its_queue_and_callers_have_one_limit(pair: Server) -> No
 def test_the_second_model_ends_as_the_first_does(
     native_build: Path, onnxruntime_library: Path, sketch: Path, grace: str, code: int, status: int
 ) -> None:
-    models = ["--model", str(sketch), "--model", str(BUILT_IN / "tiny-fp32-cpu")]
+    models = ["--model", str(sketch), "--model", str(BUILT_IN / "tiny-fp16-cpu")]
     options = [*models, "--library", str(onnxruntime_library), "--threads", "1", "--warm-up", "none"]
     with (
         Server(native_build / "arcflow-serve", [*options, "--grace", grace]) as server,

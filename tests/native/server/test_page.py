@@ -120,7 +120,7 @@ def test_a_drawn_seed_is_told_and_gives_the_image_again(page: Browser, server: S
     page["prompt"].send_keys(PROMPT, Keys.CONTROL, Keys.ENTER)
     page.until(lambda: page["result"].is_displayed())
     first = download(page)
-    page.fill(prompt="a bag")
+    page.fill(prompt="a rose")
     page["again"].click()
     page.until(lambda: len(seen(page, "history")) == 2 and page["generate"].is_enabled())
     seed = int(str(page["seed"].get_property("value")))
@@ -159,13 +159,13 @@ def test_one_of_several_models(window: Browser, start: Start) -> None:
 
 
 def test_history_is_kept_and_cleared(page: Browser, server: Server) -> None:
-    for prompt in ("a bag", "a dress"):
+    for prompt in ("a rose", "a star"):
         page.generate(prompt=prompt, seed=7)
     for _ in range(2):
-        assert seen(page, "history") == ["a dress (seed 7)", "a bag (seed 7)"]
+        assert seen(page, "history") == ["a star (seed 7)", "a rose (seed 7)"]
         page["history"].find_elements(By.TAG_NAME, "button")[1].click()
-        assert page["said"].text == "a bag"
-        assert download(page) == images(server.generate(prompt="a bag", seed=7))[0]
+        assert page["said"].text == "a rose"
+        assert download(page) == images(server.generate(prompt="a rose", seed=7))[0]
         page.open(server)
     page["clear"].click()
     page.until(lambda: not page["past"].is_displayed())
@@ -174,27 +174,27 @@ def test_history_is_kept_and_cleared(page: Browser, server: Server) -> None:
 
 
 def test_history_is_bounded(page: Browser, server: Server) -> None:
-    page.fill(prompt="a bag", nfe=1, partials=0)
+    page.fill(prompt="a rose", nfe=1, partials=0)
     for seed in range(26):
         page.run("seed.value = arguments[0]; document.getElementById('form').requestSubmit()", seed)
-        page.until(lambda seed=seed: [f"a bag (seed {seed})"] == seen(page, "history")[:1])
+        page.until(lambda seed=seed: [f"a rose (seed {seed})"] == seen(page, "history")[:1])
         page.until(page["generate"].is_enabled)
-    wanted = [f"a bag (seed {seed})" for seed in range(25, 1, -1)]
+    wanted = [f"a rose (seed {seed})" for seed in range(25, 1, -1)]
     assert seen(page, "history") == wanted
     page.open(server)
     assert seen(page, "history") == wanted
 
 
 def test_cancel_ends_it_on_the_server_too(page: Browser, server: Server) -> None:
-    page.generate(prompt="a bag", seed=7)
+    page.generate(prompt="a rose", seed=7)
     before = server.metrics().get('arcflow_cancelled_total{reason="client_gone"}', 0)
     page["size"].send_keys("64")
     page.fill(nfe=64, prompt=PROMPT)
     page["generate"].click()
     page["cancel"].click()
     page.until(page["generate"].is_enabled)
-    assert (page["status"].text, page["said"].text, page.error()) == ("Cancelled", "a bag", "")
-    assert seen(page, "history") == ["a bag (seed 7)"]
+    assert (page["status"].text, page["said"].text, page.error()) == ("Cancelled", "a rose", "")
+    assert seen(page, "history") == ["a rose (seed 7)"]
     page.until(lambda: server.metrics().get('arcflow_cancelled_total{reason="client_gone"}', 0) == before + 1)
 
 

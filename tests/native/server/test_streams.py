@@ -112,7 +112,7 @@ def test_the_async_client_and_callers_who_share_a_batch(start: Start) -> None:
 
     async def one(openai_client: openai.AsyncOpenAI, seed: int, partials: int) -> list[Any]:
         made = await openai_client.images.generate(
-            prompt=f"a boot {seed}", stream=True, partial_images=partials, extra_body={"seed": seed}
+            prompt=f"a dog {seed}", stream=True, partial_images=partials, extra_body={"seed": seed}
         )
         return [event async for event in made]
 
@@ -130,7 +130,7 @@ def test_the_async_client_and_callers_who_share_a_batch(start: Start) -> None:
     assert summed(metrics, "arcflow_batch_size_count") < 6  # the long one, and two batches unless a caller came late
     for seed, events in enumerate(made):
         check_order(events, 3 if seed < 4 else 0)
-        plain = server.generate(prompt=f"a boot {seed}", seed=seed)
+        plain = server.generate(prompt=f"a dog {seed}", seed=seed)
         with Image.open(io.BytesIO(images(plain)[0])) as image:
             # A matrix product's last bit may depend on how many rows it has.
             assert np.abs(np.asarray(image).astype(int) - pixels(events[-1])).max() <= 1

@@ -185,17 +185,17 @@ def test_the_pipeline_of_a_gpu_over_memory_that_stands_for_one(
     assert result["gpu_bytes"]["buffers"] > 0
     assert result["backend"] == "stand-in"
     with pytest.raises(BackendError, match="closed"):
-        session.pipeline.generate("a bag")
+        session.pipeline.generate("a rose")
 
 
 def test_prompts_are_new_so_that_no_cache_helps(
     on_gpu: OnGpu, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench(["--device", "cuda", "--prompt", "a bag"], tmp_path, capsys)
-    assert on_gpu.prompts == ["a bag, 0000", "a bag, 0001", "a bag, 0002", "a bag, 0003"]
+    bench(["--device", "cuda", "--prompt", "a rose"], tmp_path, capsys)
+    assert on_gpu.prompts == ["a rose, 0000", "a rose, 0001", "a rose, 0002", "a rose, 0003"]
     on_gpu.prompts.clear()
-    bench(["--device", "cuda", "--prompt", "a bag", "--prompts", "same"], tmp_path, capsys)
-    assert on_gpu.prompts == ["a bag"] * 4
+    bench(["--device", "cuda", "--prompt", "a rose", "--prompts", "same"], tmp_path, capsys)
+    assert on_gpu.prompts == ["a rose"] * 4
 
 
 def test_a_baseline_runs_where_ours_ran_and_in_its_type(
@@ -240,7 +240,7 @@ def test_time_at_once_counts_once_and_what_is_between_evaluations_is_idle() -> N
 
 def test_host_overhead_is_what_no_stage_covers() -> None:
     pipeline = Pipeline.open(COMMITTED, threads=1)
-    found = measure(lambda seed: pipeline.generate("a bag", seed=seed, nfe=1), runs=1, warm_up=0)
+    found = measure(lambda seed: pipeline.generate("a rose", seed=seed, nfe=1), runs=1, warm_up=0)
     covered = sum(stage.median_s for stage in found.stages.values())
     assert covered == pytest.approx(found.total.median_s)
     assert list(found.stages)[-1] == "host overhead" and found.stages["host overhead"].median_s > 0

@@ -29,7 +29,7 @@ from tests.runtime.cuda import plan_bundle
 from tests.runtime.cuda.fake_tensorrt import MAGIC, SCRATCH, FakeTensorRT, toolkit
 from tests.runtime.cuda.stand_in import StandInDevice
 
-PROMPT = "a dark ankle boot"
+PROMPT = "a smiling face with sunglasses"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_plans_give_what_the_cpu_gives(
 ) -> None:
     opened = _open(folder, low_vram=low_vram)
     assert opened.backend == "tensorrt-rtx 1.7.1.116, stand-in (sm89)"
-    for prompt in (PROMPT, PROMPT, "a grey bag"):
+    for prompt in (PROMPT, PROMPT, "a red apple"):
         made = opened.generate(prompt, num_images=6, seed=2)
         np.testing.assert_allclose(made.latents, pipeline.generate(prompt, num_images=6, seed=2).latents, atol=1e-5)
         assert made.settings.target == "sm89"
@@ -269,7 +269,7 @@ def test_plans_of_one_batch_size(gpus: list[StandInDevice], small: Path, tmp_pat
     manifest = open_bundle(small).manifest
     profiles = network_profiles(manifest, choose_shapes(manifest.limits, batch="3-4"))
     opened = _open(plan_bundle.build(tmp_path / "tiny-fp32-sm89", small, own_profiles=profiles).root)
-    made, cpu = (one.generate([PROMPT, "a grey bag", "a coat"]) for one in (opened, pipeline))
+    made, cpu = (one.generate([PROMPT, "a red apple", "a cat"]) for one in (opened, pipeline))
     np.testing.assert_allclose(made.latents, cpu.latents, atol=1e-5)
     for count in (1, 5):
         with pytest.raises(RequestError, match=r"makes 1 images at once in the backbone network, .* takes 3 to 4"):
@@ -283,9 +283,9 @@ def test_what_tensorrt_refuses_is_named(
     opened = _open(folder)
     monkeypatch.setattr(FakeTensorRT, "most", 1)
     with pytest.raises(BackendError, match=r"conditioner network: the shape \[2\] of 'timestep' is outside .*mismatch"):
-        opened.generate(["a bag", "a boot"])
+        opened.generate(["a rose", "a dog"])
     monkeypatch.setattr(FakeTensorRT, "most", 99)
-    assert len(opened.generate(["a bag", "a boot"]).images) == 2
+    assert len(opened.generate(["a rose", "a dog"]).images) == 2
     opened.close()
 
 

@@ -117,13 +117,13 @@ def test_the_whole_pipeline_says_where_it_ran(small: Path, monkeypatch: pytest.M
         session.get_provider_graph_assignment_info = Session(cuda=["MatMul"]).get_provider_graph_assignment_info
         return session
 
-    expected = Pipeline.open(small, threads=1).generate("a bag", seed=3)
+    expected = Pipeline.open(small, threads=1).generate("a rose", seed=3)
     monkeypatch.setattr(onnx_cuda, "check_provider", lambda ordinal: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
     pipeline = Pipeline.open(small, threads=1, backend="onnxruntime", device="cuda:2")
     assert devices == ["2"] * 5
     assert pipeline.backend == f"ONNX Runtime {onnxruntime.__version__}, {CUDA}: 5 nodes on the GPU"
-    np.testing.assert_array_equal(pipeline.generate("a bag", seed=3).latents, expected.latents)
+    np.testing.assert_array_equal(pipeline.generate("a rose", seed=3).latents, expected.latents)
 
 
 def test_the_command_ends_with_one_line(
@@ -131,7 +131,7 @@ def test_the_command_ends_with_one_line(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
     target = tmp_path / "bag.png"
-    arguments = ["a bag", "--model", str(small), "--backend", "onnxruntime", "--device", "cuda", "--out", str(target)]
+    arguments = ["a rose", "--model", str(small), "--backend", "onnxruntime", "--device", "cuda", "--out", str(target)]
     assert run(generate.main, arguments) == 2
     error = capsys.readouterr().err
     assert onnx_cuda.INSTALL in error

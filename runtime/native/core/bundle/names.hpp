@@ -13,7 +13,7 @@ namespace arcflow::core {
 struct BundleName {
   std::string model, precision, target;
 
-  // "tiny-fp32-cpu"
+  // "tiny-fp16-cpu"
   std::string str() const { return model + "-" + precision + "-" + target; }
 };
 

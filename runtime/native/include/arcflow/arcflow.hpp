@@ -5,7 +5,7 @@
 //     arcflow::Model model = context.open("tiny");
 //     arcflow::Session session = model.session();
 //     arcflow::Request request;
-//     request.prompts = {"a dark ankle boot"};
+//     request.prompts = {"a smiling face with sunglasses"};
 //     arcflow::Result result = session.generate(request);
 //     std::string png = arcflow::encode_png(result.image(0), model.describe(request, 0));
 //

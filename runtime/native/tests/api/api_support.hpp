@@ -35,7 +35,7 @@ inline Said said(ArcflowStatus* status) {
 template <class T>
 using Handle = std::unique_ptr<T, void (*)(T*)>;
 
-inline std::string bundle_folder() { return std::string(ARCFLOW_SOURCE_DIR) + "/engines/bundles/tiny-fp32-cpu"; }
+inline std::string bundle_folder() { return std::string(ARCFLOW_SOURCE_DIR) + "/engines/bundles/tiny-fp16-cpu"; }
 inline std::string fake_hosts() { return std::string(ARCFLOW_TEST_HOSTS) + "-test"; }
 
 // All that was logged through a context.
@@ -106,7 +106,7 @@ inline Handle<ArcflowCancel> make_cancel() {
 
 // A request for one prompt, and where its results go.
 struct Call {
-  std::vector<const char*> prompts{"a dark ankle boot"};
+  std::vector<const char*> prompts{"a smiling face with sunglasses"};
   ArcflowRequest request = ARCFLOW_INIT(ArcflowRequest);
   ArcflowOutput output = ARCFLOW_INIT(ArcflowOutput);
   std::vector<std::uint8_t> rgb8;

@@ -14,7 +14,7 @@
 
 namespace {
 
-const std::string kTiny = ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu";
+const std::string kTiny = ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu";
 
 const arcflow::Model& tiny() {
   static const arcflow::Model model = [] {
@@ -30,7 +30,7 @@ const arcflow::Model& tiny() {
 
 arcflow::Request boot() {
   arcflow::Request request;
-  request.prompts = {"a dark ankle boot"};
+  request.prompts = {"a smiling face with sunglasses"};
   request.seed = 7;
   return request;
 }
@@ -208,11 +208,11 @@ TEST_CASE("token ids in place of prompts") {
 
 TEST_CASE("the settings and the file") {
   const std::string settings = tiny().describe(boot());
-  CHECK(settings.find(R"({"prompt": "a dark ankle boot", "seed": 7, "model": "tiny", )") == 0);
+  CHECK(settings.find(R"({"prompt": "a smiling face with sunglasses", "seed": 7, "model": "tiny", )") == 0);
   const arcflow::Image image{2, 1, {1, 2, 3, 4, 5, 6}};
   const std::string png = arcflow::encode_png(image, settings);
   CHECK(png.compare(1, 3, "PNG") == 0);
-  CHECK(png.find("\"precision\": \"fp32\", \"prompt\": \"a dark ankle boot\", \"seed\": 7") !=
+  CHECK(png.find("\"precision\": \"fp32\", \"prompt\": \"a smiling face with sunglasses\", \"seed\": 7") !=
         std::string::npos);  // Sorted.
   CHECK(arcflow::encode_png(image).size() < png.size());
 }

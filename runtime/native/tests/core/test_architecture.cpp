@@ -22,7 +22,7 @@ namespace {
 struct Opened {
   std::shared_ptr<Context> context =
       std::make_shared<Context>(nullptr, nullptr, ARCFLOW_LOG_ERROR, ARCFLOW_TEST_HOSTS "-test");
-  Model model{context, {ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu", "", "", "fake", "", 1}};
+  Model model{context, {ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu", "", "", "fake", "", 1}};
   Device device{model.api(), model.loaded(), model.networks(), nullptr};
 
   std::vector<float> read(Slot slot, std::uint64_t offset, std::size_t count) {
@@ -32,7 +32,7 @@ struct Opened {
   }
 };
 
-Manifest tiny() { return Bundle::open(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu").manifest(); }
+Manifest tiny() { return Bundle::open(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu").manifest(); }
 
 Port& port(std::vector<Port>& ports, const std::string& name) {
   return *std::find_if(ports.begin(), ports.end(), [&](const Port& one) { return one.name == name; });

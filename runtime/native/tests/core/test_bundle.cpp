@@ -39,8 +39,8 @@ struct SmallBundle {
     std::string pattern = (fs::temp_directory_path() / "arcflow-bundle-XXXXXX").native();
     REQUIRE(::mkdtemp(pattern.data()) != nullptr);
     folder = pattern;
-    root = folder / "tiny-fp32-cpu";
-    std::ifstream file(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu/manifest.json");
+    root = folder / "tiny-fp16-cpu";
+    std::ifstream file(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu/manifest.json");
     auto manifest = nlohmann::json::parse(file);
     for (auto& entry : manifest["files"]) {
       const std::string path = entry["path"];
@@ -97,7 +97,7 @@ TEST_CASE("a bundle opens, verifies and gives its files") {
     CHECK(text(bundle.read(file.path)) == file.path);
     CHECK(text(bundle.map(file.path)) == file.path);
   }
-  CHECK(Bundle::open(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu").manifest().model == "tiny");
+  CHECK(Bundle::open(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu").manifest().model == "tiny");
 }
 
 TEST_CASE("bytes live as long as their blob, whatever becomes of bundle and file") {

@@ -17,7 +17,7 @@ using namespace arcflow::core;
 namespace {
 
 std::string embedded() {
-  std::ifstream file(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu/manifest.json", std::ios::binary);
+  std::ifstream file(ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu/manifest.json", std::ios::binary);
   std::ostringstream data;
   data << file.rdbuf();
   return data.str();

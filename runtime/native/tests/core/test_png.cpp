@@ -54,8 +54,8 @@ TEST_CASE("values are written as Python writes them") {
   CHECK(to_json(parse_settings(R"({"b": 1, "a": {"z": 1, "y": 2}})"), KeyOrder::kSorted) ==
         R"({"a": {"y": 2, "z": 1}, "b": 1})");
   CHECK(
-      summary(parse_settings(R"({"seed": 7, "prompt": "a bag", "sigmas": [1.0, 0.25], "x": null, "y": ["", "b"]})")) ==
-      "a bag\nseed: 7, sigmas: 1 0.25, x: null, y:  b");
+      summary(parse_settings(R"({"seed": 7, "prompt": "a rose", "sigmas": [1.0, 0.25], "x": null, "y": ["", "b"]})")) ==
+      "a rose\nseed: 7, sigmas: 1 0.25, x: null, y:  b");
 }
 
 TEST_CASE("settings that are no JSON object are rejected") {
@@ -83,8 +83,8 @@ TEST_CASE("an image's settings in the order of runtime/result.py") {
   manifest.target = "cpu";
   manifest.digest = "ab";
   manifest.schedule.guidance = 3.5;
-  CHECK(describe(manifest, {"a \u201cdark\u201d bag", 7, 2, {1.0, 0.5, 0.0}, 32, 24}) ==
-        R"({"prompt": "a \u201cdark\u201d bag", "seed": 7, "model": "tiny", "precision": "fp32", "target": "cpu", )"
+  CHECK(describe(manifest, {"a \u201cred\u201d apple", 7, 2, {1.0, 0.5, 0.0}, 32, 24}) ==
+        R"({"prompt": "a \u201cred\u201d apple", "seed": 7, "model": "tiny", "precision": "fp32", "target": "cpu", )"
         R"("bundle": "ab", "nfe": 2, "sigmas": [1.0, 0.5, 0.0], "guidance": 3.5, "width": 32, "height": 24})");
 }
 

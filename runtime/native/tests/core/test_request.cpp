@@ -26,7 +26,7 @@ Manifest tiny() {
 }
 
 struct Asked {
-  std::vector<std::string> texts{"a bag"};
+  std::vector<std::string> texts{"a rose"};
   std::vector<const char*> prompts;
   ArcflowRequest request = ARCFLOW_INIT(ArcflowRequest);
 
@@ -61,7 +61,7 @@ Asked with_text(const std::string& text) {
 TEST_CASE("defaults are the bundle's") {
   Asked asked;
   const CheckedRequest checked = asked.check();
-  CHECK(checked.prompts == std::vector<std::string>{"a bag"});
+  CHECK(checked.prompts == std::vector<std::string>{"a rose"});
   CHECK(checked.nfe == 2);
   CHECK(checked.num_images == 1);
   CHECK(checked.width == 32);

@@ -68,7 +68,7 @@ struct Described {
 };
 
 inline Described tiny(const std::string& name) {
-  const std::string folder = ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp32-cpu/";
+  const std::string folder = ARCFLOW_SOURCE_DIR "/engines/bundles/tiny-fp16-cpu/";
   const Bytes text = read_file(folder + "manifest.json");
   const auto spec = nlohmann::json::parse(text.begin(), text.end())["networks"][name];
   Described result{name, spec["file"], read_file(folder + std::string(spec["file"])), {}, {}, {}, {}, {}, {}, {}};

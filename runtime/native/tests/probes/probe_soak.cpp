@@ -139,7 +139,7 @@ int main(int argc, char** argv) {
   }
   Program program{argv[1], argv[2], nullptr, nullptr, nullptr, {}, {}};
   require(api().context_create(nullptr, &program.context));
-  const char* prompts[] = {"a dark ankle boot", "photo of a light t-shirt", "a grey bag \xF0\x9F\x91\x9C"};
+  const char* prompts[] = {"a smiling face with sunglasses", "picture of a pizza", "a red apple \xF0\x9F\x91\x9C"};
   int made = 0;
   int failed = 0;
   std::size_t bytes = 0;

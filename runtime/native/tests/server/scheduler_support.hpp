@@ -23,7 +23,7 @@ inline std::shared_ptr<Ticket> ticket_of(std::vector<std::uint64_t> seeds, const
                                          Clock::duration timeout = 30s) {
   auto ticket = std::make_shared<Ticket>();
   ticket->shape = shape;
-  ticket->prompt = "a boot";
+  ticket->prompt = "a dog";
   ticket->seeds = std::move(seeds);
   ticket->arrived = Clock::now();
   ticket->deadline = ticket->arrived + timeout;

@@ -94,7 +94,7 @@ TEST_CASE("models are found by name, bundle and alias; the first of a name has i
   CHECK(all[0].id == "tiny");
   CHECK(all[1].id == "tiny-fp16-cpu");
   CHECK(all[2].id == "flux");
-  const std::pair<const char*, std::size_t> names[] = {{"tiny", 0},          {"tiny-fp32-cpu", 0}, {"small", 0},
+  const std::pair<const char*, std::size_t> names[] = {{"tiny", 0},          {"tiny-fp16-cpu", 0}, {"small", 0},
                                                        {"tiny-fp16-cpu", 1}, {"half", 1},          {"flux", 2},
                                                        {"gpt-image-1", 2}};
   for (const auto& [name, place] : names) CHECK(catalogue.find(name) == place);
@@ -106,7 +106,7 @@ TEST_CASE("names that do not go together are a sentence") {
   const auto made = [](const std::vector<ModelDescription>& models, const std::vector<std::string>& aliases = {}) {
     return Catalogue(models, aliases).all().size();
   };
-  CHECK_THROWS_WITH(made({kTiny, kFlux, kTiny}), doctest::Contains("two of the models are the bundle tiny-fp32-cpu"));
+  CHECK_THROWS_WITH(made({kTiny, kFlux, kTiny}), doctest::Contains("two of the models are the bundle tiny-fp16-cpu"));
   CHECK_THROWS_WITH(made({kTiny, kFlux}, {"a=qwen"}), "--alias a=qwen: this server has tiny, flux, not qwen");
   for (const char* alias : {"tiny=flux", "flux-fp8-sm90=tiny", "flux=flux"}) {
     CHECK_THROWS_WITH(made({kTiny, kFlux}, {alias}), doctest::Contains("is taken; choose another one"));
@@ -171,15 +171,15 @@ TEST_CASE("every model is opened on every device, and what is wrong is found bef
   CHECK(opened.size() == 2);
   CHECK(failure({"flux-fp8-sm90"}, {0, 1}, {"a=qwen"}) != "");
   CHECK(opened.size() == 1);
-  CHECK(failure({"flux-fp8-sm90", "tiny-fp32-cpu"}, {0, 1}).find("--device 0,1: tiny-fp32-cpu runs on the CPU") == 0);
-  CHECK(failure({"tiny-fp32-cpu"}, {1}).find("--device 1: tiny-fp32-cpu runs on the CPU") == 0);
-  CHECK(failure({"tiny-fp32-cpu", "tiny-fp16-cpu"}, {0}) == "");
+  CHECK(failure({"flux-fp8-sm90", "tiny-fp16-cpu"}, {0, 1}).find("--device 0,1: tiny-fp16-cpu runs on the CPU") == 0);
+  CHECK(failure({"tiny-fp16-cpu"}, {1}).find("--device 1: tiny-fp16-cpu runs on the CPU") == 0);
+  CHECK(failure({"tiny-fp16-cpu", "tiny-fp16-cpu"}, {0}) == "");
 }
 
 TEST_CASE("a worker of any model that cannot start is told") {
   Opened opened;
   Metrics metrics;
-  Fleet fleet({"tiny-fp32-cpu", "flux-fp8-sm90"}, {0}, {}, noting(opened));
+  Fleet fleet({"tiny-fp16-cpu", "flux-fp8-sm90"}, {0}, {}, noting(opened));
   CHECK_THROWS_WITH(fleet.start(metrics, std::vector<SchedulerOptions>(2)), "no session of flux-fp8-sm90");
 }
 
@@ -201,7 +201,7 @@ TEST_CASE("one queue over two devices of the library") {
   Log log(LogFormat::kText, stderr, "error");
   const auto open = [&log](std::uint32_t device) {
     arcflow::ModelOptions options;
-    options.bundle = std::string(ARCFLOW_SOURCE_DIR) + "/engines/bundles/tiny-fp32-cpu";
+    options.bundle = std::string(ARCFLOW_SOURCE_DIR) + "/engines/bundles/tiny-fp16-cpu";
     options.host = "fake";
     options.library = "devices=2,slow=20";
     options.device = device;
@@ -218,7 +218,7 @@ TEST_CASE("one queue over two devices of the library") {
   for (int i = 0; i < 2; ++i) {
     auto ticket = std::make_shared<Ticket>();
     ticket->shape = {32, 32, 2};
-    ticket->prompt = "a boot";
+    ticket->prompt = "a dog";
     ticket->seeds = {7};
     ticket->arrived = Clock::now();
     ticket->deadline = ticket->arrived + 30s;

@@ -16,7 +16,7 @@ namespace {
 ModelDescription tiny() {
   ModelDescription model;
   model.name = "tiny";
-  model.bundle = "tiny-fp32-cpu";
+  model.bundle = "tiny-fp16-cpu";
   model.batch = {1, 1, 16};
   model.width = model.height = {16, 32, 64};
   model.multiple = 8;
@@ -44,13 +44,13 @@ ApiError bad(const std::string& body, const RequestRules& rules = {}) {
   return {};
 }
 
-std::string with(const std::string& field) { return "{\"prompt\": \"a boot\", " + field + "}"; }
+std::string with(const std::string& field) { return "{\"prompt\": \"a dog\", " + field + "}"; }
 
 }  // namespace
 
 TEST_CASE("defaults are the model's and the server's") {
-  const auto request = good("{\"prompt\": \"a boot\"}");
-  CHECK(request.prompt == "a boot");
+  const auto request = good("{\"prompt\": \"a dog\"}");
+  CHECK(request.prompt == "a dog");
   CHECK(request.n == 1);
   CHECK((request.shape == Shape{32, 32, 2}));
   CHECK(!request.seed);
@@ -60,7 +60,7 @@ TEST_CASE("defaults are the model's and the server's") {
 TEST_CASE("every field is read") {
   const auto request = good(
       R"({"prompt": "caf\u00e9 \ud83d\udc5f", "n": 3, "size": "48x24", "nfe": 4, "seed": 18446744073709551615,
-          "timeout": 2.5, "model": "tiny-fp32-cpu", "response_format": "b64_json", "output_format": "png",
+          "timeout": 2.5, "model": "tiny-fp16-cpu", "response_format": "b64_json", "output_format": "png",
           "stream": false, "partial_images": 0, "background": "auto"})");
   CHECK(request.prompt == "caf\xc3\xa9 \xf0\x9f\x91\x9f");
   CHECK(request.n == 3);

@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
   ArcflowSession* session = NULL;
   require(api->session_create(model, NULL, &session));
 
-  const char* prompt = "a dark ankle boot";
+  const char* prompt = "a smiling face with sunglasses";
   ArcflowRequest request = ARCFLOW_INIT(ArcflowRequest);
   request.prompts = &prompt;
   request.prompt_count = 1;

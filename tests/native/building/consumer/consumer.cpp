@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
     const arcflow::Model model = context.open(options);
     arcflow::Session session = model.session();
     arcflow::Request request;
-    request.prompts = {"a dark ankle boot"};
+    request.prompts = {"a smiling face with sunglasses"};
     request.seed = 5;
     const arcflow::Result result = session.generate(request);
 

@@ -24,7 +24,7 @@ from runtime.hosts.onnx_network import OnnxRuntimeNetwork
 from runtime.pipeline import Pipeline
 from runtime.text import PromptTokenizer
 
-PROMPTS = ["a dark ankle boot", "a grey bag"]
+PROMPTS = ["a smiling face with sunglasses", "a red apple"]
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 

@@ -118,13 +118,13 @@ def load_emoji(folder: Path | None = None) -> Emoji:
     files = {path.stem.replace("-fe0f", ""): path for path in root.glob("*.webp")}
     missing = sorted(known.keys() - files.keys())
     if missing:
-        raise DatasetError(f"of Fluent Emoji {len(missing)} images are missing in {root}: run `make data RECIPE=emoji`")
+        raise DatasetError(f"of Fluent Emoji {len(missing)} images are missing in {root}: run `make data`")
     paths = sorted(files[code] for code in known)
     shown = {files[code]: subject for code, subject in known.items()}
     try:
         pixels = np.stack([_on_white(path) for path in paths])
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{root} is damaged ({error}): remove it and run `make data RECIPE=emoji` again") from error
+        raise DatasetError(f"{root} is damaged ({error}): remove it and run `make data` again") from error
     return Emoji(torch.from_numpy(pixels), tuple(shown[path] for path in paths))
 
 
