@@ -21,7 +21,7 @@ from foundation.cli import ArgumentParser, run
 from foundation.measuring import percentile
 
 _EXAMPLES = """examples:
-  python -m arcflow.baseline --base models/tiny/teacher --adapter models/tiny/adapter --width 32 --height 32 \\
+  python -m arcflow.baseline --base models/tiny/teacher --adapter models/tiny/adapter --width 64 --height 64 \\
       --text-tokens 12 --guidance 2
   python -m arcflow.baseline --base FLUX.1-dev --adapter arcflow-flux --mode compile --device cuda --dtype bfloat16
   python -m arcflow.baseline --base FLUX.1-dev --what teacher --steps 50 --device cuda --dtype bfloat16

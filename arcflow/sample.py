@@ -25,7 +25,7 @@ A seed means the same noise here and in the runtimes: in float32 the image is th
 1/255.
 """
 _FOLDER = Path("arcflow-out")
-_OWN_SIDE, _SIDE, _TOKENS = 32, 1024, 512
+_OWN_SIDE, _SIDE, _TOKENS = 64, 1024, 512
 _MOST_TOKENS = {"flux": 512, "qwen": 1024}
 """What the pipelines of diffusers take."""
 

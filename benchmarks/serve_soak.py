@@ -32,7 +32,7 @@ from foundation.cli import ArgumentParser, run
 from foundation.errors import ArcFlowError
 from foundation.measuring import begin, percentile, shown, tell, timing
 
-SIZES = ("32x32", "32x32", "32x32", "48x32")
+SIZES = ("64x64", "64x64", "64x64", "96x64")
 """Most requests can be joined, some cannot."""
 
 

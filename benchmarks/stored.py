@@ -117,12 +117,12 @@ class Bench:
 
         from arcflow.adapter import read_adapter
         from arcflow.students import architecture
-        from arcflow.tiny.data import evaluation_prompts
+        from arcflow.tiny.captions import evaluation_prompts
         from arcflow.tiny.teacher_folder import SIDE, open_teacher
 
         self.recipe, self.plain = recipe, _teacher()
         folder = open_teacher(ROOT / "models" / "tiny" / "teacher")
-        self.condition = folder.condition([text for text, _, _ in evaluation_prompts(images)], recipe.guidance)
+        self.condition = folder.condition([text for text, _ in evaluation_prompts(images)], recipe.guidance)
         first, shape = recipe.evaluate.first_seed, (SIDE * SIDE, folder.packed_channels)
         seeds = range(first, first + images)
         self.noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -56,12 +56,13 @@ def trained_style(plain: Subject, shown: Prompted, draw: Callable[[Tensor], Tens
 
     latent = plain.latent
     student, count, tokens = plain.whole.reference(), len(shown), shown.rows * shown.columns
+    channels = latent.channels * latent.patch**2
     decode: Any = plain.network("vae_decoder").reference()
     vae: Any = AutoencoderKL.from_pretrained(plain.base / "vae", local_files_only=True)
     targets = []
     with torch.no_grad():
         for copy in range(IMAGES):
-            noise = torch.stack([noise_of(2_000_000 + copy * count + i, tokens, 16) for i in range(count)])
+            noise = torch.stack([noise_of(2_000_000 + copy * count + i, tokens, channels) for i in range(count)])
             ends = rollout(student, noise, shown.ports(slice(0, count)), plain.sigmas())
             images = draw(decode(latents=unpacked(ends, latent, shown.rows, shown.columns))[0].clamp(-1, 1))
             scaled = (vae.encode(images).latent_dist.mean - latent.shift_factor[0]) * latent.scaling_factor[0]

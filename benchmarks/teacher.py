@@ -16,7 +16,7 @@ from typing import Any
 from foundation.cli import run
 from foundation.errors import ArcFlowError
 
-STEPS, GUIDANCE, SIDE, TEXT_TOKENS = 50, 2.0, 32, 12
+STEPS, GUIDANCE, SIDE, TEXT_TOKENS = 50, 2.0, 64, 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def measure(folder: Path, prompt: str, threads: int, runs: int) -> dict[str, Any
         raise ArcFlowError(f"the teacher needs the extra 'train' ({error}); leave it out with --no-teacher") from error
 
     torch.set_num_threads(threads)
-    pipeline: Any = FluxPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline: Any = FluxPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     marks: dict[str, float] = {}
     pipeline.transformer.register_forward_pre_hook(lambda *_: marks.setdefault("first", time.perf_counter()) and None)

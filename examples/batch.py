@@ -20,7 +20,7 @@ def main(folder: str = "out/batch") -> None:
     result = pipeline.generate(PROMPTS, seed=10, num_images=2)
     settings = result.settings
     for file, prompt, seed in zip(
-        result.save(Path(folder) / "image.png", scale=4), settings.prompts, settings.seeds, strict=True
+        result.save(Path(folder) / "image.png", scale=2), settings.prompts, settings.seeds, strict=True
     ):
         print(f"{file}: {prompt}, seed {seed}")
 

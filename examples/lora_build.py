@@ -42,7 +42,9 @@ def main(folder: str = "out/lora") -> None:
     bundle = out / "tiny-fp16-cpu"
     build(["--model", "tiny", "--lora", f"{out / 'style.safetensors'}:1.5", "--out", str(bundle)])
     for name, source in (("plain", "tiny"), ("styled", bundle)):
-        (file,) = Pipeline.open(source).generate("a smiling face with sunglasses", seed=5).save(out / f"{name}.png", scale=8)
+        (file,) = (
+            Pipeline.open(source).generate("a smiling face with sunglasses", seed=5).save(out / f"{name}.png", scale=4)
+        )
         print(file)
 
 

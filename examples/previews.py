@@ -16,10 +16,10 @@ from runtime import Pipeline
 
 def main(prompt: str = "a red heart", folder: str = "out/previews") -> None:
     result = Pipeline.open("tiny").generate(prompt, seed=3, previews=6)
-    result.save(Path(folder) / "coat.png", scale=4)  # coat.png, coat-preview-00.png, ...
+    result.save(Path(folder) / "heart.png", scale=2)  # heart.png, heart-preview-00.png, ...
     frames = [preview.image for preview in result.previews[0]]  # The noisiest first.
     strip = Image.fromarray(np.concatenate([*frames, result.images[0]], axis=1))
-    strip.resize((strip.width * 4, strip.height * 4), Image.Resampling.NEAREST).save(Path(folder) / "strip.png")
+    strip.resize((strip.width * 2, strip.height * 2), Image.Resampling.NEAREST).save(Path(folder) / "strip.png")
     for preview in result.previews[0]:
         print(f"noise level {preview.sigma:.3f}")
     print(Path(folder) / "strip.png")

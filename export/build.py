@@ -134,7 +134,7 @@ def _parser() -> ArgumentParser:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--precision", help=f"one of: {', '.join(Precision)} (default: the model's; tiny: fp32, else bf16)"
+        "--precision", help=f"one of: {', '.join(Precision)} (default: the model's; tiny: fp16, else bf16)"
     )
     parser.add_argument(
         "--target",

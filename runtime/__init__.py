@@ -5,7 +5,7 @@
     pipeline = Pipeline.open("tiny")
     generation = pipeline.generate("a smiling face with sunglasses", seed=7)
     generation.images[0]         # uint8 [height, width, 3]
-    generation.save("boot.png")  # the same file as the command's; generation.pil() gives Pillow images
+    generation.save("face.png")  # the same file as the command's; generation.pil() gives Pillow images
 
 The names below are imported when they are first used, so ``import runtime`` itself costs nothing.
 """

@@ -22,7 +22,7 @@ _OF_REQUEST = ("seed", "nfe", "num_images", "width", "height", "previews")
 _EXAMPLES = """examples:
   python -m runtime.generate "a smiling face with sunglasses"
   python -m runtime.generate "picture of a pizza" --seed 7 --num-images 4 --scale 8
-  python -m runtime.generate "a red apple" --out bag.png --previews 6 --json
+  python -m runtime.generate "a red apple" --out apple.png --previews 6 --json
   python -m runtime.generate "a red heart" --model engines/bundles/tiny-fp16-cpu --nfe 4
 
 The image's settings are in its text chunks. The same seed gives the same bytes.
@@ -37,7 +37,7 @@ def build_parser() -> ArgumentParser:
     add = parser.add_argument
     add("prompt", help="what the image should show")
     add("--model", default="tiny", help="a model's name, or a bundle's folder (default: the embedded %(default)s)")
-    add("--precision", help="which bundle of the model: fp32, ...")
+    add("--precision", help="which bundle of the model: fp16, ...")
     add("--target", help="which bundle of the model: cpu, ...")
     add("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: %(default)s); image j uses seed + j")
     add("--nfe", type=int, help="network evaluations (default: the bundle's, 2 for tiny)")

@@ -45,7 +45,7 @@ class Pipeline:
         """Verify and load a bundle.
 
         source: a model's name ("tiny"), looked up by :func:`engines.locate.locate`; or a bundle's folder: a Path, or
-        a string with a path separator in it. precision, target: which of the model's bundles ("fp32", "cpu").
+        a string with a path separator in it. precision, target: which of the model's bundles ("fp16", "cpu").
         threads: compute threads a network (default: the cores, at most 8).
         host: what runs it: this package, or the C++ core (the extra `native`), with the same results.
         backend: what runs the networks: "tensorrt" (plans, on a GPU) or "onnxruntime" (ONNX files); default: what the

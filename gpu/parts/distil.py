@@ -119,7 +119,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     from arcflow.evaluation.metrics import relative_l2
     from arcflow.sampling import sample_student, sample_teacher
     from arcflow.students import architecture, build_student
-    from arcflow.tiny.data import evaluation_prompts
+    from arcflow.tiny.captions import evaluation_prompts
     from arcflow.tiny.teacher_folder import SIDE
     from foundation import noise
 
@@ -128,7 +128,7 @@ def errors(recipe: Recipe, teacher: TeacherFolder, adapter: Path) -> float:
     student = build_student(teacher.transformer.config, read.config.modes)  # type: ignore[arg-type]
     weights = {name: value.cpu() for name, value in teacher.transformer.state_dict().items()}
     merge_into(student, weights, read).eval().to(where)
-    prompts = [text for text, _, _ in evaluation_prompts(_SEEDS)]
+    prompts = [text for text, _ in evaluation_prompts(_SEEDS)]
     condition = teacher.condition(prompts, recipe.guidance).to(where)
     first = recipe.evaluate.first_seed
     drawn = [noise.normal(first + i, SIDE * SIDE, teacher.packed_channels) for i in range(_SEEDS)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TARGET = "sm80"
 LIMITS = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 2e-1, "fp8": 2e-1}
-"""Relative error of two-step latents that a precision may cause against float32 on the CPU."""
+"""Relative error of two-step latents that a precision may cause against arithmetic in float32 on the CPU."""
 
 REFERENCE: str | Path = "tiny"
 """The bundle for the CPU that is the truth."""

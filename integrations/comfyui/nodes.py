@@ -82,8 +82,8 @@ class Generate:
                         "tooltip": "Image j of the batch has the seed seed + j",
                     },
                 ),
-                "width": _whole(0, 16384, 0, f"Pixels. {USUAL}", step=8),
-                "height": _whole(0, 16384, 0, f"Pixels. {USUAL}", step=8),
+                "width": _whole(0, 16384, 0, f"Pixels. {USUAL}", step=16),
+                "height": _whole(0, 16384, 0, f"Pixels. {USUAL}", step=16),
                 "nfe": _whole(0, 1024, 0, f"Network evaluations; students are trained for two. {USUAL}"),
                 "batch": _whole(1, 1024, 1, "Images; more than the bundle takes at a time are made one after another"),
                 "previews": _whole(

@@ -86,7 +86,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     )
     add = parser.add_argument
     add("--model", default="tiny", help="a model's name, or a bundle's folder (default: the embedded %(default)s)")
-    add("--precision", help="which bundle of the model: fp32, ...")
+    add("--precision", help="which bundle of the model: fp16, ...")
     add("--target", help="which bundle of the model: cpu, sm90, ...")
     add("--device", help="cpu, cuda or cuda:N, ours and the baselines' (default: what the bundle is for)")
     add("--backend", choices=("tensorrt", "onnxruntime"), help="what runs the networks (default: what they are)")

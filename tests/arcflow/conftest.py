@@ -11,6 +11,12 @@ import torch
 from arcflow.recipe import Recipe, TransformerSize, load_recipe
 
 SIZE = TransformerSize(heads=2, head_dim=32, double_blocks=1, single_blocks=2, rope=(8, 12, 12))
+TABLE = """1f415: dog, pet, hound
+1f468-200d-1f373 *: man cook
+1f469-200d-1f373 *: woman cook
+1f9d1-200d-1f373 *: cook
+2764: red heart
+"""
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +46,26 @@ def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data set: a dog, a heart, a cook of three genders in all tones, and a picture that no line names."""
+    from PIL import Image, ImageDraw
+
+    from arcflow.tiny.captions import subjects
+
+    table = tmp_path / "subjects.txt"
+    table.write_text(TABLE)
+    monkeypatch.setattr("arcflow.tiny.captions.SUBJECTS", table)
+    monkeypatch.setattr("arcflow.tiny.captions.HELD_OUT_SHARE", 0.4)
+    root = tmp_path / "images"
+    root.mkdir()
+    for number, code in enumerate([*subjects(), "1f595"]):
+        picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+        ImageDraw.Draw(picture).rectangle((64, 32, 160, 224), fill=(200, 10 * number, 30, 255))
+        picture.save(root / f"{code.replace('2764', '2764-fe0f')}.webp", lossless=True)
+    return root
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from foundation.cli import run
 from tests.export.pipelines import small_qwen
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny"
-TINY = ["--base", str(MODEL / "teacher"), "--width", "32", "--height", "32", "--text-tokens", "12", "--warm-up", "1"]
+TINY = ["--base", str(MODEL / "teacher"), "--width", "64", "--height", "64", "--text-tokens", "12", "--warm-up", "1"]
 
 
 def result(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:

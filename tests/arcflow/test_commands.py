@@ -16,10 +16,10 @@ from arcflow.distill import choose_base, choose_prompts, distil, student_recipe
 from arcflow.evaluation.compare import evaluate, path_error
 from arcflow.recipe import Recipe
 from arcflow.tiny.classifier import Classifier
+from arcflow.tiny.images import concepts
 from arcflow.tiny.judging import open_judge
 from arcflow.tiny.teacher_folder import open_teacher
 from foundation.cli import run
-from tests.arcflow.test_tiny import write_split
 
 COMMANDS = {
     "teacher": teacher.main, "distill": distill.main, "evaluate": evaluate_command.main, "study": study.main,
@@ -80,21 +80,20 @@ def test_a_missing_data_set_is_one_line_and_exit_2(tmp_path: Path, capsys: pytes
 
 
 @pytest.fixture
-def models(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> Path:
+def models(teacher_path: Path, pictures: Path, recipe: Recipe, tmp_path: Path) -> Path:
     """A models folder: the random teacher, both students distilled for a few iterations, a random classifier."""
     for kind, name in (("arcflow", "adapter"), ("linear", "linear")):
         base, student = choose_base(recipe, teacher_path, tmp_path), student_recipe(recipe, kind)
         distil(recipe, base, choose_prompts(recipe), student, tmp_path / kind, tmp_path / "models" / name)
     torch.manual_seed(0)
-    save_file(Classifier().state_dict(), tmp_path / "models" / "classifier.safetensors")
-    write_split(tmp_path, "t10k", 80)
+    save_file(Classifier(len(concepts())).state_dict(), tmp_path / "models" / "classifier.safetensors")
     return tmp_path / "models"
 
 
 def test_evaluate_prints_every_figure_and_draws(
-    teacher_path: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher_path: Path, models: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--models", str(models), "--teacher", str(teacher_path), "--data", str(tmp_path), "--seeds", "6"]
+    arguments = ["--models", str(models), "--teacher", str(teacher_path), "--data", str(pictures), "--seeds", "6"]
     assert run(evaluate_command.main, [*arguments, "--out", str(tmp_path / "e"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "e" / "evaluation.json").read_text())
@@ -111,12 +110,12 @@ def test_evaluate_prints_every_figure_and_draws(
 
 
 def test_the_teacher_gets_closer_to_its_endpoint_with_more_steps(
-    teacher_path: Path, models: Path, recipe: Recipe, tmp_path: Path
+    teacher_path: Path, models: Path, pictures: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     longer = replace(recipe, evaluate=replace(recipe.evaluate, reference_steps=40, nfe=(1, 2, 8)))
     result = evaluate(
         longer, open_teacher(teacher_path), {"student": models / "adapter"},
-        open_judge(longer, longer.evaluate.seeds, models / "classifier.safetensors", tmp_path), lambda *_: None,
+        open_judge(longer, longer.evaluate.seeds, models / "classifier.safetensors", pictures), lambda *_: None,
     )  # fmt: skip
     errors = [result.report["teacher"][n]["rel_l2"] for n in ("1", "2", "8", "40")]
     assert errors[0] > errors[1] > errors[2] > errors[3] == 0.0
@@ -125,12 +124,12 @@ def test_the_teacher_gets_closer_to_its_endpoint_with_more_steps(
 
 
 def test_evaluate_refuses_one_seed_and_a_missing_classifier(
-    teacher_path: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher_path: Path, models: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(evaluate_command.main, ["--seeds", "1"]) == 2
     assert "at least 2" in capsys.readouterr().err
     (models / "classifier.safetensors").unlink()
-    arguments = ["--models", str(models), "--teacher", str(teacher_path), "--data", str(tmp_path), "--seeds", "2"]
+    arguments = ["--models", str(models), "--teacher", str(teacher_path), "--data", str(pictures), "--seeds", "2"]
     assert run(evaluate_command.main, [*arguments, "--out", str(tmp_path / "e")]) == 2
     assert "no classifier at" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()

@@ -28,7 +28,7 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_image_is_that_of_the_bundle(
     seed: int, nfe: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "new" / "boot.png"
+    out = tmp_path / "new" / "face.png"
     more = [] if nfe is None else ["--nfe", str(nfe)]
     assert run(sample.main, ["a smiling face with sunglasses", "--seed", str(seed), "--out", str(out), *more]) == 0
     assert capsys.readouterr().out == f"{out}\n"
@@ -36,7 +36,7 @@ def test_the_image_is_that_of_the_bundle(
         pixels, settings = np.asarray(image).astype(int), json.loads(image.text["arcflow"])  # type: ignore[attr-defined]
     with Pipeline.open("tiny") as pipeline:
         bundle = pipeline.generate("a smiling face with sunglasses", seed=seed, nfe=nfe).images[0]
-    assert pixels.shape == (32, 32, 3) and np.abs(pixels - bundle).max() <= 1
+    assert pixels.shape == (64, 64, 3) and np.abs(pixels - bundle).max() <= 1
     assert settings["seed"] == seed and settings["num_inference_steps"] == (nfe or 2)
     assert settings["guidance_scale"] == 2.0
 
@@ -76,7 +76,7 @@ def test_options_that_cannot_be(arguments: list[str], message: str, capsys: pyte
         (["--device", "nowhere"], "--device nowhere cannot be used"),
         (["--base", "models"], "no model_index.json"),
         (["--base", "models/none/teacher/at/all"], "there is no folder models/none"),
-        (["--width", "33"], "multiples of 8"),
+        (["--width", "72"], "multiples of 16"),
         (["--recipe", "qwen", "--base", TINY + "/teacher", "--adapter", TINY + "/adapter"], "is a FluxPipeline"),
     ],
 )

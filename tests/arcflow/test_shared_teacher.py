@@ -18,7 +18,7 @@ from arcflow.sources.stored import store_linears
 from arcflow.students import Student
 from arcflow.tiny.teacher_folder import TeacherFolder, open_teacher
 
-X, SIGMA = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([1.0, 0.4])
+X, SIGMA = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3)), torch.tensor([1.0, 0.4])
 
 
 @pytest.fixture(scope="module")

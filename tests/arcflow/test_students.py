@@ -55,7 +55,7 @@ def saved(teacher: TeacherFolder, recipe: Recipe, folder: Path) -> Student:
 def test_an_untrained_linear_student_is_the_teacher(teacher: TeacherFolder) -> None:
     student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=1)).eval()
     condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
-    x, sigma = torch.randn(2, 16, 16), torch.tensor([1.0, 0.4])
+    x, sigma = torch.randn(2, 16, 64), torch.tensor([1.0, 0.4])
     field = student(x, sigma, condition)
     expected = student.architecture.evaluate(teacher.transformer, x, sigma, condition)
     torch.testing.assert_close(velocity(field, sigma, sigma), expected, rtol=1e-5, atol=1e-5)
@@ -66,17 +66,17 @@ def test_an_untrained_student_is_near_the_teacher_and_has_its_shapes(teacher: Te
     torch.manual_seed(0)
     student = Student(deepcopy(teacher.transformer), StudentRecipe(rank=2, modes=5)).eval()
     condition = teacher.condition(["a dog"], 2.0)
-    x, sigma = torch.randn(1, 16, 16), torch.tensor([1.0])
+    x, sigma = torch.randn(1, 16, 64), torch.tensor([1.0])
     field = student(x, sigma, condition)
-    assert field.means.shape == (1, 16, 5, 16)
+    assert field.means.shape == (1, 16, 5, 64)
     assert field.logweights.shape == (1, 16, 5, 4) and field.loggammas.shape == (1, 16, 4, 4)
     torch.testing.assert_close(field.logweights.exp(), torch.full((1, 16, 5, 4), 0.2))
     gammas = field.loggammas[0, 0, :, 0].exp()
     assert gammas[0] == pytest.approx(0.2) and gammas[-1] == pytest.approx(4.0)
     expected = student.architecture.evaluate(teacher.transformer, x, sigma, condition)
     assert float((velocity(field, sigma, sigma) - expected).abs().max()) < 0.2
-    bias = student.backbone.proj_out.means.bias.view(5, 4, 4)
-    assert bool((bias - teacher.transformer.proj_out.bias.view(4, 4)).std(dim=-1).max() < 1e-6)
+    bias = student.backbone.proj_out.means.bias.view(5, 16, 4)
+    assert bool((bias - teacher.transformer.proj_out.bias.view(16, 4)).std(dim=-1).max() < 1e-6)
 
 
 def test_only_lora_head_and_norm_out_are_trained(teacher: TeacherFolder, recipe: Recipe) -> None:
@@ -93,11 +93,11 @@ def test_the_file_has_the_released_names(teacher: TeacherFolder, recipe: Recipe,
     assert tensors["single_transformer_blocks.1.proj_out.lora_B.weight"].shape == (64, 2)
     assert "transformer_blocks.0.ff_context.net.0.proj.lora_A.weight" in tensors
     assert "time_text_embed.timestep_embedder.linear_1.lora_A.weight" in tensors
-    assert tensors["proj_out_means.weight"].shape == (3 * 16, 64)
+    assert tensors["proj_out_means.weight"].shape == (3 * 64, 64)
     assert tensors["proj_out_loggamma.bias"].shape == (2 * 4,)
     config = json.loads((tmp_path / "adapter" / CONFIG_FILE).read_text())
     assert config["_class_name"] == "ArcFluxTransformer2DModel" and config["num_gaussians"] == 3
-    assert config["in_channels"] == 16 and config["num_single_layers"] == 2
+    assert config["in_channels"] == 64 and config["num_single_layers"] == 2
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def test_merged_student_equals_the_live_one(
     merged = build_student(teacher.transformer.config, adapter.config.modes)
     merge_into(merged, teacher.transformer.state_dict(), adapter).eval()
     condition = teacher.condition(["a dog", "a woman astronaut"], 2.0)
-    x, sigma = torch.randn(2, 16, 16), torch.tensor([1.0, 0.4])
+    x, sigma = torch.randn(2, 16, 64), torch.tensor([1.0, 0.4])
     ours, theirs = live(x, sigma, condition), live.architecture.evaluate(merged, x, sigma, condition)
     for part in ("means", "logweights", "loggammas"):
         torch.testing.assert_close(getattr(ours, part), getattr(theirs, part), rtol=2e-5, atol=2e-5)
@@ -127,7 +127,7 @@ def test_a_linear_student_comes_back_from_its_adapter(teacher: TeacherFolder, re
     assert adapter.config.modes == 1 and adapter.whole["proj_out_loggamma.weight"].shape == (0, 64)
     merged = merge_into(build_student(teacher.transformer.config, 1), teacher.transformer.state_dict(), adapter)  # type: ignore[arg-type]
     condition = teacher.condition(["a dog"], 2.0)
-    x, sigma = torch.randn(1, 16, 16), torch.tensor([0.7])
+    x, sigma = torch.randn(1, 16, 64), torch.tensor([0.7])
     ours, theirs = live(x, sigma, condition), live.architecture.evaluate(merged.eval(), x, sigma, condition)
     torch.testing.assert_close(ours.means, theirs.means, rtol=2e-5, atol=2e-5)
     assert theirs.loggammas.shape == (1, 16, 0, 4)

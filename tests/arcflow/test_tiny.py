@@ -45,32 +45,9 @@ from arcflow.tiny.vae import build_vae
 from arcflow.training.loop import Iteration
 from scripts.emoji_subjects import lines
 
-TABLE = """1f415: dog, pet, hound
-1f468-200d-1f373 *: man cook
-1f469-200d-1f373 *: woman cook
-1f9d1-200d-1f373 *: cook
-2764: red heart
-"""
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small data set: a dog, a heart, a cook of three genders in all tones, and a picture that no line names."""
-    table = tmp_path / "subjects.txt"
-    table.write_text(TABLE)
-    monkeypatch.setattr("arcflow.tiny.captions.SUBJECTS", table)
-    monkeypatch.setattr("arcflow.tiny.captions.HELD_OUT_SHARE", 0.4)
-    root = tmp_path / "images"
-    root.mkdir()
-    for number, code in enumerate([*subjects(), "1f595"]):
-        picture = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
-        ImageDraw.Draw(picture).rectangle((64, 32, 160, 224), fill=(200, 10 * number, 30, 255))
-        picture.save(root / f"{code.replace('2764', '2764-fe0f')}.webp", lossless=True)
-    return root
-
-
-def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(folder: Path) -> None:
-    emoji = load_emoji(folder)
+def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(pictures: Path) -> None:
+    emoji = load_emoji(pictures)
     assert len(emoji) == 2 + 3 * 6 and emoji.pixels.shape == (20, 3, SIZE, SIZE) and emoji.pixels.dtype == torch.uint8
     assert {subject.concept for subject in emoji.subjects} == {"red heart", "dog", "cook"}
     rgb = emoji.rgb(torch.arange(20))
@@ -79,16 +56,16 @@ def test_pictures_are_put_on_white_and_what_is_not_wanted_is_left_out(folder: Pa
     assert emoji.pixels[heart, :, 32, 28].tolist() == pytest.approx([200, 190, 30], abs=2)
 
 
-def test_what_is_drawn_keeps_its_size_on_a_larger_canvas(folder: Path) -> None:
-    emoji, rows = load_emoji(folder), torch.arange(4)
+def test_what_is_drawn_keeps_its_size_on_a_larger_canvas(pictures: Path) -> None:
+    emoji, rows = load_emoji(pictures), torch.arange(4)
     wide = emoji.rgb(rows, (96, 64))
     assert wide.shape == (4, 3, 64, 96)
     assert torch.equal(wide[..., 16:80], emoji.rgb(rows)) and bool((wide[..., :16] == 1.0).all())
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (64, 96), (80, 80)])
-def test_variants_are_moved_and_smaller_but_the_same_picture(folder: Path, size: tuple[int, int]) -> None:
-    emoji = load_emoji(folder)
+def test_variants_are_moved_and_smaller_but_the_same_picture(pictures: Path, size: tuple[int, int]) -> None:
+    emoji = load_emoji(pictures)
     rows = torch.zeros(64, dtype=torch.int64)
     varied = emoji.varied(rows, torch.Generator().manual_seed(0), size)
     ink, all_ink = (1.0 - varied).sum(dim=(1, 2, 3)), float((1.0 - emoji.rgb(rows[:1])).sum())
@@ -106,22 +83,24 @@ def test_hands_that_point_are_not_mirrored() -> None:
     assert emoji.mirrors.tolist() == [False, True]
 
 
-def test_a_concept_of_many_images_is_drawn_more_often_but_not_in_proportion(folder: Path) -> None:
-    emoji = load_emoji(folder)
+def test_a_concept_of_many_images_is_drawn_more_often_but_not_in_proportion(pictures: Path) -> None:
+    emoji = load_emoji(pictures)
     drawn = emoji.labels[emoji.draw(20_000, torch.Generator().manual_seed(0))]
     cook, heart = (float((drawn == label).sum()) for label in (emoji.labels[5], emoji.labels[-1]))
     assert cook / heart == pytest.approx(18**COMMON, rel=0.1)
 
 
-def test_a_missing_or_damaged_data_set_says_what_to_do(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_missing_or_damaged_data_set_says_what_to_do(
+    pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with pytest.raises(DatasetError, match="make data"):
         load_emoji(tmp_path_factory.mktemp("empty"))
-    next(folder.glob("*.webp")).write_bytes(b"RIFF")
+    next(pictures.glob("*.webp")).write_bytes(b"RIFF")
     with pytest.raises(DatasetError, match="make data"):
-        load_emoji(folder)
-    next(folder.glob("*.webp")).unlink()
+        load_emoji(pictures)
+    next(pictures.glob("*.webp")).unlink()
     with pytest.raises(DatasetError, match="1 images are missing"):
-        load_emoji(folder)
+        load_emoji(pictures)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +124,7 @@ def test_captions_are_what_people_type(label: str, tone: int | None, first: str,
     assert captions_of(subject)[0] == first and (subject.gender, subject.tone) == (gender, tone)
 
 
-def test_the_table_names_everything_in_all_its_tones(folder: Path) -> None:
+def test_the_table_names_everything_in_all_its_tones(pictures: Path) -> None:
     found = subjects()
     assert len(found) == 20 and found["1f415"].phrases == ("dog", "pet", "hound")
     assert found["1f469-1f3ff-200d-1f373"] == describe("woman cook", (), 4)
@@ -201,10 +180,10 @@ def test_tokenizers_know_every_word_of_the_captions_and_any_other_text() -> None
 
 
 @pytest.fixture
-def latents(folder: Path) -> EmojiLatents:
+def latents(pictures: Path) -> EmojiLatents:
     torch.manual_seed(0)
     vae = build_vae((8, 8, 8, 8), 16, SIZE).eval()
-    emoji = load_emoji(folder)
+    emoji = load_emoji(pictures)
     means, stds = encode_variants(vae, emoji)
     return EmojiLatents(tuple(means), tuple(stds), emoji, emoji.captions())
 
@@ -268,13 +247,13 @@ def test_a_vae_of_another_form_is_refused(tmp_path: Path) -> None:
         _open_vae(settings, tmp_path / "other")
 
 
-def test_its_judge_sees_colour_and_knows_every_concept(folder: Path, tmp_path: Path) -> None:
+def test_its_judge_sees_colour_and_knows_every_concept(pictures: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(Classifier(len(concepts())).state_dict(), tmp_path / "classifier.safetensors")
-    judge = open_judge(load_recipe("tiny"), 6, tmp_path / "classifier.safetensors", folder)
+    judge = open_judge(load_recipe("tiny"), 6, tmp_path / "classifier.safetensors", pictures)
     logits, features = judge.classify(torch.zeros(2, 3, 64, 96))
     assert logits.shape == (2, 3) and features.shape == (2, 64)
-    assert judge.reals.shape == (len(load_emoji(folder).without_held_out()), 64)
+    assert judge.reals.shape == (len(load_emoji(pictures).without_held_out()), 64)
     assert concepts()[int(judge.labels[0])] == "cook" and len(judge.prompts) == 6
     grey = judge.classify(torch.full((1, 3, 64, 64), -1.0).index_fill(1, torch.tensor([0]), 1.0))
     assert not torch.equal(grey[1], judge.classify(torch.full((1, 3, 64, 64), -1.0 / 3))[1])

@@ -267,8 +267,8 @@ _PLANS = [
         ("profile of another", setting("engine.profiles.clip", {}), "of 'clip' are for ; it takes input_ids"),
         (
             "profile too small",
-            setting("engine.profiles.clip.input_ids.max", [1, 24]),
-            "does not fit ['batch', 24], or",
+            setting("engine.profiles.clip.input_ids.max", [1, 32]),
+            "does not fit ['batch', 32], or",
         ),
         (
             "plan with data",
@@ -286,7 +286,7 @@ CASES: tuple[Case, ...] = (
 def build_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """The whole bundles that cases copy, one a kind, and beside them the key that sealed the plans."""
     monkeypatch.setenv(ENVIRONMENT, str(folder / "keys"))
-    onnx = small_bundle.build(folder / "tiny-fp16-cpu")
+    onnx = small_bundle.build(folder / "tiny-fp32-cpu")
     memory = {name: PlanMemory(1 << 62, place) for place, name in enumerate(NETWORKS["flux"])}
     plans = small_plans.build(folder / "tiny-fp16-sm89", finish=sealed, memory=memory)
     return {"onnx": onnx.root, "plans": plans.root}

@@ -15,13 +15,13 @@ from tests.runtime import small_bundle
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small bundle's folder. Not to be changed."""
-    return small_bundle.build(tmp_path_factory.mktemp("pristine") / "tiny-fp16-cpu").root
+    return small_bundle.build(tmp_path_factory.mktemp("pristine") / "tiny-fp32-cpu").root
 
 
 @pytest.fixture
 def bundle(pristine: Path, tmp_path: Path) -> Path:
     """A copy of the small bundle, to be damaged."""
-    return Path(shutil.copytree(pristine, tmp_path / "tiny-fp16-cpu"))
+    return Path(shutil.copytree(pristine, tmp_path / "tiny-fp32-cpu"))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.runtime.small_bundle import flip
 
 def test_opens_and_reads_what_was_listed(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    assert str(opened.name) == "tiny-fp16-cpu"
+    assert str(opened.name) == "tiny-fp32-cpu"
     listed = {entry.path for entry in opened.manifest.files}
     assert {*listed, MANIFEST_NAME} == set(FILES)
     for path in listed:

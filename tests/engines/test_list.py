@@ -22,7 +22,7 @@ from tests.runtime.small_bundle import flip
 def root(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a bundle of each status."""
     root = tmp_path / "bundles"
-    small_bundle.build(root / "tiny-fp16-cpu")
+    small_bundle.build(root / "tiny-fp32-cpu")
     damaged = small_bundle.build(root / "small-fp32-cpu", model="small").root
     (damaged / "clip.onnx").write_bytes(flip((damaged / "clip.onnx").read_bytes(), 5))
     small_plans.build(root / "tiny-fp16-sm89", finish=sealed)
@@ -48,26 +48,26 @@ def test_every_bundle_with_its_status(root: Path, capsys: pytest.CaptureFixture[
         "small-fp32-cpu": "damaged",
         "tiny-fp16-rtx": "stale",
         "tiny-fp16-sm89": "verified",
-        "tiny-fp16-cpu": "verified",
+        "tiny-fp32-cpu": "verified",
     }
     assert "clip.onnx" in rows["small-fp32-cpu"]["why"]
     assert "manifest.json" in rows["empty-fp32-cpu"]["why"]
-    assert "it holds tiny-fp16-cpu" in rows["renamed-fp32-cpu"]["why"]
+    assert "it holds tiny-fp32-cpu" in rows["renamed-fp32-cpu"]["why"]
     assert "no seal" in rows["tiny-fp16-rtx"]["why"]
     assert rows["tiny-fp16-rtx"]["engine"] == "tensorrt-rtx 1.7.1.116"
-    default = rows["tiny-fp16-cpu"]
-    assert default["path"] == str(root / "tiny-fp16-cpu")
+    default = rows["tiny-fp32-cpu"]
+    assert default["path"] == str(root / "tiny-fp32-cpu")
     assert default["architecture"] == "flux"
     assert default["limits"] == "16-64 x 16-64 px, batch 1-4, text 12"
-    assert default["size"] == sum(path.stat().st_size for path in (root / "tiny-fp16-cpu").rglob("*.*n*")) - (
-        (root / "tiny-fp16-cpu" / "manifest.json").stat().st_size
+    assert default["size"] == sum(path.stat().st_size for path in (root / "tiny-fp32-cpu").rglob("*.*n*")) - (
+        (root / "tiny-fp32-cpu" / "manifest.json").stat().st_size
     )
 
 
 def test_quick_reads_no_contents(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = _rows(capsys, "--quick")
     assert rows["small-fp32-cpu"]["status"] == "listed"
-    assert rows["tiny-fp16-cpu"]["status"] == "listed"
+    assert rows["tiny-fp32-cpu"]["status"] == "listed"
     assert rows["empty-fp32-cpu"]["status"] == "damaged"
     assert rows["tiny-fp16-rtx"]["status"] == "stale"
 
@@ -90,13 +90,13 @@ def test_what_a_bundle_takes_of_a_gpu(
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "bundles"))
     memory = dict.fromkeys(NETWORKS["flux"], PlanMemory(weights=3 * 10**9, activations=10**9))
     made = small_plans.build(tmp_path / "bundles" / "tiny-fp16-sm89", finish=sealed, memory=memory)
-    small_bundle.build(tmp_path / "bundles" / "tiny-fp16-cpu")
+    small_bundle.build(tmp_path / "bundles" / "tiny-fp32-cpu")
     rows = _rows(capsys, "--quick")
     expected = of_bundle(made.manifest)
     assert expected is not None
     assert rows["tiny-fp16-sm89"]["memory"] == expected.summary()
     assert expected.summary()["resident"]["card"] == 16
-    assert rows["tiny-fp16-cpu"]["memory"] is None
+    assert rows["tiny-fp32-cpu"]["memory"] is None
     assert run(main, ["--quick"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [f"    {line}" for line in expected.lines()] == lines[2:4]

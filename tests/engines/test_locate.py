@@ -24,7 +24,7 @@ from engines.locate import (
 
 @pytest.fixture
 def roots(tmp_path: Path) -> list[Path]:
-    for folder in ("a/tiny-fp16-cpu", "a/tiny-fp16-cpu", "b/tiny-fp16-cpu", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120"):
+    for folder in ("a/tiny-fp32-cpu", "a/tiny-fp16-cpu", "b/tiny-fp32-cpu", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "a" / "notes").mkdir()
     (tmp_path / "a" / "other-fp32-cpu").write_text("not a folder")
@@ -33,14 +33,14 @@ def roots(tmp_path: Path) -> list[Path]:
 
 def test_lists_every_bundle_once_first_root_first(roots: list[Path]) -> None:
     found = available(roots)
-    assert sorted(map(str, found)) == ["flux-dev-bf16-sm120", "tiny-fp16-cpu", "tiny-fp16-cpu", "tiny-fp8-sm89"]
+    assert sorted(map(str, found)) == ["flux-dev-bf16-sm120", "tiny-fp16-cpu", "tiny-fp32-cpu", "tiny-fp8-sm89"]
     assert found[BundleName("tiny", "fp32", "cpu")].parent == roots[0]
 
 
 @pytest.mark.parametrize(
     ("wanted", "folder"),
     [
-        (("tiny",), "tiny-fp16-cpu"),
+        (("tiny",), "tiny-fp32-cpu"),
         (("tiny", "fp16"), "tiny-fp16-cpu"),
         (("tiny", None, "sm89"), "tiny-fp8-sm89"),
         (("tiny", "fp8", "sm89"), "tiny-fp8-sm89"),
@@ -79,7 +79,7 @@ def test_a_plan_for_several_gpus_serves_each_and_one_for_that_gpu_serves_it_bett
 
 def test_by_its_whole_name(roots: list[Path]) -> None:
     assert find("tiny-fp16-cpu", roots) == roots[0] / "tiny-fp16-cpu"
-    assert find("tiny", roots) == roots[0] / "tiny-fp16-cpu"
+    assert find("tiny", roots) == roots[0] / "tiny-fp32-cpu"
     with pytest.raises(BundleNotFoundError):
         find("tiny-fp4-cpu", roots)
 
@@ -116,7 +116,7 @@ def test_says_that_there_is_none(tmp_path: Path) -> None:
 def test_the_environment_comes_before_the_package(roots: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, os.pathsep.join(map(str, roots)))
     assert default_roots() == (*roots, BUILT_IN)
-    assert locate("tiny") == roots[0] / "tiny-fp16-cpu"
+    assert locate("tiny") == roots[0] / "tiny-fp32-cpu"
     monkeypatch.delenv(ENVIRONMENT)
     assert default_roots() == (BUILT_IN,)
 

@@ -177,12 +177,12 @@ assert _ENGINE is not None
         ({"profiles": {}}, "engine.profiles are none; flux has"),
         ({"profiles": {**_ENGINE.profiles, "clip": {}}}, "engine.profiles of 'clip' are for"),
         (
-            {"profiles": {**_ENGINE.profiles, "clip": {"input_ids": ShapeRange([2, 24], [1, 24], [4, 24])}}},
+            {"profiles": {**_ENGINE.profiles, "clip": {"input_ids": ShapeRange([2, 32], [1, 32], [4, 32])}}},
             "'input_ids' of 'clip' does not fit",
         ),
         ({"profiles": {**_ENGINE.profiles, "clip": {"input_ids": ShapeRange([1], [1], [4])}}}, "does not fit"),
         (
-            {"profiles": {**_ENGINE.profiles, "clip": {"input_ids": ShapeRange([1, 24], [2, 24], [4, 25])}}},
+            {"profiles": {**_ENGINE.profiles, "clip": {"input_ids": ShapeRange([1, 32], [2, 32], [4, 33])}}},
             "does not fit",
         ),
     ],

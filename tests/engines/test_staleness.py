@@ -42,7 +42,7 @@ def test_fresh_plans(tmp_path: Path) -> None:
 
 
 def test_a_bundle_for_the_cpu_has_nothing_to_compare(tmp_path: Path) -> None:
-    bundle = small_bundle.build(tmp_path / "tiny-fp16-cpu")
+    bundle = small_bundle.build(tmp_path / "tiny-fp32-cpu")
     assert require_fresh(bundle, HERE).notes == ()
 
 

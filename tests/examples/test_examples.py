@@ -44,9 +44,9 @@ def test_every_program_is_run_here() -> None:
 
 
 def test_generate(tmp_path: Path) -> None:
-    assert "32 x 32 px, 2 network evaluations" in run("generate.py", tmp_path, "a red apple", "a/bag.png")
-    settings = read_settings(tmp_path / "a" / "bag.png")
-    assert (settings["prompt"], settings["seed"], settings["scale"]) == ("a red apple", 5, 8)
+    assert "64 x 64 px, 2 network evaluations" in run("generate.py", tmp_path, "a red apple", "a/apple.png")
+    settings = read_settings(tmp_path / "a" / "apple.png")
+    assert (settings["prompt"], settings["seed"], settings["scale"]) == ("a red apple", 5, 4)
 
 
 def test_batch(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_batch(tmp_path: Path) -> None:
 def test_previews(tmp_path: Path) -> None:
     assert run("previews.py", tmp_path).count("noise level") == 6
     folder = tmp_path / "out" / "previews"
-    assert len(list(folder.glob("coat-preview-*.png"))) == 6
+    assert len(list(folder.glob("heart-preview-*.png"))) == 6
     assert pixels(folder / "strip.png").shape == (128, 7 * 128, 3)
 
 
@@ -97,5 +97,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     namespace: dict[str, object] = {}
     for source in code:
         exec(compile(source, "first_image.ipynb", "exec"), namespace)
-    assert read_settings(tmp_path / "out" / "notebook" / "boot.png")["seed"] == 5
+    assert read_settings(tmp_path / "out" / "notebook" / "sunglasses.png")["seed"] == 5
     assert not any(cell.get("outputs") for cell in notebook["cells"]), "clear the outputs: they go stale"

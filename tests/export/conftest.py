@@ -59,11 +59,10 @@ def _pipeline():  # type: ignore[no-untyped-def]
     from arcflow.tiny.teacher import TeacherNetworks, build_transformer
     from arcflow.tiny.text import CLIP_TOKENS, TextEncoders, build_clip_tokenizer, build_t5_tokenizer
 
-    captions = ["a woman astronaut", "one light boot"]
+    captions = ["a woman astronaut", "one red heart"]
     clip_tokenizer, t5_tokenizer = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    transformer = build_transformer(
-        TransformerSize(heads=2, head_dim=16, double_blocks=1, single_blocks=1, rope=(4, 6, 6))
-    )
+    size = TransformerSize(heads=2, head_dim=16, double_blocks=1, single_blocks=1, rope=(4, 6, 6))
+    transformer = build_transformer(size, 16)
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     clip = CLIPTextModel(
@@ -92,9 +91,9 @@ def _pipeline():  # type: ignore[no-untyped-def]
         )
     )
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
@@ -122,12 +121,12 @@ def built(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Built:
     from export.build import main
 
     root = tmp_path_factory.mktemp("built")
-    bundle, workdir = root / "tiny-fp16-cpu", root / "work"
+    bundle, workdir = root / "tiny-fp32-cpu", root / "work"
     assert main(arguments(sources, bundle, workdir)) == 0
     return Built(bundle, workdir, sources)
 
 
 def arguments(sources: Sources, out: Path, workdir: Path) -> list[str]:
-    """The command line of a build from these sources."""
+    """The command line of a build from these sources, in fp32."""
     folders = {"--base": sources.base, "--adapter": sources.adapter, "--out": out, "--workdir": workdir}
-    return [part for option, folder in folders.items() for part in (option, str(folder))]
+    return ["--precision", "fp32", *(part for option, folder in folders.items() for part in (option, str(folder)))]

@@ -39,7 +39,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tensorrt, "load", lambda flavour: loaded)
     for module in (gpu.device, plans):
         monkeypatch.setattr(module, "need_gpu", lambda: None)
-    onnx = small_bundle.build(tmp_path / "tiny-fp16-cpu").root
+    onnx = small_bundle.build(tmp_path / "tiny-fp32-cpu").root
     monkeypatch.setattr(plans, "REFERENCE", onnx)
     yield plan_bundle.build(tmp_path / "tiny-fp32-sm89", onnx).root
     FakeTensorRT.devices.clear()

@@ -84,7 +84,7 @@ def test_an_answer_without_a_stream(server: Server) -> None:
 
 
 def test_a_stream_that_takes_too_long(server: Server) -> None:
-    body = server.generate(**PROMPT, size="64x64", nfe=64, stream=True, timeout=0.1).body
+    body = server.generate(**PROMPT, size="128x128", nfe=64, stream=True, timeout=0.1).body
     (late,) = [part for part in body.split(b"\n\n") if part.startswith(b"event: error")]
     assert body.endswith(late + b"\n\n")
     message = "the request was not done within its timeout"

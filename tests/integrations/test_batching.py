@@ -27,7 +27,7 @@ class Caller:
         self.frames: list[tuple[int, Preview]] = []
         self.asked = 0
         self.leaves_at = leaves_at
-        wanted = Wanted(prompt, seeds or (0,), **{"width": 32, "height": 32, "nfe": 2, **shape})
+        wanted = Wanted(prompt, seeds or (0,), **{"width": 64, "height": 64, "nfe": 2, **shape})
         self.job = Job(wanted, self.made.append, self.gone, lambda place, frame: self.frames.append((place, frame)))
 
     def gone(self) -> bool:
@@ -53,12 +53,12 @@ def close(one: Any, other: Any) -> bool:
 def test_a_lone_request_is_the_commands_file(pipeline: Pipeline, tmp_path: Path) -> None:
     caller = Caller(PROMPT, 7)
     work(pipeline, [caller.job])
-    (file,) = pipeline.generate(PROMPT, seed=7).save(tmp_path / "boot.png")
+    (file,) = pipeline.generate(PROMPT, seed=7).save(tmp_path / "face.png")
     assert caller.images().png(0) == file.read_bytes()
 
 
 def test_callers_share_a_batch_and_keep_their_seeds(pipeline: Pipeline) -> None:
-    callers = [Caller(PROMPT, 9, 10), Caller("a red apple", 3), Caller(PROMPT, 5, width=48)]
+    callers = [Caller(PROMPT, 9, 10), Caller("a red apple", 3), Caller(PROMPT, 5, width=96)]
     work(pipeline, [caller.job for caller in callers])
     assert [caller.images().batch for caller in callers] == [3, 3, 1]
     for caller in callers:

@@ -28,9 +28,9 @@ REJECTED: list[dict[str, Any]] = [
     {**PROMPT, "n": 11},
     {**PROMPT, "n": True},
     {**PROMPT, "n": "2"},
-    {**PROMPT, "size": "33x32"},
-    {**PROMPT, "size": "32x72"},
-    {**PROMPT, "size": "32"},
+    {**PROMPT, "size": "33x64"},
+    {**PROMPT, "size": "64x144"},
+    {**PROMPT, "size": "64"},
     {**PROMPT, "size": "x"},
     {**PROMPT, "seed": -1},
     {**PROMPT, "seed": "7"},
@@ -80,10 +80,10 @@ HOSTILE: list[tuple[bytes, str]] = [
 
 
 def test_a_request_is_read() -> None:
-    body = {**PROMPT, "n": 2, "size": "48x16", "seed": 2**64 - 1, "nfe": 4, "timeout": 5, "user": "x", "style": None}
-    wanted = Parsed("a rose", 2, 2**64 - 1, 48, 16, 4, 5.0, Form("png", 100), stream=False, partial_images=0)
+    body = {**PROMPT, "n": 2, "size": "96x32", "seed": 2**64 - 1, "nfe": 4, "timeout": 5, "user": "x", "style": None}
+    wanted = Parsed("a rose", 2, 2**64 - 1, 96, 32, 4, 5.0, Form("png", 100), stream=False, partial_images=0)
     assert parse(json.dumps(body).encode(), MANIFEST, 60) == wanted
-    wanted = Parsed("a rose", 1, None, 32, 32, 2, 60, Form("png", 100), stream=False, partial_images=0)
+    wanted = Parsed("a rose", 1, None, 64, 64, 2, 60, Form("png", 100), stream=False, partial_images=0)
     assert parse(json.dumps(PROMPT).encode(), MANIFEST, 60) == wanted
     body = {
         **PROMPT,

@@ -40,7 +40,7 @@ serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip
 pytestmark = pytest.mark.slow
 
 PROMPTS = ("a smiling face with sunglasses", "picture of a pizza", "a red apple", "a red heart")
-SLOW: dict[str, Any] = {"prompt": PROMPTS[0], "n": 10, "size": "64x64", "nfe": 64}
+SLOW: dict[str, Any] = {"prompt": PROMPTS[0], "n": 10, "size": "128x128", "nfe": 64}
 STREAM: dict[str, Any] = {**SLOW, "n": 1, "seed": 3, "stream": True, "partial_images": 8}
 ALIAS = "gpt-image-1"
 TIMEOUT = 60.0
@@ -124,15 +124,15 @@ def processes(count: int) -> set[int]:
     handle = serve.get_deployment_handle("Replica", "arcflow").options(stream=True)
     end, found = time.monotonic() + TIMEOUT, set()
     while len(found) < count and time.monotonic() < end:
-        asked = [handle.generate.remote(Wanted(PROMPTS[0], (j,), 32, 32, 2), Form()) for j in range(8)]
+        asked = [handle.generate.remote(Wanted(PROMPTS[0], (j,), 64, 64, 2), Form()) for j in range(8)]
         found |= {images.process for one in asked for images in one}
     return found
 
 
 def test_an_image_is_the_pipelines(service: Service, pipeline: Pipeline) -> None:
-    answer = service.generate(prompt=PROMPTS[0], seed=7, size="32x32")
+    answer = service.generate(prompt=PROMPTS[0], seed=7, size="64x64")
     assert answer.files() == [expected(pipeline, PROMPTS[0], 7)]
-    assert (answer.body["model"], answer.body["size"], answer.body["nfe"]) == ("tiny", "32x32", 2)
+    assert (answer.body["model"], answer.body["size"], answer.body["nfe"]) == ("tiny", "64x64", 2)
     assert answer.body["data"][0]["seed"] == 7
     assert answer.headers["x-request-id"]
     drawn = service.generate(prompt=PROMPTS[0]).body["data"][0]["seed"]
@@ -145,7 +145,7 @@ def test_it_says_what_it_is(service: Service, pipeline: Pipeline) -> None:
     model, other = service.ask("GET", "/v1/models").body["data"]
     assert other == {**model, "id": ALIAS} == service.ask("GET", f"/v1/models/{ALIAS}").body
     assert (model["id"], model["digest"]) == ("tiny", pipeline.manifest.digest)
-    assert model["width"] == {"min": 16, "usual": 32, "max": 64}
+    assert model["width"] == {"min": 32, "usual": 64, "max": 128}
 
 
 def test_the_model_has_another_name(service: Service) -> None:
@@ -157,7 +157,7 @@ def test_the_model_has_another_name(service: Service) -> None:
 @pytest.mark.parametrize("form", [Form("jpeg", 90), Form("webp", 50)])
 def test_other_files(service: Service, pipeline: Pipeline, form: Form) -> None:
     asked = {"output_format": form.format, "output_compression": form.quality}
-    answer = service.generate(prompt=PROMPTS[0], seed=7, size="32x32", **asked)
+    answer = service.generate(prompt=PROMPTS[0], seed=7, size="64x64", **asked)
     made = pipeline.generate(PROMPTS[0], seed=7)
     assert answer.files() == [encode(made.images[0], made.settings.of_image(0), form)]
     assert answer.body["output_format"] == form.format
@@ -166,7 +166,7 @@ def test_other_files(service: Service, pipeline: Pipeline, form: Form) -> None:
 def test_partial_images_are_streamed_to_openais_client(service: Service, pipeline: Pipeline, tmp_path: Path) -> None:
     openai = pytest.importorskip("openai")
     server = {"base_url": f"http://127.0.0.1:{service.port}/v1", "api_key": "none", "max_retries": 0}
-    asked: dict[str, Any] = {"prompt": PROMPTS[0], "model": ALIAS, "size": "32x32", "extra_body": {"seed": 7}}
+    asked: dict[str, Any] = {"prompt": PROMPTS[0], "model": ALIAS, "size": "64x64", "extra_body": {"seed": 7}}
 
     async def together() -> list[Any]:
         async with openai.AsyncOpenAI(**server) as client:
@@ -175,23 +175,23 @@ def test_partial_images_are_streamed_to_openais_client(service: Service, pipelin
     with openai.OpenAI(**server) as client:
         one_by_one = list(client.images.generate(**asked, stream=True, partial_images=3))
         with pytest.raises(openai.BadRequestError, match="33 px"):
-            client.images.generate(**{**asked, "size": "33x32"}, stream=True)
+            client.images.generate(**{**asked, "size": "33x64"}, stream=True)
         with pytest.raises(openai.APIError, match="within its timeout"):
-            late = {**asked, "size": "64x64", "extra_body": {"nfe": 64, "timeout": 0.1}}
+            late = {**asked, "size": "128x128", "extra_body": {"nfe": 64, "timeout": 0.1}}
             list(client.images.generate(**late, stream=True, partial_images=8))
     made = pipeline.generate(PROMPTS[0], seed=7, previews=3)
-    image, *frames = [file.read_bytes() for file in made.save(tmp_path / "boot.png")]
+    image, *frames = [file.read_bytes() for file in made.save(tmp_path / "face.png")]
     for events in (one_by_one, asyncio.run(together())):
         assert [event.type.rpartition(".")[2] for event in events] == [*["partial_image"] * 3, "completed"]
         assert [event.partial_image_index for event in events[:-1]] == [0, 1, 2]
         assert [base64.b64decode(event.b64_json) for event in events] == [*frames, image]
-        assert (events[-1].seed, events[-1].nfe, events[-1].size) == (7, 2, "32x32")
+        assert (events[-1].seed, events[-1].nfe, events[-1].size) == (7, 2, "64x64")
 
 
 def test_bad_requests_are_told_why(service: Service) -> None:
-    wrong = service.generate(prompt="a rose", size="33x32")
+    wrong = service.generate(prompt="a rose", size="33x64")
     assert (wrong.status, wrong.body["error"]["param"]) == (400, "size")
-    assert "multiple of 8 from 16 to 64" in wrong.body["error"]["message"]
+    assert "multiple of 16 from 32 to 128" in wrong.body["error"]["message"]
     assert service.ask("GET", "/nothing").status == 404
     assert service.ask("GET", GENERATIONS).headers["allow"] == "POST"
     assert service.ask("POST", GENERATIONS, b"{}", "text/plain").status == 415
@@ -228,7 +228,7 @@ def test_a_killed_replica_loses_nothing(service: Service, pipeline: Pipeline) ->
     def one(j: int) -> Answer:
         if j == 40:
             os.kill(killed, signal.SIGKILL)
-        return service.generate(prompt=PROMPTS[j % 4], seed=j, size="32x32")
+        return service.generate(prompt=PROMPTS[j % 4], seed=j, size="64x64")
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(one, range(160)))
@@ -256,7 +256,7 @@ def test_a_replica_killed_while_it_streams_loses_no_frame(service: Service, pipe
             os.kill(killed, signal.SIGKILL)
     connection.close()
     assert [event.get("partial_image_index") for event in events] == [*range(8), None]
-    made = pipeline.generate(SLOW["prompt"], seed=3, width=64, height=64, nfe=SLOW["nfe"], previews=8)
+    made = pipeline.generate(SLOW["prompt"], seed=3, width=128, height=128, nfe=SLOW["nfe"], previews=8)
     images = [*(frame.image for frame in made.previews[0]), made.images[0]]
     for event, image in zip(events, images, strict=True):
         assert (pixels(base64.b64decode(event["b64_json"])) == image).all()

@@ -36,7 +36,7 @@ PROMPT = "a smiling face with sunglasses"
 KINDS = {"SEED": "UINT64", "WIDTH": "INT32", "HEIGHT": "INT32", "NFE": "INT32", "PARTIAL_IMAGES": "INT32"}
 TYPES = {"UINT64": np.uint64, "INT32": np.int32}
 OUTPUTS = ("IMAGE", "PNG", "IMAGE_SEED", "ROW", "PARTIAL_INDEX", "SIGMA")
-SLOW = {"WIDTH": 64, "HEIGHT": 64, "NFE": 64}
+SLOW = {"WIDTH": 128, "HEIGHT": 128, "NFE": 64}
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +118,16 @@ def test_partial_images_stream_before_the_image(stream: Stream, pipeline: Pipeli
 
 
 def test_rows_may_differ(stream: Stream, pipeline: Pipeline) -> None:
-    stream.ask([PROMPT, "a red apple"], SEED=[3, 2**64 - 1], WIDTH=[32, 48], HEIGHT=[32, 16])
+    stream.ask([PROMPT, "a red apple"], SEED=[3, 2**64 - 1], WIDTH=[64, 96], HEIGHT=[64, 32])
     found = {int(one["ROW"][0, 0]): one for one in stream.responses()}
     assert found[0]["PNG"][0, 0] == expected(pipeline, PROMPT, 3)
-    other = pipeline.generate("a red apple", seed=2**64 - 1, width=48, height=16)
+    other = pipeline.generate("a red apple", seed=2**64 - 1, width=96, height=32)
     np.testing.assert_array_equal(found[1]["IMAGE"][0], other.images[0])
 
 
 def test_bad_inputs_are_told_why(stream: Stream) -> None:
     for values, message in (
-        ({"WIDTH": 33}, "width is 33 px; it must be a multiple of 8 from 16 to 64"),
+        ({"WIDTH": 33}, "width is 33 px; it must be a multiple of 16 from 32 to 128"),
         ({"NFE": 65}, "nfe is 65; it must be from 1 to 64"),
         ({"PARTIAL_IMAGES": 9}, "PARTIAL_IMAGES is 9"),
     ):
@@ -185,7 +185,7 @@ def test_requests_are_joined(server: Triton, pipeline: Pipeline) -> None:
 
 def test_one_answer_over_plain_http(server: Triton, pipeline: Pipeline) -> None:
     """Outputs in JSON; the model is the one that holds a copy of its bundle."""
-    assert _post(server, "plain", PROMPT=[PROMPT, "a red apple"], SEED=[3, 4]).shape == (2, 32, 32, 3)
+    assert _post(server, "plain", PROMPT=[PROMPT, "a red apple"], SEED=[3, 4]).shape == (2, 64, 64, 3)
     image = _post(server, "plain", PROMPT=[PROMPT], SEED=[3])[0]
     np.testing.assert_array_equal(image, pipeline.generate(PROMPT, seed=3).images[0])
     with pytest.raises(urllib.error.HTTPError) as wrong:

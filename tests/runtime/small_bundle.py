@@ -1,4 +1,4 @@
-"""A bundle with the shape of the embedded default's and networks of a few thousand random weights.
+"""A bundle of the embedded default's name and architecture, of smaller images and a few thousand random weights.
 
 Its ONNX graphs have exactly the inputs and outputs of a FLUX bundle and depend on every one of them, so the whole
 path can be tested in milliseconds, with no training and no torch.
@@ -32,8 +32,8 @@ from engines.schema import (
 from engines.writer import write_bundle
 
 MODES = 4
-CLIP_TOKENS, T5_TOKENS, WIDTH, HIDDEN, MODULATION = 24, 12, 64, 32, 128
-WORDS = ("a", "dark", "ankle", "boot", "photo", "of", "light", "t-shirt", "grey", "bag")
+CLIP_TOKENS, T5_TOKENS, WIDTH, HIDDEN, MODULATION = 32, 12, 64, 32, 128
+WORDS = ("a", "smiling", "face", "with", "sunglasses", "red", "apple", "of", "pizza", "woman", "astronaut", "rose")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 

@@ -15,6 +15,7 @@ from engines.memory.extents import shape_of
 from engines.schema import Engine, Manifest, Port, ShapeRange
 from engines.writer import write_bundle
 from tests.runtime import small_bundle
+from tests.runtime.small_bundle import CLIP_TOKENS
 
 
 def build(
@@ -60,7 +61,7 @@ def profiled(tokens: int, side: int) -> Manifest:
     least = {"batch": 1, "levels": 1, "image_tokens": 4, "text_tokens": 12}
     most = {"batch": 4, "levels": 32, "image_tokens": tokens, "text_tokens": 12}
     made = {
-        "clip": {"input_ids": ShapeRange([1, 24], [1, 24], [4, 24])},
+        "clip": {"input_ids": ShapeRange([1, CLIP_TOKENS], [1, CLIP_TOKENS], [4, CLIP_TOKENS])},
         "t5": {"input_ids": ShapeRange([1, 12], [1, 12], [4, 12])},
         "vae_decoder": {"latents": ShapeRange([1, 4, 4, 4], [1, 4, 8, 8], [4, 4, side, side])},
         **{

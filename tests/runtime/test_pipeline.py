@@ -265,7 +265,7 @@ def test_opens_by_name_path_and_string(small: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_not_there(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(small.parent))
-    with pytest.raises(BundleNotFoundError, match=r"no bundle for 'huge'; available: .*tiny-fp16-cpu"):
+    with pytest.raises(BundleNotFoundError, match=r"no bundle for 'huge'; available: .*tiny-fp32-cpu"):
         Pipeline.open("huge")
     with pytest.raises(BundleNotFoundError, match="there is no bundle at"):
         Pipeline.open(tmp_path / "nowhere")
@@ -278,7 +278,7 @@ def test_what_is_not_there(small: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_folder_that_is_not_what_its_name_says(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(small, tmp_path / "tiny-fp16-cpu")
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path))
-    with pytest.raises(BundleError, match="holds tiny-fp16-cpu, not what its name says"):
+    with pytest.raises(BundleError, match="holds tiny-fp32-cpu, not what its name says"):
         Pipeline.open("tiny", precision="fp16")
     assert Pipeline.open(tmp_path / "tiny-fp16-cpu", threads=1)
 
@@ -385,6 +385,7 @@ def test_public_names() -> None:
 
 
 def test_the_committed_bundle_generates(default_bundle: Path) -> None:
-    made = Pipeline.open(default_bundle).generate(PROMPT, seed=7)
-    assert made.images[0].shape == (32, 32, 3)
+    pipeline = Pipeline.open(default_bundle)
+    made, limits = pipeline.generate(PROMPT, seed=7), pipeline.manifest.limits
+    assert made.images[0].shape == (limits.height.opt, limits.width.opt, 3)
     assert made.images[0].std() > 5

@@ -44,7 +44,7 @@ def test_what_is_allowed(allowed: dict[str, Any]) -> None:
         (["a rose", 3], {}, "a prompt is a string, not int"),
         ("x" * 10_001, {}, "has 10001 characters"),
         ("a\0b", {}, "not plain text"),
-        ("a \udcff bag", {}, "not plain text"),
+        ("a \udcff dog", {}, "not plain text"),
         ("a", {"seed": -1}, f"seed is -1; it must be from 0 to {2**64 - 1}"),
         ("a", {"seed": 2**64}, "seed is"),
         ("a", {"seed": 1.5}, "seed is 1.5; a whole number"),

@@ -37,7 +37,7 @@ def t5() -> PromptTokenizer:
 
 
 def test_start_end_and_padding(clip: PromptTokenizer, t5: PromptTokenizer) -> None:
-    ids = clip(["bag"]).ids
+    ids = clip(["dog"]).ids
     assert ids.dtype == np.int64
     assert ids.shape == (1, CLIP_TOKENS)
     assert ids[0, 0] == _START
@@ -55,7 +55,7 @@ def test_a_batch_is_its_prompts(clip: PromptTokenizer) -> None:
 @pytest.mark.parametrize(("name", "end"), [("clip", _END), ("t5", 1)])
 def test_a_prompt_too_long_is_cut_before_its_end_token(name: str, end: int, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
-    prompt = "a dark grey bag of a light photo xyzw and then some more"
+    prompt = "a smiling face with a red apple of pizza xyzw and then some more"
     tokens = tokenizer([prompt, "a rose"])
     assert tokens.ids[0, -1] == end
     (cut,) = tokens.truncations
@@ -66,11 +66,11 @@ def test_a_prompt_too_long_is_cut_before_its_end_token(name: str, end: int, requ
 
 
 def test_what_just_fits_is_not_a_cut(t5: PromptTokenizer) -> None:
-    assert not t5([" ".join(["bag"] * (T5_TOKENS - 1))]).truncations
-    assert t5([" ".join(["bag"] * T5_TOKENS)]).truncations[0].dropped == "bag"
+    assert not t5([" ".join(["rose"] * (T5_TOKENS - 1))]).truncations
+    assert t5([" ".join(["rose"] * T5_TOKENS)]).truncations[0].dropped == "rose"
 
 
-@pytest.mark.parametrize("text", ["<|endoftext|>", "a <|endoftext|> bag", "<|startoftext|>", "<|EndOfText|> a"])
+@pytest.mark.parametrize("text", ["<|endoftext|>", "a <|endoftext|> dog", "<|startoftext|>", "<|EndOfText|> a"])
 def test_clip_special_tokens_cannot_be_typed(clip: PromptTokenizer, text: str) -> None:
     ids = clip([text]).ids[0].tolist()
     inner = ids[1 : ids.index(_END)]
@@ -79,7 +79,7 @@ def test_clip_special_tokens_cannot_be_typed(clip: PromptTokenizer, text: str) -
     assert len(inner) > 8
 
 
-@pytest.mark.parametrize("text", ["</s>", "a </s> bag", "<pad>", "a<pad></s>", "<unk>"])
+@pytest.mark.parametrize("text", ["</s>", "a </s> dog", "<pad>", "a<pad></s>", "<unk>"])
 def test_t5_special_tokens_cannot_be_typed(t5: PromptTokenizer, text: str) -> None:
     ids = t5([text]).ids[0].tolist()
     inner = ids[: ids.index(1)]
@@ -131,12 +131,12 @@ def test_ids_are_those_of_transformers(name: str, length: int) -> None:
     ours = _ours(reference, name, length)
     samples = [
         "a smiling face with sunglasses",
-        "Photo  of a LIGHT t-shirt!",
+        "Picture  of a T-REX!",
         "caf\u00e9 \u00e0 la 99",
         "x",
         "a red apple " * 20,
-        " a\tbag\n",
-        "\U0001f45f",
+        " a\tdog\n",
+        "\U0001f436",
     ]
     expected = reference(samples, padding="max_length", truncation=True, max_length=length).input_ids
     assert ours(samples).ids.tolist() == expected

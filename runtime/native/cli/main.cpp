@@ -1,5 +1,5 @@
-// arcflow-cli "a smiling face with sunglasses": a prompt in, PNG files out. The command `python -m runtime.generate` in C++: the
-// same options, file names, bytes, messages and exit codes (0; 2 and one line for what the user can mend).
+// arcflow-cli "a smiling face with sunglasses": a prompt in, PNG files out. The command `python -m runtime.generate` in
+// C++: the same options, file names, bytes, messages and exit codes (0; 2 and one line for what the user can mend).
 #include <time.h>
 #include <unistd.h>
 
@@ -34,7 +34,7 @@ constexpr const char* kFolder = "arcflow-out";
 constexpr const char* kExamples = R"(examples:
   arcflow-cli "a smiling face with sunglasses"
   arcflow-cli "picture of a pizza" --seed 7 --num-images 4 --scale 8
-  arcflow-cli "a red apple" --out bag.png --previews 6 --json
+  arcflow-cli "a red apple" --out apple.png --previews 6 --json
   arcflow-cli "a red heart" --model engines/bundles/tiny-fp16-cpu --nfe 4
 
 The image's settings are in its text chunks. The same seed gives the same bytes.
@@ -83,7 +83,7 @@ std::optional<int> parse(int count, char** words, Arguments& arguments) {
   app.option_defaults()->take_last();
   app.add_option("prompt", arguments.prompt, "what the image should show")->required();
   app.add_option("--model", arguments.model.bundle, "a model's name, or a bundle's folder (default: tiny)");
-  app.add_option("--precision", arguments.model.precision, "which bundle of the model: fp32, ...");
+  app.add_option("--precision", arguments.model.precision, "which bundle of the model: fp16, ...");
   app.add_option("--target", arguments.model.target, "which bundle of the model: cpu, ...");
   app.add_option("--library", arguments.model.library, "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME)");
   app.add_flag("--allow-links", arguments.model.allow_links,

@@ -19,8 +19,8 @@ ModelDescription tiny() {
   ModelDescription model;
   model.name = "tiny";
   model.bundle = "tiny-fp16-cpu";
-  model.width = model.height = {16, 32, 64};
-  model.multiple = 8;
+  model.width = model.height = {32, 64, 128};
+  model.multiple = 16;
   model.nfe = 2;
   model.max_nfe = 8;
   return model;
@@ -46,7 +46,7 @@ void read_body(std::string_view body) {
   require(request.timeout > 0 && request.timeout <= 60);
   require(request.shape.nfe >= 1 && request.shape.nfe <= model.max_nfe);
   for (const std::uint32_t side : {request.shape.width, request.shape.height}) {
-    require(side >= 16 && side <= 64 && side % 8 == 0);
+    require(side >= 32 && side <= 128 && side % 16 == 0);
   }
 }
 

@@ -60,7 +60,7 @@ std::variant<Options, Exit> parse_options(int count, const char* const* argument
        "a model's name, or a bundle's folder; once for each model, of which the first is for requests that name none")
       ->take_all()
       ->allow_extra_args(false);
-  text("--precision", model.precision, "NAME", "which bundle of each model: fp32, ...");
+  text("--precision", model.precision, "NAME", "which bundle of each model: fp16, ...");
   text("--target", model.target, "NAME", "which bundle of each model: cpu, sm120, ...");
   text("--library", model.library, "PATH", "libonnxruntime (default: $ARCFLOW_ONNXRUNTIME, then the loader's search)");
   app.add_flag("--allow-links", model.allow_links,

@@ -15,7 +15,7 @@ SIZE = TransformerSize(heads=1, head_dim=32, double_blocks=1, single_blocks=1, r
 
 def test_all_weights_learn_and_the_teacher_does_not(recipe: Recipe) -> None:
     torch.manual_seed(0)
-    backbone = build_transformer(SIZE)
+    backbone = build_transformer(SIZE, 16)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     before = deepcopy(backbone)

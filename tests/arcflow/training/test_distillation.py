@@ -218,7 +218,7 @@ def test_the_error_falls(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> 
     longer = replace(recipe, distill=replace(recipe.distill, loop=loop, teacher_share_iterations=30))
     teacher = open_teacher(teacher_path)
     condition = teacher.condition(["a lion", "a rose", "a tiger", "a star"], recipe.guidance)
-    noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(4, 16, 64, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(0)
     untrained = Student(deepcopy(teacher.transformer), recipe.student).eval()
     arch = untrained.architecture

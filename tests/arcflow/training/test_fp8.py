@@ -31,7 +31,7 @@ SIZE = TransformerSize(heads=1, head_dim=32, double_blocks=1, single_blocks=1, r
 @pytest.fixture
 def student(recipe: Recipe) -> Iterator[Student]:
     torch.manual_seed(0)
-    backbone = build_transformer(SIZE)
+    backbone = build_transformer(SIZE, 16)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     made = Student(backbone, recipe.student).eval()
@@ -128,7 +128,7 @@ def test_the_teacher_never_computes_in_fp8(student: Student) -> None:
 
 def test_frozen_weights_that_are_stored_in_fp8_are_merged_as_they_are(recipe: Recipe) -> None:
     torch.manual_seed(0)
-    backbone = build_transformer(SIZE)
+    backbone = build_transformer(SIZE, 16)
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     stored = Student(as_frozen(backbone, "fp8"), recipe.student).eval()

@@ -65,7 +65,7 @@ PORTS = {
     ),
     "vae_decoder": (
         {"latents": ["batch", 4, "rows", "columns"]},
-        {"images": ["batch", 3, "2*rows", "2*columns"]},
+        {"images": ["batch", 3, "4*rows", "4*columns"]},
     ),
 }
 

@@ -32,7 +32,7 @@ def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
     assert (schedule.shift, schedule.guidance, schedule.nfe, schedule.final_step_ratio) == (1.7, 2.5, 2, 1.0)
     assert schedule.conditioning_dtype == "float32"
     latent = manifest.latent
-    assert (latent.vae_factor, latent.scaling_factor, latent.shift_factor) == (2, [1.2], [0.1])
+    assert (latent.vae_factor, latent.scaling_factor, latent.shift_factor) == (4, [1.2], [0.1])
     assert manifest.momentum.modes == MODES
     assert manifest.tokenizers["t5"].pad_id == 0
     assert manifest.tokenizers["clip"].max_tokens == 24
@@ -44,7 +44,7 @@ def test_the_bundle_says_what_it_was_made_from(built: Built) -> None:
 
 
 def test_another_process_writes_the_same_bytes(built: Built, tmp_path: Path) -> None:
-    out = tmp_path / "tiny-fp16-cpu"
+    out = tmp_path / "tiny-fp32-cpu"
     code = "import sys; from export.build import main; sys.exit(main(sys.argv[1:]))"
     subprocess.run(
         [sys.executable, "-c", code, *arguments(built.sources, out, tmp_path / "work")],
@@ -61,7 +61,7 @@ def test_complete_stages_are_not_done_again(built: Built, tmp_path: Path, monkey
         raise AssertionError("this stage was complete")
 
     monkeypatch.setattr(graph, "trace", fail)
-    out = tmp_path / "tiny-fp16-cpu"
+    out = tmp_path / "tiny-fp32-cpu"
     assert command.main(arguments(built.sources, out, built.workdir)) == 0
     assert sha256_tree(out) == sha256_tree(built.bundle)
 
@@ -80,7 +80,7 @@ def test_a_parity_miss_exits_and_writes_nothing(
     sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(parity, "LIMITS", {"fp32": 1e-12})
-    out = tmp_path / "out" / "tiny-fp16-cpu"
+    out = tmp_path / "out" / "tiny-fp32-cpu"
     assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: the exported clip differs from the original")
@@ -103,7 +103,7 @@ def test_a_parity_miss_exits_and_writes_nothing(
         (["--precision", "fp8", "--gate", "inf"], "--gate inf is no limit"),
         (["--precision", "fp8", "--keep-high", "*"], "--keep-high leaves no layer to quantise"),
         (["--precision", "fp8", "--keep-high", "nothing.*"], "--keep-high 'nothing.*' matches none of the 44 layers"),
-        (["--resolutions", "33x32"], "--resolutions 33x32"),
+        (["--resolutions", "72x64"], "--resolutions 72x64"),
         (["--only", "unet"], "--only unet: the networks are clip, t5, conditioner, backbone, vae_decoder"),
         (["--lora", "no-such.safetensors"], "no-such.safetensors"),
         (["--base", "./no/such"], "no/such"),
@@ -112,7 +112,7 @@ def test_a_parity_miss_exits_and_writes_nothing(
 def test_what_cannot_be_built_is_one_clear_line(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(command.main, [*options, "--out", str(tmp_path / "tiny-fp16-cpu")]) == 2
+    assert run(command.main, [*options, "--out", str(tmp_path / "tiny-fp32-cpu")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
@@ -148,7 +148,7 @@ def test_a_faulty_base_is_one_clear_line(
     base = tmp_path / "base"
     shutil.copytree(sources.base, base)
     damage(base / name)
-    out, work = tmp_path / "out" / "tiny-fp16-cpu", tmp_path / "work"
+    out, work = tmp_path / "out" / "tiny-fp32-cpu", tmp_path / "work"
     assert run(command.main, arguments(Sources(base, sources.adapter), out, work)) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -172,7 +172,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    out = tmp_path / "file" / "tiny-fp16-cpu"
+    out = tmp_path / "file" / "tiny-fp32-cpu"
     assert run(command.main, arguments(sources, out, tmp_path / "work")) == 2
     error = capsys.readouterr().err
     assert f"cannot write {out}: {tmp_path}/file is a file, and a folder is needed there; choose another --out" in error
@@ -185,6 +185,6 @@ def test_too_little_disk_is_refused_first(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    assert run(command.main, arguments(sources, tmp_path / "tiny-fp16-cpu", tmp_path / "work")) == 2
+    assert run(command.main, arguments(sources, tmp_path / "tiny-fp32-cpu", tmp_path / "work")) == 2
     assert "1,000 are free" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()

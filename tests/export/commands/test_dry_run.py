@@ -16,7 +16,7 @@ from tests.export.tensorrt.graphs import rtx
 def test_it_says_what_would_be_built_and_writes_nothing(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, work = tmp_path / "out" / "tiny-fp16-cpu", tmp_path / "work"
+    out, work = tmp_path / "out" / "tiny-fp32-cpu", tmp_path / "work"
     assert run(command.main, [*arguments(sources, out, work), "--dry-run"]) == 0
     said = capsys.readouterr()
     for name in ("clip", "t5", "conditioner", "backbone", "vae_decoder"):
@@ -39,7 +39,7 @@ def test_it_says_which_card_the_result_fits(
     assert (memory["basis"], memory["resident"]["card"], memory["low_vram"]["card"]) == ("estimate", 12, 12)
     assert "on a GPU, estimated: clip " in said.err
     assert "a card of 12 GB; with --low-vram" in said.err
-    for shapes, same in ((["--resolutions", "32x32", "--batch", "1"], True), (["--batch", "1-4"], False)):
+    for shapes, same in ((["--resolutions", "64x64", "--batch", "1"], True), (["--batch", "1-4"], False)):
         assert run(command.main, [*asked, *shapes]) == 0
         assert (json.loads(capsys.readouterr().out)["memory"]["working"] == memory["working"]) is same
     assert not list(tmp_path.iterdir())
@@ -49,7 +49,7 @@ def test_it_says_so_where_the_machine_is_too_small(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.folders.places.available_memory", lambda: 1 << 20)
-    assert run(command.main, [*arguments(sources, tmp_path / "tiny-fp16-cpu", tmp_path / "work"), "--dry-run"]) == 2
+    assert run(command.main, [*arguments(sources, tmp_path / "tiny-fp32-cpu", tmp_path / "work"), "--dry-run"]) == 2
     assert "of memory are needed" in capsys.readouterr().err
 
 

@@ -151,7 +151,7 @@ def test_a_precision_that_the_gpu_lacks_is_rejected(
 
 def test_tiny_stays_on_the_cpu(built: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command.main, ["--dry-run", "--out", str(tmp_path / "bundle"), "--workdir", str(tmp_path / "work")]) == 0
-    assert capsys.readouterr().err.startswith("tiny in fp32 for cpu: about ")
+    assert capsys.readouterr().err.startswith("tiny in fp16 for cpu: about ")
 
 
 def _engine(onnx: Path, folder: Path) -> int:

@@ -245,7 +245,7 @@ def test_a_network_that_was_changed_does_not_enter_a_bundle(
 ) -> None:
     import shutil
 
-    out, work = tmp_path / "tiny-fp16-cpu", Path(shutil.copytree(built.workdir, tmp_path / "work"))
+    out, work = tmp_path / "tiny-fp32-cpu", Path(shutil.copytree(built.workdir, tmp_path / "work"))
     original = bundle_stage.assemble
 
     def change(*parts):  # type: ignore[no-untyped-def]

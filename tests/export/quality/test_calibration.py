@@ -147,9 +147,9 @@ def test_the_shipped_prompts_are_many_and_varied() -> None:
 
 
 def test_the_embedded_models_prompts_are_captions_it_was_trained_on() -> None:
-    from arcflow.tiny.data import all_captions
+    from arcflow.tiny.captions import training_captions
 
-    assert set(read_prompts(default_prompts("tiny"))) <= set(all_captions(held_out=False))
+    assert set(read_prompts(default_prompts("tiny"))) <= set(training_captions())
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,13 @@ def tiny() -> Subject:
 
 @pytest.fixture(scope="module")
 def generated(tiny: Subject) -> Generated:
+    from arcflow.tiny.captions import evaluation_prompts
     from arcflow.tiny.classifier import Classifier
-    from arcflow.tiny.data import evaluation_prompts
+    from arcflow.tiny.images import concepts
     from arcflow.tiny.stages import CLASSIFIER, MODELS
 
     prompts = evaluation_prompts(SEEDS)
-    prompted = tiny.prompted([text for text, _, _ in prompts], 32, 32, torch.float32, CPU)
+    prompted = tiny.prompted([text for text, _ in prompts], 64, 64, torch.float32, CPU)
     network = tiny.whole
     module: Any = network.reference()
     path = tiny.spec.calibration
@@ -134,18 +135,18 @@ def generated(tiny: Subject) -> Generated:
     calibration = read_calibration(path)
     check_student(calibration, tiny.student.parents, path)
     weights = select_layers([weight_of(n) for n in calibration.amax], network.fp8_layers, tiny.spec.keep_high)
-    noise = torch.stack([noise_of(1_000_000 + index, 16, 16) for index in range(SEEDS)])
+    noise = torch.stack([noise_of(1_000_000 + index, 16, 64) for index in range(SEEDS)])
     ports = prompted.ports(slice(0, SEEDS))
     backbone = prompted.calling(module)
     plain = rollout(backbone, noise, ports, tiny.sigmas())
     layers = [weight.removesuffix(".weight") for weight in weights]
     with fake_quantised(getattr(module, INNER), {layer: calibration.amax[layer] for layer in layers}):
         fp8 = rollout(backbone, noise, ports, tiny.sigmas())
-    judge = Classifier()
-    judge.load_state_dict(load_file(MODELS / "tiny" / CLASSIFIER))
+    judge = Classifier.of(load_file(MODELS / "tiny" / CLASSIFIER))
     decode = tiny.network("vae_decoder").reference()
     latent = tiny.latent
-    labels = torch.tensor([label for _, label, _ in prompts])
+    rows = concepts()
+    labels = torch.tensor([rows.index(subject.concept) for _, subject in prompts])
     accuracies = []
     with torch.no_grad():
         for x in (plain, fp8):

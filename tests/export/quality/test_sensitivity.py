@@ -56,7 +56,7 @@ def calibration_file(subject: Subject, tmp_path_factory: pytest.TempPathFactory)
 def test_the_layer_whose_scale_is_wrong_comes_out_worst(subject: Subject, calibration_file: Path) -> None:
     from export.fp8.calibration import read_calibration
 
-    prompted = subject.prompted(["a woman astronaut", "one light boot"], 16, 16, torch.float32, torch.device("cpu"))
+    prompted = subject.prompted(["a woman astronaut", "one red heart"], 32, 32, torch.float32, torch.device("cpu"))
     steps: list[tuple[int, int]] = []
     report = layer_errors(
         subject.whole, read_calibration(calibration_file), prompted, subject.sigmas(),
@@ -76,7 +76,7 @@ def test_the_command_writes_tables_figures_and_a_plot(
     (tmp_path / "p.txt").write_text("a woman astronaut\n")
     files = {"--json": tmp_path / "errors.json", "--plot": tmp_path / "errors.png"}
     options = ["--base", str(subject.base), "--adapter", str(subject.adapter), "--prompts", str(tmp_path / "p.txt")]
-    options += ["--num", "1", "--size", "16x16", "--calibration", str(calibration_file), "--target", "0.02"]
+    options += ["--num", "1", "--size", "32x32", "--calibration", str(calibration_file), "--target", "0.02"]
     options += [part for option, path in files.items() for part in (option, str(path))]
     assert run(sensitivity.main, options) == 0
     printed = capsys.readouterr()

@@ -67,4 +67,4 @@ def test_a_folder_that_is_no_pipeline_is_rejected(subject: Subject) -> None:
         open_subject(MODELS["tiny"], str(subject.base), str(subject.adapter))
     with pytest.raises(ExportError, match="--size 'big' is not understood"):
         subject.size("big")
-    assert subject.size(None) == (32, 32)
+    assert subject.size(None) == (64, 64)

@@ -102,6 +102,7 @@ def test_sizes_are_said_and_what_is_too_much_is_refused(tmp_path: Path) -> None:
     assert f"({(tree + 1_500_000) / 1e6:.1f} MB together)" in said
     assert f"({(tree - kept + 1_500_000) / 1e6:.1f} MB together)" in said
     assert f"sh gpu/travel/on_gpu.sh second {tmp_path / 'second'}" in said
+    assert tree < 40e6, "what the repository may take"
     with pytest.raises(ArcFlowError, match="first command would send"):
         prepare.what_to_send(tmp_path, 20)
 

@@ -143,9 +143,9 @@ def test_both_workflows_name_what_the_nodes_have(nodes: dict[str, Any]) -> None:
 
 
 def test_images_are_floats_from_which_the_pixels_come_back(nodes: dict[str, Any], tiny: Pipeline) -> None:
-    images = generate(nodes, tiny, batch=3, width=48, height=32)
-    assert (images.shape, images.dtype, images.device.type) == ((3, 32, 48, 3), torch.float32, "cpu")
-    expected = tiny.generate("a red heart", seed=3, num_images=3, width=48, height=32).images
+    images = generate(nodes, tiny, batch=3, width=96, height=64)
+    assert (images.shape, images.dtype, images.device.type) == ((3, 64, 96, 3), torch.float32, "cpu")
+    expected = tiny.generate("a red heart", seed=3, num_images=3, width=96, height=64).images
     assert np.array_equal(saved(images), np.stack(expected))
 
 
@@ -174,14 +174,14 @@ def test_an_interrupt_ends_the_generation(
         generate(nodes, tiny, nfe=4, previews=2)
     assert len(comfyui.updates) == stop_at
     comfyui.stop_at = None
-    assert generate(nodes, tiny).shape == (1, 32, 32, 3)
+    assert generate(nodes, tiny).shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"prompt": " "}, "the prompt is empty"),
-        ({"width": 1024}, "width is 1024; it must be from 16 to 64"),
+        ({"width": 1024}, "width is 1024; it must be from 32 to 128"),
         ({"nfe": 1000}, "nfe is 1000; it must be from 1 to 64"),
     ],
 )

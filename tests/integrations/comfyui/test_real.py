@@ -105,7 +105,9 @@ def images_of(out: Path) -> list[np.ndarray]:
 def test_images_are_those_of_the_pipeline_to_the_bit(server: str, tmp_path: Path) -> None:
     stats = get(server, "/system_stats")["system"]
     print("ComfyUI", stats["comfyui_version"])
-    messages, history = run(server, tmp_path / "out", seed=5, batch=3, previews=4, prompt="a smiling face with sunglasses")
+    messages, history = run(
+        server, tmp_path / "out", seed=5, batch=3, previews=4, prompt="a smiling face with sunglasses"
+    )
     assert history["status"]["status_str"] == "success"
     made = images_of(tmp_path / "out")
     expected = Pipeline.open("tiny").generate("a smiling face with sunglasses", seed=5, num_images=3).images
@@ -154,7 +156,7 @@ def test_freeing_the_cache_gives_the_bundle_back(server: str, tmp_path: Path) ->
 def test_what_a_bundle_does_not_take_is_told_beside_the_node(server: str, tmp_path: Path) -> None:
     messages, _ = run(server, tmp_path / "out", width=1024)
     assert messages[-1]["type"] == "execution_error" and messages[-1]["data"]["node_id"] == "2"
-    assert messages[-1]["data"]["exception_message"].strip() == "width is 1024; it must be from 16 to 64"
+    assert messages[-1]["data"]["exception_message"].strip() == "width is 1024; it must be from 32 to 128"
 
 
 def test_bundles_of_comfyuis_own_folder_are_chosen_by_name(server: str, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_folder_is_named_as_python_names_it(path: str, probe: Probe) -> None:
 def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Folders of bundles of which most are empty, a missing one, and a bundle under a wrong name."""
     folder = tmp_path_factory.mktemp("roots")
-    for name in ("a/tiny-fp16-cpu", "b/tiny-fp8-rtx", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120", "a/notes"):
+    for name in ("a/tiny-fp8-cpu", "b/tiny-fp8-rtx", "b/tiny-fp8-sm89", "b/flux-dev-bf16-sm120", "a/notes"):
         (folder / name).mkdir(parents=True)
     (folder / "a" / "other-fp32-cpu").write_text("not a folder")
     shutil.copytree(sources["onnx"], folder / "a" / "wrong-fp32-cpu")
@@ -180,10 +180,10 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     "wanted",
     [
-        ("tiny", None, None), ("tiny", "fp32", None), ("tiny", "fp16", None), ("tiny", None, "sm89"),
-        ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp32", "cpu"),
+        ("tiny", None, None), ("tiny", "fp16", None), ("tiny", "fp8", None), ("tiny", None, "sm89"),
+        ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp16", "cpu"),
         ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp16-cpu",) * 3,
-        (f"{_TINY}", None, None), (f"{_TINY}/", "fp32", "cpu"), (f"{_TINY}", "fp16", None), (f"{_TINY}", None, "rtx"),
+        (f"{_TINY}", None, None), (f"{_TINY}/", "fp16", "cpu"), (f"{_TINY}", "fp8", None), (f"{_TINY}", None, "rtx"),
         (".", None, None), ("flux", None, None), ("flux", "bf16", None), ("flux", None, "sm80"), ("flux", None, "sm90"),
         ("flux", None, "cpu"), ("tiny", None, "sm100"),
     ],

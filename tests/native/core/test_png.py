@@ -23,7 +23,7 @@ TEXTS = [
     "",
     "a smiling face with sunglasses",
     "caf\u00e9 \u00ff\u0080",
-    "\u201cdark\u201d",
+    "\u201cred\u201d",
     "\U0001f600 \u0416",
     'a "\\/\b\f\n\r\t\x7f',
     "\u0100",

@@ -52,7 +52,7 @@ KINDS = {
         lambda: files.qwen2(ignore_merges=True, trim_offsets=True), 3000, {"max_tokens": 40, **_TEMPLATE}
     ),
     "qwen2-alone": Kind(files.qwen2, 2500, {"max_tokens": 30, "pad_id": 3}),
-    "tiny-clip": Kind(lambda: bundled("clip"), 1000, {"max_tokens": 24, "pad_id": 619}),
+    "tiny-clip": Kind(lambda: bundled("clip"), 1000, {"max_tokens": 24, "pad_id": 1832}),
     "tiny-t5": Kind(lambda: bundled("t5"), 1000, {"max_tokens": 12, "pad_id": 0}),
 }
 """CLIP's, T5's and Qwen2's are tried with more than 10,000 strings each, in their several forms together."""

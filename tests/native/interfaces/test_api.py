@@ -42,7 +42,7 @@ from tests.runtime import qwen_bundle, small_bundle, small_plans
 
 TINY = BUILT_IN / "tiny-fp16-cpu"
 PROMPTS = ["a smiling face with sunglasses", "picture of a pizza", "a red apple"]
-QWEN_PROMPTS = ["red", "一只黑色的包 and a sign that says hello 你好, one light boot", "a rose", "red"]
+QWEN_PROMPTS = ["red", "一颗红色的心 and a sign that says hello 你好, one red heart", "a rose", "red"]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_batches_are_as_small_as_the_bundle_says(library: Library, onnxruntime_l
         "a dog",
         "a cat",
         "a banana",
-        "trousers",
+        "dice",
         "a rose",
         "a cat",
         "a dog",
@@ -143,7 +143,7 @@ def test_batches_are_as_small_as_the_bundle_says(library: Library, onnxruntime_l
     ]
     pipeline = Pipeline.open(folder, threads=1)
     check_same(model.generate(prompts, seed=3), pipeline, prompts, seed=3)
-    check_same(model.generate(prompts, nfe=5, width=64, height=16), pipeline, prompts, nfe=5, width=64, height=16)
+    check_same(model.generate(prompts, nfe=5, width=128, height=32), pipeline, prompts, nfe=5, width=128, height=32)
     model.close()
 
 
@@ -195,7 +195,7 @@ def test_a_flipped_byte_is_refused_in_any_file(
 def test_onnx_files_for_building_plans_are_refused_in_pythons_words(
     library: Library, onnxruntime_library: Path, tmp_path: Path
 ) -> None:
-    bundle = small_bundle.build(tmp_path / "tiny-fp32-onnx", target="onnx")
+    bundle = small_bundle.build(tmp_path / "tiny-fp16-onnx", target="onnx")
     with pytest.raises(BackendError) as expected:
         Pipeline.open(bundle.root)
     with pytest.raises(StatusError) as caught:
@@ -226,7 +226,7 @@ def test_a_running_request_is_cancelled_within_a_moment(tiny: Model) -> None:
     timer.start()
     start = time.monotonic()
     with pytest.raises(StatusError) as caught:
-        tiny.generate(["a dog"], num_images=512, nfe=64, width=64, height=64, cancel=cancel)  # minutes of work
+        tiny.generate(["a dog"], num_images=512, nfe=64, width=128, height=128, cancel=cancel)  # minutes of work
     assert caught.value.code == CANCELLED
     assert time.monotonic() - start < 10
     timer.join()
@@ -237,7 +237,7 @@ def test_a_running_request_is_cancelled_within_a_moment(tiny: Model) -> None:
 def test_a_deadline_ends_a_request(tiny: Model) -> None:
     start = time.monotonic()
     with pytest.raises(StatusError, match=r"not done within its timeout of 0\.3 s") as caught:
-        tiny.generate(["a dog"], num_images=512, nfe=64, width=64, height=64, timeout=0.3)
+        tiny.generate(["a dog"], num_images=512, nfe=64, width=128, height=128, timeout=0.3)
     assert caught.value.code == DEADLINE_EXCEEDED
     assert time.monotonic() - start < 10
     tiny.generate(["a dog"])

@@ -60,8 +60,8 @@ def without_seconds(text: str) -> str:
     [
         [PROMPT],
         [PROMPT, "--seed", "7", "--num-images", "3", "--scale", "8"],
-        ["a red apple", "--out", "deep/./er//bag.PNG", "--previews", "4", "--num-images", "2", "--nfe", "4"],
-        ["a star", "--width", "64", "--height", "16", "--seed", str(2**64 - 1), "--precision", "fp32"],
+        ["a red apple", "--out", "deep/./er//apple.PNG", "--previews", "4", "--num-images", "2", "--nfe", "4"],
+        ["a star", "--width", "128", "--height", "32", "--seed", str(2**64 - 1), "--precision", "fp16"],
         ["\u201cCAF\u00c9\u201d \u212aIT \u0130x \U0001f45f -- " + "long " * 20, "--seed", "+007"],
         ["\u4e2d\u6587", "--target", "cpu"],
     ],
@@ -195,7 +195,7 @@ def test_help_shows_examples(cli: Cli) -> None:
 def test_output_that_nobody_can_take(
     native_build: Path, onnxruntime_library: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    command = [native_build / "arcflow-cli", PROMPT, "--out", tmp_path / "boot.png", *options]
+    command = [native_build / "arcflow-cli", PROMPT, "--out", tmp_path / "face.png", *options]
     variables = {ENVIRONMENT: str(BUILT_IN), "ARCFLOW_ONNXRUNTIME": str(onnxruntime_library)}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, env=variables, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)

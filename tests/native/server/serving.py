@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.serving import GENERATIONS, Answer, Server, send, summed
 
 PROMPT = "a smiling face with sunglasses"
-SLOW: dict[str, Any] = {"prompt": PROMPT, "n": 10, "size": "64x64", "nfe": 64}
+SLOW: dict[str, Any] = {"prompt": PROMPT, "n": 10, "size": "128x128", "nfe": 64}
 """Seconds of work: ten of the largest images with the most evaluations."""
 
 Start = Callable[..., Server]

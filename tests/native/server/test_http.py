@@ -14,7 +14,7 @@ from tests.native.server.serving import PROMPT, logged
 def test_models_health_and_readiness(server: Server) -> None:
     model = server.get("/v1/models").json()["data"][0]
     assert (model["id"], model["object"], model["bundle"]) == ("tiny", "model", "tiny-fp16-cpu")
-    assert model["width"] == {"min": 16, "usual": 32, "max": 64}
+    assert model["width"] == {"min": 32, "usual": 64, "max": 128}
     assert server.get("/health").status == server.get("/ready").status == 200
     assert server.request("HEAD", "/health").body == b""
 

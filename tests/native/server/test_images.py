@@ -39,14 +39,14 @@ def test_an_image_is_pythons_byte_for_byte(server: Server, pipeline: Pipeline, s
     check_files(images(answers[0]), [wanted], same_zlib)
     document = answers[0].json()
     assert document["data"][0]["seed"] == 7
-    assert (document["model"], document["size"], document["nfe"]) == ("tiny", "32x32", 2)
+    assert (document["model"], document["size"], document["nfe"]) == ("tiny", "64x64", 2)
     assert abs(document["created"] - time.time()) < 60
     assert set(document["timings"]) == {"queue", "generate", "encode", "total"}
 
 
 def test_several_images_with_size_and_evaluations(server: Server, pipeline: Pipeline, same_zlib: bool) -> None:
-    answer = server.generate(prompt="a red apple", seed=2**64 - 1, n=3, size="64x48", nfe=3, model="tiny", user="me")
-    generation = pipeline.generate("a red apple", seed=2**64 - 1, num_images=3, width=64, height=48, nfe=3)
+    answer = server.generate(prompt="a red apple", seed=2**64 - 1, n=3, size="128x96", nfe=3, model="tiny", user="me")
+    generation = pipeline.generate("a red apple", seed=2**64 - 1, num_images=3, width=128, height=96, nfe=3)
     wanted = [
         encode_png(image, {**generation.settings.of_image(j), "scale": 1}) for j, image in enumerate(generation.images)
     ]
@@ -65,7 +65,7 @@ def test_without_a_seed_images_differ_and_the_seed_is_told(server: Server) -> No
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_other_formats(server: Server, name: str) -> None:
     def made(**fields: object) -> bytes:
-        answer = server.generate(prompt=PROMPT, seed=7, size="64x48", **fields)
+        answer = server.generate(prompt=PROMPT, seed=7, size="128x96", **fields)
         assert answer.json()["output_format"] == fields.get("output_format", "png")
         return images(answer)[0]
 
@@ -76,7 +76,7 @@ def test_other_formats(server: Server, name: str) -> None:
     png, best, small = made(), made(output_format=name), made(output_format=name, output_compression=10)
     for file in (best, small):
         with Image.open(io.BytesIO(file)) as image:
-            assert (image.format, image.size) == (name.upper(), (64, 48))
+            assert (image.format, image.size) == (name.upper(), (128, 96))
             if name == "jpeg":
                 assert json.loads(image.info["comment"])["seed"] == 7
     assert len(small) < len(best)

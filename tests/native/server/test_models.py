@@ -14,7 +14,7 @@ from runtime import Pipeline
 from tests.native.server.serving import PROMPT, SLOW, Start, ask, images, in_background, is_running, until, waiting_in
 from tests.runtime import small_bundle
 
-SIDE = Range(64, 64, 128)
+SIDE = Range(128, 128, 256)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +27,20 @@ def sketch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(start: Start, sketch: Path) -> Server:
-    options = ["--model", str(sketch), "--alias", "gpt-image-1=sketch", "--warm-up", "usual,48x48"]
+    options = ["--model", str(sketch), "--alias", "gpt-image-1=sketch", "--warm-up", "usual,96x96"]
     return start(*options, "--queue", "1", "--queue-per-caller", "2")
 
 
 def test_each_model_has_its_names_and_limits(pair: Server) -> None:
     listed = pair.get("/v1/models").json()["data"]
     assert [one["id"] for one in listed] == ["tiny", "sketch", "gpt-image-1"]
-    assert [one["width"]["max"] for one in listed] == [64, 128, 128]
+    assert [one["width"]["max"] for one in listed] == [128, 256, 256]
     assert pair.get("/v1/models/sketch-fp32-cpu").json()["bundle"] == "sketch-fp32-cpu"
     for fields, status in (
-        ({"size": "32x32"}, 200),
-        ({"size": "128x64"}, 400),
-        ({"size": "128x64", "model": "sketch"}, 200),
-        ({"size": "32x32", "model": "gpt-image-1"}, 400),
+        ({"size": "64x64"}, 200),
+        ({"size": "256x128"}, 400),
+        ({"size": "256x128", "model": "sketch"}, 200),
+        ({"size": "64x64", "model": "gpt-image-1"}, 400),
     ):
         assert pair.generate(prompt=PROMPT, **fields).status == status, fields
     missing = pair.generate(prompt=PROMPT, model="dall-e-3").json()["error"]

@@ -22,7 +22,7 @@ def options(server: Server, key: str = "any") -> dict[str, Any]:
 
 
 def test_images_of_both_clients_are_those_of_the_plain_answer(server: Server) -> None:
-    asked: dict[str, Any] = {"prompt": PROMPT, "n": 2, "size": "48x32", "user": "me", "quality": "high"}
+    asked: dict[str, Any] = {"prompt": PROMPT, "n": 2, "size": "96x64", "user": "me", "quality": "high"}
 
     async def ask() -> Any:
         async with openai.AsyncOpenAI(**options(server)) as client:
@@ -30,10 +30,10 @@ def test_images_of_both_clients_are_those_of_the_plain_answer(server: Server) ->
 
     with openai.OpenAI(**options(server)) as client:
         answers = [client.images.generate(**asked, extra_body={"seed": 7}), asyncio.run(ask())]
-    wanted = images(server.generate(prompt=PROMPT, n=2, size="48x32", seed=7))
+    wanted = images(server.generate(prompt=PROMPT, n=2, size="96x64", seed=7))
     for answer in answers:
         assert [base64.b64decode(one.b64_json or "") for one in answer.data] == wanted
-        assert (answer.size, answer.output_format) == ("48x32", "png")
+        assert (answer.size, answer.output_format) == ("96x64", "png")
 
 
 def test_models(server: Server) -> None:
@@ -53,7 +53,7 @@ def test_models(server: Server) -> None:
 def test_errors_are_the_clients_own(server: Server) -> None:
     with openai.OpenAI(**options(server)) as client:
         with pytest.raises(openai.BadRequestError) as bad:
-            client.images.generate(prompt=PROMPT, size="33x32")
+            client.images.generate(prompt=PROMPT, size="65x64")
         assert (bad.value.param, bad.value.code, bad.value.type) == ("size", "invalid_value", "invalid_request_error")
         assert bad.value.request_id
         with pytest.raises(openai.NotFoundError):
@@ -88,5 +88,5 @@ def test_the_program_in_the_documents(server: Server, tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
     program = page.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["boot-0.png", "boot-1.png", "boot-2.png", "boot.png"]
-    assert (tmp_path / "boot.png").read_bytes() == images(server.generate(prompt=PROMPT, seed=7))[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["face-0.png", "face-1.png", "face-2.png", "face.png"]
+    assert (tmp_path / "face.png").read_bytes() == images(server.generate(prompt=PROMPT, seed=7))[0]

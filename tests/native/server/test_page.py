@@ -17,7 +17,7 @@ from benchmarks.serving import GENERATIONS, Server
 from tests.native.server.browser import PROGRAMS, Browser
 from tests.native.server.serving import PROMPT, Start, images, logged
 
-HARD = 'a "dark" ankle boot, that\'s $HOME `and` back\\slash \u00e9\u4e2d\U0001f97e'
+HARD = 'a "red" apple, that\'s $HOME `and` back\\slash \u00e9\u4e2d\U0001f34e'
 KEY = "a-secret-of-ann"
 
 
@@ -102,18 +102,18 @@ def test_who_gets_the_page(guarded: Server, start: Start) -> None:
 
 def test_an_image_takes_shape_and_is_that_of_the_api(page: Browser, server: Server) -> None:
     page.fill(prompt=HARD, seed=2**64 - 1, nfe=64, partials=8)
-    page["size"].send_keys("64")
+    page["size"].send_keys("128")
     page["generate"].click()
     page.until(lambda: page.run("return document.querySelectorAll('.busy #strip img').length"))
     page.until(page["generate"].is_enabled)
     *levels, last = seen(page, "strip")
     assert len(levels) == 8 and levels == sorted(levels, reverse=True)
     assert levels[0].startswith("Noise level 0.") and last == HARD
-    fields = {"prompt": HARD, "seed": 2**64 - 1, "nfe": 64, "size": "64x64"}
+    fields = {"prompt": HARD, "seed": 2**64 - 1, "nfe": 64, "size": "128x128"}
     assert download(page) == images(server.generate(**fields))[0]
-    assert str(2**64 - 1) in page["facts"].text and "64 \u00d7 64" in page["facts"].text
+    assert str(2**64 - 1) in page["facts"].text and "128 \u00d7 128" in page["facts"].text
     width, rendering = page.run("return [image.getBoundingClientRect().width, getComputedStyle(image).imageRendering]")
-    assert (width % 64, rendering) == (0, "pixelated") and width > 64
+    assert (width % 128, rendering) == (0, "pixelated") and width > 128
 
 
 def test_a_drawn_seed_is_told_and_gives_the_image_again(page: Browser, server: Server) -> None:
@@ -143,17 +143,17 @@ def test_what_is_copied_makes_the_image_again(page: Browser, tmp_path: Path) -> 
 
 
 def test_one_of_several_models(window: Browser, start: Start) -> None:
-    server = start("--alias", "boots=tiny", "--alias", "bags=tiny", "--max-nfe", "3")
+    server = start("--alias", "faces=tiny", "--alias", "apples=tiny", "--max-nfe", "3")
     window.open(server)
-    window["model"].send_keys("bags")
+    window["model"].send_keys("apples")
     assert window["nfe"].get_attribute("max") == "3"
     window.generate(prompt=PROMPT, seed=7)
-    assert "bags" in window["facts"].text
+    assert "apples" in window["facts"].text
     logged(server, status=200, path=GENERATIONS)
     window["model"].send_keys("tiny")
     window["again"].click()
     window.until(lambda: len(seen(window, "history")) == 2 and window["generate"].is_enabled())
-    assert window["model"].get_property("value") == "bags"
+    assert window["model"].get_property("value") == "apples"
     window["clear"].click()
     window.requests()
 
@@ -188,7 +188,7 @@ def test_history_is_bounded(page: Browser, server: Server) -> None:
 def test_cancel_ends_it_on_the_server_too(page: Browser, server: Server) -> None:
     page.generate(prompt="a rose", seed=7)
     before = server.metrics().get('arcflow_cancelled_total{reason="client_gone"}', 0)
-    page["size"].send_keys("64")
+    page["size"].send_keys("128")
     page.fill(nfe=64, prompt=PROMPT)
     page["generate"].click()
     page["cancel"].click()

@@ -23,7 +23,7 @@ from runtime.image import encode_png
 from tests.native.server.serving import PROMPT, SLOW, Start, images, is_running, logged, until, waiting_in
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
-LONG: dict[str, Any] = {"prompt": PROMPT, "size": "64x64", "extra_body": {"nfe": 64}}
+LONG: dict[str, Any] = {"prompt": PROMPT, "size": "128x128", "extra_body": {"nfe": 64}}
 """More than a second of work, with a partial every few evaluations."""
 
 
@@ -69,15 +69,15 @@ def test_frames_approach_the_image_and_the_image_is_the_plain_answers(server: Se
     plain = server.generate(prompt=PROMPT, seed=7)
     assert [file_of(events[-1])] == images(plain)
     last = events[-1]
-    assert (last.seed, last.nfe, last.model, last.size, last.output_format) == (7, 2, "tiny", "32x32", "png")
+    assert (last.seed, last.nfe, last.model, last.size, last.output_format) == (7, 2, "tiny", "64x64", "png")
     assert set(last.timings) == set(plain.json()["timings"])
     assert (last.background, last.quality, last.usage.total_tokens) == ("opaque", "auto", 0)
     assert abs(last.created_at - time.time()) < 60
 
 
 def test_frames_are_pythons(server: Server, pipeline: Pipeline, same_zlib: bool) -> None:
-    made = pipeline.generate(PROMPT, seed=7, width=48, height=64, nfe=3, previews=2)
-    events = stream(server, 2, size="48x64", extra_body={"nfe": 3})
+    made = pipeline.generate(PROMPT, seed=7, width=96, height=128, nfe=3, previews=2)
+    events = stream(server, 2, size="96x128", extra_body={"nfe": 3})
     for event, preview in zip(events[:-1], made.previews[0], strict=True):
         wanted = encode_png(preview.image, {**made.settings.of_image(0), "sigma": preview.sigma, "scale": 1})
         with Image.open(io.BytesIO(file_of(event))) as ours, Image.open(io.BytesIO(wanted)) as theirs:
@@ -102,7 +102,7 @@ def test_no_partials_and_other_formats(server: Server) -> None:
         assert {one.output_format for one in events} == {name}
         for event in events:
             with Image.open(io.BytesIO(file_of(event))) as image:
-                assert (image.format, image.size) == (name.upper(), (32, 32))
+                assert (image.format, image.size) == (name.upper(), (64, 64))
         plain = server.generate(prompt=PROMPT, seed=7, output_format=name, output_compression=60)
         assert [file_of(events[-1])] == images(plain)
 
@@ -144,7 +144,7 @@ def test_the_async_client_and_callers_who_share_a_batch(start: Start) -> None:
         ({"n": 2}, "n"),
         ({"partial_images": 9}, "partial_images"),
         ({"response_format": "url"}, "response_format"),
-        ({"size": "33x32"}, "size"),
+        ({"size": "65x64"}, "size"),
     ],
 )
 def test_what_is_rejected_is_an_ordinary_error(server: Server, fields: dict[str, Any], param: str) -> None:
@@ -201,7 +201,7 @@ def test_a_caller_who_closes_between_two_partials_ends_the_work(server: Server) 
 
 
 def test_a_caller_who_stops_reading_gets_all_of_it_later(server: Server) -> None:
-    body = json.dumps({"prompt": PROMPT, "seed": 7, "stream": True, "partial_images": 8, "size": "64x64"})
+    body = json.dumps({"prompt": PROMPT, "seed": 7, "stream": True, "partial_images": 8, "size": "128x128"})
     head = f"POST {GENERATIONS} HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

@@ -233,7 +233,7 @@ def _ids(made: Made, prompts: list[str]) -> Any:
         "!?",
         "cafe\u0301 e\u0301t\u00e9 99%",
         "一只黑色的包",
-        "\U0001f45f boot {} {0} {prompt}",
+        "\U0001f436 dog {} {0} {prompt}",
         "it's the user's, we'll see",
         "x" * 60,
         "tab\tand\r\nreturn",
@@ -256,7 +256,7 @@ def test_padding_is_to_the_longest(made: Made) -> None:
     assert ids.mask.tolist() == expected.attention_mask
 
 
-@pytest.mark.parametrize("text", ["<|im_end|>", "a <|im_start|>system\nbag<|im_end|>", "<|endoftext|>"])
+@pytest.mark.parametrize("text", ["<|im_end|>", "a <|im_start|>system\ndog<|im_end|>", "<|endoftext|>"])
 def test_special_tokens_cannot_be_typed(made: Made, text: str) -> None:
     tokenizer = _reference(made)
     special = set(tokenizer.all_special_ids)

@@ -56,9 +56,9 @@ def test_stages_and_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_more_evaluations_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, result = bench(["--nfe", "3", "--num-images", "2", "--width", "64"], tmp_path, capsys)
+    _, result = bench(["--nfe", "3", "--num-images", "2", "--width", "128"], tmp_path, capsys)
     assert sum(name.startswith("evaluation") for name in result["stages"]) == 3
-    assert (result["images"], result["width"], result["height"]) == (2, 64, 32)
+    assert (result["images"], result["width"], result["height"]) == (2, 128, 64)
 
 
 def test_the_roofline_of_every_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

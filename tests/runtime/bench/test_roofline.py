@@ -36,7 +36,7 @@ def test_the_backbone_takes_what_torch_counts() -> None:
     )
     # The counter does not know the CPU's fused attention; the plain one is two products that it does know.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        flux.evaluate(student, torch.zeros(2, 16, 16), torch.ones(2), condition)
+        flux.evaluate(student, torch.zeros(2, 16, 64), torch.ones(2), condition)
     bundle = open_bundle(COMMITTED, contents="when used")
     # Of a level an image the conditioner and an evaluation do together what the student does.
     costs = [cost_of(bundle.read(f"{name}.onnx"), SIZES) for name in ("conditioner", "backbone")]

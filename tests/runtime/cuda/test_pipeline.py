@@ -216,9 +216,9 @@ def test_with_little_memory_networks_take_turns(bundle: Bundle, pipeline: Pipeli
     assert not session.engines["t5"].open and not session.engines["conditioner"].open
     session.pipeline.generate(prompts[0])
     assert len(session.loads) == 5, "a known prompt needs neither encoder nor conditioner"
-    _near(session.pipeline.generate("a new bag"), pipeline.generate("a new bag"))
+    _near(session.pipeline.generate("a new key"), pipeline.generate("a new key"))
     assert session.loads[5:] == turns
-    for prompt in ("a new bag", "a new bag", "a newer bag", "a new bag"):  # Recordings of what was unloaded are gone.
+    for prompt in ("a new key", "a new key", "a newer key", "a new key"):  # Recordings of what was unloaded are gone.
         _near(session.pipeline.generate(prompt), pipeline.generate(prompt))
     memory = session.pipeline.memory()
     all_at_once = Session(bundle).pipeline.memory()

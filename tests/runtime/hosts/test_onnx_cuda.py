@@ -130,7 +130,7 @@ def test_the_command_ends_with_one_line(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    target = tmp_path / "bag.png"
+    target = tmp_path / "rose.png"
     arguments = ["a rose", "--model", str(small), "--backend", "onnxruntime", "--device", "cuda", "--out", str(target)]
     assert run(generate.main, arguments) == 2
     error = capsys.readouterr().err

@@ -86,7 +86,7 @@ typedef struct ArcflowModelOptions {
   size_t struct_size;
   const char* bundle;    /* a bundle's folder, or a model's name, which is looked up in $ARCFLOW_ENGINES and then in
                             the built-in folder; required. A name holds no path separator. */
-  const char* precision; /* which of a model's bundles, "fp32"; NULL: the best there is */
+  const char* precision; /* which of a model's bundles, "fp16"; NULL: the best there is */
   const char* target;    /* "cpu", "sm120", ...; NULL: the best there is */
   const char* host;      /* "ort" or "tensorrt"; NULL: what the manifest calls for */
   /* Path of libonnxruntime or libnvinfer; NULL: what $ARCFLOW_ONNXRUNTIME or $ARCFLOW_TENSORRT names, then the loader's

@@ -1,4 +1,4 @@
-"""The native runtime: ``Model(folder).generate(["a smiling face with sunglasses"])``, and where its library and headers lie.
+"""The native runtime: ``Model(folder).generate(["a red apple"])``, and where its library and headers lie.
 
 Most programs want ``runtime.Pipeline.open(..., host="native")``, which stands on this module. C++ programs find the
 package for CMake in :func:`cmake_dir`.

@@ -141,16 +141,16 @@ TEST_CASE("structs carry their size") {
     check(ask(), ARCFLOW_INVALID_ARGUMENT, "struct_size of shape is 0");
   }
   SUBCASE("an older program's request ends early: the rest is the default") {
-    call.request.width = 64;
+    call.request.width = 128;
     call.request.struct_size = offsetof(ArcflowRequest, num_images);
     CHECK(ask().ok());
-    CHECK(shape.width == 32);
+    CHECK(shape.width == 64);
   }
   SUBCASE("an older program's result is filled in as far as it reaches") {
     shape.rgb8_bytes = 4711;
     shape.struct_size = offsetof(ArcflowShape, rgb8_bytes);
     CHECK(ask().ok());
-    CHECK(shape.width == 32);
+    CHECK(shape.width == 64);
     CHECK(shape.rgb8_bytes == 4711);
     CHECK(shape.struct_size == offsetof(ArcflowShape, rgb8_bytes));
   }
@@ -269,19 +269,19 @@ TEST_CASE("what a model says of itself") {
   REQUIRE(said(api().model_info(model.get(), &info)).ok());
   CHECK(std::string(info.model) == "tiny");
   CHECK(std::string(info.architecture) == "flux");
-  CHECK(std::string(info.precision) == "fp32");
+  CHECK(std::string(info.precision) == "fp16");
   CHECK(std::string(info.target) == "cpu");
   CHECK(std::strlen(info.digest) == 64);
   CHECK(std::string(info.bundle) == bundle_folder());
   CHECK(std::string(info.backend) == "a fake");
   CHECK(info.batch.max == 16);
-  CHECK(info.width.min == 16);
-  CHECK(info.height.opt == 32);
-  CHECK(info.multiple == 8);
+  CHECK(info.width.min == 32);
+  CHECK(info.height.opt == 64);
+  CHECK(info.multiple == 16);
   CHECK(info.nfe == 2);
   CHECK(info.max_nfe == 64);
-  CHECK(info.latent_channels == 4);
-  CHECK(info.latent_factor == 4);
+  CHECK(info.latent_channels == 16);
+  CHECK(info.latent_factor == 8);
   ArcflowMemory memory = ARCFLOW_INIT(ArcflowMemory);
   REQUIRE(said(api().model_memory(model.get(), &memory)).ok());
   CHECK(memory.host_bytes == 1000);

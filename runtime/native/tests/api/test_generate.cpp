@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "api_support.hpp"
@@ -23,17 +25,20 @@ TEST_CASE("a request fills in its outputs") {
   Fixture f;
   f.call.request.seed = 7;
   REQUIRE(f.generate().ok());
-  CHECK(f.call.rgb8.size() == 32 * 32 * 3);
-  CHECK(f.call.images.size() == 3 * 32 * 32);
-  CHECK(f.call.latents.size() == 4 * 8 * 8);
+  CHECK(f.call.rgb8.size() == 64 * 64 * 3);
+  CHECK(f.call.images.size() == 3 * 64 * 64);
+  CHECK(f.call.latents.size() == 16 * 8 * 8);
+  std::ifstream manifest(bundle_folder() + "/manifest.json");
+  const auto latent = nlohmann::json::parse(manifest)["latent"];
+  const float scaling = latent["scaling_factor"][0], shift = latent["shift_factor"][0];
   // The pixels are those of the floats, and the floats what the fake decoder makes of the latents.
   for (std::size_t c = 0; c < 3; ++c) {
-    for (std::size_t y = 0; y < 32; ++y) {
-      for (std::size_t x = 0; x < 32; ++x) {
-        const float value = f.call.images[(c * 32 + y) * 32 + x];
+    for (std::size_t y = 0; y < 64; ++y) {
+      for (std::size_t x = 0; x < 64; ++x) {
+        const float value = f.call.images[(c * 64 + y) * 64 + x];
         const float level = std::nearbyint(std::min(std::max(value * 0.5F + 0.5F, 0.0F), 1.0F) * 255.0F);
-        REQUIRE(f.call.rgb8[(y * 32 + x) * 3 + c] == static_cast<std::uint8_t>(level));
-        const float z = f.call.latents[(c * 8 + y / 4) * 8 + x / 4] / 0.944036F + 0.027215F;
+        REQUIRE(f.call.rgb8[(y * 64 + x) * 3 + c] == static_cast<std::uint8_t>(level));
+        const float z = f.call.latents[(c * 8 + y / 8) * 8 + x / 8] / scaling + shift;
         REQUIRE(value == doctest::Approx(std::tanh(z)));
       }
     }
@@ -52,11 +57,11 @@ TEST_CASE("outputs that are not wanted, or too small") {
   Fixture f;
   ArcflowOutput output = ARCFLOW_INIT(ArcflowOutput);
   CHECK(said(api().session_generate(f.session.get(), &f.call.request, &output)).ok());
-  std::vector<std::uint8_t> pixels(32 * 32 * 3);
+  std::vector<std::uint8_t> pixels(64 * 64 * 3);
   output.rgb8 = pixels.data();
   output.rgb8_bytes = pixels.size() - 1;
   check(said(api().session_generate(f.session.get(), &f.call.request, &output)), ARCFLOW_INVALID_ARGUMENT,
-        "rgb8_bytes of the output is 3071; the request makes 3072");
+        "rgb8_bytes of the output is 12287; the request makes 12288");
   float one = 0.0F;
   output = ARCFLOW_INIT(ArcflowOutput);
   output.images = &one;
@@ -66,7 +71,7 @@ TEST_CASE("outputs that are not wanted, or too small") {
   output = ARCFLOW_INIT(ArcflowOutput);
   output.latents = &one;
   check(said(api().session_generate(f.session.get(), &f.call.request, &output)), ARCFLOW_INVALID_ARGUMENT,
-        "latent_floats of the output is 0; the request makes 256");
+        "latent_floats of the output is 0; the request makes 1024");
 }
 
 TEST_CASE("an image does not depend on what is made beside it") {
@@ -75,8 +80,8 @@ TEST_CASE("an image does not depend on what is made beside it") {
   f.call.use_prompts();
   f.call.request.num_images = 7;  // 21 images: batches of 16 and 5
   f.call.request.seed = UINT64_MAX - 3;
-  f.call.request.width = 16;
-  f.call.request.height = 64;
+  f.call.request.width = 32;
+  f.call.request.height = 128;
   REQUIRE(f.generate().ok());
   const std::vector<float> together = f.call.latents;
   const std::size_t each = together.size() / 21;
@@ -85,8 +90,8 @@ TEST_CASE("an image does not depend on what is made beside it") {
     alone.prompts = {f.call.prompts[j / 7]};
     alone.use_prompts();
     alone.request.seed = f.call.request.seed + j;
-    alone.request.width = 16;
-    alone.request.height = 64;
+    alone.request.width = 32;
+    alone.request.height = 128;
     REQUIRE(alone.generate(f.model.get(), f.session.get()).ok());
     const auto begin = together.begin() + static_cast<std::ptrdiff_t>(j * each);
     CHECK(std::equal(alone.latents.begin(), alone.latents.end(), begin));
@@ -101,7 +106,7 @@ TEST_CASE("a seed for each image") {
   f.call.request.num_images = 3;
   REQUIRE(f.generate().ok());
   const auto image = [&](std::ptrdiff_t j) {
-    return std::vector<float>(f.call.latents.begin() + j * 256, f.call.latents.begin() + (j + 1) * 256);
+    return std::vector<float>(f.call.latents.begin() + j * 1024, f.call.latents.begin() + (j + 1) * 1024);
   };
   CHECK(image(0) == image(2));
   CHECK(image(0) != image(1));
@@ -111,7 +116,7 @@ TEST_CASE("a seed for each image") {
 
 TEST_CASE("tokens in place of prompts") {
   Fixture f;
-  const std::int64_t clip[] = {618, 5, 6, 619, 0, 618, 7, 619, 1, 1};
+  const std::int64_t clip[] = {1831, 5, 6, 1832, 0, 1831, 7, 1832, 1, 1};
   const std::int64_t clip_mask[] = {1, 1, 1, 1, 0, 1, 1, 1, 0, 0};
   const std::int64_t t5[] = {3, 4, 1, 5, 6, 1};
   ArcflowTokens tokens[2] = {ARCFLOW_INIT(ArcflowTokens), ARCFLOW_INIT(ArcflowTokens)};
@@ -129,7 +134,7 @@ TEST_CASE("tokens in place of prompts") {
   REQUIRE(f.generate().ok());
   const std::vector<float> both = f.call.latents;
   // What lies under the mask does not matter; the second prompt alone makes the second image.
-  const std::int64_t other[] = {618, 5, 6, 619, 17, 618, 7, 619, 18, 19};
+  const std::int64_t other[] = {1831, 5, 6, 1832, 17, 1831, 7, 1832, 18, 19};
   tokens[1].ids = other;
   REQUIRE(f.generate().ok());
   CHECK(f.call.latents == both);
@@ -139,7 +144,7 @@ TEST_CASE("tokens in place of prompts") {
   f.call.request.prompt_count = 1;
   f.call.request.seed = 1;
   REQUIRE(f.generate().ok());
-  CHECK(std::equal(f.call.latents.begin(), f.call.latents.end(), both.begin() + 256));
+  CHECK(std::equal(f.call.latents.begin(), f.call.latents.end(), both.begin() + 1024));
 }
 
 TEST_CASE("steps are reported in order") {
@@ -195,7 +200,7 @@ TEST_CASE("previews, noisiest first, do not change the image") {
     if (i >= 2) CHECK(seen.previews[i].sigma < seen.previews[i - 2].sigma);
   }
   CHECK(seen.pixels[0] != seen.pixels[2]);
-  CHECK(seen.pixels[8] != std::vector<std::uint8_t>(f.call.rgb8.begin(), f.call.rgb8.begin() + 3072));
+  CHECK(seen.pixels[8] != std::vector<std::uint8_t>(f.call.rgb8.begin(), f.call.rgb8.begin() + 12288));
 }
 
 TEST_CASE("a prompt that was cut brings a warning") {
@@ -229,14 +234,14 @@ TEST_CASE("recorded work gives the same images, with no wait inside") {
     }
     CHECK(plain.call.latents == f.call.latents);
   };
-  both(1, 32, 2);  // recorded
-  both(1, 32, 2);  // replayed
-  both(1, 32, 4);  // recorded
-  both(1, 16, 2);  // recorded
-  both(1, 32, 2);  // replayed
-  both(3, 64, 2);  // buffers grow: all is forgotten, recorded
-  both(1, 32, 2);  // recorded
-  both(1, 32, 2);  // replayed
+  both(1, 64, 2);   // recorded
+  both(1, 64, 2);   // replayed
+  both(1, 64, 4);   // recorded
+  both(1, 32, 2);   // recorded
+  both(1, 64, 2);   // replayed
+  both(3, 128, 2);  // buffers grow: all is forgotten, recorded
+  both(1, 64, 2);   // recorded
+  both(1, 64, 2);   // replayed
   f.session.reset();
   CHECK(f.lines.has("5 recorded, 3 replayed"));
 }
@@ -284,11 +289,11 @@ TEST_CASE("warming up runs every network, and memory is told") {
   REQUIRE(said(api().session_warm_up(f.session.get(), &f.call.request)).ok());
   REQUIRE(said(api().session_memory(f.session.get(), &after)).ok());
   CHECK(before.host_bytes == 0);
-  CHECK(after.host_bytes > 16 * 32 * 32 * 15);
+  CHECK(after.host_bytes > 16 * 64 * 64 * 15);
   REQUIRE(f.generate().ok());  // makes nothing new but the latents of the caller
   ArcflowMemory later = ARCFLOW_INIT(ArcflowMemory);
   REQUIRE(said(api().session_memory(f.session.get(), &later)).ok());
-  CHECK(later.host_bytes - after.host_bytes == 16 * 4 * 8 * 8 * sizeof(float));
+  CHECK(later.host_bytes - after.host_bytes == 16 * 16 * 8 * 8 * sizeof(float));
   f.session.reset();
   for (const char* network : {"backbone", "clip", "conditioner", "t5", "vae_decoder"}) {
     CHECK(f.lines.has(std::string(network) + " ran "));

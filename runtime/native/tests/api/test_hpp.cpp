@@ -28,7 +28,7 @@ const arcflow::Model& tiny() {
   return model;
 }
 
-arcflow::Request boot() {
+arcflow::Request face() {
   arcflow::Request request;
   request.prompts = {"a smiling face with sunglasses"};
   request.seed = 7;
@@ -53,27 +53,27 @@ TEST_CASE("a model says what it is") {
   CHECK(std::string(info.model) == "tiny");
   CHECK(std::string(info.bundle) == kTiny);
   CHECK(std::string(info.backend).find("ONNX Runtime") == 0);
-  CHECK(info.width.opt == 32);
-  CHECK(tiny().memory().host_bytes > 20'000'000);
+  CHECK(info.width.opt == 64);
+  CHECK(tiny().memory().host_bytes > 13'000'000);
   CHECK(tiny().memory().device_bytes == 0);
 }
 
 TEST_CASE("images, floats and latents") {
   arcflow::Session session = tiny().session();
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.num_images = 3;
   const arcflow::Result result = session.generate(request, arcflow::Keep::kEverything);
   REQUIRE(result.size() == 3);
-  CHECK(result.rgb8.size() == 3 * 32 * 32 * 3);
+  CHECK(result.rgb8.size() == 3 * 64 * 64 * 3);
   CHECK(result.images.size() == result.rgb8.size());
-  CHECK(result.latents.size() == 3 * 4 * 8 * 8);
-  for (std::size_t i = 0; i < 32 * 32; ++i) {  // The first image's red channel, by both ways.
+  CHECK(result.latents.size() == 3 * 16 * 8 * 8);
+  for (std::size_t i = 0; i < 64 * 64; ++i) {  // The first image's red channel, by both ways.
     const float level = std::nearbyint(std::clamp((result.images[i] + 1.0f) * 127.5f, 0.0f, 255.0f));
     CHECK(std::abs(level - static_cast<float>(result.rgb8[3 * i])) <= 1.0f);
   }
   const arcflow::Image second = result.image(1);
-  CHECK(second.width == 32);
-  CHECK(std::equal(second.rgb8.begin(), second.rgb8.end(), result.rgb8.begin() + 32 * 32 * 3));
+  CHECK(second.width == 64);
+  CHECK(std::equal(second.rgb8.begin(), second.rgb8.end(), result.rgb8.begin() + 64 * 64 * 3));
   CHECK_THROWS_AS(result.image(3), std::out_of_range);
   CHECK(result.output.total_seconds > 0.0);
   CHECK(result.output.rgb8 == nullptr);
@@ -92,20 +92,20 @@ TEST_CASE("images, floats and latents") {
 
 TEST_CASE("into the caller's own buffers") {
   arcflow::Session session = tiny().session();
-  session.warm_up(boot());
-  std::vector<std::uint8_t> pixels(tiny().shape(boot()).rgb8_bytes);
+  session.warm_up(face());
+  std::vector<std::uint8_t> pixels(tiny().shape(face()).rgb8_bytes);
   ArcflowOutput output = ARCFLOW_INIT(ArcflowOutput);
   output.rgb8 = pixels.data();
   output.rgb8_bytes = pixels.size();
-  session.generate(boot(), output);
-  CHECK(pixels == session.generate(boot()).rgb8);
+  session.generate(face(), output);
+  CHECK(pixels == session.generate(face()).rgb8);
   output.rgb8_bytes = 10;
-  check_code(ARCFLOW_INVALID_ARGUMENT, "", [&] { session.generate(boot(), output); });
+  check_code(ARCFLOW_INVALID_ARGUMENT, "", [&] { session.generate(face(), output); });
 }
 
 TEST_CASE("callbacks") {
   arcflow::Session session = tiny().session();
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.previews = 3;
   std::vector<double> sigmas;
   std::vector<std::string> warnings;
@@ -113,7 +113,7 @@ TEST_CASE("callbacks") {
   request.on_step = [&](const ArcflowStep& step) { CHECK(step.index == steps++); };
   request.on_preview = [&](const ArcflowPreview& preview) { sigmas.push_back(preview.sigma); };
   request.on_warning = [&](const std::string& message) { warnings.push_back(message); };
-  for (int i = 0; i < 40; ++i) request.prompts[0] += " and another boot";
+  for (int i = 0; i < 40; ++i) request.prompts[0] += " and another face";
   session.generate(request);
   CHECK(steps == 2);
   CHECK(sigmas.size() == 3);
@@ -126,9 +126,9 @@ TEST_CASE("what a callback throws comes out as it was, and the session goes on")
     int value;
   };
   arcflow::Session session = tiny().session();
-  const auto expected = session.generate(boot()).rgb8;
+  const auto expected = session.generate(face()).rgb8;
   int steps = 0;
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.on_step = [&](const ArcflowStep&) {
     ++steps;
     throw Own{42};
@@ -149,12 +149,12 @@ TEST_CASE("what a callback throws comes out as it was, and the session goes on")
   request.prompts[0] += std::string(400, 'x');  // A warning's callback cannot end the request, but it is heard.
   request.on_warning = [](const std::string&) { throw std::runtime_error("cut"); };
   CHECK_THROWS_WITH_AS(session.generate(request), "cut", std::runtime_error);
-  CHECK(session.generate(boot()).rgb8 == expected);
+  CHECK(session.generate(face()).rgb8 == expected);
 }
 
 TEST_CASE("a token ends a request from another thread, and every later one") {
   arcflow::CancelToken token;
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.cancel = &token;
   request.num_images = 500;
   arcflow::Session session = tiny().session();
@@ -172,7 +172,7 @@ TEST_CASE("a token ends a request from another thread, and every later one") {
 
 TEST_CASE("a deadline") {
   arcflow::Session session = tiny().session();
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.num_images = 500;
   request.timeout = 0.02;
   check_code(ARCFLOW_DEADLINE_EXCEEDED, "", [&] { session.generate(request); });
@@ -183,15 +183,15 @@ TEST_CASE("what is rejected") {
   check_code(ARCFLOW_BUNDLE_REJECTED, "", [] { arcflow::verify_bundle("/nowhere"); });
   arcflow::verify_bundle(kTiny);
   arcflow::Session session = tiny().session();
-  arcflow::Request request = boot();
+  arcflow::Request request = face();
   request.width = 33;
   check_code(ARCFLOW_INVALID_ARGUMENT, "33", [&] { session.generate(request); });
-  request = boot();
+  request = face();
   request.prompts[0] += std::string(1, '\0');
   check_code(ARCFLOW_INVALID_ARGUMENT, "the prompt is not plain text", [&] { session.generate(request); });
   check_code(ARCFLOW_INVALID_ARGUMENT, "there is no prompt", [&] { session.generate({}); });
   check_code(ARCFLOW_INVALID_ARGUMENT, "", [&] { arcflow::encode_png({2, 2, std::vector<std::uint8_t>(11)}); });
-  check_code(ARCFLOW_INVALID_ARGUMENT, "", [&] { tiny().describe(boot(), 1); });
+  check_code(ARCFLOW_INVALID_ARGUMENT, "", [&] { tiny().describe(face(), 1); });
 }
 
 TEST_CASE("token ids in place of prompts") {
@@ -207,12 +207,12 @@ TEST_CASE("token ids in place of prompts") {
 }
 
 TEST_CASE("the settings and the file") {
-  const std::string settings = tiny().describe(boot());
+  const std::string settings = tiny().describe(face());
   CHECK(settings.find(R"({"prompt": "a smiling face with sunglasses", "seed": 7, "model": "tiny", )") == 0);
   const arcflow::Image image{2, 1, {1, 2, 3, 4, 5, 6}};
   const std::string png = arcflow::encode_png(image, settings);
   CHECK(png.compare(1, 3, "PNG") == 0);
-  CHECK(png.find("\"precision\": \"fp32\", \"prompt\": \"a smiling face with sunglasses\", \"seed\": 7") !=
+  CHECK(png.find("\"precision\": \"fp16\", \"prompt\": \"a smiling face with sunglasses\", \"seed\": 7") !=
         std::string::npos);  // Sorted.
   CHECK(arcflow::encode_png(image).size() < png.size());
 }
@@ -236,15 +236,15 @@ TEST_CASE("the logger lives as long as what may call it") {
     };
     model = arcflow::Context(options).open(kTiny);
   }
-  CHECK(model->session().generate(boot()).size() == 1);
+  CHECK(model->session().generate(face()).size() == 1);
   CHECK(lines > 0);
 }
 
 TEST_CASE("sessions of one model in several threads") {
-  const auto expected = tiny().session().generate(boot()).rgb8;
+  const auto expected = tiny().session().generate(face()).rgb8;
   std::vector<std::vector<std::uint8_t>> results(4);
   std::vector<std::thread> threads;
-  for (auto& result : results) threads.emplace_back([&result] { result = tiny().session().generate(boot()).rgb8; });
+  for (auto& result : results) threads.emplace_back([&result] { result = tiny().session().generate(face()).rgb8; });
   for (std::thread& thread : threads) thread.join();
   for (const auto& result : results) CHECK(result == expected);
 }

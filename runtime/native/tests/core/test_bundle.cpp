@@ -206,7 +206,7 @@ TEST_CASE("while another thread exchanges a file, each read gives the checked by
 TEST_CASE("names and paths") {
   CHECK(parse_name("flux-dev-bf16-sm120")->model == "flux-dev");
   for (const char* name :
-       {"", "-", "--", "notes", "tiny-fp32", "-fp32-cpu", "tiny--cpu", "tiny-fp32-", "Tiny-fp32-cpu"}) {
+       {"", "-", "--", "notes", "tiny-fp16", "-fp16-cpu", "tiny--cpu", "tiny-fp16-", "Tiny-fp16-cpu"}) {
     CHECK_MESSAGE(!parse_name(name), name);
   }
   CHECK(plain_path("a//b/./c/") == "a/b/c");

@@ -42,17 +42,17 @@ TEST_CASE("the embedded bundle's manifest") {
   const Manifest manifest = parse_manifest(embedded());
   CHECK(manifest.model == "tiny");
   CHECK(manifest.architecture == "flux");
-  CHECK(manifest.precision == "fp32");
+  CHECK(manifest.precision == "fp16");
   CHECK(manifest.target == "cpu");
   CHECK(manifest.networks.size() == 5);
   CHECK(manifest.tokenizers.at("clip").file == "tokenizers/clip.json");
-  CHECK(manifest.limits.width.opt == 32);
+  CHECK(manifest.limits.width.opt == 64);
   CHECK(manifest.schedule.nfe == 2);
   CHECK(manifest.files.size() == 7);
   CHECK(!manifest.engine);
   const auto& shape = manifest.networks.at("backbone").inputs.at(0).shape;
   CHECK(std::get<std::string>(shape.at(0)) == "batch");
-  CHECK(std::get<std::int64_t>(shape.at(2)) == 16);
+  CHECK(std::get<std::int64_t>(shape.at(2)) == 64);
 }
 
 TEST_CASE("no byte of it can change unseen, and no end is missed") {

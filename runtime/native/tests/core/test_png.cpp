@@ -79,13 +79,13 @@ TEST_CASE("a locale changes nothing") {
 TEST_CASE("an image's settings in the order of runtime/result.py") {
   Manifest manifest;
   manifest.model = "tiny";
-  manifest.precision = "fp32";
+  manifest.precision = "fp16";
   manifest.target = "cpu";
   manifest.digest = "ab";
   manifest.schedule.guidance = 3.5;
-  CHECK(describe(manifest, {"a \u201cred\u201d apple", 7, 2, {1.0, 0.5, 0.0}, 32, 24}) ==
-        R"({"prompt": "a \u201cred\u201d apple", "seed": 7, "model": "tiny", "precision": "fp32", "target": "cpu", )"
-        R"("bundle": "ab", "nfe": 2, "sigmas": [1.0, 0.5, 0.0], "guidance": 3.5, "width": 32, "height": 24})");
+  CHECK(describe(manifest, {"a \u201cred\u201d apple", 7, 2, {1.0, 0.5, 0.0}, 64, 48}) ==
+        R"({"prompt": "a \u201cred\u201d apple", "seed": 7, "model": "tiny", "precision": "fp16", "target": "cpu", )"
+        R"("bundle": "ab", "nfe": 2, "sigmas": [1.0, 0.5, 0.0], "guidance": 3.5, "width": 64, "height": 48})");
 }
 
 TEST_CASE("the pixels come back") {

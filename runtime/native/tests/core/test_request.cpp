@@ -18,9 +18,9 @@ namespace {
 Manifest tiny() {
   Manifest manifest;
   manifest.model = "tiny";
-  manifest.limits = {{1, 1, 16}, {16, 32, 64}, {16, 32, 64}, {12, 12, 12}, 8};
+  manifest.limits = {{1, 1, 16}, {32, 64, 128}, {32, 64, 128}, {12, 12, 12}, 16};
   manifest.schedule = {1.7, 2.0, 2, 1.0, "bfloat16", 64};
-  manifest.tokenizers["clip"] = {"clip.json", 24, 619, "", 0, "max"};
+  manifest.tokenizers["clip"] = {"clip.json", 24, 1832, "", 0, "max"};
   manifest.tokenizers["t5"] = {"t5.json", 12, 0, "", 0, "max"};
   return manifest;
 }
@@ -64,8 +64,8 @@ TEST_CASE("defaults are the bundle's") {
   CHECK(checked.prompts == std::vector<std::string>{"a rose"});
   CHECK(checked.nfe == 2);
   CHECK(checked.num_images == 1);
-  CHECK(checked.width == 32);
-  CHECK(checked.height == 32);
+  CHECK(checked.width == 64);
+  CHECK(checked.height == 64);
   CHECK(checked.seeds == std::vector<std::uint64_t>{0});
   CHECK(checked.sigmas.size() == 3);
   CHECK(checked.total() == 1);
@@ -79,9 +79,9 @@ TEST_CASE("numbers outside what is allowed") {
   };
   refused([](ArcflowRequest& r) { r.nfe = 65; }, "nfe is 65; it must be from 1 to 64");
   refused([](ArcflowRequest& r) { r.num_images = 1025; }, "num_images is 1025; it must be from 1 to 1024");
-  refused([](ArcflowRequest& r) { r.width = 8; }, "width is 8; it must be from 16 to 64");
+  refused([](ArcflowRequest& r) { r.width = 16; }, "width is 16; it must be from 32 to 128");
   refused([](ArcflowRequest& r) { r.width = 4294967295U; }, "width is 4294967295");
-  refused([](ArcflowRequest& r) { r.height = 33; }, "height is 33 px; it must be a multiple of 8 from 16 to 64");
+  refused([](ArcflowRequest& r) { r.height = 33; }, "height is 33 px; it must be a multiple of 16 from 32 to 128");
   refused([](ArcflowRequest& r) { r.previews = 65; }, "previews is 65; it must be from 0 to 64");
   refused([](ArcflowRequest& r) { r.seed_count = 1; }, "seeds is NULL, but seed_count is not 0");
   refused([](ArcflowRequest& r) { r.timeout = -0.5; }, "timeout is -0.5");
@@ -136,7 +136,7 @@ TEST_CASE("prompts that are no text") {
   for (int i = 0; i < 10000; ++i) wide += "\xf0\x9f\x8e\x92";
   CHECK_NOTHROW(with_text(wide).check());
   with_text(wide + "!").refused("has 10001 characters");
-  for (const char* bad : {"a \xff bag", "\x80", "\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf4\x90\x80\x80",
+  for (const char* bad : {"a \xff rose", "\x80", "\xc3", "\xc0\xaf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf4\x90\x80\x80",
                           "\xf8\x88\x80\x80\x80", "\xe2\x82", "\xf0\x80\x80\x80", "\xe0\x80\x80", "\xe2\x28\xa1"}) {
     with_text(bad).refused("the prompt is not plain text: it holds a NUL or a byte that is not UTF-8");
   }
@@ -162,7 +162,7 @@ TEST_CASE("tokens have their own rules") {
 
   const CheckedRequest checked = asked.check();
   CHECK(checked.tokens.at("clip").length == 24);
-  CHECK(checked.tokens.at("clip").ids[2] == 619);  // padded with the bundle's own
+  CHECK(checked.tokens.at("clip").ids[2] == 1832);  // padded with the bundle's own
   CHECK(checked.tokens.at("clip").ids[24] == 7);
   CHECK(checked.tokens.at("t5").mask[1] == 1);
   CHECK(checked.tokens.at("t5").mask[2] == 0);

@@ -110,9 +110,9 @@ struct Vae {
   ArcflowHostError error{};
 
   explicit Vae(const Model& model, std::int64_t batch = 1)
-      : in{batch, 4, kSide, kSide}, out{batch, 3, kSide * 4, kSide * 4} {
+      : in{batch, 16, kSide, kSide}, out{batch, 3, kSide * 8, kSide * 8} {
     REQUIRE(host().session_create(model.model, nullptr, &session, &error) == ARCFLOW_OK);
-    std::vector<float> values(static_cast<std::size_t>(batch * 4 * kSide * kSide));
+    std::vector<float> values(static_cast<std::size_t>(batch * 16 * kSide * kSide));
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
     REQUIRE(host().buffer_create(session, values.size() * 4, &latents, &error) == ARCFLOW_OK);
     REQUIRE(host().buffer_create(session, image_count() * 4, &images, &error) == ARCFLOW_OK);

@@ -60,7 +60,7 @@ TEST_CASE("a network runs, and the same input gives the same bits") {
 
   Vae vae(model);
   host().session_memory(vae.session, &bytes, &device);
-  CHECK(bytes == (4 * 8 * 8 + 3 * 32 * 32) * 4);
+  CHECK(bytes == (16 * 8 * 8 + 3 * 64 * 64) * 4);
   REQUIRE(vae.run() == ARCFLOW_OK);
   const std::vector<float> first = vae.result();
   for (const float value : first) REQUIRE(std::isfinite(value));
@@ -88,26 +88,26 @@ TEST_CASE("what does not fit is rejected and the session goes on") {
   const Model model(tiny("vae_decoder"));
   REQUIRE(model.code == ARCFLOW_OK);
   Vae vae(model);
-  vae.in[1] = 2;
+  vae.in[1] = 8;
   vae.in[2] = 16;  // As many values, but another number of channels.
   CHECK(vae.run() == ARCFLOW_BACKEND_UNAVAILABLE);
-  CHECK(contains(vae.message(), "the vae_decoder network failed on latents [1, 2, 16, 8]: "));
-  vae.in = {2, 4, 8, 8};
+  CHECK(contains(vae.message(), "the vae_decoder network failed on latents [1, 8, 16, 8]: "));
+  vae.in = {2, 16, 8, 8};
   CHECK(vae.run() == ARCFLOW_INTERNAL);
-  CHECK(contains(vae.message(), "2048 bytes from 0 on are not inside a buffer of 1024"));
-  vae.in = {std::int64_t{1} << 60, 4, 8, 8};
+  CHECK(contains(vae.message(), "8192 bytes from 0 on are not inside a buffer of 4096"));
+  vae.in = {std::int64_t{1} << 60, 16, 8, 8};
   CHECK(vae.run() == ARCFLOW_INTERNAL);
-  vae.in = {-1, 4, 8, 8};
+  vae.in = {-1, 16, 8, 8};
   CHECK(vae.run() == ARCFLOW_INTERNAL);
-  vae.in = {1, 4, 8, 8};
-  vae.out = {1, 3, 16, 64};
+  vae.in = {1, 16, 8, 8};
+  vae.out = {1, 3, 32, 128};
   CHECK(vae.run() == ARCFLOW_BACKEND_UNAVAILABLE);
-  vae.out = {1, 3, 32, 32};
+  vae.out = {1, 3, 64, 64};
   CHECK(vae.run() == ARCFLOW_OK);
 
   float value = 0;
   CHECK(host().read(vae.session, vae.latents, UINT64_MAX, &value, 4, &vae.error) == ARCFLOW_INTERNAL);
-  CHECK(host().write(vae.session, vae.latents, 1022, &value, 4, &vae.error) == ARCFLOW_INTERNAL);
+  CHECK(host().write(vae.session, vae.latents, 4094, &value, 4, &vae.error) == ARCFLOW_INTERNAL);
   CHECK(host().normal(vae.session, 1, vae.latents, 0, UINT64_MAX / 4 + 2, &vae.error) == ARCFLOW_INTERNAL);
 #if !defined(ARCFLOW_TEST_SANITIZED)  // There, an allocation as large as this ends the program.
   ArcflowHostBuffer* huge = nullptr;
@@ -115,7 +115,7 @@ TEST_CASE("what does not fit is rejected and the session goes on") {
 #endif
   std::uint64_t bytes = 0, device = 0;
   host().session_memory(vae.session, &bytes, &device);
-  CHECK(bytes == (4 * 8 * 8 + 3 * 32 * 32) * 4);  // What failed is not counted.
+  CHECK(bytes == (16 * 8 * 8 + 3 * 64 * 64) * 4);  // What failed is not counted.
 }
 
 TEST_CASE("a network that is not what the manifest says") {
@@ -142,7 +142,7 @@ TEST_CASE("a run is ended from another thread, and the session is usable after i
   const Model model(tiny("vae_decoder"));
   REQUIRE(model.code == ARCFLOW_OK);
   using Clock = std::chrono::steady_clock;
-  Vae vae(model, 96);
+  Vae vae(model, 24);
   const auto begin = Clock::now();
   REQUIRE(vae.run() == ARCFLOW_OK);
   const auto whole = Clock::now() - begin;
@@ -261,7 +261,7 @@ TEST_CASE("the log goes to the callback") {
   const Model model(tiny("vae_decoder"), with_log);
   REQUIRE(model.code == ARCFLOW_OK);
   Vae vae(model);
-  vae.out = {1, 3, 16, 64};
+  vae.out = {1, 3, 32, 128};
   CHECK(vae.run() != ARCFLOW_OK);
   CHECK(lines > 0);  // A failing run is logged as an error.
 }
@@ -273,11 +273,11 @@ TEST_CASE("arithmetic between the networks acts on buffers") {
   ArcflowHostError error{};
   REQUIRE(host().normal(vae.session, 7, vae.latents, 16, 8, &error) == ARCFLOW_OK);
   std::int32_t finite = 0;
-  REQUIRE(host().finite(vae.session, vae.latents, 256, &finite, &error) == ARCFLOW_OK);
+  REQUIRE(host().finite(vae.session, vae.latents, 1024, &finite, &error) == ARCFLOW_OK);
   CHECK(finite == 1);
   const float bad = std::nanf("");
-  REQUIRE(host().write(vae.session, vae.latents, 1020, &bad, 4, &error) == ARCFLOW_OK);
-  REQUIRE(host().finite(vae.session, vae.latents, 256, &finite, &error) == ARCFLOW_OK);
+  REQUIRE(host().write(vae.session, vae.latents, 4092, &bad, 4, &error) == ARCFLOW_OK);
+  REQUIRE(host().finite(vae.session, vae.latents, 1024, &finite, &error) == ARCFLOW_OK);
   CHECK(finite == 0);
 
   // One mode: an Euler step from 1 to 0.5 along v = 2 with a gate of 1.

@@ -17,7 +17,7 @@ namespace arcflow::serve {
 
 using namespace std::chrono_literals;
 
-constexpr Shape kSmall{32, 32, 2}, kLarge{64, 64, 2};
+constexpr Shape kSmall{64, 64, 2}, kLarge{128, 128, 2};
 
 inline std::shared_ptr<Ticket> ticket_of(std::vector<std::uint64_t> seeds, const Shape& shape = kSmall,
                                          Clock::duration timeout = 30s) {

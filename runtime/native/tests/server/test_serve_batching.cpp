@@ -15,7 +15,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr Shape kSmall{32, 32, 2}, kLarge{64, 64, 2};
+constexpr Shape kSmall{64, 64, 2}, kLarge{128, 128, 2};
 
 std::shared_ptr<Ticket> ticket_of(std::vector<std::uint64_t> seeds, const Shape& shape = kSmall) {
   auto ticket = std::make_shared<Ticket>();
@@ -87,9 +87,9 @@ TEST_CASE("a caller of two requests at a time does not keep the others out") {
 
 TEST_CASE("a batch has so many evaluations at most, and one image at least") {
   Turns turns;
-  Queue queue = {ticket_of({1, 2, 3}, {32, 32, 4}), ticket_of({4, 5}, {32, 32, 64})};
+  Queue queue = {ticket_of({1, 2, 3}, {64, 64, 4}), ticket_of({4, 5}, {64, 64, 64})};
   const BatchLimit limit(8, 10);
-  CHECK(limit.of({32, 32, 2, 3}) == 2);  // a partial counts as an evaluation
+  CHECK(limit.of({64, 64, 2, 3}) == 2);  // a partial counts as an evaluation
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{1, 2}});
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{3}});
   CHECK(seeds_of(take_batch(queue, limit, turns)) == Seeds{{4}});

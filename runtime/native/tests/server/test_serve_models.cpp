@@ -32,14 +32,14 @@ ModelDescription model_of(const std::string& name, const std::string& precision,
   model.target = target;
   model.bundle = name + "-" + precision + "-" + target;
   model.width = model.height = side;
-  model.multiple = 8;
+  model.multiple = 16;
   model.nfe = 2;
   model.max_nfe = 8;
   return model;
 }
 
-const ModelDescription kTiny = model_of("tiny", "fp32", "cpu", {16, 32, 64});
-const ModelDescription kHalf = model_of("tiny", "fp16", "cpu", {16, 32, 64});
+const ModelDescription kTiny = model_of("tiny", "fp16", "cpu", {32, 64, 128});
+const ModelDescription kWhole = model_of("tiny", "fp32", "cpu", {32, 64, 128});
 const ModelDescription kFlux = model_of("flux", "fp8", "sm90", {256, 1024, 2048});
 
 std::string not_found(const Catalogue& catalogue, const std::string& name) {
@@ -79,7 +79,7 @@ class Described final : public Engine {
 Fleet::Open noting(Opened& opened) {
   return [&opened](const std::string& bundle, std::uint32_t device) -> std::unique_ptr<Engine> {
     opened.emplace_back(bundle, device);
-    for (const ModelDescription& model : {kTiny, kHalf, kFlux}) {
+    for (const ModelDescription& model : {kTiny, kWhole, kFlux}) {
       if (model.bundle == bundle) return std::make_unique<Described>(model);
     }
     throw EngineError(EngineError::Kind::kOther, "no bundle for '" + bundle + "'");
@@ -89,17 +89,18 @@ Fleet::Open noting(Opened& opened) {
 }  // namespace
 
 TEST_CASE("models are found by name, bundle and alias; the first of a name has it") {
-  const Catalogue catalogue({kTiny, kHalf, kFlux}, {"gpt-image-1=flux", "half=tiny-fp16-cpu", "small=tiny"});
+  const Catalogue catalogue({kTiny, kWhole, kFlux}, {"gpt-image-1=flux", "whole=tiny-fp32-cpu", "small=tiny"});
   const auto& all = catalogue.all();
   CHECK(all[0].id == "tiny");
-  CHECK(all[1].id == "tiny-fp16-cpu");
+  CHECK(all[1].id == "tiny-fp32-cpu");
   CHECK(all[2].id == "flux");
   const std::pair<const char*, std::size_t> names[] = {{"tiny", 0},          {"tiny-fp16-cpu", 0}, {"small", 0},
-                                                       {"tiny-fp16-cpu", 1}, {"half", 1},          {"flux", 2},
+                                                       {"tiny-fp32-cpu", 1}, {"whole", 1},         {"flux", 2},
                                                        {"gpt-image-1", 2}};
   for (const auto& [name, place] : names) CHECK(catalogue.find(name) == place);
-  CHECK(not_found(catalogue, "dall-e-3") ==
-        "the model 'dall-e-3' is not served here; this server has tiny, small, tiny-fp16-cpu, half, flux, gpt-image-1");
+  CHECK(
+      not_found(catalogue, "dall-e-3") ==
+      "the model 'dall-e-3' is not served here; this server has tiny, small, tiny-fp32-cpu, whole, flux, gpt-image-1");
 }
 
 TEST_CASE("names that do not go together are a sentence") {
@@ -120,22 +121,22 @@ TEST_CASE("a request is read by the limits of the model that it names") {
     return parse_generation("{\"prompt\": \"a\"" + fields + "}", catalogue, {});
   };
   CHECK(read("").model == 0);
-  CHECK((read("").shape == Shape{32, 32, 2}));
+  CHECK((read("").shape == Shape{64, 64, 2}));
   CHECK(read(R"(, "model": "gpt-image-1")").model == 1);
   CHECK((read(R"(, "model": "flux")").shape == Shape{1024, 1024, 2}));
   CHECK(read(R"(, "model": "flux", "size": "512x256")").shape.width == 512);
   CHECK_THROWS_AS(read(R"(, "size": "512x256")"), ApiError);
-  CHECK_THROWS_AS(read(R"(, "model": "flux", "size": "32x32")"), ApiError);
+  CHECK_THROWS_AS(read(R"(, "model": "flux", "size": "64x64")"), ApiError);
 }
 
 TEST_CASE("a size warms up the models that take it") {
   const Catalogue catalogue({kTiny, kFlux});
-  const auto shapes = warm_up_shapes({"usual", "48x24", "512x512"}, catalogue);
-  CHECK(shapes[0] == std::vector<Shape>{{32, 32, 2}, {48, 24, 2}});
+  const auto shapes = warm_up_shapes({"usual", "96x48", "512x512"}, catalogue);
+  CHECK(shapes[0] == std::vector<Shape>{{64, 64, 2}, {96, 48, 2}});
   CHECK(shapes[1] == std::vector<Shape>{{1024, 1024, 2}, {512, 512, 2}});
   CHECK_THROWS_WITH(
       warm_up_shapes({"usual", "8x8"}, catalogue),
-      "--warm-up: no model takes 8x8: the width of size is 8 px; it must be a multiple of 8 from 16 to 64");
+      "--warm-up: no model takes 8x8: the width of size is 8 px; it must be a multiple of 16 from 32 to 128");
 }
 
 TEST_CASE("options name models and devices") {
@@ -173,7 +174,7 @@ TEST_CASE("every model is opened on every device, and what is wrong is found bef
   CHECK(opened.size() == 1);
   CHECK(failure({"flux-fp8-sm90", "tiny-fp16-cpu"}, {0, 1}).find("--device 0,1: tiny-fp16-cpu runs on the CPU") == 0);
   CHECK(failure({"tiny-fp16-cpu"}, {1}).find("--device 1: tiny-fp16-cpu runs on the CPU") == 0);
-  CHECK(failure({"tiny-fp16-cpu", "tiny-fp16-cpu"}, {0}) == "");
+  CHECK(failure({"tiny-fp16-cpu", "tiny-fp32-cpu"}, {0}) == "");
 }
 
 TEST_CASE("a worker of any model that cannot start is told") {
@@ -217,7 +218,7 @@ TEST_CASE("one queue over two devices of the library") {
   std::vector<std::shared_ptr<Ticket>> tickets;
   for (int i = 0; i < 2; ++i) {
     auto ticket = std::make_shared<Ticket>();
-    ticket->shape = {32, 32, 2};
+    ticket->shape = {64, 64, 2};
     ticket->prompt = "a dog";
     ticket->seeds = {7};
     ticket->arrived = Clock::now();

@@ -18,8 +18,8 @@ ModelDescription tiny() {
   model.name = "tiny";
   model.bundle = "tiny-fp16-cpu";
   model.batch = {1, 1, 16};
-  model.width = model.height = {16, 32, 64};
-  model.multiple = 8;
+  model.width = model.height = {32, 64, 128};
+  model.multiple = 16;
   model.nfe = 2;
   model.max_nfe = 8;
   return model;
@@ -52,19 +52,19 @@ TEST_CASE("defaults are the model's and the server's") {
   const auto request = good("{\"prompt\": \"a dog\"}");
   CHECK(request.prompt == "a dog");
   CHECK(request.n == 1);
-  CHECK((request.shape == Shape{32, 32, 2}));
+  CHECK((request.shape == Shape{64, 64, 2}));
   CHECK(!request.seed);
   CHECK(request.timeout == 60);
 }
 
 TEST_CASE("every field is read") {
   const auto request = good(
-      R"({"prompt": "caf\u00e9 \ud83d\udc5f", "n": 3, "size": "48x24", "nfe": 4, "seed": 18446744073709551615,
+      R"({"prompt": "caf\u00e9 \ud83d\udc5f", "n": 3, "size": "96x48", "nfe": 4, "seed": 18446744073709551615,
           "timeout": 2.5, "model": "tiny-fp16-cpu", "response_format": "b64_json", "output_format": "png",
           "stream": false, "partial_images": 0, "background": "auto"})");
   CHECK(request.prompt == "caf\xc3\xa9 \xf0\x9f\x91\x9f");
   CHECK(request.n == 3);
-  CHECK((request.shape == Shape{48, 24, 4}));
+  CHECK((request.shape == Shape{96, 48, 4}));
   CHECK(*request.seed == UINT64_MAX);
   CHECK(request.timeout == 2.5);
 }
@@ -95,14 +95,14 @@ TEST_CASE("a rule that is broken is named with its field") {
       {R"("n": 1e400)", "n", "a number in n is too large"},
       {R"("metadata": {"a": 1e400})", "metadata", "a number in metadata is too large"},
       {R"("nfe": 9)", "nfe", "from 1 to 8"},
-      {R"("size": "32")", "size", "WIDTHxHEIGHT"},
-      {R"("size": "32x")", "size", "WIDTHxHEIGHT"},
-      {R"("size": "32x32x32")", "size", "WIDTHxHEIGHT"},
-      {R"("size": "-8x32")", "size", "WIDTHxHEIGHT"},
-      {R"("size": "999999x32")", "size", "WIDTHxHEIGHT"},
-      {R"("size": "1024x1024")", "size", "from 16 to 64"},
-      {R"("size": "32x33")", "size", "multiple of 8"},
-      {R"("size": 32)", "size", "a string is needed"},
+      {R"("size": "64")", "size", "WIDTHxHEIGHT"},
+      {R"("size": "64x")", "size", "WIDTHxHEIGHT"},
+      {R"("size": "64x64x64")", "size", "WIDTHxHEIGHT"},
+      {R"("size": "-16x64")", "size", "WIDTHxHEIGHT"},
+      {R"("size": "999999x64")", "size", "WIDTHxHEIGHT"},
+      {R"("size": "1024x1024")", "size", "from 32 to 128"},
+      {R"("size": "64x65")", "size", "multiple of 16"},
+      {R"("size": 64)", "size", "a string is needed"},
       {R"("timeout": 0)", "timeout", "more than 0"},
       {R"("timeout": 61)", "timeout", "at most this server's 60.0"},
       {R"("timeout": -2)", "timeout", "more than 0"},
@@ -132,7 +132,7 @@ TEST_CASE("a rule that is broken is named with its field") {
 TEST_CASE("a stream has partials, and what has none has an equal shape") {
   const auto request = good(with(R"("stream": true, "partial_images": 8, "n": 1)"));
   CHECK(request.stream);
-  CHECK((request.shape == Shape{32, 32, 2, 8}));
+  CHECK((request.shape == Shape{64, 64, 2, 8}));
   const auto none = good(with(R"("stream": true)"));
   CHECK(none.stream);
   CHECK(none.shape == good(with(R"("partial_images": null, "stream": null)")).shape);
@@ -241,7 +241,7 @@ TEST_CASE("base64") {
 }
 
 TEST_CASE("options") {
-  const char* arguments[] = {"arcflow-serve", "--port", "0", "--max-batch", "4", "--warm-up", "usual,48x24"};
+  const char* arguments[] = {"arcflow-serve", "--port", "0", "--max-batch", "4", "--warm-up", "usual,96x48"};
   const auto parsed = parse_options(7, arguments);
   REQUIRE(std::holds_alternative<Options>(parsed));
   const auto& options = std::get<Options>(parsed);
@@ -252,7 +252,7 @@ TEST_CASE("options") {
   const Catalogue alone({tiny()});
   const auto shapes = warm_up_shapes(options.warm_up, alone);
   REQUIRE(shapes[0].size() == 2);
-  CHECK((shapes[0][1] == Shape{48, 24, 2}));
+  CHECK((shapes[0][1] == Shape{96, 48, 2}));
   CHECK(warm_up_shapes({"none"}, alone)[0].empty());
   CHECK_THROWS_WITH(warm_up_shapes({"1x1"}, alone), doctest::Contains("--warm-up: the width of size is 1 px"));
   for (const char* wrong : {"--port=65536", "--queue=0", "--nosuch", "--timeout=0", "--timeout=nan", "--timeout=inf",

@@ -48,7 +48,7 @@ TEST_CASE("what waits while a batch runs is joined, and the queue is bounded") {
 }
 
 TEST_CASE("partials come to who asked, in order, once, and before the image") {
-  constexpr Shape shape{32, 32, 2, 3};
+  constexpr Shape shape{64, 64, 2, 3};
   Bench bench(options_of(4));
   bool failed = false;
   bench.engine.before = [&failed](const std::vector<Item>& items) {  // a batch that is made again shows nothing twice
