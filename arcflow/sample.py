@@ -21,8 +21,8 @@ _EXAMPLES = """examples:
   python -m arcflow.sample --recipe flux --adapter arcflow-flux "a red fox in snow" --device cuda --dtype bfloat16
   python -m arcflow.sample --recipe qwen --base Qwen-Image --adapter arcflow-qwen "a sign: hello" --nfe 4 --out sign.png
 
-A seed means the same noise here and in the runtimes: in float32 the image is that of the student's fp32 bundle, to
-1/255.
+A seed means the same noise here and in the runtimes: in float32 the image is that of the student's fp32 or fp16
+bundle for a CPU, to 1/255.
 """
 _FOLDER = Path("arcflow-out")
 _OWN_SIDE, _SIDE, _TOKENS = 64, 1024, 512

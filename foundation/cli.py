@@ -14,6 +14,7 @@ from foundation.errors import ArcFlowError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -31,8 +32,9 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     """Run ``command(argv)`` and return its exit code.
 
     An :class:`ArcFlowError` becomes ``error: <message>`` on standard error and exit code 2, and so does a full disk,
-    which standard output may lie on; Ctrl-C becomes exit code 130. Other exceptions pass: they are bugs and deserve
-    their traceback.
+    which standard output may lie on; Ctrl-C becomes exit code 130, and a reader that has closed the pipe (``| head``)
+    ends the command in silence with 141, as SIGPIPE would. Other exceptions pass: they are bugs and deserve their
+    traceback.
     """
     try:
         code = command(argv)
@@ -42,6 +44,9 @@ def run(command: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         return USAGE_ERROR
+    except BrokenPipeError:
+        _discard_output()
+        return CLOSED_PIPE
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -266,7 +266,7 @@ def test_the_stock_pipeline_opens_the_folder_and_agrees_with_our_sampler(teacher
     from arcflow.architectures import flux
     from arcflow.sampling import sample_teacher
 
-    pipeline = FluxPipeline.from_pretrained(teacher_path, local_files_only=True)
+    pipeline = FluxPipeline.from_pretrained(teacher_path, local_files_only=True, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     teacher = open_teacher(teacher_path)
     noise = torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(3))

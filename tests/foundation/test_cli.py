@@ -43,6 +43,15 @@ def test_output_on_a_full_disk_is_one_line_and_2() -> None:
     assert done.stderr == "error: cannot write the output: No space left on device\n"
 
 
+def test_a_reader_that_has_had_enough_ends_it_in_silence() -> None:
+    script = "import sys; from foundation.cli import run; sys.exit(run(lambda argv: print('line\\n' * 100_000) or 0))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141 and process.stderr.read() == b""
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     def command(argv: Sequence[str] | None) -> int:
         raise ZeroDivisionError

@@ -173,14 +173,14 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
         (folder / name).mkdir(parents=True)
     (folder / "a" / "other-fp32-cpu").write_text("not a folder")
     shutil.copytree(sources["onnx"], folder / "a" / "wrong-fp32-cpu")
-    (folder / "b" / "tiny-fp16-cpu").symlink_to(sources["onnx"])
+    (folder / "b" / "tiny-fp32-cpu").symlink_to(sources["onnx"])
     return [folder / "a", folder / "missing", folder / "b"]
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
-        ("tiny", None, None), ("tiny", "fp16", None), ("tiny", "fp8", None), ("tiny", None, "sm89"),
+        ("tiny", None, None), ("tiny", "fp16", None), ("tiny", "fp32", "cpu"), ("tiny", "fp8", None), ("tiny", None, "sm89"),
         ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp16", "cpu"),
         ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp16-cpu",) * 3,
         (f"{_TINY}", None, None), (f"{_TINY}/", "fp16", "cpu"), (f"{_TINY}", "fp8", None), (f"{_TINY}", None, "rtx"),
