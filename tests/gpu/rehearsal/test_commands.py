@@ -97,7 +97,7 @@ def test_sizes_are_said_and_what_is_too_much_is_refused(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(bytes(1_500_000))
-    said = prepare.what_to_send(tmp_path, 60)
+    said = prepare.what_to_send(tmp_path, 66)
     tree, kept = prepare.tree_bytes(ROOT), sum(prepare.size_of(ROOT / name) for name in prepare.KEPT)
     assert f"({(tree + 1_500_000) / 1e6:.1f} MB together)" in said
     assert f"({(tree - kept + 1_500_000) / 1e6:.1f} MB together)" in said
