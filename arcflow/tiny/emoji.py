@@ -22,7 +22,7 @@ from arcflow.tiny.captions import Subject, captions_of, subjects
 SIZE = 64
 """The side of an image in pixels; what is drawn on a larger canvas keeps it."""
 SEARCH_PATHS = (Path(".data/fluent-emoji"),)
-COMMON = 0.7
+COMMON = 0.4
 SCALES, MOST_MOVED, MIRRORED = (0.86, 1.0), 3.0, 0.3
 """How images vary in training: their size, by how many pixels they are moved, and the share that is mirrored."""
 _SIDED = re.compile(r"left|right|clock|thumb")
