@@ -180,8 +180,9 @@ def roots(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     "wanted",
     [
-        ("tiny", None, None), ("tiny", "fp16", None), ("tiny", "fp32", "cpu"), ("tiny", "fp8", None), ("tiny", None, "sm89"),
+        ("tiny", None, None), ("tiny", "fp16", None), ("tiny", "fp8", None), ("tiny", None, "sm89"),
         ("tiny", "fp8", "sm120"), ("tiny", None, "rtx"), ("tiny", "fp4", "cpu"), ("tiny", "fp16", "cpu"),
+        ("tiny", "fp32", "cpu"),
         ("wrong", None, None), ("flux-dev", None, None), ("it's", None, None), ("", None, None), ("tiny-fp16-cpu",) * 3,
         (f"{_TINY}", None, None), (f"{_TINY}/", "fp16", "cpu"), (f"{_TINY}", "fp8", None), (f"{_TINY}", None, "rtx"),
         (".", None, None), ("flux", None, None), ("flux", "bf16", None), ("flux", None, "sm80"), ("flux", None, "sm90"),
