@@ -121,9 +121,9 @@ def serves(name: BundleName, target: str) -> bool:
 
 
 def _command(model: str, precision: str | None, target: str | None) -> str:
-    """What makes that bundle. What was left open is for the GPU that is there, in the smallest type, but for tiny."""
+    """What makes that bundle. What was left open: the GPU that is there, the smallest type that keeps the image."""
     there = target or (_TARGETS[0] if model == EMBEDDED else "")
-    usual = _CPU_PRECISIONS[0] if there == _TARGETS[0] else "bf16" if there in _WITHOUT_FP8 else "fp8"
+    usual = "fp16" if there == _TARGETS[0] else "bf16" if there in _WITHOUT_FP8 else "fp8"
     rest = f" --target {there}" if there else " (where the GPU is; RTX 30 cards and the A100 take bf16)"
     return f"python -m export.build --model {model} --precision {precision or usual}{rest}"
 

@@ -79,8 +79,8 @@ def _check_choice(bundle: Bundle, backend: str | None, device: str | None, low_v
         gpu = ordinal_of(device)
     name, root = bundle.name, bundle.root
     on_cpu = (
-        f"python -m export.build --model {name.model} --precision fp32 --target {_CPU} (4 bytes of main memory a "
-        "weight; fp16 halves the files)"
+        f"python -m export.build --model {name.model} --precision fp16 --target {_CPU} (4 bytes of main memory a "
+        "weight, half of that on disk)"
     )
     if bundle.manifest.engine is not None:
         if backend == "onnxruntime" or device == _CPU:

@@ -93,12 +93,12 @@ def test_says_what_there_is(roots: list[Path], wanted: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("wanted", "command"),
     [
-        (("tiny",), "--model tiny --precision fp32 --target cpu"),
+        (("tiny",), "--model tiny --precision fp16 --target cpu"),
         (("flux",), "--model flux --precision fp8 (where the GPU is; RTX 30 cards and the A100 take bf16)"),
         (("flux", "bf16"), "--model flux --precision bf16 (where the GPU is; RTX 30 cards and the A100 take bf16)"),
         (("flux", None, "sm90"), "--model flux --precision fp8 --target sm90"),
         (("flux", None, "sm80"), "--model flux --precision bf16 --target sm80"),
-        (("flux", None, "cpu"), "--model flux --precision fp32 --target cpu"),
+        (("flux", None, "cpu"), "--model flux --precision fp16 --target cpu"),
     ],
 )
 def test_a_model_of_true_size_is_built_for_a_gpu(wanted: tuple[str | None, ...], command: str, tmp_path: Path) -> None:

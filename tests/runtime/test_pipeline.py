@@ -289,7 +289,7 @@ def test_plans_are_not_for_the_cpu(tmp_path: Path) -> None:
         with pytest.raises(BackendError, match="holds TensorRT plans, which run on a GPU by TensorRT alone") as caught:
             Pipeline.open(folder, **choice)  # type: ignore[arg-type]
         assert "leave backend and device out" in str(caught.value)
-        assert "python -m export.build --model tiny --precision fp32 --target cpu" in str(caught.value)
+        assert "python -m export.build --model tiny --precision fp16 --target cpu" in str(caught.value)
 
 
 def test_plans_that_no_machine_vouches_for(tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ std::tuple<std::size_t, std::size_t, BundleName> preference(const BundleName& na
           on_cpu ? place(name.precision, kCpuPrecisions) : place(name.precision, kGpuPrecisions), name};
 }
 
-// What makes that bundle. What was left open is for the GPU that is there, in the smallest type, but for tiny.
+// What makes that bundle. What was left open: the GPU that is there, the smallest type that keeps the image.
 std::string command(const std::string& model, const std::string& precision, const std::string& target) {
   const std::string_view there = !target.empty() ? target : model == kEmbedded ? kTargets[0] : "";
   const bool without_fp8 = place(there, kWithoutFp8) < std::size(kWithoutFp8);
-  const std::string_view usual = there == kTargets[0] ? kCpuPrecisions[0] : without_fp8 ? "bf16" : "fp8";
+  const std::string_view usual = there == kTargets[0] ? "fp16" : without_fp8 ? "bf16" : "fp8";
   const std::string rest =
       there.empty() ? " (where the GPU is; RTX 30 cards and the A100 take bf16)" : " --target " + std::string(there);
   return "python -m export.build --model " + model + " --precision " +

@@ -59,8 +59,8 @@ std::string host_for(const Manifest& manifest, const fs::path& root, const std::
     unavailable(root.string() + " is for target '" + manifest.target +
                 "' (ONNX files for building plans): build plans for your GPU with python -m export.engine " +
                 root.string() + " --target TARGET, or build a bundle for the CPU: python -m export.build --model " +
-                manifest.model + " --precision fp32 --target " + kCpuTarget +
-                " (4 bytes of main memory a weight; fp16 halves the files)");
+                manifest.model + " --precision fp16 --target " + kCpuTarget +
+                " (4 bytes of main memory a weight, half of that on disk)");
   }
   const bool plans = manifest.engine.has_value();
   const std::string fitting = plans ? kPlanHost : kOnnxHost;
