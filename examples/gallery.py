@@ -33,9 +33,9 @@ WAY = ("a smiling face with sunglasses", 5, 4)
 PAGE = """# Gallery
 
 The embedded model `tiny` made these images in two network evaluations on a CPU. It has 5.2 M parameters and was trained
-on Microsoft's Fluent Emoji at 64x64, none a woman astronaut with medium-dark skin. The images are shown {scale} times
-larger. Each file says how it was made, in its text chunks. `python examples/gallery.py` makes this page and its images
-anew; one of them alone is made by
+on Microsoft's Fluent Emoji at 64x64. It has seen woman astronauts and medium-dark skin, but never the two together. The
+images are shown {scale} times larger. Each file says how it was made, in its text chunks. `python examples/gallery.py`
+makes this page and its images anew; one of them alone is made by
 
 ```
 python -m runtime.generate "{prompt}" --seed {seed} --scale {scale}

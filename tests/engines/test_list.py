@@ -31,6 +31,7 @@ def root(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "empty-fp32-cpu").mkdir()
     (root / "notes").mkdir()
     monkeypatch.setenv(ENVIRONMENT, str(root))
+    monkeypatch.setattr("engines.locate.BUILT_IN", tmp_path / "none")
     return root
 
 
@@ -88,6 +89,7 @@ def test_what_a_bundle_takes_of_a_gpu(
     tmp_path: Path, keys: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "bundles"))
+    monkeypatch.setattr("engines.locate.BUILT_IN", tmp_path / "none")
     memory = dict.fromkeys(NETWORKS["flux"], PlanMemory(weights=3 * 10**9, activations=10**9))
     made = small_plans.build(tmp_path / "bundles" / "tiny-fp16-sm89", finish=sealed, memory=memory)
     small_bundle.build(tmp_path / "bundles" / "tiny-fp32-cpu")
