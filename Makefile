@@ -5,8 +5,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RECIPE ?= tiny
-PROMPT ?= a smiling face with sunglasses
-SEED   ?= 5
+PROMPT ?= a panda
+SEED   ?= 0
 OUT    ?= out/demo.png
 PREVIEWS ?= 6
 PART   ?= all

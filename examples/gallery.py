@@ -19,12 +19,12 @@ ENTRIES = [
     ("a red heart", 3, 64),
     ("a red apple", 1, 64),
     ("a rose", 2, 64),
-    ("picture of a pizza", 7, 64),
-    ("a person biking", 8, 64),
+    ("picture of a pizza", 0, 64),
+    ("a person biking", 8, 96),
     ("a woman astronaut with medium-dark skin", 9, 64),
-    ("a rocket", 12, 64),
-    ("a panda", 4, 64),
-    ("a tropical fish", 6, 96),
+    ("a strawberry", 12, 64),
+    ("a panda", 0, 64),
+    ("a pineapple", 6, 64),
 ]
 """Prompt, seed and width in pixels; all are 64 high."""
 WAY = ("a smiling face with sunglasses", 5, 4)
