@@ -53,6 +53,7 @@ TEST_CASE("each evaluation of each image has the conditioner's row of its level"
   std::vector<double> sigmas;
   for (int level = 17; level >= 0; --level) sigmas.push_back(level / 17.0);
   const bool rounded = tiny().schedule.conditioning_dtype == "bfloat16";
+  const auto modes = static_cast<std::uint64_t>(tiny().momentum.modes);
   const std::int64_t columns =
       std::get<std::int64_t>(port(tiny().networks.at("backbone").inputs, "modulation").shape.back());
 
@@ -76,7 +77,8 @@ TEST_CASE("each evaluation of each image has the conditioner's row of its level"
         CHECK(row[0] == (rounded ? scaled_bfloat16(level) : level));
         CHECK(row[1] == 2.0F);
         CHECK(row[2] == doctest::Approx(std::accumulate(pooled.begin(), pooled.end(), 0.0) / 64));
-        const std::uint64_t field = image * static_cast<std::uint64_t>(shape.grid.tokens()) * 8 * 64 * sizeof(float);
+        const std::uint64_t field =
+            image * static_cast<std::uint64_t>(shape.grid.tokens()) * modes * 64 * sizeof(float);
         const float context = 31.5F / 97;  // of ids that are 0, the mean of w / 97 for w < 64
         CHECK(opened.read(Slot::kMeans, field, 1)[0] == doctest::Approx(row[2] + context + 0.2F + row[0]));
       }
