@@ -171,9 +171,11 @@ def test_a_checkpoint_of_other_settings_is_refused(teacher_path: Path, recipe: R
 
 
 def test_a_finished_run_at_a_constant_rate_can_be_extended(teacher_path: Path, recipe: Recipe, tmp_path: Path) -> None:
-    longer = replace(recipe, distill=replace(recipe.distill, loop=replace(recipe.distill.loop, iterations=9)))
+    constant = replace(recipe.distill.loop, decay="constant")
+    short = replace(recipe, distill=replace(recipe.distill, loop=constant))
+    longer = replace(recipe, distill=replace(recipe.distill, loop=replace(constant, iterations=9)))
     whole = run_distil(longer, teacher_path, tmp_path / "a", tmp_path / "a-out")
-    run_distil(recipe, teacher_path, tmp_path / "b", tmp_path / "b-out")
+    run_distil(short, teacher_path, tmp_path / "b", tmp_path / "b-out")
     extended = run_distil(longer, teacher_path, tmp_path / "b", tmp_path / "b-out")
     for (name, a), b in zip(trained_tensors(whole).items(), trained_tensors(extended).values(), strict=True):
         assert torch.equal(a, b), name
