@@ -76,7 +76,7 @@ soak: $(VENV)/.dev ## Generate COUNT images under LeakSanitizer (clang)
 	@scripts/native.sh soak $(COUNT)
 
 # Each stage continues where an interrupted run stopped. State lies in .work/$(RECIPE), results in models/ and engines/.
-tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bundle, evaluation (about 4 hours on 2 idle cores with AVX2)
+tiny: $(VENV)/.dev data ## Train the embedded model anew: teacher, students, bundle, evaluation (by estimate 4 hours on 2 idle cores with AVX2)
 	$(BIN)/python -m arcflow.teacher --recipe $(RECIPE)
 	mkdir -p models/$(RECIPE) && rm -rf models/$(RECIPE)/teacher
 	cp -R .work/$(RECIPE)/teacher .work/$(RECIPE)/classifier.safetensors models/$(RECIPE)/

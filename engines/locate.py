@@ -121,7 +121,7 @@ def serves(name: BundleName, target: str) -> bool:
 
 
 def _command(model: str, precision: str | None, target: str | None) -> str:
-    """What makes that bundle. What was left open: the GPU that is there, the smallest type that keeps the image."""
+    """What makes that bundle. What was left open: the GPU that is there; FP8 where it has it, fp16 on a CPU."""
     there = target or (_TARGETS[0] if model == EMBEDDED else "")
     usual = "fp16" if there == _TARGETS[0] else "bf16" if there in _WITHOUT_FP8 else "fp8"
     rest = f" --target {there}" if there else " (where the GPU is; RTX 30 cards and the A100 take bf16)"

@@ -33,7 +33,8 @@ WAY = ("a smiling face with sunglasses", 5, 4)
 PAGE = """# Gallery
 
 The embedded model `tiny` made these images in two network evaluations on a CPU. It has 5.2 M parameters and was trained
-on Microsoft's Fluent Emoji at 64x64. It has seen woman astronauts and medium-dark skin, but never the two together. The
+on Microsoft's Fluent Emoji at 64x64. It has seen woman astronauts and medium-dark skin, but never the two together.
+Prompts and seeds were chosen among what it draws well; of a rocket, for one, it makes little more than a streak. The
 images are shown {scale} times larger. Each file says how it was made, in its text chunks. `python examples/gallery.py`
 makes this page and its images anew; one of them alone is made by
 

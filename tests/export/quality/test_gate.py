@@ -155,8 +155,8 @@ def generated(tiny: Subject) -> Generated:
     return Generated(plain, fp8, (accuracies[0], accuracies[1]))
 
 
-def test_the_embedded_model_keeps_its_latents_in_fp8(generated: Generated) -> None:
-    """Before the gate keeps any layer high: with all of them in FP8 it is beyond the limit, and not by far."""
+def test_the_embedded_model_with_all_layers_in_fp8_stays_near_its_latents(generated: Generated) -> None:
+    """That is 3.7 %, beyond the gate's limit: a build keeps some layers high. This only notices that it grows."""
     error = float(relative_l2(generated.fp8, generated.plain).mean())
     assert 1e-3 < error <= 5 / 3 * LIMIT
 
