@@ -214,11 +214,11 @@ class StudyRecipe:
     look_every, look_noises: iterations between two points of the convergence curve, and the held-out noises that a
     point is measured on; ranks: LoRA's, beside the recipe's own; pieces: intervals of the piecewise head; mixture:
     Gaussians of the mixture head; several_nfe, fp8_from: as in [distill], for the variants that are trained so;
-    slower: factor of the learning rate in the second full fine-tuning.
+    full_rates: learning rates of full fine-tuning, in units of the recipe's own, which is LoRA's.
     """
 
     iterations: int = 400
-    batch: int = 16
+    batch: int = 8
     seeds: int = 3
     noises: int = 300
     diversity_prompts: int = 10
@@ -230,7 +230,7 @@ class StudyRecipe:
     mixture: int = 8
     several_nfe: tuple[int, ...] = (1, 2, 4)
     fp8_from: float = 0.7
-    slower: float = 0.3
+    full_rates: tuple[float, ...] = (0.1, 0.03, 0.01)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "seeds", "diversity_prompts", "look_every", "look_noises"):
@@ -242,5 +242,5 @@ class StudyRecipe:
         for name in ("ranks", "several_nfe"):
             if min(getattr(self, name), default=0) < 1:
                 raise RecipeError(f"{name} of [study] is {list(getattr(self, name))}: give numbers of 1 or more")
-        if not (0.0 <= self.fp8_from < 1.0 and 0.0 < self.slower < 1.0):
-            raise RecipeError("fp8_from of [study] must lie from 0 to less than 1, and slower between 0 and 1")
+        if not (0.0 <= self.fp8_from < 1.0 and all(0.0 < rate <= 1.0 for rate in self.full_rates)):
+            raise RecipeError("fp8_from of [study] must lie from 0 to less than 1, and full_rates above 0 and up to 1")

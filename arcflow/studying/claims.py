@@ -66,10 +66,12 @@ def claims(recipe: Recipe, runs: Runs, teacher: Record) -> list[Claim]:
         return _better(statement, runs, ours, theirs, lambda record: record.few[count].errors)
 
     found: list[Claim] = []
-    found += better("curved beats straight (one mode)", own, names.LINEAR)
-    found += better("curved beats piecewise constant (PDD)", own, names.PIECEWISE)
-    found += better("curved beats piecewise constant by midpoints (PDD)", own, names.MIDPOINT)
-    found += better("curved beats a Gaussian mixture (pi-Flow)", own, names.MIXTURE)
+    for count in sorted({*map(str, recipe.evaluate.nfe), nfe}, key=lambda one: (one != nfe, int(one))):
+        where = "" if count == nfe else f", at {count}"
+        found += better(f"curved beats straight (one mode){where}", own, names.LINEAR, count)
+        found += better(f"curved beats piecewise constant (PDD){where}", own, names.PIECEWISE, count)
+        found += better(f"curved beats piecewise constant by midpoints (PDD){where}", own, names.MIDPOINT, count)
+        found += better(f"curved beats a Gaussian mixture (pi-Flow){where}", own, names.MIXTURE, count)
     for name in runs:
         if name.startswith(f"{own}-"):
             modes = name.removeprefix(f"{own}-")
@@ -77,10 +79,12 @@ def claims(recipe: Recipe, runs: Runs, teacher: Record) -> list[Claim]:
         if name.startswith("rank-"):
             found += better(f"rank {recipe.student.rank} beats rank {name.removeprefix('rank-')}", own, name)
     found += _share(runs)
-    found += better("LoRA beats full fine-tuning, same rate", own, names.FULL)
-    found += better("LoRA beats full fine-tuning, slower rate", own, names.FULL_SLOW)
-    for name in (names.FULL, names.FULL_SLOW):
-        found += _faster(runs, name)
+    for name in runs:
+        if name.startswith(f"{names.FULL}-"):
+            full = f"full fine-tuning at {name.removeprefix(f'{names.FULL}-')} of the rate"
+            found += better(f"LoRA beats {full}", own, name)
+            found += _faster(runs, name, full)
+    found += better("dropout pays", own, names.NO_DROPOUT)
     found += _diversity(runs, teacher)
     found += _quality(runs, teacher, recipe)
     few = teacher.few
@@ -176,8 +180,8 @@ def _share(runs: Runs) -> Iterable[Claim]:
         yield Claim(f"under {LIMIT:.0%} is trained", "share", margin, None, verdict, f"{record.share:.2%}, counted")
 
 
-def _faster(runs: Runs, full: str) -> Iterable[Claim]:
-    pairs = _pairs(runs, names.OWN, full)
+def _faster(runs: Runs, theirs: str, full: str) -> Iterable[Claim]:
+    pairs = _pairs(runs, names.OWN, theirs)
     if not pairs:
         return
     ratios, reached = [], 0
@@ -193,7 +197,7 @@ def _faster(runs: Runs, full: str) -> Iterable[Claim]:
         verdict = "holds"  # Nowhere reached: each ratio is at least what is told.
     note = f"{statistics.fmean(ratios):.2f} times"
     note += "" if reached == len(pairs) else f" or more: not reached in {len(pairs) - reached} of {len(pairs)}"
-    statement = f"{TIMES:g} times fewer iterations than {full} fine-tuning".replace("full-slow", "slower full")
+    statement = f"{TIMES:g} times fewer iterations than {full}"
     yield Claim(statement, f"ratio of iterations to LoRA's error at {EARLY:.0%}", margin, error_of, verdict, note)
 
 

@@ -57,7 +57,6 @@ def _convergence(runs: Runs, path: Path) -> Path:
         right.plot([statistics.fmean(point[1] for point in row) for row in points], errors, **style)
     for place, label in ((left, "iterations"), (right, "seconds of one core")):
         place.set_xlabel(label)
-        place.set_yscale("log")
     left.set_ylabel("relative L2 to the teacher")
     left.legend(fontsize=7, ncols=2)
     return _save(figure, path)

@@ -17,7 +17,7 @@ Head = Literal["momentum", "piecewise", "piecewise-midpoint", "mixture"]
 OWN = "arcflow"
 """The recipe's own student."""
 LINEAR, PIECEWISE, MIDPOINT, MIXTURE = "linear", "piecewise", "piecewise-midpoint", "pi-flow"
-FULL, FULL_SLOW, SEVERAL, IN_FP8 = "full", "full-slow", "several-nfe", "in-fp8"
+FULL, NO_DROPOUT, SEVERAL, IN_FP8 = "full", "no-dropout", "several-nfe", "in-fp8"
 MODES = (4, 8, 16)
 """Numbers of modes that are compared, the recipe's own beside them."""
 
@@ -52,7 +52,10 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
     def modes(count: int) -> StudentRecipe:
         return replace(student, modes=count)
 
-    slow = replace(distill, loop=replace(loop, lr=study.slower * loop.lr))
+    def slower(rate: float) -> DistillRecipe:
+        return replace(distill, loop=replace(loop, lr=rate * loop.lr))
+
+    undropped, whole = replace(distill, mode_dropout=0.0), replace(student, dropout=0.0)
     several = replace(distill, several_nfe=study.several_nfe)
     fp8 = replace(distill, fp8_from=study.fp8_from)
     half = study.pieces // 2
@@ -69,8 +72,11 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
             for rank in study.ranks
             if rank != student.rank
         ),
-        Variant(FULL, "ArcFlow, all weights trained", student, distill, full=True),
-        Variant(FULL_SLOW, f"all weights, {study.slower:g} of the rate", student, slow, full=True),
+        *(
+            Variant(f"{FULL}-{rate:g}", f"all weights, {rate:g} of the rate", student, slower(rate), full=True)
+            for rate in study.full_rates
+        ),
+        Variant(NO_DROPOUT, "no dropout, of LoRA or of modes", whole, undropped),
         Variant(SEVERAL, f"trained for {numbers} evaluations", student, several),
         Variant(IN_FP8, f"in FP8 from {study.fp8_from:.0%} on", student, fp8),
     ]

@@ -14,15 +14,14 @@ from arcflow.studying.variants import budgeted, chosen, variants
 def test_the_embedded_model_s_study() -> None:
     recipe = load_recipe("tiny")
     study = recipe.study
-    assert (study.iterations, study.batch, study.seeds, study.noises) == (400, 16, 3, 300)
+    assert (study.iterations, study.batch, study.seeds, study.noises) == (400, 8, 3, 300)
     found = variants(recipe)
-    assert len(found) == 13 and next(iter(found)) == "arcflow"
-    assert {"linear", "piecewise", "piecewise-midpoint", "pi-flow", "full", "full-slow", "several-nfe", "in-fp8"} < set(
-        found
-    )
+    assert len(found) == 15 and next(iter(found)) == "arcflow"
+    rivals = {"linear", "piecewise", "piecewise-midpoint", "pi-flow"}
+    assert rivals | {"full-0.1", "full-0.03", "several-nfe", "in-fp8"} < set(found)
     assert all(name == one.name and one.about for name, one in found.items())
     assert found["arcflow"].student == recipe.student
-    assert found["full-slow"].distill.loop.lr == pytest.approx(0.3 * recipe.distill.loop.lr)
+    assert found["full-0.1"].distill.loop.lr == pytest.approx(0.1 * recipe.distill.loop.lr)
 
 
 def test_no_variant_is_the_recipe_s_own_twice() -> None:
@@ -48,7 +47,7 @@ def test_the_budget_keeps_the_recipe_s_proportions() -> None:
 def test_an_unknown_variant_is_refused_with_the_known() -> None:
     recipe = load_recipe("tiny")
     assert [one.name for one in chosen(recipe, ["linear", "arcflow"])] == ["arcflow", "linear"]
-    assert len(chosen(recipe, None)) == 13
+    assert len(chosen(recipe, None)) == 15
     with pytest.raises(RecipeError, match=r"no variant 'linaer': choose of arcflow, linear"):
         chosen(recipe, ["linaer"])
 
@@ -58,7 +57,7 @@ def test_an_unknown_variant_is_refused_with_the_known() -> None:
     [
         ({"seeds": 0}, "seeds of .study. is 0"), ({"noises": 1}, "noises of .study. is 1"),
         ({"ranks": ()}, "ranks of .study. is"), ({"fp8_from": 1.0}, "fp8_from of .study."),
-        ({"slower": 0.0}, "slower between 0 and 1"),
+        ({"full_rates": (0.3, 0.0)}, "full_rates above 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_study_is_refused(wrong: dict[str, object], words: str) -> None:
