@@ -119,7 +119,7 @@ def _strip(files: Mapping[str, Path], nfe: int, path: Path) -> Path:
 
     rows = {name: _images(file) for name, file in files.items()}
     side = max(_SIDE, *(images.shape[1] for images in rows.values()))
-    label, gap = 150, 2
+    label, gap = 175, 2
     count = min(len(images) for images in rows.values())
     sheet = Image.new("RGB", (label + count * (side + gap), len(rows) * (side + gap)), "white")
     draw_on, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
