@@ -31,6 +31,14 @@ HELD = 0.95
 WORSE = 1.10
 """Of the teacher's Frechet distance, what counts as its quality."""
 
+_RIVALS = {
+    names.LINEAR: "straight (one mode)",
+    names.PIECEWISE: "piecewise constant (PDD)",
+    names.MIDPOINT: "piecewise constant by midpoints (PDD)",
+    names.MIXTURE: "a Gaussian mixture (pi-Flow)",
+}
+"""Heads that the method's own is compared with, as claims call them."""
+
 Verdict = Literal["holds", "does not hold", "not decided"]
 Runs = Mapping[str, Sequence[Record]]
 """Records by variant, ordered by seed."""
@@ -67,11 +75,8 @@ def claims(recipe: Recipe, runs: Runs, teacher: Record) -> list[Claim]:
 
     found: list[Claim] = []
     for count in sorted({*map(str, recipe.evaluate.nfe), nfe}, key=lambda one: (one != nfe, int(one))):
-        where = "" if count == nfe else f", at {count}"
-        found += better(f"curved beats straight (one mode){where}", own, names.LINEAR, count)
-        found += better(f"curved beats piecewise constant (PDD){where}", own, names.PIECEWISE, count)
-        found += better(f"curved beats piecewise constant by midpoints (PDD){where}", own, names.MIDPOINT, count)
-        found += better(f"curved beats a Gaussian mixture (pi-Flow){where}", own, names.MIXTURE, count)
+        for rival, what in _RIVALS.items():
+            found += better(f"curved beats {what}" + ("" if count == nfe else f", at {count}"), own, rival, count)
     for name in runs:
         if name.startswith(f"{own}-"):
             modes = name.removeprefix(f"{own}-")
