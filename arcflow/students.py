@@ -110,7 +110,7 @@ MakeHead = Callable[[nn.Linear], nn.Module]
 
 def momentum_head(recipe: StudentRecipe, proj_out: nn.Linear) -> MomentumHead:
     """The momentum head that a recipe's student starts with."""
-    return MomentumHead.from_teacher(proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range)
+    return MomentumHead.from_teacher(proj_out, recipe.modes, recipe.head_bias_std, recipe.gamma_range, recipe.gate_span)
 
 
 class Student(nn.Module):

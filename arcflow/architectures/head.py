@@ -39,11 +39,13 @@ class MomentumHead(nn.Module):
         modes: int,
         bias_std: float,
         gamma_range: tuple[float, float],
+        gate_span: float = 0.0,
     ) -> MomentumHead:
-        """A head that starts as the teacher: every mode its velocity plus a small bias, equal gates, spread gammas.
+        """A head that starts as the teacher: every mode its velocity plus a small bias, spread gammas, equal gates.
 
         bias_std: standard deviation of the bias per mode and channel (equal over the 4 patch positions), drawn from
-        the global generator; gamma_range: ends of the modes - 1 log-spaced gammas.
+        the global generator; gamma_range: ends of the modes - 1 log-spaced gammas; gate_span: gates of gammas above 1
+        start at gamma^-gate_span of the others'.
         """
         head = cls(proj_out.in_features, proj_out.out_features, modes)
         with torch.no_grad():
@@ -53,10 +55,11 @@ class MomentumHead(nn.Module):
                 jitter = bias_std * torch.randn(modes, proj_out.out_features // PATCH_POSITIONS, 1)
                 head.means.bias.add_(jitter.expand(-1, -1, PATCH_POSITIONS).reshape(-1))
             nn.init.zeros_(head.logweights.weight)
-            nn.init.zeros_(head.logweights.bias)
             nn.init.zeros_(head.loggammas.weight)
             logs = torch.linspace(math.log(gamma_range[0]), math.log(gamma_range[1]), max(modes - 1, 0))
             head.loggammas.bias.copy_(logs.repeat_interleave(PATCH_POSITIONS))
+            gates = -gate_span * nn.functional.pad(logs, (1, 0)).clamp(min=0.0)
+            head.logweights.bias.copy_(gates.repeat_interleave(PATCH_POSITIONS))
         return head
 
     def forward(self, features: Tensor) -> MomentumField:

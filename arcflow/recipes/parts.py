@@ -107,6 +107,8 @@ class StudentRecipe:
     """What is trained: LoRA of ``rank`` on the architecture's targets, the momentum head of ``modes``, norm_out.
 
     head_bias_std: random bias per mode and channel at the start; gamma_range: the K-1 log-spaced gammas at the start.
+    gate_span: a span of noise level, in [0, 1]: the gate of a gamma above 1 starts at gamma^-gate_span of that of a
+    straight line, so that over such a span no mode outgrows the others; 0: all gates start alike, as in the paper.
     """
 
     rank: int
@@ -114,10 +116,16 @@ class StudentRecipe:
     dropout: float = 0.05
     head_bias_std: float = 0.05
     gamma_range: tuple[float, float] = (0.2, 4.0)
+    gate_span: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.modes < 1:
             raise RecipeError(f"rank is {self.rank} and modes {self.modes}: both must be 1 or more")
+        if not 0.0 < self.gamma_range[0] <= self.gamma_range[1] or not 0.0 <= self.gate_span <= 1.0:
+            raise RecipeError(
+                f"gamma_range is {list(self.gamma_range)} and gate_span {self.gate_span}: the first needs two numbers "
+                "above 0, the smaller first, the second is from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)

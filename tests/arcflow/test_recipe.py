@@ -29,6 +29,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "missing": (lambda d: d.pop("student"), "student"),
     "negative shift": (lambda d: d.update(shift=-1.0), "shift is -1.0"),
     "no rank": (lambda d: d["student"].update(rank=0), "rank is 0"),
+    "gammas": (lambda d: d["student"].update(gamma_range=[4.0, 0.2]), "the smaller first"),
+    "gates": (lambda d: d["student"].update(gate_span=1.5), "gate_span 1.5"),
     "no batch": (lambda d: d["distill"]["loop"].update(batch=0), "batch is 0"),
     "no sizes": (lambda d: d["distill"].pop("sizes"), "names no size of image"),
     "no size": (lambda d: d["distill"].update(sizes=["big"]), "write WIDTHxHEIGHT"),

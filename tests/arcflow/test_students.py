@@ -79,6 +79,21 @@ def test_an_untrained_student_is_near_the_teacher_and_has_its_shapes(teacher: Te
     assert bool((bias - teacher.transformer.proj_out.bias.view(16, 4)).std(dim=-1).max() < 1e-6)
 
 
+@torch.no_grad()
+def test_gates_begin_so_that_no_mode_outgrows_the_others(teacher: TeacherFolder) -> None:
+    recipe = StudentRecipe(rank=2, modes=4, head_bias_std=0.0, gamma_range=(1e-3, 1e3), gate_span=0.5)
+    student = Student(deepcopy(teacher.transformer), recipe).eval()
+    condition = teacher.condition(["a dog"], 2.0)
+    x, sigma = torch.randn(1, 16, 64), torch.tensor([1.0])
+    field = student(x, sigma, condition)
+    logs = torch.nn.functional.pad(field.loggammas, (0, 0, 1, 0))[0, 0, :, 0]
+    torch.testing.assert_close(logs.exp(), torch.tensor([1.0, 1e-3, 1.0, 1e3]), rtol=1e-4, atol=0.0)
+    ends = (field.logweights[0, 0, :, 0] + 0.5 * logs).exp()
+    assert float(ends.max()) == pytest.approx(float(ends[0]), rel=1e-4), "at the span's end none is above the line"
+    expected = student.architecture.evaluate(teacher.transformer, x, sigma, condition)
+    torch.testing.assert_close(velocity(field, sigma, sigma), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_only_lora_head_and_norm_out_are_trained(teacher: TeacherFolder, recipe: Recipe) -> None:
     student = Student(deepcopy(teacher.transformer), recipe.student)
     trained = {n for n, p in student.named_parameters() if p.requires_grad}
