@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from arcflow.errors import RecipeError
 
@@ -126,6 +126,10 @@ class StudentRecipe:
                 f"gamma_range is {list(self.gamma_range)} and gate_span {self.gate_span}: the first needs two numbers "
                 "above 0, the smaller first, the second is from 0 to 1"
             )
+
+    def settings(self) -> dict[str, Any]:
+        """All of it by name, for digests: without gate_span where it is unset, as before there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "gate_span" or value}
 
 
 @dataclass(frozen=True)

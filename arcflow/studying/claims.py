@@ -75,8 +75,10 @@ def claims(recipe: Recipe, runs: Runs, teacher: Record) -> list[Claim]:
 
     found: list[Claim] = []
     for count in sorted({*map(str, recipe.evaluate.nfe), nfe}, key=lambda one: (one != nfe, int(one))):
+        where = "" if count == nfe else f", at {count}"
         for rival, what in _RIVALS.items():
-            found += better(f"curved beats {what}" + ("" if count == nfe else f", at {count}"), own, rival, count)
+            found += better(f"curved beats {what}{where}", own, rival, count)
+        found += better(f"the recipe's gammas beat the paper's{where}", names.GAMMAS, own, count)
     for name in runs:
         if name.startswith(f"{own}-"):
             modes = name.removeprefix(f"{own}-")

@@ -41,9 +41,8 @@ def draw(runs: Runs, teacher: Record, nfe: int, strips: Mapping[str, Path], fold
 
 
 def _is_head(name: str) -> bool:
-    return name in (names.OWN, names.LINEAR, names.PIECEWISE, names.MIDPOINT, names.MIXTURE) or name.startswith(
-        f"{names.OWN}-"
-    )
+    heads = (names.OWN, names.GAMMAS, names.LINEAR, names.PIECEWISE, names.MIDPOINT, names.MIXTURE)
+    return name in heads or name.startswith(f"{names.OWN}-")
 
 
 def _convergence(runs: Runs, path: Path) -> Path:

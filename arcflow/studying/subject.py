@@ -163,12 +163,14 @@ class Subject:
             "prompts": [digest(self.prompts), digest(self.judge.prompts)],
             "judge": hashlib.sha256(self.judge.reals.numpy().tobytes()).hexdigest(),
             "recipe": [recipe.architecture, recipe.shift, recipe.guidance, asdict(recipe.evaluate), study],
-            "sizes": [recipe.distill.sizes, recipe.distill.text_tokens],
+            "sizes": [recipe.distill.sizes[:1], recipe.distill.text_tokens],
             "precision": self.precision,
         }
 
     def key(self, variant: Variant | None = None, seed: int = 0) -> str:
         """Digest of all that a run depends on; without a variant of what the teacher's own figures depend on."""
-        own = None if variant is None else {**asdict(variant), "name": "", "about": ""}
+        own = None
+        if variant is not None:
+            own = {**asdict(variant), "student": variant.student.settings(), "name": "", "about": ""}
         known = {**self._digest, "variant": own, "seed": seed}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]

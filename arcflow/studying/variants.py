@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Head = Literal["momentum", "piecewise", "piecewise-midpoint", "mixture"]
 
 OWN = "arcflow"
-"""The recipe's own student."""
+"""The method's own student, with the recipe's modes and rank and the paper's gammas."""
+GAMMAS = "own-gammas"
+"""The recipe's own student, where its gammas begin otherwise."""
 LINEAR, PIECEWISE, MIDPOINT, MIXTURE = "linear", "piecewise", "piecewise-midpoint", "pi-flow"
 FULL, NO_DROPOUT, SEVERAL, IN_FP8 = "full", "no-dropout", "several-nfe", "in-fp8"
 MODES = (4, 8, 16)
@@ -45,8 +47,9 @@ class Variant:
 
 
 def variants(recipe: Recipe) -> dict[str, Variant]:
-    """All variants of a recipe's study by name, the recipe's own student first."""
-    study, student, distill = recipe.study, recipe.student, budgeted(recipe)
+    """All variants of a recipe's study by name, the method's own first."""
+    study, distill = recipe.study, budgeted(recipe)
+    student = replace(recipe.student, gamma_range=StudentRecipe.gamma_range, gate_span=StudentRecipe.gate_span)
     loop = distill.loop
 
     def modes(count: int) -> StudentRecipe:
@@ -67,6 +70,7 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
         Variant(MIDPOINT, f"PDD by midpoints, {half} intervals", student, distill, "piecewise-midpoint", half),
         Variant(MIXTURE, f"pi-Flow, {study.mixture} Gaussians", student, distill, "mixture", study.mixture),
         *(Variant(f"{OWN}-{k}", f"ArcFlow, {k} modes", modes(k), distill) for k in MODES if k != student.modes),
+        *([Variant(GAMMAS, _gammas(recipe.student), recipe.student, distill)] if recipe.student != student else []),
         *(
             Variant(f"rank-{rank}", f"ArcFlow, rank {rank}", replace(student, rank=rank), distill)
             for rank in study.ranks
@@ -95,7 +99,8 @@ def chosen(recipe: Recipe, names: Sequence[str] | None) -> list[Variant]:
 def budgeted(recipe: Recipe) -> DistillRecipe:
     """The recipe's distillation at the study's budget: its warm-up and teacher's share keep their parts of the whole.
 
-    A checkpoint is written with every look, so that a run which is continued has lost no point of its curve.
+    It has the first of the recipe's sizes alone, at which figures are made. A checkpoint is written with every look,
+    so that a run which is continued has lost no point of its curve.
     """
     study, loop = recipe.study, recipe.distill.loop
     scale = study.iterations / loop.iterations
@@ -110,7 +115,13 @@ def budgeted(recipe: Recipe) -> DistillRecipe:
         save_every=study.look_every,
     )
     share = round(scale * recipe.distill.teacher_share_iterations)
-    return replace(recipe.distill, loop=shortened, teacher_share_iterations=share, watch_every=0)
+    first = recipe.distill.sizes[:1]
+    return replace(recipe.distill, loop=shortened, teacher_share_iterations=share, sizes=first, watch_every=0)
+
+
+def _gammas(student: StudentRecipe) -> str:
+    low, high = student.gamma_range
+    return f"ArcFlow, gammas from {low:g} to {high:g}, gates from gamma^-{student.gate_span:g}"
 
 
 def method_of(variant: Variant, recipe: Recipe) -> Method:

@@ -158,7 +158,6 @@ def _identity(recipe: Recipe, student: StudentRecipe, prompts: Prompts, teacher:
             del settings[name]
     if "fp8_from" in settings:  # A longer run would begin with FP8 at another iteration.
         settings["iterations"] = recipe.distill.loop.iterations
-    own = {name: value for name, value in asdict(student).items() if name != "gate_span" or value}  # As above.
     begun = (teacher, start.digest if start is not None else None)
-    known = (recipe.architecture, recipe.shift, recipe.guidance, own, sorted(settings.items()), begun)
+    known = (recipe.architecture, recipe.shift, recipe.guidance, student.settings(), sorted(settings.items()), begun)
     return sha256(repr(known).encode()).hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from arcflow.errors import RecipeError
-from arcflow.recipe import DistillRecipe, StudyRecipe, load_recipe
+from arcflow.recipe import DistillRecipe, StudentRecipe, StudyRecipe, load_recipe
 from arcflow.studying.variants import budgeted, chosen, variants
 
 
@@ -16,11 +16,13 @@ def test_the_embedded_model_s_study() -> None:
     study = recipe.study
     assert (study.iterations, study.batch, study.seeds, study.noises) == (400, 8, 3, 300)
     found = variants(recipe)
-    assert len(found) == 15 and next(iter(found)) == "arcflow"
+    assert len(found) == 16 and next(iter(found)) == "arcflow"
     rivals = {"linear", "piecewise", "piecewise-midpoint", "pi-flow"}
     assert rivals | {"full-0.1", "full-0.03", "several-nfe", "in-fp8"} < set(found)
     assert all(name == one.name and one.about for name, one in found.items())
-    assert found["arcflow"].student == recipe.student
+    assert found["arcflow"].student == replace(recipe.student, gamma_range=(0.2, 4.0), gate_span=0.0)
+    assert found["own-gammas"].student == recipe.student != found["arcflow"].student
+    assert all(one.distill.sizes == ("64x64",) for one in found.values())
     assert found["full-0.1"].distill.loop.lr == pytest.approx(0.1 * recipe.distill.loop.lr)
 
 
@@ -29,6 +31,7 @@ def test_no_variant_is_the_recipe_s_own_twice() -> None:
     sixteen = replace(recipe, student=replace(recipe.student, modes=16, rank=2))
     assert {"arcflow-4", "arcflow-8"} <= set(variants(sixteen)) and "arcflow-16" not in variants(sixteen)
     assert "rank-2" not in variants(sixteen)
+    assert "own-gammas" not in variants(replace(recipe, student=StudentRecipe(rank=7, modes=4)))
     ways = [(v.student, v.distill, v.head, v.size, v.full) for v in variants(recipe).values()]
     assert len({repr(way) for way in ways}) == len(ways)
 
@@ -47,7 +50,7 @@ def test_the_budget_keeps_the_recipe_s_proportions() -> None:
 def test_an_unknown_variant_is_refused_with_the_known() -> None:
     recipe = load_recipe("tiny")
     assert [one.name for one in chosen(recipe, ["linear", "arcflow"])] == ["arcflow", "linear"]
-    assert len(chosen(recipe, None)) == 15
+    assert len(chosen(recipe, None)) == 16
     with pytest.raises(RecipeError, match=r"no variant 'linaer': choose of arcflow, linear"):
         chosen(recipe, ["linaer"])
 
