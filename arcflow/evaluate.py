@@ -157,7 +157,7 @@ def _own(args: Namespace, recipe: Recipe) -> None:
         print(text)
         return
     print(figures_table(evaluation.report))
-    for name in ("path_error", "gain_over_linear", "trainable_fraction", "seeds"):
+    for name in ("path_error", "gain_over_linear", "trainable_fraction", "other_sizes", "seeds"):
         print(f"{name}: {evaluation.report.get(name)}")
     for name, held in evaluation.report["targets"].items():
         print(f"{'holds' if held else 'DOES NOT HOLD'}: {name}")

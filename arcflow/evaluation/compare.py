@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arcflow.adapter import Adapter, Policy, merge_into, read_adapter
+from arcflow.architectures.conditioning import ConditioningDtype
 from arcflow.architectures.flux import Condition
 from arcflow.evaluation.metrics import (
     Figures,
@@ -20,13 +22,15 @@ from arcflow.evaluation.metrics import (
     psnr_db,
     relative_l2,
 )
-from arcflow.evaluation.samplers import Advance, Run, Sampled, sampled
+from arcflow.evaluation.samplers import CHUNK, Advance, Sampled, sampled
 from arcflow.recipe import Recipe
 from arcflow.sampling import sample_student, sample_teacher
 from arcflow.schedule import sigmas
+from arcflow.sources.base import find_base
 from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.judging import Judge
-from arcflow.tiny.teacher_folder import SIDE, TeacherFolder
+from arcflow.tiny.teacher import USUAL, Grid
+from arcflow.tiny.teacher_folder import TeacherFolder
 
 _PATH_STRIDE = 5
 
@@ -55,59 +59,99 @@ def evaluate(
     judge: has a prompt for each of the recipe's seeds; coverage: which LoRA pairs an adapter must have. Raises
     AdapterError.
     """
-    settings = recipe.evaluate
-    texts = list(judge.prompts)
-    condition = teacher.condition(texts, recipe.guidance)
-    shape, first = (SIDE * SIDE, teacher.packed_channels), settings.first_seed
-    seeds = range(first, first + settings.seeds)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    arch = architecture(recipe.architecture)
+    settings, texts = recipe.evaluate, list(judge.prompts)
     opened = {kind: read_adapter(folder) for kind, folder in adapters.items()}
     trained = opened["student"].config.policy.conditioning_dtype
-    levels = sigmas(settings.reference_steps, recipe.shift)[::_PATH_STRIDE]
-
-    def sampler(name: str, run: Run) -> Sampled:
-        return sampled(run, noise, condition, name, advance, levels)
-
-    def teacher_sampler(steps: int) -> Sampled:
-        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_teacher(arch, teacher.transformer, x, c, steps, recipe.shift, trained=trained)
-
-        return sampler(f"teacher, {steps} steps", run)
-
-    def student_sampler(kind: str, student: nn.Module, policy: Policy, nfe: int) -> Sampled:
-        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_student(
-                arch, student, x, c, nfe, policy.shift, policy.final_step_ratio, levels, policy.conditioning_dtype
-            )
-
-        return sampler(f"{kind}, {nfe} NFE", run)
-
-    reference = teacher_sampler(settings.reference_steps)
+    students = {}
+    for kind, adapter in opened.items():
+        student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
+        merged = merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
+        students[kind] = (merged, adapter.config.policy)
+    levels = tuple(sigmas(settings.reference_steps, recipe.shift)[::_PATH_STRIDE])
+    usual = _Samplers(recipe, teacher, students, trained, texts, USUAL, levels, advance)
+    reference = usual.teacher_steps(settings.reference_steps)
     samples: dict[tuple[str, int], Sampled] = {("teacher", settings.reference_steps): reference}
     for nfe in settings.nfe:
-        samples["teacher", nfe] = teacher_sampler(nfe)
-    fractions = {}
-    for kind, adapter in opened.items():
-        fractions[kind] = trained_fraction(adapter, teacher.transformer)
-        student = build_student(teacher.transformer.config, adapter.config.modes)  # type: ignore[arg-type]
-        merge_into(student, teacher.transformer.state_dict(), adapter, coverage).eval()
-        for nfe in settings.nfe:
-            samples[kind, nfe] = student_sampler(kind, student, adapter.config.policy, nfe)
+        samples["teacher", nfe] = usual.teacher_steps(nfe)
+        samples |= {(kind, nfe): usual.student(kind, nfe) for kind in students}
     figures = _figures(judge, teacher, reference)
     report: dict[str, Any] = {kind: {} for kind in (*adapters, "teacher")}
     for (kind, nfe), found in sorted(samples.items()):
         report[kind][str(nfe)] = asdict(figures(found))
     report["path_error"] = {k: path_error(samples[k, recipe.distill.nfe], reference) for k in adapters}
-    report["trainable_fraction"] = fractions.get("student")
+    report["trainable_fraction"] = trained_fraction(opened["student"], teacher.transformer)
     if {"student", "linear"} <= set(adapters):
         errors = [relative_l2(samples[k, recipe.distill.nfe].x, reference.x) for k in ("student", "linear")]
         report["gain_over_linear"] = paired_gain(*errors)
+    report["other_sizes"] = _other_sizes(usual)
     report["seeds"] = settings.seeds
     report["guidance"], report["shift"] = recipe.guidance, recipe.shift
     report["conditioning_dtype"] = trained
     report["targets"] = targets(report, recipe)
     return Evaluation(report, texts, samples, reference)
+
+
+@dataclass(frozen=True)
+class _Samplers:
+    """Teacher and students, from the same noises and prompts at one size. levels: where states are kept."""
+
+    recipe: Recipe
+    teacher: TeacherFolder
+    students: Mapping[str, tuple[nn.Module, Policy]]
+    trained: ConditioningDtype
+    texts: Sequence[str]
+    grid: Grid
+    levels: tuple[float, ...]
+    advance: Advance
+
+    @cached_property
+    def _starts(self) -> tuple[Tensor, Condition]:
+        shape, first = (self.grid[0] * self.grid[1], self.teacher.packed_channels), self.recipe.evaluate.first_seed
+        seeds = range(first, first + len(self.texts))
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return noise, self.teacher.condition(self.texts, self.recipe.guidance, self.grid)
+
+    def teacher_steps(self, steps: int) -> Sampled:
+        """The teacher's endpoints by so many Euler steps."""
+
+        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
+            network, shift = self.teacher.transformer, self.recipe.shift
+            return sample_teacher(self._architecture, network, x, c, steps, shift, trained=self.trained)
+
+        return sampled(run, *self._starts, f"teacher, {steps} steps", self.advance, self.levels)
+
+    def student(self, kind: str, nfe: int) -> Sampled:
+        """A student's endpoints by so many evaluations."""
+        network, policy = self.students[kind]
+        shift, ratio, dtype = policy.shift, policy.final_step_ratio, policy.conditioning_dtype
+
+        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
+            return sample_student(self._architecture, network, x, c, nfe, shift, ratio, self.levels, dtype)
+
+        return sampled(run, *self._starts, f"{kind}, {nfe} NFE", self.advance, self.levels)
+
+    @property
+    def _architecture(self) -> Any:
+        return architecture(self.recipe.architecture)
+
+
+def _other_sizes(usual: _Samplers) -> dict[str, dict[str, float]]:
+    """Mean relative L2 at the recipe's sizes but the first, on a few of the prompts, by the usual evaluations.
+
+    Of students, and of the teacher's own steps of that number.
+    """
+    recipe, found = usual.recipe, {}
+    base = find_base(usual.teacher.path, recipe.architecture)
+    nfe, steps = recipe.distill.nfe, recipe.evaluate.reference_steps
+    few = usual.texts[:: max(1, len(usual.texts) // CHUNK)][:CHUNK]
+    for width, height in dict.fromkeys(recipe.distill.pixels[1:]):
+        if (width, height) == recipe.distill.pixels[0]:
+            continue
+        sized = replace(usual, texts=few, grid=base.grid(width, height), levels=(0.0,))
+        truth = sized.teacher_steps(steps).x
+        ends = {kind: sized.student(kind, nfe) for kind in usual.students} | {"teacher": sized.teacher_steps(nfe)}
+        found[f"{width}x{height}"] = {kind: float(relative_l2(end.x, truth).mean()) for kind, end in ends.items()}
+    return found
 
 
 def targets(report: Mapping[str, Any], recipe: Recipe) -> dict[str, bool]:

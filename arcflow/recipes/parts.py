@@ -226,7 +226,8 @@ class StudyRecipe:
     look_every, look_noises: iterations between two points of the convergence curve, and the held-out noises that a
     point is measured on; ranks: LoRA's, beside the recipe's own; pieces: intervals of the piecewise head; mixture:
     Gaussians of the mixture head; several_nfe, fp8_from: as in [distill], for the variants that are trained so;
-    full_rates: learning rates of full fine-tuning, in units of the recipe's own, which is LoRA's.
+    full_rates: learning rates of full fine-tuning, in units of the recipe's own, which is LoRA's; gamma_range,
+    gate_span: as in [student], for the variant of wide gammas.
     """
 
     iterations: int = 400
@@ -243,6 +244,8 @@ class StudyRecipe:
     several_nfe: tuple[int, ...] = (1, 2, 4)
     fp8_from: float = 0.7
     full_rates: tuple[float, ...] = (0.1, 0.03, 0.01)
+    gamma_range: tuple[float, float] = (1e-3, 1e3)
+    gate_span: float = 0.63
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "seeds", "diversity_prompts", "look_every", "look_noises"):

@@ -78,7 +78,7 @@ def claims(recipe: Recipe, runs: Runs, teacher: Record) -> list[Claim]:
         where = "" if count == nfe else f", at {count}"
         for rival, what in _RIVALS.items():
             found += better(f"curved beats {what}{where}", own, rival, count)
-        found += better(f"the recipe's gammas beat the paper's{where}", names.GAMMAS, own, count)
+        found += better(f"wide gammas beat the recipe's{where}", names.WIDE, own, count)
     for name in runs:
         if name.startswith(f"{own}-"):
             modes = name.removeprefix(f"{own}-")

@@ -41,7 +41,7 @@ def draw(runs: Runs, teacher: Record, nfe: int, strips: Mapping[str, Path], fold
 
 
 def _is_head(name: str) -> bool:
-    heads = (names.OWN, names.GAMMAS, names.LINEAR, names.PIECEWISE, names.MIDPOINT, names.MIXTURE)
+    heads = (names.OWN, names.WIDE, names.LINEAR, names.PIECEWISE, names.MIDPOINT, names.MIXTURE)
     return name in heads or name.startswith(f"{names.OWN}-")
 
 

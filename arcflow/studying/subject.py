@@ -33,7 +33,7 @@ _APART = 1 << 24
 """Between the first seeds of two sets of noises: no set has as many."""
 _FORMAT = 1
 """To be raised where figures come to mean something else: records of before are then made anew."""
-_FREE = ("seeds", "ranks", "pieces", "mixture", "fp8_from", "full_rates")
+_FREE = ("seeds", "ranks", "pieces", "mixture", "fp8_from", "full_rates", "gamma_range", "gate_span")
 """Settings of [study] that choose variants, whose own settings say the rest."""
 
 

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 Head = Literal["momentum", "piecewise", "piecewise-midpoint", "mixture"]
 
 OWN = "arcflow"
-"""The method's own student, with the recipe's modes and rank and the paper's gammas."""
-GAMMAS = "own-gammas"
-"""The recipe's own student, where its gammas begin otherwise."""
+"""The recipe's own student."""
 LINEAR, PIECEWISE, MIDPOINT, MIXTURE = "linear", "piecewise", "piecewise-midpoint", "pi-flow"
-FULL, NO_DROPOUT, SEVERAL, IN_FP8 = "full", "no-dropout", "several-nfe", "in-fp8"
+WIDE, FULL, NO_DROPOUT, SEVERAL, IN_FP8 = "wide-gammas", "full", "no-dropout", "several-nfe", "in-fp8"
 MODES = (4, 8, 16)
 """Numbers of modes that are compared, the recipe's own beside them."""
 
@@ -47,9 +45,8 @@ class Variant:
 
 
 def variants(recipe: Recipe) -> dict[str, Variant]:
-    """All variants of a recipe's study by name, the method's own first."""
-    study, distill = recipe.study, budgeted(recipe)
-    student = replace(recipe.student, gamma_range=StudentRecipe.gamma_range, gate_span=StudentRecipe.gate_span)
+    """All variants of a recipe's study by name, the recipe's own student first."""
+    study, student, distill = recipe.study, recipe.student, budgeted(recipe)
     loop = distill.loop
 
     def modes(count: int) -> StudentRecipe:
@@ -59,6 +56,8 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
         return replace(distill, loop=replace(loop, lr=rate * loop.lr))
 
     undropped, whole = replace(distill, mode_dropout=0.0), replace(student, dropout=0.0)
+    low, high = study.gamma_range
+    wide = replace(student, gamma_range=study.gamma_range, gate_span=study.gate_span)
     several = replace(distill, several_nfe=study.several_nfe)
     fp8 = replace(distill, fp8_from=study.fp8_from)
     half = study.pieces // 2
@@ -70,7 +69,7 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
         Variant(MIDPOINT, f"PDD by midpoints, {half} intervals", student, distill, "piecewise-midpoint", half),
         Variant(MIXTURE, f"pi-Flow, {study.mixture} Gaussians", student, distill, "mixture", study.mixture),
         *(Variant(f"{OWN}-{k}", f"ArcFlow, {k} modes", modes(k), distill) for k in MODES if k != student.modes),
-        *([Variant(GAMMAS, _gammas(recipe.student), recipe.student, distill)] if recipe.student != student else []),
+        *([] if wide == student else [Variant(WIDE, f"gammas from {low:g} to {high:g}", wide, distill)]),
         *(
             Variant(f"rank-{rank}", f"ArcFlow, rank {rank}", replace(student, rank=rank), distill)
             for rank in study.ranks
@@ -117,11 +116,6 @@ def budgeted(recipe: Recipe) -> DistillRecipe:
     share = round(scale * recipe.distill.teacher_share_iterations)
     first = recipe.distill.sizes[:1]
     return replace(recipe.distill, loop=shortened, teacher_share_iterations=share, sizes=first, watch_every=0)
-
-
-def _gammas(student: StudentRecipe) -> str:
-    low, high = student.gamma_range
-    return f"ArcFlow, gammas from {low:g} to {high:g}, gates from gamma^-{student.gate_span:g}"
 
 
 def method_of(variant: Variant, recipe: Recipe) -> Method:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from arcflow.architectures.flux import Condition, unpack
 from arcflow.errors import CheckpointError
 from arcflow.tiny.teacher import SIDE as SIDE
-from arcflow.tiny.teacher import condition_of
+from arcflow.tiny.teacher import USUAL, Grid, condition_of
 from arcflow.tiny.text import TextEncoders, encode, tokenize
 from foundation.files import sha256_tree
 
@@ -35,10 +35,10 @@ class TeacherFolder:
         """Channels of a packed token."""
         return int(self.transformer.config.in_channels)  # type: ignore[union-attr,arg-type]
 
-    def condition(self, prompts: Sequence[str], guidance: float) -> Condition:
-        """The condition of these prompts [B] at one guidance."""
+    def condition(self, prompts: Sequence[str], guidance: float, grid: Grid = USUAL) -> Condition:
+        """The condition of these prompts [B] at one guidance, for images whose tokens lie in that grid."""
         pooled, sequence = encode(self.text, tokenize(list(prompts), *self.tokenizers))
-        return condition_of(pooled, sequence, torch.full((pooled.shape[0],), guidance))
+        return condition_of(pooled, sequence, torch.full((pooled.shape[0],), guidance), grid)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

@@ -105,6 +105,9 @@ def test_evaluate_prints_every_figure_and_draws(
     assert report["teacher"]["100"]["rel_l2"] == 0.0 and report["teacher"]["100"]["psnr_db"] is None
     assert set(report["path_error"]) == {"student", "linear"} and report["seeds"] == 6
     assert 0.0 < report["trainable_fraction"] < 1.0
+    assert list(report["other_sizes"]) == ["96x64", "64x96", "80x80"]
+    for row in report["other_sizes"].values():
+        assert set(row) == {"student", "linear", "teacher"} and all(value > 0.0 for value in row.values())
     for name in ("grid.png", "trajectories.png"):
         assert (tmp_path / "e" / name).read_bytes().startswith(b"\x89PNG")
 

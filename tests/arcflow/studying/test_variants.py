@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from arcflow.errors import RecipeError
-from arcflow.recipe import DistillRecipe, StudentRecipe, StudyRecipe, load_recipe
+from arcflow.recipe import DistillRecipe, StudyRecipe, load_recipe
 from arcflow.studying.variants import budgeted, chosen, variants
 
 
@@ -20,8 +20,8 @@ def test_the_embedded_model_s_study() -> None:
     rivals = {"linear", "piecewise", "piecewise-midpoint", "pi-flow"}
     assert rivals | {"full-0.1", "full-0.03", "several-nfe", "in-fp8"} < set(found)
     assert all(name == one.name and one.about for name, one in found.items())
-    assert found["arcflow"].student == replace(recipe.student, gamma_range=(0.2, 4.0), gate_span=0.0)
-    assert found["own-gammas"].student == recipe.student != found["arcflow"].student
+    assert found["arcflow"].student == recipe.student
+    assert (found["wide-gammas"].student.gamma_range, found["wide-gammas"].student.gate_span) == ((1e-3, 1e3), 0.63)
     assert all(one.distill.sizes == ("64x64",) for one in found.values())
     assert found["full-0.1"].distill.loop.lr == pytest.approx(0.1 * recipe.distill.loop.lr)
 
@@ -31,7 +31,8 @@ def test_no_variant_is_the_recipe_s_own_twice() -> None:
     sixteen = replace(recipe, student=replace(recipe.student, modes=16, rank=2))
     assert {"arcflow-4", "arcflow-8"} <= set(variants(sixteen)) and "arcflow-16" not in variants(sixteen)
     assert "rank-2" not in variants(sixteen)
-    assert "own-gammas" not in variants(replace(recipe, student=StudentRecipe(rank=7, modes=4)))
+    wide = replace(recipe.student, gamma_range=(1e-3, 1e3), gate_span=0.63)
+    assert "wide-gammas" not in variants(replace(recipe, student=wide))
     ways = [(v.student, v.distill, v.head, v.size, v.full) for v in variants(recipe).values()]
     assert len({repr(way) for way in ways}) == len(ways)
 
