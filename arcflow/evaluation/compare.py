@@ -29,6 +29,7 @@ from arcflow.schedule import sigmas
 from arcflow.sources.base import find_base
 from arcflow.students import Coverage, architecture, build_student
 from arcflow.tiny.judging import Judge
+from arcflow.tiny.latents import CANVASES
 from arcflow.tiny.teacher import USUAL, Grid
 from arcflow.tiny.teacher_folder import TeacherFolder
 
@@ -136,7 +137,7 @@ class _Samplers:
 
 
 def _other_sizes(usual: _Samplers) -> dict[str, dict[str, float]]:
-    """Mean relative L2 at the recipe's sizes but the first, on a few of the prompts, by the usual evaluations.
+    """Mean relative L2 at the other sizes that teachers are trained at, on a few of the prompts, by the usual NFE.
 
     Of students, and of the teacher's own steps of that number.
     """
@@ -144,10 +145,11 @@ def _other_sizes(usual: _Samplers) -> dict[str, dict[str, float]]:
     base = find_base(usual.teacher.path, recipe.architecture)
     nfe, steps = recipe.distill.nfe, recipe.evaluate.reference_steps
     few = usual.texts[:: max(1, len(usual.texts) // CHUNK)][:CHUNK]
-    for width, height in dict.fromkeys(recipe.distill.pixels[1:]):
-        if (width, height) == recipe.distill.pixels[0]:
+    for width, height in CANVASES:
+        grid = base.grid(width, height)
+        if grid == usual.grid:
             continue
-        sized = replace(usual, texts=few, grid=base.grid(width, height), levels=(0.0,))
+        sized = replace(usual, texts=few, grid=grid, levels=(0.0,))
         truth = sized.teacher_steps(steps).x
         ends = {kind: sized.student(kind, nfe) for kind in usual.students} | {"teacher": sized.teacher_steps(nfe)}
         found[f"{width}x{height}"] = {kind: float(relative_l2(end.x, truth).mean()) for kind, end in ends.items()}

@@ -98,7 +98,7 @@ def test_what_will_not_be_uploaded_is_not_trained(
 
 def test_a_dry_run_asks_the_hub_nothing(hub: SmallHub, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(distill.main, [*command, "--dry-run"]) == 0
-    assert hub.asked == [] and "2 images of 80x80" in capsys.readouterr().out
+    assert hub.asked == [] and "2 images of 64x64" in capsys.readouterr().out
 
 
 def test_an_upload_that_fails_loses_nothing_and_is_done_by_the_same_command(
