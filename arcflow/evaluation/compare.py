@@ -38,7 +38,7 @@ _PATH_STRIDE = 5
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured. report: the JSON object; samples: endpoints by (kind, nfe); path_levels: noise levels."""
+    """Everything measured. report: the JSON object; samples: endpoints by (kind, nfe); reference: the truth."""
 
     report: dict[str, Any]
     prompts: list[str]
