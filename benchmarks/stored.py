@@ -208,7 +208,7 @@ class Bench:
         from arcflow.sources.base import find_base
 
         base, errors = find_base(ROOT / "models" / "tiny" / "teacher", self.recipe.architecture), {}
-        loop = replace(self.recipe.distill.loop, iterations=iterations)
+        loop = replace(self.recipe.distill.loop, iterations=iterations, precision="bf16")  # As frozen weights need it.
         with tempfile.TemporaryDirectory() as folder:
             for kept in KEPT:
                 settings = replace(self.recipe.distill, frozen=kept, loop=loop)  # type: ignore[arg-type]
