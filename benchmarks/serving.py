@@ -135,6 +135,11 @@ class Server:
         """The metrics by name with labels."""
         return parse_metrics(self.get("/metrics").body.decode())
 
+    def processor_seconds(self) -> float:
+        """Processor time that the process has had, of all its threads."""
+        parts = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident_bytes(self) -> int:
         """Main memory that the process holds."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
