@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,16 +107,26 @@ def test_requests_that_wait_are_made_together(start: Start, pipeline: Pipeline) 
         assert (settings["prompt"], settings["seed"]) == (f"a dog {seed % 3}", seed)
 
 
-def test_a_short_soak(native_tree: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parents[3] / "benchmarks" / "serve_soak.py"
-    figures = tmp_path / "soak.json"
-    # So short a run says nothing of small growth; the whole one does.
-    options = ["--requests", "120", "--warm-up", "60", "--growth", "0.25", "--json", str(figures)]
+def benchmark(name: str, native_tree: Path, figures: Path, *options: str) -> dict[str, Any]:
+    """What a benchmark of the server measures when it is asked for little."""
+    script = Path(__file__).parents[3] / "benchmarks" / name
+    command = [sys.executable, str(script), *options, "--json", str(figures)]
     environment = {**os.environ, "ARCFLOW_NATIVE_BUILD": str(native_tree)}
-    done = subprocess.run(
-        [sys.executable, str(script), *options], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    measured = json.loads(figures.read_text())
+    measured: dict[str, Any] = json.loads(figures.read_text())
     assert measured == json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def test_a_short_soak(native_tree: Path, tmp_path: Path) -> None:
+    # So short a run says nothing of small growth; the whole one does.
+    options = ("--requests", "120", "--warm-up", "60", "--growth", "0.25")
+    measured = benchmark("serve_soak.py", native_tree, tmp_path / "soak.json", *options)
     assert (measured["lost"], measured["answered_twice"], measured["images_total"]) == (0, 0, 180)
+
+
+def test_what_partial_images_cost_is_measured(native_tree: Path, tmp_path: Path) -> None:
+    measured = benchmark("serve_frames.py", native_tree, tmp_path / "frames.json", "--requests", "3")
+    for kind in ("64x64, 0", "64x64, 8", "96x64, 0", "96x64, 8"):
+        assert measured[kind]["processor_ms"] >= 0.0 and measured[kind]["wait_ms"] > 0.0
