@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,21 +114,17 @@ class _Samplers:
 
     def teacher_steps(self, steps: int) -> Sampled:
         """The teacher's endpoints by so many Euler steps."""
-
-        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-            network, shift = self.teacher.transformer, self.recipe.shift
-            return sample_teacher(self._architecture, network, x, c, steps, shift, trained=self.trained)
-
+        network, shift = self.teacher.transformer, self.recipe.shift
+        run = partial(sample_teacher, self._architecture, network, steps=steps, shift=shift, trained=self.trained)
         return sampled(run, *self._starts, f"teacher, {steps} steps", self.advance, self.levels)
 
     def student(self, kind: str, nfe: int) -> Sampled:
         """A student's endpoints by so many evaluations."""
         network, policy = self.students[kind]
-        shift, ratio, dtype = policy.shift, policy.final_step_ratio, policy.conditioning_dtype
-
-        def run(x: Tensor, c: Condition) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_student(self._architecture, network, x, c, nfe, shift, ratio, self.levels, dtype)
-
+        run = partial(
+            sample_student, self._architecture, network, nfe=nfe, shift=policy.shift, levels=self.levels,
+            final_step_ratio=policy.final_step_ratio, trained=policy.conditioning_dtype,
+        )  # fmt: skip
         return sampled(run, *self._starts, f"{kind}, {nfe} NFE", self.advance, self.levels)
 
     @property

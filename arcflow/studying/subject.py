@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -96,25 +96,15 @@ class Subject:
 
     def student(self, backbone: Any, nfe: int) -> Run:
         """A sampler of a student's backbone by so many evaluations."""
-        recipe = self.recipe
-
-        def run(x: Tensor, condition: Any) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_student(
-                self.base.architecture, backbone, x, condition, nfe, recipe.shift, recipe.distill.final_step_ratio,
-                self.levels, self.trained,
-            )  # fmt: skip
-
-        return run
+        return partial(
+            sample_student, self.base.architecture, backbone, nfe=nfe, shift=self.recipe.shift, levels=self.levels,
+            final_step_ratio=self.recipe.distill.final_step_ratio, trained=self.trained,
+        )  # fmt: skip
 
     def teacher(self, backbone: Any, steps: int) -> Run:
         """A sampler of the teacher's backbone by so many Euler steps."""
-
-        def run(x: Tensor, condition: Any) -> tuple[Tensor, dict[float, Tensor]]:
-            return sample_teacher(
-                self.base.architecture, backbone, x, condition, steps, self.recipe.shift, trained=self.trained
-            )
-
-        return run
+        shift = self.recipe.shift
+        return partial(sample_teacher, self.base.architecture, backbone, steps=steps, shift=shift, trained=self.trained)
 
     def sample(self, run: Run, starts: Starts, name: str, advance: Advance) -> Sampled:
         """Run a sampler from all starts in bounded memory; states are kept at :attr:`levels` alone."""
